@@ -1,0 +1,247 @@
+"""The equation: N tokens in, M learned mixtures of them out (arXiv 2202.12015, section 3)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+Norm: TypeAlias = Literal["scores", "both", "none"]
+Init: TypeAlias = Tensor | Callable[[Tensor], Any]
+
+
+def patch_merge(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    norm: Callable[[Tensor], Tensor] | None = None,
+    normalize_values: bool = False,
+    scale: float = 1.0,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Merge N tokens into M: ``S = scale · W norm(X)ᵀ``, ``A = softmax(S over N)``, ``Y = A X``.
+
+    Shapes: B images, N tokens in, M tokens out, D features.
+
+    Args:
+        x: Tokens X, (B, N, D), N ≥ 1.
+        weight: Queries W, (M, D), one row per output token.
+        norm: Applied to X before the scores; ``None`` leaves X as it is.
+        normalize_values: Mix norm(X) instead of X: ``Y = A norm(X)``.
+        scale: Factor on the scores.
+        mask: (B, N) bool, True = a real token. Padding gets exactly zero weight, whatever it holds
+            (NaN too); an image without a real token gives Y = 0.
+
+    Returns:
+        The merged tokens Y (B, M, D) in the dtype of ``x``, and the weights A (B, M, N) in the dtype
+        of the softmax, which is at least float32; each row of A sums to 1.
+
+    Source: Renggli et al., *Learning to Merge Tokens in Vision Transformers*, arXiv 2202.12015, section 3.
+    """
+    if mask is not None:
+        x = x.masked_fill(~mask[:, :, None], 0)
+    keys = x if norm is None else norm(x)
+    scores = (scale * weight) @ keys.transpose(1, 2)  # (B, M, N)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1)  # (B, M, N)
+    if mask is not None:
+        weights = weights.masked_fill(~mask[:, None, :], 0)
+    values = keys if normalize_values else x
+    merged = weights.to(values.dtype) @ values  # (B, M, D)
+    return merged.to(x.dtype), weights
+
+
+class PatchMerger(nn.Module):
+    """Merge N tokens into a fixed number M of learned mixtures.
+
+    ``Y = softmax(scale · W norm(X)ᵀ) X`` where:
+
+    - X (B, N, dim) are the tokens that come in, Y (B, num_tokens, dim) those that go on;
+    - W (num_tokens, dim) is learned, one row (query) per output token, kept as ``weight``;
+    - the softmax runs over the N incoming tokens, in at least float32;
+    - norm is ``nn.LayerNorm(dim, eps=1e-6)``, kept as ``norm``.
+
+    N may differ from call to call; M does not. The module holds no more than W and the norm:
+    ``num_tokens · dim + 2 · dim`` parameters.
+
+    Args:
+        dim: Features of a token, D.
+        num_tokens: Tokens that go on, M.
+        norm: ``"scores"`` normalises for the scores only, so that Y stays on the scale of X: right for a
+            trained network. ``"both"`` also mixes the normalised tokens. ``"none"`` has no norm at all.
+        scale: Factor on the scores.
+        init: W itself, (num_tokens, dim), or a function that fills a tensor in place (as in ``nn.init``)
+            or returns one. By default W ~ N(0, 1 / (scale² · dim)), so that the scores of normalised
+            tokens start with a standard deviation near 1 whatever ``dim`` is.
+        device: Where W and the norm are made.
+        dtype: Their dtype.
+
+    Raises:
+        ValueError: ``dim`` or ``num_tokens`` below 1, an unknown ``norm``, a ``scale`` that is zero or not
+            finite, an ``init`` of another shape.
+
+    Settings that have a name are in :data:`PRESETS`; :func:`preset` gives their arguments.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_tokens: int = 8,
+        *,
+        norm: Norm = "scores",
+        scale: float = 1.0,
+        init: Init | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim ({dim}) must be at least 1: it is the number of features of a token")
+        if num_tokens < 1:
+            raise ValueError(f"num_tokens ({num_tokens}) must be at least 1; the paper uses 8")
+        if norm not in get_args(Norm):
+            raise ValueError(f"norm ({norm!r}) must be one of {', '.join(map(repr, get_args(Norm)))}")
+        if not (math.isfinite(scale) and scale != 0):
+            raise ValueError(f"scale ({scale}) must be finite and not zero: 1.0, or dim**-0.5 as vit-pytorch has it")
+        self.dim = dim
+        self.num_tokens = num_tokens
+        self.norm_mode: Norm = norm
+        self.scale = float(scale)
+        self.weight = nn.Parameter(torch.empty(num_tokens, dim, device=device, dtype=dtype))
+        self.norm = None if norm == "none" else nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
+        self._fill_weight(init)
+
+    def _fill_weight(self, init: Init | None) -> None:
+        with torch.no_grad():
+            if init is None:
+                nn.init.normal_(self.weight, std=1 / (abs(self.scale) * self.dim**0.5))
+                return
+            filled = init if isinstance(init, Tensor) else init(self.weight)
+            if not isinstance(filled, Tensor) or filled is self.weight:
+                return
+            if filled.shape != self.weight.shape:
+                raise ValueError(
+                    f"init has shape {tuple(filled.shape)}, but W is (num_tokens, dim) = {tuple(self.weight.shape)}"
+                )
+            self.weight.copy_(filled)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Merge (B, N, dim) tokens into (B, num_tokens, dim).
+
+        Args:
+            x: Tokens, (B, N, dim), N ≥ 1.
+            mask: (B, N) bool, True = a real token; padding gets exactly zero weight.
+            return_weights: Give the weights A as well, from the same computation.
+
+        Returns:
+            Y (B, num_tokens, dim); with ``return_weights`` the pair of Y and A (B, num_tokens, N).
+
+        Raises:
+            ValueError: ``x`` is not (B, N, dim), ``mask`` is not (B, N), or, in eager mode, an image has no
+                real token at all (compiled or exported, such an image gives Y = 0).
+            TypeError: ``mask`` is not boolean.
+        """
+        self._check_input(x, mask)
+        merged, weights = patch_merge(
+            x, self.weight, norm=self.norm, normalize_values=self.norm_mode == "both", scale=self.scale, mask=mask
+        )
+        return (merged, weights) if return_weights else merged
+
+    def _check_input(self, x: Tensor, mask: Tensor | None) -> None:
+        if x.ndim != 3 or x.shape[-1] != self.dim:
+            raise ValueError(f"x must be (B, N, dim) with dim = {self.dim}, got {tuple(x.shape)}")
+        if x.shape[1] < 1:
+            raise ValueError(f"x must have at least one token to merge, got {tuple(x.shape)}")
+        if mask is None:
+            return
+        if mask.shape != x.shape[:2]:
+            raise ValueError(f"mask must be (B, N) = {tuple(x.shape[:2])}, got {tuple(mask.shape)}")
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask must be bool with True = a real token, got {mask.dtype}; use mask.bool()")
+        if not torch.compiler.is_compiling() and not mask.is_meta and not bool(mask.any(dim=1).all()):
+            empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
+            raise ValueError(f"mask has no real token for image(s) {empty}: there is nothing to merge there")
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows."""
+        return f"dim={self.dim}, num_tokens={self.num_tokens}, norm={self.norm_mode!r}, scale={self.scale:g}"
+
+
+PRESETS: dict[str, str] = {
+    "default": "raw values, normalised scores, no scale; W ~ N(0, 1/dim): scores start near unit variance",
+    "paper": "the equation as printed, Y = softmax(W Xᵀ) X, with one X, layer-normalised, in both places; no scale",
+    "vit-pytorch": "vit-pytorch's PatchMerger: scores and values normalised, scale dim**-0.5, W ~ N(0, 1)",
+    "mean": "starts as average pooling: W near zero, so that all tokens weigh alike at first",
+}
+"""The named settings and what each one means; :func:`preset` gives their arguments."""
+
+
+def preset(name: str, dim: int) -> dict[str, Any]:
+    """Arguments of a named setting, for :class:`PatchMerger` and ``insert`` alike.
+
+    Args:
+        name: One of :data:`PRESETS`: ``"default"``, ``"paper"``, ``"vit-pytorch"``, ``"mean"``.
+        dim: Features of a token; the scale of some settings depends on it.
+
+    Returns:
+        The keyword arguments ``norm``, ``scale`` and ``init``.
+
+    Raises:
+        ValueError: An unknown ``name``.
+
+    Example::
+
+        insert(model, num_tokens=8, **preset("paper", dim=model.embed_dim))
+    """
+    if name == "default":
+        return {"norm": "scores", "scale": 1.0, "init": None}
+    if name == "paper":
+        return {"norm": "both", "scale": 1.0, "init": None}
+    if name == "vit-pytorch":
+        return {"norm": "both", "scale": dim**-0.5, "init": None}
+    if name == "mean":
+        return {"norm": "scores", "scale": 1.0, "init": _near_zero}
+    raise ValueError(f"preset ({name!r}) must be one of {', '.join(map(repr, PRESETS))}")
+
+
+def _near_zero(weight: Tensor) -> None:
+    nn.init.normal_(weight, std=0.02 / weight.shape[-1] ** 0.5)
+
+
+def from_vit_pytorch(module: nn.Module) -> PatchMerger:
+    """Turn vit-pytorch's ``PatchMerger`` into ours, with the same weights and outputs.
+
+    vit-pytorch computes ``Y = softmax(D^-0.5 · Q LN(X)ᵀ) LN(X)`` with ``queries`` Q (M, D) and a layer norm,
+    which is ``norm="both"``, ``scale=dim**-0.5`` here.
+
+    Args:
+        module: A ``vit_pytorch.vit_with_patch_merger.PatchMerger`` (or anything with its ``queries``,
+            ``norm`` and ``scale``).
+
+    Returns:
+        A new PatchMerger on the module's device and dtype; the module itself is left as it is.
+
+    Raises:
+        TypeError: ``module`` has no ``queries``, ``norm`` or ``scale``.
+    """
+    queries, norm = getattr(module, "queries", None), getattr(module, "norm", None)
+    scale = getattr(module, "scale", None)
+    if not (isinstance(queries, Tensor) and isinstance(norm, nn.LayerNorm) and isinstance(scale, float)):
+        raise TypeError(
+            f"module ({type(module).__name__}) is not vit-pytorch's PatchMerger: it needs `queries` (M, D), "
+            "`norm` (nn.LayerNorm) and `scale` (float)"
+        )
+    num_tokens, dim = queries.shape
+    merger = PatchMerger(
+        dim, num_tokens, norm="both", scale=scale, init=queries.detach(), device=queries.device, dtype=queries.dtype
+    )
+    merger.norm = copy.deepcopy(norm)
+    return merger.train(module.training)

@@ -1,0 +1,82 @@
+"""The mechanism: an object gets a subclass of its own class, made on the fly, and can be given its class back.
+
+A seam is a mixin whose methods call ``super()``. ``attach(module, Seam)`` makes the class
+``Seam + type(module)`` (the idiom of ``torch.nn.utils.parametrize`` and of FSDP2) and gives it to that one
+object; no ``forward`` of a host library is copied or rewritten, no hook is registered.
+
+Hooks would be shorter and are a trap: ``torch.compile`` does not guard on the hooks of nested modules, so a merged
+model could silently run the graph compiled for the plain one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import nn
+
+
+class Seam:
+    """Base of the mixins that :func:`attach` puts before a module's own class."""
+
+    patchmerger_host_class: type[nn.Module]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle and copy by the seam and the host's class, both importable; the class made of them is not."""
+        reduced = cast(tuple[Any, ...], super().__reduce_ex__(2))
+        return (_blank, (_seam_class(type(self)), self.patchmerger_host_class), *reduced[2:])
+
+
+_combined: dict[tuple[type[Seam], type[nn.Module]], type[nn.Module]] = {}
+
+
+def _combine(seam: type[Seam], host_class: type[nn.Module]) -> type[nn.Module]:
+    """One class for each pair, so that compiled graphs are found again and ``type(a) is type(b)`` holds."""
+    if (seam, host_class) in _combined:
+        return _combined[seam, host_class]
+    names = {
+        "patchmerger_host_class": host_class,
+        "__module__": host_class.__module__,
+        "__qualname__": host_class.__qualname__,
+        "__doc__": host_class.__doc__,
+    }
+    cls = cast(type[nn.Module], type(host_class.__name__, (seam, host_class), names))
+    return _combined.setdefault((seam, host_class), cls)
+
+
+def _seam_class(cls: type) -> type[Seam]:
+    """The seam in a class made by :func:`_combine`, also below the subclass that FSDP2 makes of it."""
+    for base in cls.__mro__:
+        if "patchmerger_host_class" in vars(base):
+            return base.__bases__[0]
+    raise TypeError(f"{cls.__name__} has no seam")
+
+
+def _blank(seam: type[Seam], host_class: type[nn.Module]) -> nn.Module:
+    cls = _combine(seam, host_class)
+    return cls.__new__(cls)
+
+
+def attach(module: nn.Module, seam: type[Seam]) -> None:
+    """Give ``module`` the class ``seam + type(module)``; its parameters, buffers and hooks stay as they are."""
+    module.__class__ = _combine(seam, type(module))
+
+
+def detach(module: nn.Module) -> None:
+    """Give ``module`` back the class that it had before :func:`attach`.
+
+    Raises:
+        TypeError: Another library changed the class since (as FSDP2's ``fully_shard`` does).
+    """
+    if "patchmerger_host_class" not in vars(type(module)):
+        raise TypeError(f"the class of {type(module).__name__} was changed after the merger was put in")
+    module.__class__ = vars(type(module))["patchmerger_host_class"]
+
+
+def has_seam(module: nn.Module, seam: type[Seam]) -> bool:
+    """Whether ``module`` carries ``seam``."""
+    return isinstance(module, seam)
+
+
+def host_class(module: nn.Module) -> type[nn.Module]:
+    """The class of ``module`` as its library made it, whether or not it carries a seam."""
+    return getattr(module, "patchmerger_host_class", type(module))
