@@ -52,7 +52,7 @@ VARIANTS = {
 }
 
 
-def build(seed: int = 0, **options: object) -> VisionTransformer:
+def build(**options: object) -> VisionTransformer:
     with torch.device("meta"):
         return VisionTransformer(**{**TINY, **options}).eval()
 
@@ -60,6 +60,7 @@ def build(seed: int = 0, **options: object) -> VisionTransformer:
 def counted(model: nn.Module, image_size: int | tuple[int, int]) -> int:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     device = next(model.parameters()).device
+    model.requires_grad_(False)  # the counter trips over views of parameters that need gradients
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, model.in_chans, height, width, device=device))
     return counter.get_total_flops()
@@ -85,8 +86,11 @@ def check(model: nn.Module) -> None:
     assert cost(remove(model)) == before
 
 
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    ("name", "fused"),
+    [(name, True) for name in VARIANTS]
+    + [(name, False) for name in ("class token", "siglip", "prr", "differential", "differential parallel")],
+)
 def test_formulas_equal_the_counter(name, fused):
     set_fused_attn(fused)
     try:

@@ -111,15 +111,15 @@ def remove(model: ModelT) -> ModelT:
     Raises:
         ValueError: There is no merger in ``model``.
         UnsupportedModelError: The model was wrapped or sharded since.
+        TypeError: Another library changed a class since; nothing was changed.
     """
     host = find_host(model)
     merging = [block for block in host.blocks if is_merging(block)]
     if not merging:
         raise ValueError(f"model ({host_class(model).__name__}) has no merger to remove")
+    detach(*cast(list[nn.Module], merging), model)
     for block in merging:
-        detach(cast(nn.Module, block))
         del block.merger, block.num_passing_tokens, block.num_merged_tokens
-    detach(model)
     return model
 
 

@@ -61,15 +61,17 @@ def attach(module: nn.Module, seam: type[Seam]) -> None:
     module.__class__ = _combine(seam, type(module))
 
 
-def detach(module: nn.Module) -> None:
-    """Give ``module`` back the class that it had before :func:`attach`.
+def detach(*modules: nn.Module) -> None:
+    """Give each module back the class that it had before :func:`attach`: all of them or, on an error, none.
 
     Raises:
-        TypeError: Another library changed the class since (as FSDP2's ``fully_shard`` does).
+        TypeError: Another library changed a class since (as FSDP2's ``fully_shard`` does).
     """
-    if "patchmerger_host_class" not in vars(type(module)):
-        raise TypeError(f"the class of {type(module).__name__} was changed after the merger was put in")
-    module.__class__ = vars(type(module))["patchmerger_host_class"]
+    for module in modules:
+        if "patchmerger_host_class" not in vars(type(module)):
+            raise TypeError(f"the class of {type(module).__name__} was changed after the merger was put in")
+    for module in modules:
+        module.__class__ = vars(type(module))["patchmerger_host_class"]
 
 
 def has_seam(module: nn.Module, seam: type[Seam]) -> bool:

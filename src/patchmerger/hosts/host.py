@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,10 @@ class UnsupportedModelError(ValueError):
 
     def __init__(self, model: nn.Module, reason: str, way_out: str) -> None:
         super().__init__(f"{host_class(model).__name__} cannot take a merger: {reason}; {way_out}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the message, so that the error survives the way out of a worker process."""
+        return (type(self).__new__, (type(self), *self.args))
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,11 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise UnsupportedModelError(model, "it is scripted", "pass the model that was scripted")
     if isinstance(model, DataParallel | DistributedDataParallel):
         raise UnsupportedModelError(model, "it is wrapped already", "insert into the model first, then wrap it")
+    refuse_sharded(model, ())
 
 
 def refuse_sharded(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
-    """Refuse sharded blocks: a merger put in now would not be sharded and its gradients not be synchronised."""
+    """Refuse a sharded model or block: a merger put in now would be neither sharded nor synchronised."""
     if not torch.distributed.is_available():
         return
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
@@ -64,7 +70,7 @@ def refuse_sharded(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
         isinstance(p, DTensor) for block in blocks for p in block.parameters()
     )
     if sharded:
-        raise UnsupportedModelError(model, "its blocks are sharded already", "insert first, then call fully_shard")
+        raise UnsupportedModelError(model, "it is sharded already", "insert first, then call fully_shard")
 
 
 def refuse_unusual_blocks(model: nn.Module, blocks: Sequence[nn.Module], known: tuple[type[nn.Module], ...]) -> None:

@@ -31,6 +31,12 @@ def describe_timm(model: nn.Module) -> Host | None:
     if host_class(model) not in (VisionTransformer, VisionTransformerDistilled):
         return None
     assert isinstance(model, VisionTransformer)
+    if not isinstance(model.blocks, nn.Sequential):
+        raise UnsupportedModelError(
+            model,
+            f"its blocks are a {type(model.blocks).__name__}, not the nn.Sequential that timm makes",
+            "insert before another tool (torch.compile, say) wraps the blocks",
+        )
     blocks = list(model.blocks)
     refuse_sharded(model, blocks)
     refuse_unusual_blocks(model, blocks, _BLOCKS)
@@ -98,12 +104,20 @@ class MergedVisionTransformer(Seam):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """As timm has it; a pooling that reads or strips prefix tokens which were merged is refused."""
-        merging = [block for block in self.blocks if is_merging(block)]
-        if global_pool is not None and any(block.num_passing_tokens == 0 for block in merging):
-            reason = _why_prefix_is_needed(cast(VisionTransformer, self), global_pool)
-            if reason:
-                raise ValueError(f"global_pool ({global_pool!r}) cannot follow a merger with prefix='merge': {reason}")
+        self._refuse_pool("global_pool", global_pool)
         super().reset_classifier(num_classes, global_pool)  # type: ignore[misc]
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """As timm has it; a pooling that reads or strips prefix tokens which were merged is refused."""
+        self._refuse_pool("pool_type", pool_type)
+        return super().pool(x, pool_type)  # type: ignore[misc, no-any-return]
+
+    def _refuse_pool(self, argument: str, pool: str | None) -> None:
+        if pool is None or all(block.num_passing_tokens > 0 for block in self.blocks if is_merging(block)):
+            return
+        reason = _why_prefix_is_needed(cast(VisionTransformer, self), pool)
+        if reason:
+            raise ValueError(f"{argument} ({pool!r}) cannot follow a merger with prefix='merge': {reason}")
 
     def no_weight_decay(self) -> set[str]:
         """What timm names, and the mergers' queries: decay would pull them towards average pooling."""

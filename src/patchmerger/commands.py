@@ -1,0 +1,90 @@
+"""The subcommands, and how their results and errors are shown."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from patchmerger import __version__
+from patchmerger.benchmark import bench
+from patchmerger.costs import Cost, cost
+from patchmerger.evaluation import evaluate
+from patchmerger.fitting import fit
+from patchmerger.models import MergeSettings, ModelSettings, build_model
+from patchmerger.studies.compare import compare
+from patchmerger.tables import show_comparison, show_evaluation, show_fit
+
+
+def model_cost(
+    name: str = "vit_base_patch16_224",
+    *,
+    args: dict[str, Any] | None = None,
+    merge: MergeSettings | None = MergeSettings(),
+    num_classes: int = 1000,
+    image_size: int | None = None,
+) -> Cost:
+    """Tokens, FLOPs and parameters of a ViT, block by block, and the speed-up that they predict.
+
+    Args:
+        name: A timm architecture.
+        args: Arguments for timm.create_model.
+        merge: The merger; "--merge null" for the plain model.
+        num_classes: Outputs of the head.
+        image_size: Height and width of the images in pixels; the model's own if not given.
+    """
+    with torch.device("meta"):
+        model = build_model(ModelSettings(name, args or {}), merge, num_classes=num_classes)
+    return cost(model, image_size)
+
+
+COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], None], str]] = {
+    "compare": (compare, show_comparison, "train the same ViT with and without a merger, side by side"),
+    "fit": (fit, show_fit, "train one ViT, merged or plain"),
+    "test": (evaluate, show_evaluation, "evaluate a saved model on images"),
+    "bench": (bench, print, "measure a merged ViT's speed against the plain one's"),
+    "cost": (model_cost, print, "tokens, FLOPs and parameters of a ViT, block by block"),
+}
+
+
+def build_parser() -> ArgumentParser:
+    """The one parser of all subcommands."""
+    parser = ArgumentParser(
+        prog="patchmerger",
+        description="Make Vision Transformers about twice as fast by learning to merge their tokens.",
+        version=__version__,
+    )
+    parser.add_argument("--traceback", action="store_true", help="Show where an error was raised.")
+    subcommands = parser.add_subcommands(required=True, dest="command", title="commands")
+    for name, (function, _, summary) in COMMANDS.items():
+        command = ArgumentParser(description=f"{summary[0].upper()}{summary[1:]}.")
+        command.add_argument("--config", action=ActionConfigFile, help="Read options from a YAML file.")
+        command.add_function_arguments(function, fail_untyped=False, as_group=False)
+        subcommands.add_subcommand(name, command, help=summary)
+    return parser
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Parse ``arguments`` and run the command that they name."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    name = options.command
+    function, show, _ = COMMANDS[name]
+    values: Namespace = parser.instantiate_classes(options)[name]
+    given = {key: value for key, value in vars(values).items() if key != "config"}
+    warnings.filterwarnings("once", category=UserWarning)
+    try:
+        show(function(**given))
+    except (ValueError, OSError, FloatingPointError) as error:
+        if options.traceback:
+            raise
+        print(f"patchmerger {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command again goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,164 @@
+"""The Lightning data module: one run is one sequence of batches, which goes on where it was interrupted."""
+
+from typing import cast
+
+import lightning
+from lightning.pytorch.loops.progress import _ProcessedTracker
+from lightning.pytorch.trainer.states import TrainerFn
+
+from patchmerger.data.batches import EvaluationImages, Loader, TrainImages
+from patchmerger.data.images import ImageSet
+from patchmerger.data.loading import usable_cores
+from patchmerger.data.order import EvaluationOrder, RunOrder
+from patchmerger.data.settings import ImageSplits
+from patchmerger.data.transforms import Augmentation, EvalTransform, TrainTransform, Transform
+
+
+class ImageData(lightning.LightningDataModule):
+    """Batches of a run for Lightning: images uint8 (B, 3, S, S), targets int64 (B,) or float32 (B, C).
+
+    All epochs together are one Lightning epoch (``Trainer(max_epochs=1)``), because Lightning replays the beginning of
+    an epoch that was interrupted. For a validation run after each epoch set ``check_val_every_n_epoch=None`` and
+    ``val_check_interval=data.steps_per_epoch`` (batches, whatever the accumulation). With several devices that number
+    is known once ``data.trainer`` is set; ``trainer.val_check_interval`` may be set after it.
+
+    Args:
+        splits: Training, validation and test images.
+        image_size: Height and width S of the batches.
+        batch_size: Images a batch and device.
+        epochs: How often all training images are seen.
+        seed: Order and augmentation depend on it, on the epoch and on the image, and on nothing else.
+        crop_pct: In evaluation, the share of the resized image that is kept.
+        augmentation: How training images are varied, or a function of one image that does so.
+        workers: Processes that load images; by default 0 where at most two cores are at hand for each device,
+            else one less than there are cores for each device, at most 8.
+
+    Attributes:
+        first_batch: The batch of the run that ``train_dataloader`` begins with; above 0 after resuming.
+
+    Raises:
+        ValueError: If there are fewer training images than in one batch, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        splits: ImageSplits,
+        *,
+        image_size: int,
+        batch_size: int,
+        epochs: int,
+        seed: int = 0,
+        crop_pct: float = 1.0,
+        augmentation: Augmentation | Transform = Augmentation(),  # noqa: B008 (frozen)
+        workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers must be 0 or more, got {workers}")
+        self.splits = splits
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.seed = seed
+        self.workers = workers
+        self.first_batch = 0
+        self.train_transform: Transform = (
+            TrainTransform(image_size, augmentation) if isinstance(augmentation, Augmentation) else augmentation
+        )
+        self.eval_transform = EvalTransform(image_size, crop_pct)
+        self._order()  # says now that there are too few images
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that each device sees in an epoch."""
+        return self._order().steps_per_epoch
+
+    @property
+    def total_batches(self) -> int:
+        """Batches that each device sees in the whole run."""
+        return self._order().total
+
+    def setup(self, stage: str) -> None:
+        """Where there is no validation set, turns validation off: Lightning would warn of an empty one."""
+        if stage == TrainerFn.FITTING and self.splits.validation is None and self.trainer is not None:
+            self.trainer.limit_val_batches = 0
+
+    def train_dataloader(self) -> Loader:
+        """The batches of the run from ``first_batch`` on; its length counts those before, too.
+
+        Raises:
+            ValueError: If the trainer would go through the run more than once.
+        """
+        if self.trainer is not None and self.trainer.max_epochs != 1:
+            raise ValueError(
+                f"ImageData gives all {self.epochs} epochs as one: the trainer needs max_epochs=1, "
+                f"not {self.trainer.max_epochs}"
+            )
+        order = self._order(self.first_batch)
+        images = TrainImages(self.splits.train, self.train_transform, seed=self.seed)
+        return Loader(images, order, length=order.total, workers=self._workers(), pin_memory=self._pin_memory())
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Every validation image once, in order; nothing where there is no validation set."""
+        if self.splits.validation is None:
+            return []
+        return self._evaluation(self.splits.validation)
+
+    def test_dataloader(self) -> Loader:
+        """Every test image once, in order."""
+        return self._evaluation(self.splits.test)
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of batches that are done, and what makes the order of the run."""
+        done = self.first_batch
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            # `processed` counts the batch whose end a checkpoint is written at; `completed` does not yet
+            done = cast(_ProcessedTracker, self.trainer.fit_loop.epoch_loop.batch_progress.current).processed
+        return {"batches": done, **self._identity()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Goes on after the batches that are done.
+
+        Raises:
+            ValueError: If the order of the run that wrote this was another one.
+        """
+        identity = {name: value for name, value in state_dict.items() if name != "batches"}
+        if identity != self._identity():
+            raise ValueError(f"the checkpoint is of a run with {identity}, this one has {self._identity()}")
+        self.first_batch = state_dict["batches"]
+
+    def _identity(self) -> dict[str, int]:
+        _, world_size = self._place()
+        return {"images": len(self.splits.train), "global_batch": self.batch_size * world_size, "seed": self.seed}
+
+    def _order(self, first: int = 0) -> RunOrder:
+        rank, world_size = self._place()
+        return RunOrder(
+            len(self.splits.train),
+            self.batch_size,
+            self.epochs,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            first=first,
+        )
+
+    def _evaluation(self, images: ImageSet) -> Loader:
+        rank, world_size = self._place()
+        order = EvaluationOrder(len(images), self.batch_size, rank=rank, world_size=world_size)
+        dataset = EvaluationImages(images, self.eval_transform)
+        workers = 0 if dataset.as_they_are else self._workers()
+        return Loader(dataset, order, length=len(order), workers=workers, pin_memory=self._pin_memory())
+
+    def _place(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _workers(self) -> int:
+        if self.workers is not None:
+            return self.workers
+        devices = 1 if self.trainer is None else self.trainer.num_devices
+        cores = usable_cores() // devices
+        return 0 if cores <= 2 else min(8, cores - 1)
+
+    def _pin_memory(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

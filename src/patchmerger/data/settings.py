@@ -1,0 +1,146 @@
+"""What a user says about the data, and the images that come of it."""
+
+from dataclasses import dataclass
+
+from patchmerger.data.images import ImageSet
+from patchmerger.data.loading import BadFiles, load_sets
+from patchmerger.data.sources import read_source
+from patchmerger.data.splits import divide
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images to use.
+
+    Attributes:
+        source: "digits" (built in), a folder (of class folders, of parquet files, or saved by the Hugging Face
+            datasets library), "torchvision:CIFAR10" and the like, or "owner/name" of a dataset on the Hub, which is
+            first looked for in the folder $PATCHMERGER_DATA/name.
+        root: For torchvision, the folder that holds its files; $PATCHMERGER_DATA by default.
+        subset: For a dataset of the Hub that has several configurations, which one.
+        image: For tables, the column of the images, if there are several.
+        label: For tables, the column of the labels, if there are several.
+        validation: The share of the training images that is held out where there is no validation split; 0 for none.
+        bad_files: What to do with a file that is not an image: "error" stops and names it, "skip" leaves it out and
+            lists it.
+        memory_gib: Keep the decoded images in memory if they take no more than this many GiB.
+        workers: Processes that load images on each device; chosen by the number of cores by default.
+    """
+
+    source: str = "digits"
+    root: str | None = None
+    subset: str | None = None
+    image: str | None = None
+    label: str | None = None
+    validation: float = 0.1
+    bad_files: BadFiles = "error"
+    memory_gib: float = 2.0
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Images:
+    """A whole dataset, read and checked, not yet divided for a seed.
+
+    Attributes:
+        sets: Images by ``"train"`` and, where there are such splits, ``"validation"`` and ``"test"``.
+        class_names: The name of each class number.
+        skipped: The files that were left out, with the reason.
+        settings: What it was read with.
+        remarks: What a user should know, such as a folder that was not read.
+    """
+
+    sets: dict[str, ImageSet]
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...]
+    settings: DataSettings
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """The images of one run.
+
+    Attributes:
+        train: To learn from.
+        validation: To watch and choose by, or None.
+        test: For the final number, to be looked at once.
+        class_names: The name of each class number.
+        multi_label: Whether an image may have several labels (targets are zeros and ones then).
+        skipped: The files that were left out, with the reason.
+        description: In words: source, numbers of images and classes, where each set comes from.
+    """
+
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+    class_names: tuple[str, ...]
+    multi_label: bool
+    skipped: tuple[str, ...]
+    description: str
+
+
+def read_images(settings: DataSettings) -> Images:
+    """Reads, checks and, if small, decodes a dataset: the slow part, which several seeds can share.
+
+    Args:
+        settings: Which images.
+
+    Raises:
+        ValueError: If the source or its contents are not usable; the message names what is wrong.
+        FileNotFoundError: If the files of the source are not there.
+    """
+    if settings.memory_gib < 0:
+        raise ValueError(f"memory_gib must be 0 or more, got {settings.memory_gib}")
+    source = read_source(
+        settings.source,
+        root=settings.root,
+        subset=settings.subset,
+        image=settings.image,
+        label=settings.label,
+    )
+    sets, bad = load_sets(source.splits, memory_limit=settings.memory_gib * 2**30, bad_files=settings.bad_files)
+    return Images(sets, source.class_names, tuple(str(file) for file in bad), settings, source.remarks)
+
+
+def split_images(images: Images, *, seed: int) -> ImageSplits:
+    """Divides a dataset into the training, validation and test sets of one seed: see ``divide``.
+
+    Args:
+        images: From ``read_images``.
+        seed: What is held out depends on it.
+
+    Raises:
+        ValueError: If there are too few classes, or too few images to hold some out.
+    """
+    sets = divide(images.sets, images.class_names, validation=images.settings.validation, seed=seed)
+    counts = [f"{len(sets.train):,} training", f"{len(sets.test):,} test"]
+    if sets.validation is not None:
+        counts.insert(1, f"{len(sets.validation):,} validation")
+    notes = [sets.how, *images.remarks]
+    if images.skipped:
+        notes.append(f"{len(images.skipped)} bad files left out")
+    return ImageSplits(
+        train=sets.train,
+        validation=sets.validation,
+        test=sets.test,
+        class_names=images.class_names,
+        multi_label=sets.train.targets.is_floating_point(),
+        skipped=images.skipped,
+        description=f"{images.settings.source}: {', '.join(counts)} images of {len(images.class_names)} classes; "
+        + "; ".join(notes),
+    )
+
+
+def load_images(settings: DataSettings, *, seed: int) -> ImageSplits:
+    """Reads a dataset and divides it into training, validation and test sets.
+
+    Args:
+        settings: Which images.
+        seed: What is held out depends on it.
+
+    Raises:
+        ValueError: If the source, its contents or their number are not usable; the message names what is wrong.
+        FileNotFoundError: If the files of the source are not there.
+    """
+    return split_images(read_images(settings), seed=seed)

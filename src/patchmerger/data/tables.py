@@ -1,0 +1,153 @@
+"""Datasets of the Hugging Face library: which column is the image, which the label, which split is which."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import torch
+from torch import Tensor
+
+from patchmerger.data.decoding import Picture
+from patchmerger.data.folders import SPLIT_NAMES
+from patchmerger.data.loading import EncodedSet
+
+
+class Rows:
+    """The images of one column.
+
+    Args:
+        column: A dataset with one column, of images that are not decoded.
+        split: The name of the split, for messages.
+    """
+
+    def __init__(self, column: datasets.Dataset, split: str) -> None:
+        self.column = column
+        self.split = split
+        self._image = column.column_names[0]
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def read(self, index: int) -> Picture:
+        """The bytes of the image in row ``index``."""
+        item = self.column[index][self._image]
+        if item is None:
+            return b""
+        if item["bytes"] is not None:
+            return cast(bytes, item["bytes"])
+        if Path(item["path"]).is_file():
+            return Path(item["path"]).read_bytes()
+        return cast(Picture, datasets.Image().decode_example(item))
+
+    def name(self, index: int) -> str:
+        """The split and the row, with the path that is stored there if there is one."""
+        item = self.column[index][self._image]
+        return f"row {index} of {self.split}" + (f" ({item['path']})" if item and item["path"] else "")
+
+
+def read_table(
+    table: datasets.Dataset | datasets.DatasetDict, *, image: str | None = None, label: str | None = None
+) -> tuple[dict[str, EncodedSet], tuple[str, ...], list[str]]:
+    """Finds images and labels in a dataset.
+
+    Args:
+        table: A dataset, or several by split. A lone one is the training split.
+        image: The image column; by default the only one with the ``Image`` feature.
+        label: The label column; by default the only one of class labels, or else ``label`` or ``labels``.
+
+    Returns:
+        The splits by name, the class names, and remarks for the user.
+
+    Raises:
+        ValueError: If a column is missing or ambiguous, a label is missing, or the classes of two splits differ.
+    """
+    named = dict(table) if isinstance(table, datasets.DatasetDict) else {"train": table}
+    known = {name: SPLIT_NAMES[name.lower()] for name in named if name.lower() in SPLIT_NAMES}
+    remarks = [f"splits not read: {', '.join(rest)}"] if (rest := [n for n in named if n not in known]) else []
+    if "train" not in known.values():
+        raise ValueError(f"there is no split named train; found: {', '.join(named)}")
+    first = named[next(name for name, split in known.items() if split == "train")]
+    image = image or _only_column(first, "image", _is_image, ("image",))
+    label = label or _only_column(first, "label", _is_label, ("label", "labels"))
+    for column in (image, label):
+        for name in known:
+            if column not in named[name].column_names:
+                raise ValueError(
+                    f"split {name} has no column {column!r}; its columns are {', '.join(named[name].column_names)}"
+                )
+    values = {name: named[name].select_columns([label]).with_format(None)[:][label] for name in known}
+    for name in [name for name, split in known.items() if split == "test"]:
+        if all(value in (None, -1) for value in values[name]):
+            remarks.append(f"split {name} has no labels and is not read")
+            del known[name], values[name]
+    class_names = _class_names(named, list(known), label, values)
+    splits: dict[str, EncodedSet] = {}
+    for name, split in known.items():
+        if split in splits:
+            raise ValueError(f"more than one split would be {split}; found: {', '.join(named)}")
+        column = named[name].select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        targets = _targets(values[name], class_names, name, named[name].features[label])
+        splits[split] = EncodedSet(Rows(column.with_format(None), name), targets)
+    return splits, class_names, remarks
+
+
+def _is_image(feature: Any) -> bool:
+    return isinstance(feature, datasets.Image)
+
+
+def _is_label(feature: Any) -> bool:
+    return _class_label(feature) is not None
+
+
+def _class_label(feature: Any) -> datasets.ClassLabel | None:
+    if isinstance(feature, list):
+        feature = feature[0]
+    feature = getattr(feature, "feature", feature)
+    return feature if isinstance(feature, datasets.ClassLabel) else None
+
+
+def _only_column(table: datasets.Dataset, what: str, fits: Any, usual: tuple[str, ...]) -> str:
+    found = [name for name, feature in table.features.items() if fits(feature)]
+    if not found:
+        found = [name for name in usual if name in table.column_names][:1]
+    if len(found) == 1:
+        return str(found[0])
+    columns = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in table.features.items())
+    many = f"{len(found)} columns may be the {what}: {', '.join(found)}" if found else f"no column is the {what}"
+    raise ValueError(f"{many}. Name it with the option {what!r}. The columns are {columns}")
+
+
+def _class_names(
+    named: dict[str, datasets.Dataset], splits: list[str], label: str, values: dict[str, list[Any]]
+) -> tuple[str, ...]:
+    declared = {name: _class_label(named[name].features[label]) for name in splits}
+    first = splits[0]
+    if feature := declared[first]:
+        for name, other in declared.items():
+            if other is None or other.names != feature.names:
+                raise ValueError(f"the classes of the splits {first} and {name} differ in column {label!r}")
+        return tuple(feature.names)
+    flat = [v for rows in values.values() for row in rows for v in (row if isinstance(row, list) else [row])]
+    if any(not isinstance(value, int | str) for value in flat):
+        raise ValueError(f"column {label!r} holds neither class labels, whole numbers nor strings")
+    return tuple(str(value) for value in sorted(set(flat)))
+
+
+def _targets(values: list[Any], class_names: tuple[str, ...], split: str, feature: Any) -> Tensor:
+    if _class_label(feature) is not None:
+        numbers: dict[Any, int] = {number: number for number in range(len(class_names))}
+    else:
+        numbers = {name: number for number, name in enumerate(class_names)}
+        numbers |= {int(name): number for name, number in numbers.items() if name.lstrip("-").isdecimal()}
+    try:
+        if values and isinstance(values[0], list):
+            hot = torch.zeros(len(values), len(class_names))
+            for row, labels in enumerate(values):
+                hot[row, [numbers[value] for value in labels]] = 1
+            return hot
+        return torch.tensor([numbers[value] for value in values])
+    except (KeyError, TypeError) as error:
+        missing = sum(1 for value in values if value in (None, -1))
+        raise ValueError(
+            f"split {split} has labels that are no class ({missing} of {len(values)} images have none): {error}"
+        ) from error

@@ -1,0 +1,295 @@
+"""One training run in a folder of its own: load, train, evaluate, save; resumed when interrupted."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from safetensors.torch import save_file
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from patchmerger.checkpoints import LAST, AtomicCheckpointIO, KeepLast
+from patchmerger.costs import cost
+from patchmerger.data import Augmentation, DataSettings, ImageData, ImageSplits, default_augmentation, load_images
+from patchmerger.environment import environment
+from patchmerger.hub import save
+from patchmerger.insertion import mergers
+from patchmerger.models import MergeSettings, ModelSettings, build_model
+from patchmerger.run_folder import RunFolder, default_folder
+from patchmerger.train import TrainingSettings, TrainingTask, score, seed_step
+
+MODEL_FOLDER = "model"
+PREDICTIONS_FILE = "test_predictions.safetensors"
+_INIT_STEP = 2**32 - 1  # a "step" for the random weights, which no training step has
+
+
+def fit(
+    *,
+    data: DataSettings = DataSettings(),
+    model: ModelSettings = ModelSettings(),
+    merge: MergeSettings | None = MergeSettings(),
+    augmentation: Augmentation | None = None,
+    training: TrainingSettings = TrainingSettings(),
+    seed: int = 0,
+    out: Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train a ViT, merged or plain, on your images, evaluate it on the test images, and save it.
+
+    The same command again goes on where an interrupted run stopped, and prints the result of a finished one.
+
+    Args:
+        data: The images.
+        model: The Vision Transformer.
+        merge: The merger; "--merge null" trains the plain model.
+        augmentation: How training images are varied; padded crops and flips if not given (digits: no flips).
+        training: How the model is trained.
+        seed: Fixes the weights at the start, the order of the images and all randomness.
+        out: The run's folder; runs/fit-DATA-FINGERPRINT if not given.
+        progress: Show a progress bar.
+
+    Returns:
+        The content of the run's ``results.json``.
+
+    Raises:
+        ValueError: Settings or data that cannot train, or a folder of another run; before any training.
+    """
+    augmentation = augmentation or default_augmentation(data.source)
+    settings = {
+        "data": data,
+        "model": model,
+        "merge": merge,
+        "augmentation": augmentation,
+        "training": training,
+        "seed": seed,
+    }
+    folder = RunFolder(out or default_folder("fit", data.source, settings), settings)
+    if folder.results is not None:
+        return folder.results
+    images = load_images(data, seed=seed)
+    return fit_images(
+        images, data=data, model=model, merge=merge, augmentation=augmentation, training=training, seed=seed,
+        folder=folder, progress=progress,
+    )  # fmt: skip
+
+
+def fit_images(
+    images: ImageSplits,
+    *,
+    data: DataSettings,
+    model: ModelSettings,
+    merge: MergeSettings | None,
+    augmentation: Augmentation,
+    training: TrainingSettings,
+    seed: int,
+    folder: RunFolder,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train on images that are loaded already; see :func:`fit`."""
+    num_classes = len(images.class_names)
+    training.check(multi_label=images.multi_label)
+    seed_step(seed, _INIT_STEP)
+    net = build_model(model.resolve(native_size(images)), merge, num_classes=num_classes)
+    config = resolve_model_data_config(net)
+    image_size = square_input(net)
+    predicted = cost(net)
+
+    loader = ImageData(
+        images,
+        image_size=image_size,
+        crop_pct=config["crop_pct"],
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        seed=seed,
+        augmentation=augmentation,
+        workers=data.workers,
+    )
+    stopwatch = Stopwatch()
+    trainer = make_trainer(training, folder, stopwatch, progress=progress)
+    steps_per_epoch = len(images.train) // (training.batch_size * trainer.world_size)
+    if images.validation is None:
+        trainer.limit_val_batches = 0
+    else:
+        trainer.val_check_interval = steps_per_epoch
+    task = TrainingTask(
+        net,
+        training,
+        seed=seed,
+        steps_per_epoch=steps_per_epoch,
+        num_classes=num_classes,
+        multi_label=images.multi_label,
+        mean=config["mean"],
+        std=config["std"],
+    )
+    checkpoint = folder.path / "checkpoints" / LAST
+    trainer.fit(task, datamodule=loader, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+    scores, targets = predict(trainer, task, loader)
+
+    final = task.final_model
+    save(
+        final, folder.path / MODEL_FOLDER, mean=config["mean"], std=config["std"], crop_pct=config["crop_pct"],
+        interpolation=config["interpolation"], class_names=list(images.class_names), overwrite=True,
+    )  # fmt: skip
+    if not images.multi_label:
+        save_file({"predictions": scores.argmax(dim=1), "targets": targets}, folder.path / PREDICTIONS_FILE)
+    results = {
+        "metric": "mAP" if images.multi_label else "accuracy",
+        "test_metric": score(scores, targets),
+        "images": {
+            "train": len(images.train),
+            "validation": 0 if images.validation is None else len(images.validation),
+            "test": len(images.test),
+            "skipped": list(images.skipped),
+            "description": images.description,
+        },
+        "classes": num_classes,
+        "image_size": image_size,
+        "seconds": stopwatch.seconds,
+        "images_per_second": stopwatch.images_per_second,
+        "flops": predicted.flops,
+        "plain_flops": predicted.plain_flops,
+        "predicted_speedup": predicted.speedup,
+        "params": predicted.params,
+        "tokens_in": predicted.tokens,
+        "tokens_out": predicted.tokens_out,
+        "mergers": [{"after": m.after, "num_tokens": m.num_tokens} for m in mergers(net)],
+        "history": task.history,
+        "settings": folder.settings,
+        "folder": str(folder.path),
+        "environment": environment(trainer.strategy.root_device),
+    }
+    folder.finish(results)
+    return results
+
+
+def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopwatch, *, progress: bool) -> pl.Trainer:
+    """A Lightning trainer for one run: the whole run is one Lightning epoch, which it can resume anywhere in."""
+    quieten()
+    keep = KeepLast(folder.path / "checkpoints", every=training.checkpoint_every, run=folder.fingerprint)
+    callbacks: list[Callback] = [stopwatch, keep]
+    if progress:
+        callbacks.append(ProgressBar())
+    logs = folder.path / "logs"
+    return pl.Trainer(
+        accelerator=training.accelerator,
+        devices=training.devices,
+        num_nodes=training.num_nodes,
+        strategy=training.strategy,
+        precision=training.precision,
+        max_epochs=1,
+        accumulate_grad_batches=training.accumulate,
+        val_check_interval=1,  # set to the batches of an epoch once the number of devices is known
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard")],
+        log_every_n_steps=10,
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+    )
+
+
+def predict(trainer: pl.Trainer, task: TrainingTask, loader: ImageData) -> tuple[Tensor, Tensor]:
+    """Scores (n, C) and targets of all test images, in order."""
+    parts = trainer.predict(task, dataloaders=loader.test_dataloader(), ckpt_path=None)
+    assert parts is not None
+    scores, targets = zip(*parts, strict=True)
+    return torch.cat(scores), torch.cat(targets)
+
+
+def native_size(images: ImageSplits) -> int:
+    """The smaller side of the first image, in pixels."""
+    return int(min(images.train[0].shape[-2:]))
+
+
+def square_input(model: nn.Module) -> int:
+    """The side of the square images that a model takes, in pixels."""
+    height, width = cost(model).image_size
+    if height != width:
+        raise ValueError(f"model.args make a model for images of {height} × {width} pixels; training takes square ones")
+    return height
+
+
+class Stopwatch(Callback):
+    """Seconds and images of the training steps, loading included, evaluation not; kept over interruptions."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images = 0
+        self._since = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Training throughput."""
+        return self.images / self.seconds if self.seconds else float("nan")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start."""
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add a step."""
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self.images += len(batch[0]) * trainer.world_size
+        self._since = now
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the evaluation out."""
+        self._since = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"seconds": self.seconds, "images": self.images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.seconds, self.images = state_dict["seconds"], state_dict["images"]
+
+
+class ProgressBar(TQDMProgressBar):
+    """One bar for the whole run; none for the evaluations within it."""
+
+    def init_validation_tqdm(self) -> Any:
+        """A bar that is not shown."""
+        bar = super().init_validation_tqdm()
+        bar.disable = True
+        return bar
+
+    init_predict_tqdm = init_validation_tqdm
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Name the bar."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description("training")
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """The epoch in place of Lightning's version number."""
+        metrics = {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+        if isinstance(pl_module, TrainingTask):
+            metrics["epoch"] = f"{(trainer.fit_loop.total_batch_idx + 1) / pl_module.steps_per_epoch:.1f}"
+        return metrics
+
+
+def quieten() -> None:
+    """Leave out what Lightning says at every start and which is no news to the user."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*GPU available but not used.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

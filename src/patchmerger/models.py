@@ -1,0 +1,139 @@
+"""A model from settings: a timm ViT by name, with a merger or without."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import timm
+from torch import nn
+
+from patchmerger.costs import cost
+from patchmerger.insertion import Prefix, insert
+from patchmerger.merger import Norm, preset
+from patchmerger.reducers import AveragePool
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """Where tokens are merged, to how many, and how: what ``patchmerger.insert`` is given.
+
+    Args:
+        num_tokens: Tokens that go on (a list for several mergers).
+        after: The block to merge after, counted from 1; half the depth if not given (a list for several).
+        prefix: Whether class and register tokens pass by the merger ("keep") or are merged too ("merge").
+        preset: A named setting: "default", "paper", "vit-pytorch" or "mean".
+        norm: Where to normalise, in place of the preset's: "scores", "both" or "none".
+        scale: Factor on the scores, in place of the preset's.
+        reducer: "patchmerger", or "average" for average pooling in its place.
+    """
+
+    num_tokens: int | list[int] = 8
+    after: int | list[int] | None = None
+    prefix: Prefix = "keep"
+    preset: str = "default"
+    norm: Norm | None = None
+    scale: float | None = None
+    reducer: Literal["patchmerger", "average"] = "patchmerger"
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Insert into ``model``, in place."""
+        if self.reducer == "average":
+            if (self.preset, self.norm, self.scale) != ("default", None, None):
+                raise ValueError("merge.preset, merge.norm and merge.scale mean nothing with merge.reducer='average'")
+            counts = self.num_tokens if isinstance(self.num_tokens, list) else [self.num_tokens]
+            places = self.after if isinstance(self.after, list) else [self.after]
+            counts = counts * len(places) if len(counts) == 1 else counts
+            pools = [AveragePool(count) for count in counts]
+            return insert(model, self.num_tokens, self.after, prefix=self.prefix, reducer=pools)
+        arguments = preset(self.preset, int(model.embed_dim))  # type: ignore[arg-type]
+        given = {"norm": self.norm, "scale": self.scale}
+        arguments |= {name: value for name, value in given.items() if value is not None}
+        return insert(model, self.num_tokens, self.after, prefix=self.prefix, **arguments)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A Vision Transformer of timm.
+
+    Args:
+        name: A timm architecture, such as "vit_small_patch16_224"; "ARCHITECTURE.TAG" for given weights. If
+            not given, a small ViT (width 64, 8 blocks, 4 heads) with 64 tokens for images of the data's size.
+        args: Arguments for timm.create_model, such as img_size, patch_size, embed_dim, depth, num_heads,
+            drop_path_rate, class_token, global_pool.
+        pretrained: Start from timm's weights instead of random ones.
+    """
+
+    name: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+
+    def resolve(self, image_size: int) -> ModelSettings:
+        """Fill in the default model, for images of ``image_size`` pixels."""
+        if self.name is not None:
+            return self
+        if image_size % 8:
+            raise ValueError(
+                f"model.name is not given, and the default model needs images whose size is a multiple of 8, not "
+                f"{image_size}: name a model, such as --model.name vit_small_patch16_224"
+            )
+        small = {"img_size": image_size, "patch_size": image_size // 8, "embed_dim": 64, "depth": 8, "num_heads": 4}
+        return replace(self, name="vit_tiny_patch16_224", args=small | self.args)
+
+
+def build_model(settings: ModelSettings, merge: MergeSettings | None = None, *, num_classes: int) -> nn.Module:
+    """Build a timm model, with a merger where ``merge`` is given.
+
+    Args:
+        settings: The model; its name must be given (see :meth:`ModelSettings.resolve`).
+        merge: The merger; ``None`` for the plain model.
+        num_classes: Outputs of the head.
+
+    Raises:
+        ValueError: timm does not know the name or an argument, or has no weights under that name.
+        UnsupportedModelError: The model cannot take a merger.
+    """
+    if settings.name is None:
+        raise ValueError("model.name must be given: a timm architecture, such as 'vit_small_patch16_224'")
+    check_model_name(settings.name)
+    if settings.pretrained and not timm.is_model_pretrained(settings.name):
+        raise ValueError(f"model.pretrained is set, but timm has no weights for {settings.name!r}")
+    try:
+        model: nn.Module = timm.create_model(
+            settings.name, pretrained=settings.pretrained, num_classes=num_classes, **settings.args
+        )
+    except (TypeError, AssertionError) as error:
+        raise ValueError(f"model.args ({settings.args}) do not fit {settings.name}: {error}") from error
+    return model if merge is None else merge.apply(model)
+
+
+def check_model_name(name: str) -> None:
+    """Raise ``ValueError`` with close names where timm does not know ``name``."""
+    architecture = name.split(".")[0]
+    if timm.is_model(architecture):
+        return
+    close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
+    raise ValueError(f"model.name ({name!r}) is no architecture that timm {timm.__version__} knows; {hint}")
+
+
+def shallow_twin(settings: ModelSettings, merged_flops: int, *, depth: int) -> ModelSettings:
+    """The plain model with as many blocks as bring it closest to the merged model's FLOPs.
+
+    The control for depth: a merger that is no better than leaving blocks out is worth nothing.
+
+    Args:
+        settings: The plain model.
+        merged_flops: FLOPs of the merged model.
+        depth: Blocks of the plain model.
+    """
+
+    def gap(blocks: int) -> int:
+        return abs(cost(build_model(_with_depth(settings, blocks), num_classes=0)).flops - merged_flops)
+
+    return _with_depth(settings, min(range(1, depth + 1), key=gap))
+
+
+def _with_depth(settings: ModelSettings, depth: int) -> ModelSettings:
+    return replace(settings, args=settings.args | {"depth": depth})

@@ -1,0 +1,1 @@
+"""Studies: each trains variants alike and writes one ``results.json``."""

@@ -1,0 +1,73 @@
+"""The picture of a comparison: accuracy against speed, and the training curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {"plain": "#4d5562", "merged": "#d1495b", "paper": "#8d5fbf", "average": "#3b8ea5", "shallow": "#c79a2d"}
+_FURTHER = ["#2f7d4f", "#7a4b2a", "#1f5fa8", "#b0408f"]
+
+
+def draw_comparison(results: dict[str, Any], path: Path) -> None:
+    """Draw the results of ``patchmerger compare`` as a PNG.
+
+    Left: the metric against the measured inference throughput; bars show the standard deviation over seeds.
+    Right: the metric on the validation images over the epochs, the mean over seeds.
+
+    Args:
+        results: The content of its ``results.json``.
+        path: The file.
+    """
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(10, 4.2), dpi=160, layout="constrained")
+        left, right = figure.subplots(1, 2)
+        names = list(results["variants"])
+        further = iter(_FURTHER * len(names))
+        colours = {name: COLOURS.get(name) or next(further) for name in names}
+        _accuracy_against_speed(left, results, colours)
+        _training_curves(right, results, colours)
+        figure.savefig(path)
+
+
+def _accuracy_against_speed(axes: Axes, results: dict[str, Any], colours: dict[str, str]) -> None:
+    timings = {t["name"]: t for t in results["speed"]["inference"]["timings"]}
+    for name, variant in results["variants"].items():
+        speed, value = timings[name]["images_per_second"], 100 * variant["metric_mean"]
+        spread = 100 * (variant["metric_sd"] or 0)
+        axes.errorbar(speed, value, yerr=spread or None, fmt="o", ms=9, capsize=4, color=colours[name])
+        axes.annotate(
+            name, (speed, value), xytext=(9, 7), textcoords="offset points", color=colours[name], weight="bold"
+        )
+    axes.margins(x=0.22, y=0.25)
+    environment = results["environment"]
+    axes.set_xlabel(f"inference, images/s ({environment['device_name']})")
+    axes.set_ylabel(f"test {results['metric']}, %")
+    axes.set_title("Accuracy against measured speed", loc="left", weight="bold")
+    axes.grid(alpha=0.25)
+
+
+def _training_curves(axes: Axes, results: dict[str, Any], colours: dict[str, str]) -> None:
+    drawn = False
+    for name, variant in results["variants"].items():
+        curves = [[100 * row["val_metric"] for row in run] for run in variant["history"]]
+        epochs = [row["epoch"] for row in variant["history"][0]]
+        if not epochs:
+            continue
+        drawn = True
+        mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
+        axes.plot(epochs, mean, color=colours[name], label=name, lw=2)
+        if len(curves) > 1:
+            low, high = ([pick(values) for values in zip(*curves, strict=True)] for pick in (min, max))
+            axes.fill_between(epochs, low, high, color=colours[name], alpha=0.15, lw=0)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(f"validation {results['metric']}, %")
+    seeds = len(next(iter(results["variants"].values()))["history"])
+    axes.set_title(f"Training curves, {seeds} seed{'s' if seeds > 1 else ''}", loc="left", weight="bold")
+    axes.grid(alpha=0.25)
+    if drawn:
+        axes.legend(frameon=False, loc="lower right")

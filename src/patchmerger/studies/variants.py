@@ -1,0 +1,76 @@
+"""The named variants that a study trains, by settings only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from patchmerger.costs import cost
+from patchmerger.models import MergeSettings, ModelSettings, build_model, shallow_twin
+
+READY = {
+    "plain": "the ViT as it is",
+    "merged": "with the merger that the merge settings describe",
+    "paper": "the same with the setting that the paper prints: values normalised too",
+    "average": "average pooling to as many tokens in the merger's place: the control that learns nothing",
+    "shallow": "the plain ViT with fewer blocks, to the merged one's FLOPs: the control for depth",
+}
+"""The variants that need no more than their name."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant of one's own: what it changes.
+
+    Args:
+        merge: Its merger; null for none.
+        model: Arguments for timm.create_model that differ, such as depth.
+    """
+
+    merge: MergeSettings | None = None
+    model: dict[str, object] | None = None
+
+
+Recipe = tuple[ModelSettings, MergeSettings | None]
+
+
+def resolve_variants(
+    variants: list[str] | dict[str, Variant | None], model: ModelSettings, merge: MergeSettings
+) -> dict[str, Recipe]:
+    """The model and merger of each variant, by name, with everything checked by building it once.
+
+    Args:
+        variants: Names of ready-made variants, or names with what they change.
+        model: The plain model; its name must be given.
+        merge: The merger of "merged", and the place of those of "paper" and "average".
+
+    Raises:
+        ValueError: A variant that is not known or cannot be built.
+    """
+    chosen: dict[str, Variant | None] = dict.fromkeys(variants) if isinstance(variants, list) else variants
+    if len(chosen) < len(variants):
+        raise ValueError(f"variants ({variants}) names one twice")
+    if not chosen:
+        raise ValueError("variants is empty: name at least one, such as plain and merged")
+    recipes: dict[str, Recipe] = {}
+    for name, own in chosen.items():
+        if own is not None:
+            recipes[name] = (replace(model, args=model.args | (own.model or {})), own.merge)
+        elif name in READY:
+            recipes[name] = _ready(name, model, merge)
+        else:
+            raise ValueError(f"variants: {name!r} is not ready-made: choose from {', '.join(READY)}, or describe it")
+        build_model(*recipes[name], num_classes=2)
+    return recipes
+
+
+def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> Recipe:
+    if name == "plain":
+        return model, None
+    if name == "merged":
+        return model, merge
+    if name == "paper":
+        return model, replace(merge, preset="paper", norm=None, scale=None, reducer="patchmerger")
+    if name == "average":
+        return model, replace(merge, preset="default", norm=None, scale=None, reducer="average")
+    merged = build_model(model, merge, num_classes=0)
+    return shallow_twin(model, cost(merged).flops, depth=len(merged.blocks)), None  # type: ignore[arg-type]

@@ -1,0 +1,323 @@
+"""The training task: loss, optimiser, schedule and randomness of a ViT, merged or not, on Lightning."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from timm.data import Mixup
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy, multilabel_average_precision
+from torchvision.transforms.v2.functional import normalize
+
+from patchmerger.merging_block import is_merging
+
+Loss = Literal["softmax", "sigmoid"]
+Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained.
+
+    Args:
+        epochs: Passes over the training images.
+        batch_size: Images in a batch, on each device.
+        optimizer: An optimiser of timm, such as "adamw", "sgd", "lamb".
+        lr: The highest learning rate.
+        min_lr: The learning rate at the end of the cosine.
+        warmup_epochs: Epochs over which the learning rate rises.
+        weight_decay: Weight decay, on matrices only: not on norms, biases, position embeddings and queries.
+        decay_queries: Decay the mergers' queries too.
+        layer_decay: Factor on the learning rate from a block to the one before it (for fine-tuning: 0.65-0.8).
+        loss: "softmax", or "sigmoid" for several labels an image.
+        label_smoothing: Share of the target that is spread over all classes.
+        mixup: Alpha of mixup; 0 is off.
+        cutmix: Alpha of cutmix; 0 is off.
+        clip_grad: Highest norm of the gradient; 0 is off.
+        ema: Decay of the moving average of the weights, which is then what is evaluated and saved; 0 is off.
+        accumulate: Batches whose gradients are added up for one step of the optimiser.
+        precision: "32-true", "bf16-mixed", "bf16-true" or "16-mixed".
+        compile: Compile the model with torch.compile.
+        checkpoint_every: Batches between two checkpoints; there is one after every epoch as well.
+        accelerator: "auto", "cpu", "gpu", ... as Lightning has it.
+        devices: How many devices, as Lightning has it.
+        strategy: "auto", "ddp", "fsdp", ... as Lightning has it.
+        num_nodes: How many machines.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: str = "adamw"
+    lr: float = 2e-3
+    min_lr: float = 0.0
+    warmup_epochs: int = 3
+    weight_decay: float = 0.05
+    decay_queries: bool = False
+    layer_decay: float | None = None
+    loss: Loss = "softmax"
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    clip_grad: float = 1.0
+    ema: float = 0.0
+    accumulate: int = 1
+    precision: Precision = "32-true"
+    compile: bool = False
+    checkpoint_every: int = 200
+    accelerator: str = "auto"
+    devices: int | str = 1
+    strategy: str = "auto"
+    num_nodes: int = 1
+
+    def check(self, *, multi_label: bool) -> None:
+        """Raise ``ValueError`` for settings that cannot train, naming the setting and the way out."""
+        if self.epochs < 1:
+            raise ValueError(f"training.epochs ({self.epochs}) must be at least 1")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                f"training.warmup_epochs ({self.warmup_epochs}) must be below training.epochs ({self.epochs})"
+            )
+        if self.accumulate < 1:
+            raise ValueError(f"training.accumulate ({self.accumulate}) must be at least 1")
+        if not self.lr > 0:
+            raise ValueError(f"training.lr ({self.lr}) must be above 0")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"training.ema ({self.ema}) must be from 0 (off) to below 1, such as 0.999")
+        if self.optimizer not in list_optimizers():
+            raise ValueError(f"training.optimizer ({self.optimizer!r}) is not one of timm's: try 'adamw' or 'sgd'")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"training.batch_size ({self.batch_size}) must be even for mixup and cutmix")
+        if multi_label and self.loss != "sigmoid":
+            raise ValueError(
+                "training.loss ('softmax') takes one label an image, and these have several: use 'sigmoid'"
+            )
+        if multi_label and (self.mixup or self.cutmix):
+            raise ValueError("training.mixup and training.cutmix take one label an image, and these have several")
+
+
+class TrainingTask(pl.LightningModule):
+    """Trains a model on batches of (uint8 images, targets).
+
+    Order and randomness are functions of (seed, step): before every step the random state is set anew, so that a
+    run that was interrupted and one that was not see the same dropout, mixup and stochastic depth.
+
+    Args:
+        model: Any model that gives class scores (B, C).
+        settings: How to train it.
+        seed: Of the run.
+        steps_per_epoch: Batches in an epoch.
+        num_classes: C.
+        multi_label: Whether targets are (B, C), several labels an image, instead of (B,).
+        mean: Of each channel, for pixels from 0 to 1.
+        std: Of each channel.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        steps_per_epoch: int,
+        num_classes: int,
+        multi_label: bool = False,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        settings.check(multi_label=multi_label)
+        self.model = model
+        self.settings = settings
+        self.seed = seed
+        self.steps_per_epoch = steps_per_epoch
+        self.num_classes = num_classes
+        self.multi_label = multi_label
+        self.mean, self.std = list(mean), list(std)
+        self.mix = _mixup(settings, num_classes)
+        self.loss = _loss(settings, mixes=self.mix is not None)
+        self.ema = ModelEmaV3(model, decay=settings.ema) if settings.ema else None
+        self.history: list[dict[str, float]] = []
+        if settings.compile:
+            model.compile()
+
+    @property
+    def final_model(self) -> nn.Module:
+        """The model to evaluate and to save: the moving average where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 → floats with the mean and standard deviation of the model's input."""
+        dtype = next(self.model.parameters()).dtype
+        return normalize(images.float() / 255, self.mean, self.std).to(dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (B, C) of uint8 images (B, 3, S, S), by the final model."""
+        scores: Tensor = self.final_model(self.normalize(images))
+        return scores.float()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the random state of this step."""
+        seed_step(self.seed, batch_idx, self.global_rank)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """One batch: normalise, mix, predict, compare."""
+        images, targets = batch
+        images = self.normalize(images)
+        if self.mix is not None:
+            images, targets = self.mix(images, targets)
+        scores = self.model(images).float()  # (B, C)
+        loss: Tensor = self.loss(scores, targets)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at {self._where(batch_idx)}: {_WAY_OUT}")
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm, and stop where a gradient is not finite (fp16 scaling skips such steps itself)."""
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad or float("inf"))
+        if self.settings.precision != "16-mixed" and not torch.isfinite(norm):
+            bad = [
+                name
+                for name, p in self.model.named_parameters()
+                if p.grad is not None and not torch.isfinite(p.grad).all()
+            ]
+            raise FloatingPointError(
+                f"the gradient of {bad[0] if bad else 'the model'} is not finite at "
+                f"{self._where(self.trainer.fit_loop.batch_idx)}: {_WAY_OUT}"
+            )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then average: a checkpoint holds both."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Collect scores; the metric is computed over all of them."""
+        images, targets = batch
+        self._scores.append((self(images), targets))
+
+    def on_validation_epoch_start(self) -> None:
+        """Start collecting."""
+        self._scores: list[tuple[Tensor, Tensor]] = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute the metric over all images, of all devices."""
+        scores, targets = (torch.cat(parts) for parts in zip(*self._scores, strict=True))
+        gathered = self.all_gather((scores, targets))
+        scores, targets = (t.reshape(-1, *t.shape[2:]) if self.trainer.world_size > 1 else t for t in gathered)
+        value = score(scores, targets)
+        self.log("val_metric", value, prog_bar=True, rank_zero_only=True)
+        if not self.trainer.sanity_checking:
+            step = self.trainer.fit_loop.total_batch_idx + 1
+            loss = float(self.trainer.callback_metrics.get("train_loss", torch.nan))
+            self.history.append({"epoch": step / self.steps_per_epoch, "val_metric": value, "train_loss": loss})
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Scores and targets."""
+        images, targets = batch
+        return self(images).cpu(), targets.cpu()
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and schedule of timm, updated at every step."""
+        s = self.settings
+        optimizer = create_optimizer_v2(parameter_groups(self.model, s), opt=s.optimizer, lr=s.lr)
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched="cosine",
+            num_epochs=s.epochs,
+            warmup_epochs=s.warmup_epochs,
+            warmup_lr=s.lr / 100,
+            min_lr=s.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=max(1, self.steps_per_epoch // s.accumulate),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """As timm's schedulers want it; they know layer-wise factors."""
+        scheduler.step_update(num_updates=self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the training curve."""
+        checkpoint["history"] = copy.deepcopy(self.history)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the training curve."""
+        self.history = list(checkpoint["history"])
+
+    def _where(self, batch_idx: int) -> str:
+        return f"step {batch_idx + 1} (epoch {batch_idx // self.steps_per_epoch + 1})"
+
+
+_WAY_OUT = "lower training.lr, raise training.warmup_epochs, set training.clip_grad, or use precision '32-true'"
+
+
+def score(scores: Tensor, targets: Tensor) -> float:
+    """Accuracy (one label an image) or mean average precision (several), from 0 to 1.
+
+    Args:
+        scores: (B, C).
+        targets: (B,) class indices, or (B, C) with 1 for each label.
+    """
+    num_classes = scores.shape[1]
+    if targets.ndim == 2:
+        return float(multilabel_average_precision(scores, targets.int(), num_labels=num_classes, average="macro"))
+    return float(multiclass_accuracy(scores, targets, num_classes=num_classes, average="micro"))
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Set the random state of torch, numpy and Python as a function of (seed, step, rank)."""
+    state = int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
+    torch.manual_seed(state)
+    np.random.seed(state % 2**32)
+    random.seed(state)
+
+
+def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Parameter groups of timm: weight decay on matrices only, and layer-wise rates where asked for."""
+    without_decay = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
+    if settings.decay_queries:
+        blocks = {name: module for name, module in model.named_modules() if is_merging(module)}
+        without_decay -= {f"{name}.merger.weight" for name in blocks}
+    if settings.layer_decay is not None:
+        groups = param_groups_layer_decay(
+            model, settings.weight_decay, no_weight_decay_list=without_decay, layer_decay=settings.layer_decay
+        )
+    else:
+        groups = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=without_decay)
+    return list(groups)
+
+
+def _mixup(settings: TrainingSettings, num_classes: int) -> Mixup | None:
+    if not (settings.mixup or settings.cutmix):
+        return None
+    return Mixup(
+        mixup_alpha=settings.mixup,
+        cutmix_alpha=settings.cutmix,
+        label_smoothing=settings.label_smoothing,
+        num_classes=num_classes,
+    )
+
+
+def _loss(settings: TrainingSettings, *, mixes: bool) -> nn.Module:
+    if settings.loss == "sigmoid":
+        return BinaryCrossEntropy(smoothing=settings.label_smoothing)
+    if mixes:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(settings.label_smoothing)

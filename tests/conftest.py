@@ -1,0 +1,75 @@
+"""Tiny Vision Transformers with fixed weights: timm's real architectures, made narrow and shallow."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 5}
+NUM_PATCHES = 16
+
+# name → (timm's architecture, arguments beside SIZE)
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "class token": ("vit_small_patch16_224", {}),
+    "average pooling": ("vit_base_patch16_siglip_gap_224", {}),
+    "attention pooling": ("vit_base_patch16_siglip_224", {}),
+    "registers, LayerScale": ("vit_base_patch14_reg4_dinov2", {}),
+    "registers, average pooling": ("vit_betwixt_patch16_reg4_gap_256", {}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "class token without position": ("deit3_small_patch16_224", {}),
+    "pre-norm, quick GELU": ("vit_base_patch16_clip_quickgelu_224", {}),
+    "post-norm": ("vit_base_patch16_rpn_224", {}),
+    "parallel blocks": ("vit_base_patch16_xp_224", {}),
+    "differential blocks": ("vit_dpwee_patch16_reg1_gap_256", {}),
+    "parallel things": ("vit_small_patch16_18x2_224", {}),
+    "SwiGLU": ("aimv2_large_patch14_224", {}),
+    "pooling with prefix": ("vit_betwixt_patch16_reg4_gap_256", {"pool_include_prefix": True}),
+}
+
+
+def make_vit(variant: str = "class token", **kwargs: Any) -> nn.Module:
+    """A tiny model in eval mode; fixed weights, none of them near zero, so that every part of it counts."""
+    architecture, extra = VARIANTS[variant]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(architecture, **{**SIZE, **extra, **kwargs})
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if not parameter.is_meta:
+                    parameter.add_(torch.randn(parameter.shape).to(parameter), alpha=0.1)
+    return model.eval()
+
+
+def make_images(number: int = 2, size: int = 32) -> Tensor:
+    """Fixed random images."""
+    return torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=list(VARIANTS))
+def variant(request: pytest.FixtureRequest) -> str:
+    """Each variant in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def vit() -> nn.Module:
+    """The plainest: a class token, 16 patches, 4 blocks of width 32."""
+    return make_vit()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Two fixed random images of 32 × 32."""
+    return make_images()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Models this small are several times slower where threads wait for each other on busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

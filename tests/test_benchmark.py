@@ -1,0 +1,287 @@
+import copy
+import json
+import re
+import shlex
+import time
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from patchmerger import benchmark
+from patchmerger.benchmark import bench, measure
+from patchmerger.insertion import insert
+
+QUICK = {"batch_size": 2, "rounds": 3, "warmup": 1, "round_seconds": 0.0}
+
+
+def tiny(**options: object) -> nn.Module:
+    torch.manual_seed(0)
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 10}
+    return timm.create_model("vit_tiny_patch16_224", **{**size, **options})
+
+
+class Slow(nn.Module):
+    def __init__(self, model: nn.Module, seconds: float) -> None:
+        super().__init__()
+        self.model, self.seconds = model, seconds
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_slower_model_is_measured_as_slower(training):
+    models = {"quick": Slow(tiny(), 0.03), "slow": Slow(tiny(), 0.12)}
+    result = measure(models, **QUICK, image_size=32, training=training)
+    slow = result["slow"]
+    assert slow.seconds > 0.12
+    assert 1.4 < slow.ratio < 5
+    assert slow.ratio_quartiles[0] <= slow.ratio <= slow.ratio_quartiles[1]
+    assert slow.speedup == 1 / slow.ratio
+    assert slow.images_per_second == 2 / slow.seconds
+    assert slow.predicted_speedup is None
+    assert (result["quick"].ratio, result["quick"].ratio_quartiles) == (1, (1, 1))
+    other = measure(models, **QUICK, image_size=32, training=training, baseline="slow")
+    assert other["quick"].speedup > 1.4
+
+
+def test_the_ratio_is_paired_within_rounds(monkeypatch):
+    # The machine gets ten times slower halfway; the ratio in each round stays what it is.
+    seconds = {"a": [1.0, 1.0, 10.0, 10.0, 10.0], "b": [0.5, 0.5, 5.0, 5.0, 5.0]}
+    monkeypatch.setattr(benchmark, "take_turns", lambda *_: (seconds, False))
+    result = measure({"a": tiny(), "b": tiny()}, **QUICK)
+    assert result["b"].ratio == 0.5
+    assert result["b"].ratio_quartiles == (0.5, 0.5)
+    assert (result["a"].seconds, result["b"].seconds) == (10.0, 5.0)
+    assert result.rounds == 5
+
+
+def test_models_take_turns_in_rotating_order():
+    order = []
+
+    class Recorder(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x):
+            order.append(self.name)
+            time.sleep(0.001)
+            return x
+
+    measure({n: Recorder(n) for n in "abc"}, batch_size=1, image_size=8, rounds=3, warmup=1, round_seconds=0)
+    turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
+    assert "".join(turns) == "abc" + "abc" + "bca" + "cab"  # warm-up, then three rounds
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+@pytest.mark.parametrize("training", [False, True])
+def test_models_are_left_as_they_are(training, precision):
+    plain = tiny().train()
+    plain.head.weight.grad = torch.ones_like(plain.head.weight)
+    plain.head.bias.requires_grad_(False)
+    merged = insert(copy.deepcopy(plain), num_tokens=4).eval()
+    models = {"plain": plain, "merged": merged}
+    before = {name: copy.deepcopy(model.state_dict()) for name, model in models.items()}
+    random_state = torch.random.get_rng_state()
+    result = measure(models, **QUICK, training=training, precision=precision)
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    for name, model in models.items():
+        assert all(torch.equal(before[name][key], value) for key, value in model.state_dict().items())
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert plain.training
+    assert not merged.training
+    assert torch.equal(plain.head.weight.grad, torch.ones_like(plain.head.weight))
+    assert plain.patch_embed.proj.weight.grad is None
+    assert result["merged"].predicted_speedup > 1.2
+    assert result["merged"].params == result["plain"].params + 4 * 32 + 2 * 32
+    assert result["merged"].peak_memory is None or torch.cuda.is_available()
+    assert (result.training, result.precision) == (training, precision)
+
+
+def test_inference_and_training_run_as_documented():
+    seen = []
+
+    class Probe(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, 10)
+
+        def forward(self, x):
+            out = self.head(x.mean((2, 3)))
+            seen.append((self.training, torch.is_inference_mode_enabled(), self.head.weight.dtype, out.dtype))
+            if self.training and torch.is_grad_enabled():
+                weights.append(self.head.weight.detach().clone())
+            return out
+
+    weights = []
+    measure({"probe": Probe()}, **QUICK, image_size=8, precision="bf16")
+    assert set(seen) == {(False, True, torch.bfloat16, torch.bfloat16)}
+    seen.clear()
+    measure({"probe": Probe()}, **QUICK, image_size=8, precision="bf16", training=True)
+    assert set(seen) == {(True, False, torch.float32, torch.bfloat16)}
+    assert not torch.equal(weights[0], weights[-1])
+
+
+def test_another_image_size_is_set_on_the_copies():
+    plain = tiny()
+    result = measure({"plain": plain, "merged": insert(tiny(), 4)}, **QUICK, image_size=(64, 32))
+    assert result.image_size == (64, 32)
+    assert plain.patch_embed.img_size == (32, 32)
+    with pytest.raises(ValueError, match=re.escape("(30, 30) does not divide by the patch size (8, 8)")):
+        measure({"plain": plain}, **QUICK, image_size=30)
+
+
+def test_round_trip_and_table():
+    result = measure({"plain": tiny(), "merged": insert(tiny(), 4)}, **QUICK)
+    record = json.loads(json.dumps(result.as_dict()))
+    assert record == result.as_dict()
+    assert record["environment"]["torch"] == torch.__version__
+    assert record["rounds"] == 3
+    assert [t["speedup"] for t in record["timings"]] == [t.speedup for t in result.timings]
+    assert [len(t["round_seconds"]) for t in record["timings"]] == [3, 3]
+    text = str(result)
+    assert "Inference, batch of 2, 32 × 32 pixels, float32" in text
+    assert f"{result['merged'].predicted_speedup:.2f}×" in text
+    assert "median of 3 rounds, models in turn" in text
+    with pytest.raises(KeyError, match="'other' was not measured; there are plain, merged"):
+        result["other"]
+
+
+@pytest.mark.parametrize(("at", "kept"), [(4, 4), (3, 3), (2, None)])
+def test_an_interrupt_keeps_what_was_measured(at, kept):
+    def interrupt(done: int, rounds: int) -> None:
+        Stop.armed = done == at
+
+    class Stop(nn.Module):
+        armed = False
+
+        def forward(self, x):
+            if Stop.armed:
+                raise KeyboardInterrupt
+            return x
+
+    options = {"batch_size": 1, "image_size": 8, "rounds": 9, "warmup": 1, "round_seconds": 0, "progress": interrupt}
+    if kept is None:
+        with pytest.raises(KeyboardInterrupt):
+            measure({"a": Stop(), "b": Stop()}, **options)
+        return
+    result = measure({"a": Stop(), "b": Stop()}, **options)
+    assert result.interrupted
+    assert result.rounds == kept
+    assert [len(t.round_seconds) for t in result.timings] == [kept, kept]
+    assert f"median of {kept} rounds (interrupted)" in str(result)
+
+
+def test_progress_is_reported():
+    seen = []
+    measure({"plain": tiny()}, **QUICK, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size (0) must be at least 1"),
+        ({"rounds": 0}, "rounds (0) must be at least 1"),
+        ({"warmup": 0}, "warmup (0) must be at least 1"),
+        ({"image_size": 0}, "image_size (0) must be at least 1"),
+        ({"precision": "int8"}, "precision ('int8') must be one of 'float32', 'bf16', 'fp16'"),
+        ({"baseline": "other"}, "baseline ('other') must be one of the models: plain"),
+        ({"device": "nonsense"}, "device ('nonsense') is not there"),
+    ],
+)
+def test_arguments_that_cannot_work(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        measure({"plain": tiny()}, **{**QUICK, **change})
+
+
+def test_models_that_cannot_work():
+    with pytest.raises(ValueError, match="models is empty"):
+        measure({}, **QUICK)
+    with pytest.raises(ValueError, match=re.escape("models['plain'] is on the meta device")):
+        measure({"plain": tiny().to("meta")}, **QUICK)
+    with pytest.raises(ValueError, match="image_size must be given: Linear does not tell its own"):
+        measure({"plain": nn.Linear(1, 1)}, **QUICK)
+    with pytest.raises(ValueError, match=re.escape("models['plain'] has no parameter that requires a gradient")):
+        measure({"plain": tiny().requires_grad_(False)}, **QUICK, training=True)
+    with pytest.raises(ValueError, match=re.escape("models['plain'] gives (2, 17, 10)")):
+        measure({"plain": tiny(global_pool="")}, **QUICK, training=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
+def test_compiled(training):
+    models = {"plain": tiny(), "merged": insert(tiny(), 4)}
+    result = measure(models, **QUICK, training=training, compile=True)
+    assert result.compile
+    assert "compiled" in str(result)
+
+
+def test_bench_writes_what_it_measured(tmp_path, monkeypatch):
+    random_state = torch.random.get_rng_state()
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **kw: create(name, depth=4, embed_dim=48, **kw))
+    out = tmp_path / "new" / "speed.json"
+    result = bench("vit_tiny_patch16_224", image_size=64, batch_size=2, rounds=3, warmup=1, device="cpu", out=out)
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    record = json.loads(out.read_text())
+    assert record == result.as_dict()
+    assert (record["model"], record["num_tokens"], record["after"]) == ("vit_tiny_patch16_224", [8], [2])
+    assert record["inference"]["image_size"] == [64, 64]
+    assert [t["name"] for t in record["training"]["timings"]] == ["plain", "merged"]
+    words = shlex.split(record["command"])
+    assert words[:4] == ["patchmerger", "bench", "--model", "vit_tiny_patch16_224"]
+    assert words[words.index("--compile") + 1] == "false"
+    assert words[words.index("--out") + 1] == str(out)
+    assert "--after" not in words
+    assert "8 tokens after block 2" in str(result)
+    assert "Training step, batch of 2, 64 × 64 pixels, bf16" in str(result)
+    with pytest.raises(FileExistsError, match=re.escape(f"out ({out}) exists already")):
+        bench("vit_tiny_patch16_224", device="cpu", out=out)
+    again = bench(
+        "vit_tiny_patch16_224",
+        image_size=64,
+        num_tokens=[4, 2],
+        after=[1, 3],
+        batch_size=2,
+        rounds=3,
+        device="cpu",
+        mode="inference",
+        out=out,
+        overwrite=True,
+    )
+    assert again.training is None
+    assert json.loads(out.read_text())["num_tokens"] == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"model": "vit_smal_patch16_224"},
+            "model ('vit_smal_patch16_224') is not known to timm; did you mean vit_small",
+        ),
+        ({"model": "§§"}, "timm.list_models('vit_*') lists them"),
+        ({"model": "resnet18"}, "ResNet cannot take a merger"),
+        ({"batch_size": 0}, "batch_size (0) must be at least 1"),
+        ({"rounds": -1}, "rounds (-1) must be at least 1"),
+        ({"mode": "fast"}, "mode ('fast') must be one of 'both', 'inference', 'training'"),
+        ({"precision": "tf32"}, "precision ('tf32') must be one of"),
+        ({"device": "cuda:99"}, "device ('cuda:99') is not there"),
+        ({"image_size": 100}, "image_size (100, 100) does not divide by the patch size (16, 16)"),
+        ({"after": 12}, "after (12) must be a block from 1 to 11"),
+    ],
+)
+def test_bench_refuses_before_it_measures(change, message, monkeypatch):
+    monkeypatch.setattr(benchmark, "measure", lambda *_, **__: pytest.fail("it measured"))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        bench(**{"model": "vit_tiny_patch16_224", "device": "cpu", **change})
+
+
+def test_bench_refuses_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="is a folder: name a file in it"):
+        bench("vit_tiny_patch16_224", out=tmp_path, device="cpu")

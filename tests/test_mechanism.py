@@ -1,0 +1,332 @@
+"""What must keep working around a merged model: copies, compilers, checkpointing, several processes."""
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from conftest import make_images, make_vit
+from patchmerger.hosts import UnsupportedModelError
+from patchmerger.insertion import insert, mergers, remove
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VARIANT = "registers, LayerScale"
+
+
+def make_plain() -> nn.Module:
+    return make_vit(VARIANT, depth=3, embed_dim=16)
+
+
+def make_merged() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return insert(make_plain(), 4, after=1)
+
+
+@pytest.fixture
+def plain() -> nn.Module:
+    return make_plain()
+
+
+@pytest.fixture
+def merged() -> nn.Module:
+    return make_merged()
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Compiled graphs are kept by the process: one test's must not be another's."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def step(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Outputs and gradients of one training step's forward and backward."""
+    model.zero_grad()
+    outputs = model(images)
+    outputs.square().mean().backward()
+    return outputs.detach(), gradients(model)
+
+
+def assert_same_classes(first: nn.Module, second: nn.Module) -> None:
+    assert [type(m) for m in first.modules()] == [type(m) for m in second.modules()]
+
+
+# State dicts and copies
+
+
+def test_state_dict_goes_both_ways(plain, merged, images):
+    missing, unexpected = merged.load_state_dict(plain.state_dict(), strict=False)
+    assert unexpected == []
+    assert set(missing) == {f"blocks.0.merger.{name}" for name in ("weight", "norm.weight", "norm.bias")}
+    other = insert(make_plain(), 4, after=1)
+    assert not torch.equal(other(images), merged(images))
+    other.load_state_dict(merged.state_dict())
+    assert torch.equal(other(images), merged(images))
+
+
+def test_deepcopy_is_independent(merged, images):
+    expected = merged(images)
+    again = copy.deepcopy(merged)
+    assert_same_classes(again, merged)
+    assert torch.equal(again(images), expected)
+    with torch.no_grad():
+        again.blocks[0].merger.weight.zero_()
+    assert torch.equal(merged(images), expected)
+    assert not torch.equal(again(images), expected)
+    remove(again)
+    assert len(mergers(merged)) == 1
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle(merged, images, protocol):
+    again = pickle.loads(pickle.dumps(merged, protocol))
+    assert_same_classes(again, merged)
+    assert torch.equal(again(images), merged(images))
+    assert torch.equal(remove(again)(images), make_plain()(images))
+
+
+def test_torch_save(merged, images):
+    file = io.BytesIO()
+    torch.save(merged, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert_same_classes(again, merged)
+    assert torch.equal(again(images), merged(images))
+
+
+def test_torch_load_in_a_fresh_process(merged, images, tmp_path):
+    torch.save({"model": merged, "images": images, "outputs": merged(images)}, tmp_path / "saved.pt")
+    program = """
+import sys, torch
+saved = torch.load(sys.argv[1], weights_only=False)
+torch.testing.assert_close(saved["model"](saved["images"]), saved["outputs"])
+from patchmerger import mergers, remove
+assert [found.after for found in mergers(saved["model"])] == [1]
+remove(saved["model"])(saved["images"])
+print("loaded")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "saved.pt")], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "loaded", done.stderr
+
+
+def test_one_class_for_each_pair(merged):
+    other = make_merged()
+    assert_same_classes(other, merged)
+    assert type(merged) is not type(make_plain())
+    assert type(merged).__name__ == "VisionTransformer"
+
+
+def test_remove_after_a_round_of_everything(merged, images):
+    plain = make_plain()
+    again = remove(pickle.loads(pickle.dumps(copy.deepcopy(merged))))
+    assert_same_classes(again, plain)
+    assert again.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(again(images), plain(images))
+
+
+def test_inserting_again_after_remove(merged, images):
+    expected = merged(images)
+    weights = merged.state_dict()
+    again = insert(remove(merged), 4, after=1)
+    again.load_state_dict(weights)
+    assert torch.equal(again(images), expected)
+
+
+# Compilers
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@torch.no_grad()
+def test_compile_equals_eager(images):
+    model = insert(make_vit(depth=2, embed_dim=16), 4)
+    torch.testing.assert_close(torch.compile(model, fullgraph=True)(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_gradients_equal_eager_ones(merged, images):
+    compiled = torch.compile(merged, backend="aot_eager", fullgraph=True)
+    expected, expected_gradients = step(merged, images)
+    given, given_gradients = step(compiled, images)
+    torch.testing.assert_close(given, expected)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(given_gradients[f"_orig_mod.{name}"], gradient, rtol=1e-4, atol=1e-6)
+
+
+# The backend does not matter for whether the right graph runs, so the fastest one is used.
+@pytest.mark.usefixtures("fresh_compiler")
+@torch.no_grad()
+def test_compile_the_plain_model_first_then_another_merged_one(plain, merged, images):
+    expected_plain, expected_merged = plain(images), merged(images)
+    assert not torch.allclose(expected_plain, expected_merged, atol=1e-3)
+    for model, expected in ((plain, expected_plain), (merged, expected_merged), (plain, expected_plain)):
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(images), expected)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("how", ["torch.compile(model)", "model.compile()"])
+@torch.no_grad()
+def test_compile_the_plain_model_first_then_insert_into_it(plain, merged, images, how):
+    expected_plain, expected_merged = plain(images), merged(images)
+    if how == "model.compile()":
+        plain.compile(backend="eager", fullgraph=True)
+        compiled = plain
+    else:
+        compiled = torch.compile(plain, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), expected_plain)
+    insert(plain, 4, after=1)
+    plain.load_state_dict(merged.state_dict())
+    torch.testing.assert_close(compiled(images), expected_merged)
+    remove(plain)
+    torch.testing.assert_close(compiled(images), expected_plain)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@torch.no_grad()
+def test_compiled_settings_are_not_mixed_up(images):
+    """One architecture, one class, other numbers of tokens, places and scales: each has its own graph."""
+    for num_tokens, after, scale in ((4, 1, 1.0), (6, 1, 1.0), (6, 2, 1.0), (6, 2, 0.5)):
+        model = insert(make_plain(), num_tokens, after, scale=scale)
+        torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(images), model(images))
+
+
+def test_export_and_its_save_and_load(merged, images, tmp_path):
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(merged, (images,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "merged.pt2")
+    again = torch.export.load(tmp_path / "merged.pt2").module()
+    for number in (2, 5):
+        torch.testing.assert_close(again(make_images(number)), merged(make_images(number)))
+    assert program.state_dict.keys() == merged.state_dict().keys()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_jit_trace(merged, images):
+    traced = torch.jit.trace(merged, images)
+    torch.testing.assert_close(traced(make_images(5)), merged(make_images(5)))
+
+
+def test_fx(merged, images):
+    traced = torch.fx.symbolic_trace(merged.blocks[1])
+    tokens = torch.randn(2, 9, 16)
+    torch.testing.assert_close(traced(tokens), merged.blocks[1](tokens))
+
+
+# Gradient checkpointing
+
+
+def test_checkpointing_with_two_forwards_before_the_backward(merged):
+    first, second = make_images(2), make_images(5).flip(0)[:3]
+
+    def both(model: nn.Module) -> dict[str, Tensor]:
+        model.train().zero_grad()
+        outputs = model(first), model(second)
+        (outputs[0].square().sum() + outputs[1].square().sum()).backward()
+        return gradients(model)
+
+    expected = both(merged)
+    merged.set_grad_checkpointing()
+    given = both(merged)
+    assert given.keys() == expected.keys()
+    assert "blocks.0.merger.weight" in given
+    for name, gradient in expected.items():
+        assert torch.equal(given[name], gradient), name
+
+
+# Several processes
+
+
+def run_checks(rank: int, world_size: int, folder: str) -> None:
+    """What each of the processes does; both kinds of parallelism in one, for starting one takes longest."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(Path(folder) / "store"), world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    try:
+        images = make_images(4)
+        for check in (check_ddp, check_fsdp):
+            check(make_merged(), images, images.chunk(world_size)[rank])
+    finally:
+        dist.destroy_process_group()
+
+
+def assert_steps_equal(given: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]) -> None:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    torch.testing.assert_close(given[0], expected[0].chunk(size)[rank])
+    assert given[1].keys() == expected[1].keys()
+    assert any(".merger." in name for name in expected[1])
+    for name, gradient in expected[1].items():
+        torch.testing.assert_close(given[1][name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def check_ddp(model: nn.Module, images: Tensor, mine: Tensor) -> None:
+    """The mean of the ranks' gradients is that of all images at once."""
+    expected = step(copy.deepcopy(model), images)
+    for checkpointing in (False, True):
+        model.set_grad_checkpointing(checkpointing)
+        wrapped = DistributedDataParallel(model)
+        outputs, found = step(wrapped, mine)
+        assert_steps_equal((outputs, {name.removeprefix("module."): g for name, g in found.items()}), expected)
+    with pytest.raises(UnsupportedModelError, match="it is wrapped already; insert into the model first"):
+        insert(wrapped, 2, after=2)
+
+
+def check_fsdp(model: nn.Module, images: Tensor, mine: Tensor) -> None:
+    """Sharded on each block and the root, with and without checkpointing; inserting afterwards is refused."""
+    expected = step(copy.deepcopy(model), images)
+    for checkpointing in (False, True):
+        sharded = copy.deepcopy(model)
+        sharded.set_grad_checkpointing(checkpointing)
+        for block in sharded.blocks:
+            fully_shard(block)
+        fully_shard(sharded)
+        assert all(isinstance(p, DTensor) for p in sharded.parameters())
+        assert sharded.state_dict().keys() == model.state_dict().keys()
+        outputs, found = step(sharded, mine)
+        assert_steps_equal((outputs, {name: g.full_tensor() for name, g in found.items()}), expected)
+
+    late = make_plain()
+    fully_shard(late.blocks[0])
+    root = make_plain()
+    fully_shard(root)
+    for refused in (sharded, late, root):
+        with pytest.raises(UnsupportedModelError, match="it is sharded already; insert first, then call fully_shard"):
+            insert(refused, 2, after=2)
+    with pytest.raises(UnsupportedModelError, match="it is sharded already"):
+        remove(sharded)
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
+def test_ddp_and_fsdp2():
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(run_checks, (2, folder), nprocs=2)
+
+
+def test_a_step_of_training_moves_the_merger(merged, images):
+    merged.train()
+    before = merged.blocks[0].merger.weight.detach().clone()
+    optimizer = torch.optim.SGD(merged.parameters(), lr=0.1)
+    F.cross_entropy(merged(images), torch.tensor([0, 1])).backward()
+    optimizer.step()
+    assert not torch.equal(merged.blocks[0].merger.weight, before)
