@@ -14,10 +14,11 @@ from timm.models.vision_transformer import ParallelScalingBlock
 from torch import nn
 
 from conftest import SIZE, make_images, make_vit
-from patchmerger.hub import SavedConfig, SavedMerger, describe, load, save
+from patchmerger.hub import describe, load, save
 from patchmerger.insertion import insert, mergers
 from patchmerger.merger import PatchMerger, preset
 from patchmerger.reducers import AveragePool
+from patchmerger.saved_config import SavedConfig, SavedMerger
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

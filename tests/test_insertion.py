@@ -531,6 +531,19 @@ def test_prune_intermediate_layers(vit, images):
     assert [found.after for found in mergers(vit)] == [2]
 
 
+def test_remove_after_every_merging_block_was_cut_off(vit, images):
+    pruned = copy.deepcopy(vit)
+    pruned.prune_intermediate_layers([0])
+    insert(vit, 4, after=3).prune_intermediate_layers([0])
+    assert mergers(vit) == []
+    assert remove(vit) is vit
+    assert type(vit) is VisionTransformer
+    assert snapshot(vit)[:2] == snapshot(pruned)[:2]
+    assert torch.equal(vit.forward_features(images), pruned.forward_features(images))
+    with pytest.raises(ValueError, match=r"model \(VisionTransformer\) has no merger to remove"):
+        remove(vit)
+
+
 def test_average_pool():
     x = torch.arange(12.0).view(1, 6, 2)
     expected = torch.stack([x[:, 0:2].mean(1), x[:, 2:4].mean(1), x[:, 4:6].mean(1)], dim=1)

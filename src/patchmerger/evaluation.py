@@ -8,9 +8,11 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 
+from patchmerger.callbacks import quiet
 from patchmerger.data import DataSettings, ImageData, load_images
-from patchmerger.fitting import quieten, square_input
-from patchmerger.hub import describe, load
+from patchmerger.fitting import square_input
+from patchmerger.hub import load
+from patchmerger.saved_config import describe
 from patchmerger.train import Precision, TrainingSettings, TrainingTask, score
 
 
@@ -64,12 +66,12 @@ def evaluate(
         net, TrainingSettings(loss="sigmoid" if images.multi_label else "softmax"), seed=seed, steps_per_epoch=1,
         num_classes=len(images.class_names), multi_label=images.multi_label, mean=saved.mean, std=saved.std,
     )  # fmt: skip
-    quieten()
-    trainer = pl.Trainer(
-        accelerator=accelerator, devices=1, precision=precision, logger=False, enable_checkpointing=False,
-        enable_progress_bar=progress, enable_model_summary=False,
-    )  # fmt: skip
-    parts = trainer.predict(task, dataloaders=batches)
+    with quiet():
+        trainer = pl.Trainer(
+            accelerator=accelerator, devices=1, precision=precision, logger=False, enable_checkpointing=False,
+            enable_progress_bar=progress, enable_model_summary=False,
+        )  # fmt: skip
+        parts = trainer.predict(task, dataloaders=batches)
     scores, targets = (torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[misc]
     result: dict[str, Any] = {
         "model": str(folder),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from patchmerger.callbacks import ProgressBar, Stopwatch, quiet
 from patchmerger.checkpoints import LAST, AtomicCheckpointIO, KeepLast
 from patchmerger.costs import cost
 from patchmerger.data import Augmentation, DataSettings, ImageData, ImageSplits, default_augmentation, load_images
@@ -100,12 +97,14 @@ def fit_images(
     net = build_model(model.resolve(native_size(images)), merge, num_classes=num_classes)
     config = resolve_model_data_config(net)
     image_size = square_input(net)
+    own_crop = config["crop_pct"] if model.pretrained else 1.0
+    crop_pct = own_crop if data.crop_pct is None else data.crop_pct
     predicted = cost(net)
 
     loader = ImageData(
         images,
         image_size=image_size,
-        crop_pct=config["crop_pct"],
+        crop_pct=crop_pct,
         batch_size=training.batch_size,
         epochs=training.epochs,
         seed=seed,
@@ -113,29 +112,29 @@ def fit_images(
         workers=data.workers,
     )
     stopwatch = Stopwatch()
-    trainer = make_trainer(training, folder, stopwatch, progress=progress)
-    steps_per_epoch = len(images.train) // (training.batch_size * trainer.world_size)
-    if images.validation is None:
-        trainer.limit_val_batches = 0
-    else:
-        trainer.val_check_interval = steps_per_epoch
+    with quiet():
+        trainer = make_trainer(training, folder, stopwatch, progress=progress)
+    loader.trainer = trainer  # tells the number of devices, and so the batches of an epoch
+    trainer.val_check_interval = loader.steps_per_epoch
+    trainer.log_every_n_steps = min(10, loader.steps_per_epoch)
     task = TrainingTask(
         net,
         training,
         seed=seed,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=loader.steps_per_epoch,
         num_classes=num_classes,
         multi_label=images.multi_label,
         mean=config["mean"],
         std=config["std"],
     )
     checkpoint = folder.path / "checkpoints" / LAST
-    trainer.fit(task, datamodule=loader, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
-    scores, targets = predict(trainer, task, loader)
+    with quiet():
+        trainer.fit(task, datamodule=loader, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+        scores, targets = predict(trainer, task, loader)
 
     final = task.final_model
     save(
-        final, folder.path / MODEL_FOLDER, mean=config["mean"], std=config["std"], crop_pct=config["crop_pct"],
+        final, folder.path / MODEL_FOLDER, mean=config["mean"], std=config["std"], crop_pct=crop_pct,
         interpolation=config["interpolation"], class_names=list(images.class_names), overwrite=True,
     )  # fmt: skip
     if not images.multi_label:
@@ -172,11 +171,7 @@ def fit_images(
 
 def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopwatch, *, progress: bool) -> pl.Trainer:
     """A Lightning trainer for one run: the whole run is one Lightning epoch, which it can resume anywhere in."""
-    quieten()
     keep = KeepLast(folder.path / "checkpoints", every=training.checkpoint_every, run=folder.fingerprint)
-    callbacks: list[Callback] = [stopwatch, keep]
-    if progress:
-        callbacks.append(ProgressBar())
     logs = folder.path / "logs"
     return pl.Trainer(
         accelerator=training.accelerator,
@@ -190,7 +185,7 @@ def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopw
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        callbacks=callbacks,
+        callbacks=[stopwatch, keep, *([ProgressBar()] if progress else [])],
         plugins=[AtomicCheckpointIO()],
         logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard")],
         log_every_n_steps=10,
@@ -219,77 +214,3 @@ def square_input(model: nn.Module) -> int:
     if height != width:
         raise ValueError(f"model.args make a model for images of {height} × {width} pixels; training takes square ones")
     return height
-
-
-class Stopwatch(Callback):
-    """Seconds and images of the training steps, loading included, evaluation not; kept over interruptions."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.images = 0
-        self._since = 0.0
-
-    @property
-    def images_per_second(self) -> float:
-        """Training throughput."""
-        return self.images / self.seconds if self.seconds else float("nan")
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start."""
-        self._since = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Add a step."""
-        now = time.perf_counter()
-        self.seconds += now - self._since
-        self.images += len(batch[0]) * trainer.world_size
-        self._since = now
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the evaluation out."""
-        self._since = time.perf_counter()
-
-    def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        return {"seconds": self.seconds, "images": self.images}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint."""
-        self.seconds, self.images = state_dict["seconds"], state_dict["images"]
-
-
-class ProgressBar(TQDMProgressBar):
-    """One bar for the whole run; none for the evaluations within it."""
-
-    def init_validation_tqdm(self) -> Any:
-        """A bar that is not shown."""
-        bar = super().init_validation_tqdm()
-        bar.disable = True
-        return bar
-
-    init_predict_tqdm = init_validation_tqdm
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Name the bar."""
-        super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description("training")
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """The epoch in place of Lightning's version number."""
-        metrics = {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
-        if isinstance(pl_module, TrainingTask):
-            metrics["epoch"] = f"{(trainer.fit_loop.total_batch_idx + 1) / pl_module.steps_per_epoch:.1f}"
-        return metrics
-
-
-def quieten() -> None:
-    """Leave out what Lightning says at every start and which is no news to the user."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*GPU available but not used.*",
-        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)

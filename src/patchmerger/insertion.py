@@ -103,7 +103,8 @@ def remove(model: ModelT) -> ModelT:
     """Take every merger out, in place: classes, state-dict keys and outputs are again those before ``insert``.
 
     Args:
-        model: A model with at least one merger.
+        model: A model with at least one merger, or one whose merging blocks were cut off since
+            (by timm's ``prune_intermediate_layers``, say).
 
     Returns:
         ``model`` itself.
@@ -115,7 +116,8 @@ def remove(model: ModelT) -> ModelT:
     """
     host = find_host(model)
     merging = [block for block in host.blocks if is_merging(block)]
-    if not merging:
+    # Where the merging blocks were cut off, the root still has the seam that insert gave it.
+    if not merging and not has_seam(model, host.root_seam):
         raise ValueError(f"model ({host_class(model).__name__}) has no merger to remove")
     detach(*cast(list[nn.Module], merging), model)
     for block in merging:

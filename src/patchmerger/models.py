@@ -59,7 +59,7 @@ class ModelSettings:
 
     Args:
         name: A timm architecture, such as "vit_small_patch16_224"; "ARCHITECTURE.TAG" for given weights. If
-            not given, a small ViT (width 64, 8 blocks, 4 heads) with 64 tokens for images of the data's size.
+            not given, a small ViT with 64 tokens (width 64, 4 blocks, 2 heads; 32 pixels, or 64 for larger images).
         args: Arguments for timm.create_model, such as img_size, patch_size, embed_dim, depth, num_heads,
             drop_path_rate, class_token, global_pool.
         pretrained: Start from timm's weights instead of random ones.
@@ -70,15 +70,11 @@ class ModelSettings:
     pretrained: bool = False
 
     def resolve(self, image_size: int) -> ModelSettings:
-        """Fill in the default model, for images of ``image_size`` pixels."""
+        """Fill in the default model where none is named, for images of ``image_size`` pixels."""
         if self.name is not None:
             return self
-        if image_size % 8:
-            raise ValueError(
-                f"model.name is not given, and the default model needs images whose size is a multiple of 8, not "
-                f"{image_size}: name a model, such as --model.name vit_small_patch16_224"
-            )
-        small = {"img_size": image_size, "patch_size": image_size // 8, "embed_dim": 64, "depth": 8, "num_heads": 4}
+        size = 32 if image_size <= 32 else 64
+        small = {"img_size": size, "patch_size": size // 8, "embed_dim": 64, "depth": 4, "num_heads": 2}
         return replace(self, name="vit_tiny_patch16_224", args=small | self.args)
 
 

@@ -55,12 +55,12 @@ class TrainingSettings:
         num_nodes: How many machines.
     """
 
-    epochs: int = 30
-    batch_size: int = 128
+    epochs: int = 12
+    batch_size: int = 32
     optimizer: str = "adamw"
     lr: float = 2e-3
     min_lr: float = 0.0
-    warmup_epochs: int = 3
+    warmup_epochs: int = 1
     weight_decay: float = 0.05
     decay_queries: bool = False
     layer_decay: float | None = None
@@ -158,7 +158,8 @@ class TrainingTask(pl.LightningModule):
     def normalize(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 → floats with the mean and standard deviation of the model's input."""
         dtype = next(self.model.parameters()).dtype
-        return normalize(images.float() / 255, self.mean, self.std).to(dtype)
+        normalized: Tensor = normalize(images.float() / 255, self.mean, self.std)
+        return normalized.to(dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (B, C) of uint8 images (B, 3, S, S), by the final model."""
@@ -240,8 +241,9 @@ class TrainingTask(pl.LightningModule):
         scheduler, _ = create_scheduler_v2(
             optimizer,
             sched="cosine",
-            num_epochs=s.epochs,
+            num_epochs=s.epochs - s.warmup_epochs,
             warmup_epochs=s.warmup_epochs,
+            warmup_prefix=True,
             warmup_lr=s.lr / 100,
             min_lr=s.min_lr,
             step_on_epochs=False,

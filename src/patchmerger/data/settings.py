@@ -21,6 +21,8 @@ class DataSettings:
         image: For tables, the column of the images, if there are several.
         label: For tables, the column of the labels, if there are several.
         validation: The share of the training images that is held out where there is no validation split; 0 for none.
+        crop_pct: In evaluation, the share of the resized image that is kept, in the middle; by default that of the
+            pretrained weights, and 1 without them.
         bad_files: What to do with a file that is not an image: "error" stops and names it, "skip" leaves it out and
             lists it.
         memory_gib: Keep the decoded images in memory if they take no more than this many GiB.
@@ -33,6 +35,7 @@ class DataSettings:
     image: str | None = None
     label: str | None = None
     validation: float = 0.1
+    crop_pct: float | None = None
     bad_files: BadFiles = "error"
     memory_gib: float = 2.0
     workers: int | None = None

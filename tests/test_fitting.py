@@ -1,0 +1,196 @@
+"""A run in its folder: results, resuming after kill -9 to exactly the same weights, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from patchmerger.data import DataSettings
+from patchmerger.evaluation import evaluate
+from patchmerger.fitting import fit
+from patchmerger.hub import describe, load
+from patchmerger.models import MergeSettings, ModelSettings
+from patchmerger.train import TrainingSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
+
+# Everything that draws random numbers or keeps a state is on: dropout, stochastic depth, mixup, cutmix, averages.
+RUN = """
+    import os, signal, sys
+    from pathlib import Path
+    from patchmerger import checkpoints
+    from patchmerger.data import Augmentation, DataSettings
+    from patchmerger.fitting import fit
+    from patchmerger.models import MergeSettings, ModelSettings
+    from patchmerger.train import TrainingSettings
+
+    saves, kill_at, half_written = 0, int(sys.argv[2]), sys.argv[3] == "half"
+    replace = os.replace
+
+    def replace_then_die(source, target):
+        global saves
+        if str(target).endswith(".ckpt"):
+            saves += 1
+            if saves == kill_at and half_written:
+                os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+        if saves == kill_at > 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints.os.replace = replace_then_die
+    results = fit(
+        model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4,
+            "num_heads": 2, "drop_path_rate": 0.2, "proj_drop_rate": 0.1}),
+        merge=MergeSettings(num_tokens=4),
+        augmentation=Augmentation(flip=False),
+        training=TrainingSettings(epochs=3, batch_size=256, warmup_epochs=1, mixup=0.4, cutmix=1.0, ema=0.9,
+            checkpoint_every=2, accelerator="cpu"),
+        out=Path(sys.argv[1]),
+        progress=False,
+    )
+    print("finished", results["test_metric"])
+"""
+
+
+def run(out: Path, kill_at: int = 0, how: str = "whole") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(RUN), str(out), str(kill_at), how],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    done = run(out)
+    assert "finished" in done.stdout, done.stderr
+    return out
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+# 1,293 training images make 5 steps an epoch. Checkpoints: steps 2, 4, 5 (after validation), 6, 8, 10, 12, 14, 15.
+@pytest.mark.parametrize(
+    ("kill_at", "how"), [(2, "whole"), (3, "whole"), (5, "half")], ids=["within", "edge", "writing"]
+)
+def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(uninterrupted, tmp_path, kill_at, how):
+    killed = run(tmp_path / "run", kill_at, how)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "run" / "results.json").exists()
+    resumed = run(tmp_path / "run")
+    assert "finished" in resumed.stdout, resumed.stderr
+    expected, got = weights(uninterrupted), weights(tmp_path / "run")
+    assert expected.keys() == got.keys()
+    unequal = [name for name in expected if not torch.equal(expected[name], got[name])]
+    assert not unequal
+    results, reference = (json.loads((p / "results.json").read_text()) for p in (tmp_path / "run", uninterrupted))
+    assert results["test_metric"] == reference["test_metric"]
+    assert results["history"] == reference["history"]
+    assert [round(row["epoch"]) for row in results["history"]] == [1, 2, 3]
+
+
+def test_a_finished_run_gives_its_result_again_and_is_left_alone(uninterrupted):
+    before = {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*")}
+    again = run(uninterrupted)
+    assert "finished" in again.stdout
+    assert {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*")} == before
+
+
+def test_a_run_writes_what_it_says(uninterrupted):
+    results = json.loads((uninterrupted / "results.json").read_text())
+    assert results["images"]["train"] + results["images"]["validation"] + results["images"]["test"] == 1797
+    assert results["mergers"] == [{"after": 2, "num_tokens": 4}]
+    assert (results["tokens_in"], results["tokens_out"]) == (17, 5)
+    assert results["environment"]["torch"] == torch.__version__
+    assert results["settings"]["training"]["epochs"] == 3
+    assert list((uninterrupted / "logs" / "tensorboard").rglob("events.*"))
+    assert list((uninterrupted / "logs" / "csv").rglob("metrics.csv"))
+    saved = describe(uninterrupted / "model")
+    assert saved.class_names == tuple("0123456789")
+    assert saved.crop_pct == 1.0
+
+
+def test_the_saved_model_is_the_one_that_was_evaluated(uninterrupted):
+    results = json.loads((uninterrupted / "results.json").read_text())
+    again = evaluate(uninterrupted, progress=False, accelerator="cpu")
+    assert again["value"] == pytest.approx(results["test_metric"])
+    assert again["images"] == results["images"]["test"]
+    assert sum(again["per_class"].values()) / 10 == pytest.approx(again["value"], abs=0.02)
+    assert sorted(k for k in load(uninterrupted / "model").state_dict() if ".merger." in k) == [
+        "blocks.1.merger.norm.bias",
+        "blocks.1.merger.norm.weight",
+        "blocks.1.merger.weight",
+    ]
+
+
+def test_a_checkpoint_of_another_run_is_refused(uninterrupted, tmp_path):
+    killed = run(tmp_path / "run", 1)
+    assert killed.returncode == -signal.SIGKILL
+    settings = tmp_path / "run" / "settings.json"
+    changed = json.loads(settings.read_text())
+    changed["training"]["lr"] = 1.0
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["patchmerger_run"] = "another"
+    torch.save(checkpoint, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    refused = run(tmp_path / "run")
+    assert "was not written by this run" in refused.stderr
+
+
+def quick(**changes):
+    settings = {
+        "model": ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2,
+            "num_heads": 2}),
+        "merge": MergeSettings(num_tokens=4),
+        "training": TrainingSettings(epochs=1, warmup_epochs=0, batch_size=256, accelerator="cpu"),
+        "progress": False,
+    }  # fmt: skip
+    return fit(**{**settings, **changes})
+
+
+def test_plain_models_without_a_validation_split_train_too(tmp_path):
+    results = quick(merge=None, data=DataSettings(validation=0), out=tmp_path / "run")
+    assert results["mergers"] == []
+    assert results["history"] == []
+    assert results["images"]["validation"] == 0
+    assert results["predicted_speedup"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"data": DataSettings("no/such/place/at/all")}, r"no/such/place/at/all"),
+        ({"model": ModelSettings("vit_tinny_patch16_224")}, r"'vit_tinny_patch16_224'.*did you mean vit_tiny"),
+        ({"model": ModelSettings("vit_tiny_patch16_224", {"depht": 3})}, r"model.args.*do not fit.*depht"),
+        ({"merge": MergeSettings(after=9)}, r"after \(9\) must be a block from 1 to 1"),
+        ({"training": TrainingSettings(epochs=1)}, r"training.warmup_epochs \(1\) must be below"),
+    ],
+)
+def test_bad_settings_are_refused_before_training(tmp_path, changes, text):
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
+        quick(**changes, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "logs").exists()
+
+
+def test_other_classes_than_the_models_are_refused(uninterrupted, tmp_path):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(20):
+                Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+    with pytest.raises(ValueError, match=r"has the classes cat, dog, but the model in .* was trained on 0, 1, 2"):
+        evaluate(uninterrupted, data=DataSettings(str(tmp_path)), progress=False, accelerator="cpu")
