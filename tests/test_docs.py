@@ -40,9 +40,6 @@ def commands(block: Block) -> list[list[str]]:
     return [words for part in parts if (words := shlex.split(part, comments=True))]
 
 
-CONSOLE = [block for page in PAGES for block in blocks(page, "console")]
-
-
 def name(value: Path | Block) -> str:
     return f"{value.page.name}:{value.line}" if isinstance(value, Block) else value.name
 
@@ -58,16 +55,26 @@ def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
             exec(compile(padded, str(page), "exec"), namespace)
 
 
-@pytest.mark.parametrize("block", CONSOLE, ids=name)
-def test_commands_parse(block, monkeypatch):
+@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "console")], ids=name)
+def test_commands_parse(block, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)  # where the paths of configs begin
-    monkeypatch.setattr("sys.exit", refuse_exit)
-    found = [(words, part) for words in commands(block) for part in [program(words)] if part]
-    assert found, "a console block without a command that can be checked"
-    for words, part in found:
-        arguments = words[words.index(part) + 1 :]
-        if part == "make":
-            assert TARGETS >= {word for word in arguments if "=" not in word}, " ".join(words)
-        else:
-            arguments = [word for word in arguments if word != "--print_config" and word != "mine.yaml"]
-            build_parser().parse_args([word for word in arguments if word != "--config" or "mine.yaml" not in words])
+    for program, *arguments in commands(block):
+        if program == "make":
+            assert set(arguments) <= TARGETS, f"make {shlex.join(arguments)}: no such target"
+        elif program == "patchmerger":
+            assert_parses(arguments, capsys)
+
+
+@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "yaml")], ids=name)
+def test_configs_of_a_comparison_parse(block, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text(block.text)
+    assert_parses(["compare", "--config", str(config)], capsys)
+
+
+def assert_parses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        build_parser().parse_args(arguments)
+    except SystemExit as stop:  # with 0 after --help and --print_config
+        if stop.code != 0:
+            pytest.fail(f"patchmerger {shlex.join(arguments)}\n{capsys.readouterr().err.splitlines()[-1]}")

@@ -160,7 +160,7 @@ def _check_numbers(**numbers: int) -> None:
 
 
 def bench(
-    model: str = "vit_small_patch16_224",
+    model: str,
     *,
     num_tokens: int | list[int] = 8,
     after: int | list[int] | None = None,
@@ -182,7 +182,7 @@ def bench(
     that a noisy machine slows both alike.
 
     Args:
-        model: Name of a Vision Transformer in timm.
+        model: Name of a Vision Transformer in timm, such as vit_small_patch16_224.
         num_tokens: Tokens that go on after the merge; a list for several mergers.
         after: Block to merge after, counted from 1; half the depth by default; a list for several mergers.
         batch_size: Images in a batch.
@@ -277,8 +277,8 @@ def _check_out(out: Path | None, overwrite: bool) -> None:
 
 def _command(arguments: Mapping[str, Any]) -> str:
     """The command line that these arguments come from."""
-    words = ["patchmerger", "bench"]
+    words = ["patchmerger", "bench", str(arguments["model"])]
     for name, value in arguments.items():
-        if value is not None and name != "overwrite":
+        if value is not None and name not in ("model", "overwrite"):
             words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
     return shlex.join(words)

@@ -21,7 +21,7 @@ from patchmerger.tables import show_comparison, show_evaluation, show_fit
 
 
 def model_cost(
-    name: str = "vit_base_patch16_224",
+    name: str,
     *,
     args: dict[str, Any] | None = None,
     merge: MergeSettings | None = MergeSettings(),
@@ -31,7 +31,7 @@ def model_cost(
     """Tokens, FLOPs and parameters of a ViT, block by block, and the speed-up that they predict.
 
     Args:
-        name: A timm architecture.
+        name: A timm architecture, such as vit_base_patch16_224.
         args: Arguments for timm.create_model.
         merge: The merger; "--merge null" for the plain model.
         num_classes: Outputs of the head.
@@ -51,6 +51,10 @@ COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], None], str]] = {
 }
 
 
+# The first argument of these needs no option's name.
+POSITIONAL = {"test": "MODEL ", "bench": "MODEL ", "cost": "NAME "}
+
+
 def build_parser() -> ArgumentParser:
     """The one parser of all subcommands."""
     parser = ArgumentParser(
@@ -61,9 +65,12 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="Show where an error was raised.")
     subcommands = parser.add_subcommands(required=True, dest="command", title="commands")
     for name, (function, _, summary) in COMMANDS.items():
-        command = ArgumentParser(description=f"{summary[0].upper()}{summary[1:]}.")
+        command = ArgumentParser(
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            usage=f"patchmerger {name} {POSITIONAL.get(name, '')}[options]",
+        )
         command.add_argument("--config", action=ActionConfigFile, help="Read options from a YAML file.")
-        command.add_function_arguments(function, fail_untyped=False, as_group=False)
+        command.add_function_arguments(function, fail_untyped=False, as_group=False, as_positional=name in POSITIONAL)
         subcommands.add_subcommand(name, command, help=summary)
     return parser
 
@@ -74,7 +81,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     name = options.command
     function, show, _ = COMMANDS[name]
-    values: Namespace = parser.instantiate_classes(options)[name]
+    values: Namespace = parser.instantiate(options)[name]
     given = {key: value for key, value in vars(values).items() if key != "config"}
     warnings.filterwarnings("once", category=UserWarning)
     try:

@@ -116,7 +116,7 @@ def fit_images(
         trainer = make_trainer(training, folder, stopwatch, progress=progress)
     loader.trainer = trainer  # tells the number of devices, and so the batches of an epoch
     trainer.val_check_interval = loader.steps_per_epoch
-    trainer.log_every_n_steps = min(10, loader.steps_per_epoch)
+    trainer.log_every_n_steps = min(10, loader.steps_per_epoch)  # type: ignore[attr-defined]
     task = TrainingTask(
         net,
         training,

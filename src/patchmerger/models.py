@@ -10,6 +10,7 @@ import timm
 from torch import nn
 
 from patchmerger.costs import cost
+from patchmerger.hosts import find_host
 from patchmerger.insertion import Prefix, insert
 from patchmerger.merger import Norm, preset
 from patchmerger.reducers import AveragePool
@@ -47,7 +48,7 @@ class MergeSettings:
             counts = counts * len(places) if len(counts) == 1 else counts
             pools = [AveragePool(count) for count in counts]
             return insert(model, self.num_tokens, self.after, prefix=self.prefix, reducer=pools)
-        arguments = preset(self.preset, int(model.embed_dim))  # type: ignore[arg-type]
+        arguments = preset(self.preset, find_host(model).dim)
         given = {"norm": self.norm, "scale": self.scale}
         arguments |= {name: value for name, value in given.items() if value is not None}
         return insert(model, self.num_tokens, self.after, prefix=self.prefix, **arguments)

@@ -1,0 +1,119 @@
+"""The command line: help that reads well, configs that load, errors in one line, results that are shown."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from patchmerger.commands import COMMANDS, build_parser, run
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run(["--help"])
+    printed = capsys.readouterr().out
+    for name, (_, _, summary) in COMMANDS.items():
+        assert name in printed
+        assert summary.split(",")[0] in printed
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run([name, "--help"])
+    printed = capsys.readouterr().out
+    options = [line for line in printed.splitlines() if line.startswith("  --")]
+    assert len(options) > 5
+    for line in printed.split("\n  --")[1:]:
+        explanation = line.replace("\n", " ").split("(type:")[0].split(None, 1)
+        assert len(explanation) == 2, line
+    usage = printed.split("\n\n")[0]
+    assert len(usage.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_says_what_it_costs(path):
+    text = path.read_text()
+    for word in ("Model", "Cost", "Expected", "Command"):
+        assert f"# {word}" in text
+    command = text.split("# Command")[1].split("\n")[0].split()
+    assert command[:2] == ["patchmerger", "compare"]
+    options = build_parser().parse_args([command[1], "--config", str(path)])
+    for key, value in yaml.safe_load(text).items():
+        if not isinstance(value, dict):
+            assert options[command[1]][key] == value
+
+
+def test_a_printed_config_is_one_that_can_be_read(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run(["fit", "--training.epochs", "7", "--merge.num_tokens", "16", "--print_config"])
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    options = build_parser().parse_args(["fit", "--config", str(tmp_path / "config.yaml")])
+    assert (options.fit.training.epochs, options.fit.merge.num_tokens) == (7, 16)
+
+
+def test_cost_is_printed(capsys):
+    assert run(["cost", "vit_base_patch16_224"]) == 0
+    printed = capsys.readouterr().out
+    assert "1.90" in printed
+    assert "blocks.5.merger" in printed
+    assert run(["cost", "vit_base_patch16_224", "--merge", "null"]) == 0
+    assert "no merger" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["cost", "vit_bse_patch16_224"], "did you mean vit_base_patch16_224"),
+        (["cost", "resnet50"], "ResNet cannot take a merger"),
+        (["fit", "--data.source", "no/such/folder/here", "--out", "{tmp}/run"], "no/such/folder/here"),
+        (["test", "{tmp}/nothing"], "nothing"),
+        (["compare", "--variants", "[plain, melted]", "--out", "{tmp}/run"], "'melted' is not ready-made"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_status(arguments, text, tmp_path, capsys):
+    assert run([a.format(tmp=tmp_path) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"patchmerger {arguments[0]}: ")
+    assert text in error
+    assert "Traceback" not in error
+
+
+def test_the_traceback_is_shown_when_asked_for():
+    with pytest.raises(ValueError, match="did you mean"):
+        run(["--traceback", "cost", "vit_bse_patch16_224"])
+
+
+def test_fit_and_test_from_the_shell(tmp_path, capsys):
+    model = json.dumps({"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2})
+    fit = ["fit", "--model.name", "vit_tiny_patch16_224", "--model.args", model, "--merge.num_tokens", "4"]
+    training = ["--training.epochs=1", "--training.warmup_epochs=0", "--training.batch_size=256", "--progress=false"]
+    assert run([*fit, *training, "--training.accelerator=cpu", "--out", str(tmp_path / "run")]) == 0
+    first = capsys.readouterr().out
+    assert "test accuracy" in first
+    assert "predicted speed-up" in first
+    assert run(["test", str(tmp_path / "run"), "--progress=false", "--accelerator=cpu"]) == 0
+    assert "on 360 images" in capsys.readouterr().out
+
+
+def test_importing_patchmerger_is_light():
+    code = (
+        "import sys, patchmerger; patchmerger.PatchMerger, patchmerger.insert;"
+        "heavy = {'lightning', 'datasets', 'sklearn', 'matplotlib', 'jsonargparse', 'transformers'} & sys.modules.keys();"
+        "assert not heavy, heavy; assert callable(patchmerger.cost);"
+        "import patchmerger.costs, patchmerger.merger, patchmerger.insertion; assert callable(patchmerger.cost)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_no_module_bears_the_name_of_a_public_function():
+    import patchmerger
+
+    modules = {path.stem for path in Path(patchmerger.__file__).parent.iterdir()}
+    assert not modules & set(patchmerger.__all__)
