@@ -194,3 +194,47 @@ def test_other_classes_than_the_models_are_refused(uninterrupted, tmp_path):
                 Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
     with pytest.raises(ValueError, match=r"has the classes cat, dog, but the model in .* was trained on 0, 1, 2"):
         evaluate(uninterrupted, data=DataSettings(str(tmp_path)), progress=False, accelerator="cpu")
+
+
+def test_two_processes_train_evaluate_and_save_as_one(tmp_path):
+    code = """
+        import sys
+        from pathlib import Path
+        from patchmerger.data import DataSettings
+        from patchmerger.fitting import fit
+        from patchmerger.models import MergeSettings, ModelSettings
+        from patchmerger.train import TrainingSettings
+
+        if __name__ == "__main__":
+            devices = int(sys.argv[1])
+            results = fit(
+                model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16,
+                    "depth": 2, "num_heads": 2}),
+                merge=MergeSettings(num_tokens=4),
+                training=TrainingSettings(epochs=2, batch_size=256 // devices, accelerator="cpu", devices=devices,
+                    strategy="ddp" if devices > 1 else "auto"),
+                out=Path(sys.argv[2]) / str(devices),
+                progress=False,
+            )
+    """
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(code))
+    for devices in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(script), devices, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / d / "results.json").read_text()) for d in ("1", "2"))
+    assert two["test_metric"] == pytest.approx(one["test_metric"], abs=0.01)
+    assert two["images"] == one["images"]
+    assert [row["val_metric"] for row in two["history"]] == pytest.approx(
+        [row["val_metric"] for row in one["history"]], abs=0.02
+    )
+    for name, weight in weights(tmp_path / "1").items():
+        assert torch.allclose(weights(tmp_path / "2")[name], weight, atol=1e-5), name
+    predictions = [load_file(tmp_path / d / "test_predictions.safetensors") for d in ("1", "2")]
+    assert torch.equal(predictions[0]["targets"], predictions[1]["targets"])

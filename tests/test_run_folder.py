@@ -17,25 +17,29 @@ class Settings:
 
 def test_a_new_folder_records_its_settings(tmp_path):
     folder = RunFolder(tmp_path / "a" / "run", {"training": Settings(), "seed": 3})
+    assert not (tmp_path / "a").exists()
+    folder.begin()
     recorded = json.loads((tmp_path / "a" / "run" / "settings.json").read_text())
     assert recorded == {"training": {"lr": 0.1, "place": None}, "seed": 3}
     assert folder.results is None
 
 
 def test_the_same_settings_find_the_results_again(tmp_path):
-    RunFolder(tmp_path / "run", {"s": Settings()}).finish({"accuracy": 0.5})
+    folder = RunFolder(tmp_path / "run", {"s": Settings()})
+    folder.begin()
+    folder.finish({"accuracy": 0.5})
     assert RunFolder(tmp_path / "run", {"s": Settings()}).results == {"accuracy": 0.5}
 
 
 def test_other_settings_are_refused_and_named(tmp_path):
-    RunFolder(tmp_path / "run", {"s": Settings(), "seed": 0})
+    RunFolder(tmp_path / "run", {"s": Settings(), "seed": 0}).begin()
     with pytest.raises(ValueError, match=r"belongs to a run with other settings \(s.lr: 0.1 there, 0.2 asked for\)"):
         RunFolder(tmp_path / "run", {"s": Settings(lr=0.2), "seed": 0})
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["s"]["lr"] == 0.1
 
 
 def test_settings_that_differ_in_kind_are_named_too(tmp_path):
-    RunFolder(tmp_path / "run", {"merge": {"num_tokens": 8}})
+    RunFolder(tmp_path / "run", {"merge": {"num_tokens": 8}}).begin()
     with pytest.raises(ValueError, match=r"merge: None there.*merge.num_tokens|merge.num_tokens: 8 there"):
         RunFolder(tmp_path / "run", {"merge": None})
 
@@ -54,7 +58,7 @@ def test_a_file_is_refused(tmp_path):
 
 
 def test_an_empty_folder_is_taken(tmp_path):
-    RunFolder(tmp_path, {"seed": 1})
+    RunFolder(tmp_path, {"seed": 1}).begin()
     assert (tmp_path / "settings.json").exists()
 
 

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from patchmerger.costs import Cost, cost
+    from patchmerger.evaluation import evaluate
+    from patchmerger.fitting import fit
     from patchmerger.hosts import UnsupportedModelError
     from patchmerger.hub import load, save
     from patchmerger.insertion import InsertedMerger, insert, mergers, remove
     from patchmerger.merger import PRESETS, PatchMerger, from_vit_pytorch, patch_merge, preset
+    from patchmerger.studies.compare import compare
 
 __version__ = version("patchmerger")
 
@@ -21,7 +24,10 @@ _PUBLIC = {
     "InsertedMerger": "insertion",
     "PatchMerger": "merger",
     "UnsupportedModelError": "hosts",
+    "compare": "studies.compare",
     "cost": "costs",
+    "evaluate": "evaluation",
+    "fit": "fitting",
     "from_vit_pytorch": "merger",
     "insert": "insertion",
     "load": "hub",
@@ -38,7 +44,10 @@ __all__ = [
     "InsertedMerger",
     "PatchMerger",
     "UnsupportedModelError",
+    "compare",
     "cost",
+    "evaluate",
+    "fit",
     "from_vit_pytorch",
     "insert",
     "load",

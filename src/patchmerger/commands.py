@@ -65,10 +65,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="Show where an error was raised.")
     subcommands = parser.add_subcommands(required=True, dest="command", title="commands")
     for name, (function, _, summary) in COMMANDS.items():
-        command = ArgumentParser(
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            usage=f"patchmerger {name} {POSITIONAL.get(name, '')}[options]",
-        )
+        usage = f"patchmerger {name} {POSITIONAL.get(name, '')}[options]"
+        command = ArgumentParser(description=f"{summary[0].upper()}{summary[1:]}.", usage=usage)
         command.add_argument("--config", action=ActionConfigFile, help="Read options from a YAML file.")
         command.add_function_arguments(function, fail_untyped=False, as_group=False, as_positional=name in POSITIONAL)
         subcommands.add_subcommand(name, command, help=summary)
@@ -85,7 +83,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     given = {key: value for key, value in vars(values).items() if key != "config"}
     warnings.filterwarnings("once", category=UserWarning)
     try:
-        show(function(**given))
+        results = function(**given)
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            show(results)
     except (ValueError, OSError, FloatingPointError) as error:
         if options.traceback:
             raise

@@ -223,9 +223,8 @@ def _grid(model: VisionTransformer, size: tuple[int, int]) -> tuple[int, int]:
     if even or pads or type(embed) is not PatchEmbed:
         return rows, columns
     if size == tuple(embed.img_size) and embed.strict_img_size and not embed.dynamic_img_pad:
-        return size[0] // embed.patch_size[0], size[1] // embed.patch_size[
-            1
-        ]  # the last pixels of such a model's images are cut off
+        # The last pixels of such a model's images are cut off.
+        return size[0] // embed.patch_size[0], size[1] // embed.patch_size[1]
     raise ValueError(
         f"image_size {size} does not divide by the patch size {tuple(embed.patch_size)}: "
         f"the next sizes that do are {_multiples(size, embed.patch_size)}"

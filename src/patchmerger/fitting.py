@@ -21,7 +21,7 @@ from patchmerger.hub import save
 from patchmerger.insertion import mergers
 from patchmerger.models import MergeSettings, ModelSettings, build_model
 from patchmerger.run_folder import RunFolder, default_folder
-from patchmerger.train import TrainingSettings, TrainingTask, score, seed_step
+from patchmerger.train import TrainingSettings, TrainingTask, gather, score, seed_step
 
 MODEL_FOLDER = "model"
 PREDICTIONS_FILE = "test_predictions.safetensors"
@@ -99,7 +99,6 @@ def fit_images(
     image_size = square_input(net)
     own_crop = config["crop_pct"] if model.pretrained else 1.0
     crop_pct = own_crop if data.crop_pct is None else data.crop_pct
-    predicted = cost(net)
 
     loader = ImageData(
         images,
@@ -127,21 +126,38 @@ def fit_images(
         mean=config["mean"],
         std=config["std"],
     )
+    folder.begin()
     checkpoint = folder.path / "checkpoints" / LAST
     with quiet():
         trainer.fit(task, datamodule=loader, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
         scores, targets = predict(trainer, task, loader)
 
-    final = task.final_model
-    save(
-        final, folder.path / MODEL_FOLDER, mean=config["mean"], std=config["std"], crop_pct=crop_pct,
-        interpolation=config["interpolation"], class_names=list(images.class_names), overwrite=True,
-    )  # fmt: skip
-    if not images.multi_label:
-        save_file({"predictions": scores.argmax(dim=1), "targets": targets}, folder.path / PREDICTIONS_FILE)
     results = {
+        **_described(images, net),
         "metric": "mAP" if images.multi_label else "accuracy",
         "test_metric": score(scores, targets),
+        "seconds": stopwatch.seconds,
+        "images_per_second": stopwatch.images_per_second,
+        "history": task.history,
+        "settings": folder.settings,
+        "folder": str(folder.path),
+        "environment": environment(trainer.strategy.root_device),
+    }
+    if trainer.is_global_zero:
+        save(
+            task.final_model, folder.path / MODEL_FOLDER, mean=config["mean"], std=config["std"], crop_pct=crop_pct,
+            interpolation=config["interpolation"], class_names=list(images.class_names), overwrite=True,
+        )  # fmt: skip
+        if not images.multi_label:
+            save_file({"predictions": scores.argmax(dim=1), "targets": targets}, folder.path / PREDICTIONS_FILE)
+        folder.finish(results)
+    return results
+
+
+def _described(images: ImageSplits, model: nn.Module) -> dict[str, Any]:
+    """What the results say of the images and of the model."""
+    predicted = cost(model)
+    return {
         "images": {
             "train": len(images.train),
             "validation": 0 if images.validation is None else len(images.validation),
@@ -149,24 +165,16 @@ def fit_images(
             "skipped": list(images.skipped),
             "description": images.description,
         },
-        "classes": num_classes,
-        "image_size": image_size,
-        "seconds": stopwatch.seconds,
-        "images_per_second": stopwatch.images_per_second,
+        "classes": len(images.class_names),
+        "image_size": predicted.image_size[0],
         "flops": predicted.flops,
         "plain_flops": predicted.plain_flops,
         "predicted_speedup": predicted.speedup,
         "params": predicted.params,
         "tokens_in": predicted.tokens,
         "tokens_out": predicted.tokens_out,
-        "mergers": [{"after": m.after, "num_tokens": m.num_tokens} for m in mergers(net)],
-        "history": task.history,
-        "settings": folder.settings,
-        "folder": str(folder.path),
-        "environment": environment(trainer.strategy.root_device),
+        "mergers": [{"after": m.after, "num_tokens": m.num_tokens} for m in mergers(model)],
     }
-    folder.finish(results)
-    return results
 
 
 def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopwatch, *, progress: bool) -> pl.Trainer:
@@ -196,11 +204,15 @@ def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopw
 
 
 def predict(trainer: pl.Trainer, task: TrainingTask, loader: ImageData) -> tuple[Tensor, Tensor]:
-    """Scores (n, C) and targets of all test images, in order."""
-    parts = trainer.predict(task, dataloaders=loader.test_dataloader(), ckpt_path=None)
-    assert parts is not None
-    scores, targets = zip(*parts, strict=True)
-    return torch.cat(scores), torch.cat(targets)
+    """Scores (n, C) and targets of all test images, in order, on every process."""
+    batches = loader.test_dataloader()
+    parts: Any = trainer.predict(task, dataloaders=batches, ckpt_path=None)
+    rows = [row for batch in batches.order for row in batch]
+    own_scores, own_targets = (torch.cat(part) for part in zip(*parts, strict=True))
+    shares = gather((torch.tensor(rows), own_scores, own_targets))
+    all_rows, scores, targets = (torch.cat(part) for part in zip(*shares, strict=True))
+    in_order = all_rows.argsort()
+    return scores[in_order], targets[in_order]
 
 
 def native_size(images: ImageSplits) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar, cast
 
 import torch
@@ -35,7 +35,7 @@ class InsertedMerger:
 
     name: str
     after: int
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     num_tokens: int
     num_passing_tokens: int
     tokens_before: int | None
@@ -161,6 +161,9 @@ def _places(host: Host, num_tokens: int | Sequence[int], after: int | Sequence[i
     depth = len(host.blocks)
     if depth < 2:
         raise ValueError(f"the model has {depth} block: a merger needs a block before and a block after it")
+    for name, value in (("num_tokens", num_tokens), ("after", after)):
+        if isinstance(value, str):
+            raise TypeError(f"{name} ({value!r}) must be a whole number or a sequence of them")
     if after is None:
         if isinstance(num_tokens, Sequence):
             raise ValueError(f"num_tokens ({list(num_tokens)}) is a sequence: say after which blocks in `after`")

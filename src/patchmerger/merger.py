@@ -85,6 +85,7 @@ class PatchMerger(nn.Module):
     Raises:
         ValueError: ``dim`` or ``num_tokens`` below 1, an unknown ``norm``, a ``scale`` that is zero or not
             finite, an ``init`` of another shape.
+        TypeError: ``dim`` or ``num_tokens`` is no whole number.
 
     Settings that have a name are in :data:`PRESETS`; :func:`preset` gives their arguments.
     """
@@ -101,6 +102,9 @@ class PatchMerger(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        for name, value in (("dim", dim), ("num_tokens", num_tokens)):
+            if type(value) is not int:
+                raise TypeError(f"{name} ({value!r}) must be a whole number, not {type(value).__name__}")
         if dim < 1:
             raise ValueError(f"dim ({dim}) must be at least 1: it is the number of features of a token")
         if num_tokens < 1:

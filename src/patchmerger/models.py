@@ -110,7 +110,8 @@ def check_model_name(name: str) -> None:
     architecture = name.split(".")[0]
     if timm.is_model(architecture):
         return
-    close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+    close = difflib.get_close_matches(architecture, timm.list_models(["vit_*", "deit*"]), n=3)
+    close = close or difflib.get_close_matches(architecture, timm.list_models(), n=3)
     hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
     raise ValueError(f"model.name ({name!r}) is no architecture that timm {timm.__version__} knows; {hint}")
 

@@ -16,10 +16,10 @@ RESULTS_FILE = "results.json"
 class RunFolder:
     """The folder of one run.
 
-    It holds ``settings.json`` from the start and ``results.json`` once the run is finished.
+    It holds ``settings.json`` once the run has begun and ``results.json`` once it is finished.
 
     Args:
-        path: The folder; made if it is not there.
+        path: The folder; :meth:`begin` makes it.
         settings: What fixes the run: anything that JSON can hold, dataclasses and paths included.
 
     Raises:
@@ -35,9 +35,12 @@ class RunFolder:
             self._refuse_other(json.loads(recorded.read_text()))
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"out ({path}) exists and is not the folder of a run: name another one, or move it away")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(recorded, self.settings)
+
+    def begin(self) -> None:
+        """Make the folder, once everything that could refuse the run has been checked."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / SETTINGS_FILE).exists():
+            write_json(self.path / SETTINGS_FILE, self.settings)
 
     @property
     def results(self) -> dict[str, Any] | None:
@@ -99,6 +102,6 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     os.replace(partial, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -21,6 +21,7 @@ from torchvision.transforms.v2.functional import normalize
 
 from patchmerger.merging_block import is_merging
 
+T = TypeVar("T")
 Loss = Literal["softmax", "sigmoid"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
 
@@ -51,7 +52,7 @@ class TrainingSettings:
         checkpoint_every: Batches between two checkpoints; there is one after every epoch as well.
         accelerator: "auto", "cpu", "gpu", ... as Lightning has it.
         devices: How many devices, as Lightning has it.
-        strategy: "auto", "ddp", "fsdp", ... as Lightning has it.
+        strategy: "auto", or one of Lightning's that keep whole weights on each device, such as "ddp".
         num_nodes: How many machines.
     """
 
@@ -97,6 +98,8 @@ class TrainingSettings:
             raise ValueError(f"training.optimizer ({self.optimizer!r}) is not one of timm's: try 'adamw' or 'sgd'")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"training.batch_size ({self.batch_size}) must be even for mixup and cutmix")
+        if self.strategy.startswith(("fsdp", "deepspeed")):
+            raise ValueError(f"training.strategy ({self.strategy!r}) shards weights, which cannot be saved: use 'ddp'")
         if multi_label and self.loss != "sigmoid":
             raise ValueError(
                 "training.loss ('softmax') takes one label an image, and these have several: use 'sigmoid'"
@@ -211,7 +214,7 @@ class TrainingTask(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Collect scores; the metric is computed over all of them."""
         images, targets = batch
-        self._scores.append((self(images), targets))
+        self._scores.append((self(images).cpu(), targets.cpu()))
 
     def on_validation_epoch_start(self) -> None:
         """Start collecting."""
@@ -219,11 +222,10 @@ class TrainingTask(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metric over all images, of all devices."""
-        scores, targets = (torch.cat(parts) for parts in zip(*self._scores, strict=True))
-        gathered = self.all_gather((scores, targets))
-        scores, targets = (t.reshape(-1, *t.shape[2:]) if self.trainer.world_size > 1 else t for t in gathered)
+        parts = [part for share in gather(self._scores) for part in share]
+        scores, targets = (torch.cat(part) for part in zip(*parts, strict=True))
         value = score(scores, targets)
-        self.log("val_metric", value, prog_bar=True, rank_zero_only=True)
+        self.log("val_metric", value, prog_bar=True, sync_dist=False, rank_zero_only=True)
         if not self.trainer.sanity_checking:
             step = self.trainer.fit_loop.total_batch_idx + 1
             loss = float(self.trainer.callback_metrics.get("train_loss", torch.nan))
@@ -281,6 +283,15 @@ def score(scores: Tensor, targets: Tensor) -> float:
     if targets.ndim == 2:
         return float(multilabel_average_precision(scores, targets.int(), num_labels=num_classes, average="macro"))
     return float(multiclass_accuracy(scores, targets, num_classes=num_classes, average="micro"))
+
+
+def gather(value: T) -> list[T]:
+    """The ``value`` of every process, in the order of their ranks."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

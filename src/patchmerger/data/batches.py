@@ -100,6 +100,7 @@ class Loader:
         pin_memory: bool = False,
     ) -> None:
         self.length = length
+        self.order = order
         self.loader: DataLoader[Batch] = DataLoader(
             dataset,
             batch_sampler=order,

@@ -1,5 +1,6 @@
 """Training, validation and test sets told apart, held out where they are missing, the same for the same seed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,7 +119,7 @@ def _hold_out(images: ImageSet, class_names: Sequence[str], share: float, seed: 
     if len(images) * share < classes:
         raise ValueError(
             f"validation={share:g} of {len(images)} images is fewer than one for each of {classes} classes: "
-            f"take at least {classes / len(images):.2f}, or 0 for no validation set"
+            f"take at least {math.ceil(100 * classes / len(images)) / 100:.2f}, or 0 for no validation set"
         )
     kind = ShuffleSplit if images.targets.is_floating_point() else StratifiedShuffleSplit
     rest, held = next(kind(1, test_size=share, random_state=seed).split(torch.zeros(len(images), 1), images.targets))

@@ -84,6 +84,7 @@ def compare(
     images = read_images(data)
     splits = split_images(images, seed=0)
     recipes = resolve_variants(variants, model.resolve(native_size(splits)), merge)
+    folder.begin()
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
     for seed in range(seeds):
         splits = split_images(images, seed=seed)
