@@ -234,7 +234,7 @@ def test_bench_writes_what_it_measured(tmp_path, monkeypatch):
     assert record["inference"]["image_size"] == [64, 64]
     assert [t["name"] for t in record["training"]["timings"]] == ["plain", "merged"]
     words = shlex.split(record["command"])
-    assert words[:4] == ["patchmerger", "bench", "--model", "vit_tiny_patch16_224"]
+    assert words[:3] == ["patchmerger", "bench", "vit_tiny_patch16_224"]
     assert words[words.index("--compile") + 1] == "false"
     assert words[words.index("--out") + 1] == str(out)
     assert "--after" not in words

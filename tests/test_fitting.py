@@ -17,7 +17,7 @@ from patchmerger.evaluation import evaluate
 from patchmerger.fitting import fit
 from patchmerger.hub import describe, load
 from patchmerger.models import MergeSettings, ModelSettings
-from patchmerger.train import TrainingSettings
+from patchmerger.training_settings import TrainingSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 
@@ -29,7 +29,7 @@ RUN = """
     from patchmerger.data import Augmentation, DataSettings
     from patchmerger.fitting import fit
     from patchmerger.models import MergeSettings, ModelSettings
-    from patchmerger.train import TrainingSettings
+    from patchmerger.training_settings import TrainingSettings
 
     saves, kill_at, half_written = 0, int(sys.argv[2]), sys.argv[3] == "half"
     replace = os.replace
@@ -203,7 +203,7 @@ def test_two_processes_train_evaluate_and_save_as_one(tmp_path):
         from patchmerger.data import DataSettings
         from patchmerger.fitting import fit
         from patchmerger.models import MergeSettings, ModelSettings
-        from patchmerger.train import TrainingSettings
+        from patchmerger.training_settings import TrainingSettings
 
         if __name__ == "__main__":
             devices = int(sys.argv[1])

@@ -13,7 +13,8 @@ from patchmerger.data import DataSettings, ImageData, load_images
 from patchmerger.fitting import square_input
 from patchmerger.hub import load
 from patchmerger.saved_config import describe
-from patchmerger.train import Precision, TrainingSettings, TrainingTask, score
+from patchmerger.train import TrainingTask, score
+from patchmerger.training_settings import Precision, TrainingSettings
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from patchmerger.hub import save
 from patchmerger.insertion import mergers
 from patchmerger.models import MergeSettings, ModelSettings, build_model
 from patchmerger.run_folder import RunFolder, default_folder
-from patchmerger.train import TrainingSettings, TrainingTask, gather, score, seed_step
+from patchmerger.train import TrainingTask, gather, score, seed_step
+from patchmerger.training_settings import TrainingSettings
 
 MODEL_FOLDER = "model"
 PREDICTIONS_FILE = "test_predictions.safetensors"
@@ -47,11 +49,11 @@ def fit(
         data: The images.
         model: The Vision Transformer.
         merge: The merger; "--merge null" trains the plain model.
-        augmentation: How training images are varied; padded crops and flips if not given (digits: no flips).
+        augmentation: How training images are varied; padded crops and flips if not given (digits: none).
         training: How the model is trained.
         seed: Fixes the weights at the start, the order of the images and all randomness.
         out: The run's folder; runs/fit-DATA-FINGERPRINT if not given.
-        progress: Show a progress bar.
+        progress: Show a progress bar, on a terminal.
 
     Returns:
         The content of the run's ``results.json``.
@@ -112,7 +114,7 @@ def fit_images(
     )
     stopwatch = Stopwatch()
     with quiet():
-        trainer = make_trainer(training, folder, stopwatch, progress=progress)
+        trainer = make_trainer(training, folder, stopwatch, progress=progress and sys.stdout.isatty())
     loader.trainer = trainer  # tells the number of devices, and so the batches of an epoch
     trainer.val_check_interval = loader.steps_per_epoch
     trainer.log_every_n_steps = min(10, loader.steps_per_epoch)  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from patchmerger.studies import compare as module
 from patchmerger.studies.compare import compare
 from patchmerger.studies.variants import Variant
 from patchmerger.tables import show_comparison
-from patchmerger.train import TrainingSettings
+from patchmerger.training_settings import TrainingSettings
 
 SETTINGS = {
     "model": ModelSettings(

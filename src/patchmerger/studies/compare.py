@@ -27,7 +27,7 @@ from patchmerger.paired import PairedDifference, mean_sd, over_images, over_seed
 from patchmerger.run_folder import RunFolder, default_folder, plain
 from patchmerger.studies.pictures import draw_comparison
 from patchmerger.studies.variants import Recipe, Variant, resolve_variants
-from patchmerger.train import TrainingSettings
+from patchmerger.training_settings import TrainingSettings
 
 PICTURE_FILE = "comparison.png"
 
@@ -40,14 +40,14 @@ def compare(
     variants: list[str] | dict[str, Variant | None] = ["plain", "merged"],  # noqa: B006 - read, never changed
     augmentation: Augmentation | None = None,
     training: TrainingSettings = TrainingSettings(),
-    seeds: int = 5,
+    seeds: int = 3,
     rounds: int = 30,
     out: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the same ViT with and without a merger on the same images, and compare them.
 
-    All variants see the same images in the same order under the same schedule and seeds. With no options: five
+    All variants see the same images in the same order under the same schedule and seeds. With no options: three
     stratified splits of the built-in digits, under five minutes on two cores. The same command again goes on
     where it was interrupted, and prints the result when it is finished.
 
@@ -57,12 +57,12 @@ def compare(
         merge: The merger.
         variants: Any of plain, merged, paper, average (pooling in the merger's place) and shallow (fewer blocks,
             the merged model's FLOPs); in a config file also names with a merger and model of their own.
-        augmentation: How training images are varied; padded crops and flips if not given (digits: no flips).
+        augmentation: How training images are varied; padded crops and flips if not given (digits: none).
         training: How each variant is trained.
         seeds: How often each variant is trained; seed s fixes weights, order and held-out images alike.
         rounds: Rounds of the speed measurement, in which the variants take turns.
         out: The folder; runs/compare-DATA-FINGERPRINT if not given.
-        progress: Show progress bars.
+        progress: Say what is being trained, with a progress bar on a terminal.
 
     Returns:
         The content of ``results.json``.
@@ -119,9 +119,14 @@ def _train(
     folder = RunFolder(path / f"seed-{seed}", {**shared, "model": model, "merge": merge, "seed": seed})
     if folder.results is not None:
         return folder.results
+    run = f"{path.name}, seed {seed}"
     if progress:
-        print(f"{path.name}, seed {seed}:", file=sys.stderr)
-    return fit_images(images, **shared, model=model, merge=merge, seed=seed, folder=folder, progress=progress)
+        print(f"{run}: training", file=sys.stderr)
+    results = fit_images(images, **shared, model=model, merge=merge, seed=seed, folder=folder, progress=progress)
+    if progress:
+        value, seconds = 100 * results["test_metric"], results["seconds"]
+        print(f"{run}: {results['metric']} {value:.2f}% after {seconds:.0f} s", file=sys.stderr)
+    return results
 
 
 def _speeds(path: Path, names: list[str], training: TrainingSettings, rounds: int) -> dict[str, Any]:
