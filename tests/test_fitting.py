@@ -42,7 +42,7 @@ RUN = """
                 os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
         if saves == kill_at > 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGINT if sys.argv[3] == "ctrl-c" else signal.SIGKILL)
 
     checkpoints.os.replace = replace_then_die
     results = fit(
@@ -83,11 +83,13 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 # 1,293 training images make 5 steps an epoch. Checkpoints: steps 2, 4, 5 (after validation), 6, 8, 10, 12, 14, 15.
 @pytest.mark.parametrize(
-    ("kill_at", "how"), [(2, "whole"), (3, "whole"), (5, "half")], ids=["within", "edge", "writing"]
+    ("kill_at", "how"),
+    [(2, "whole"), (3, "whole"), (5, "half"), (4, "ctrl-c")],
+    ids=["within", "edge", "writing", "ctrl-c"],
 )
 def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(uninterrupted, tmp_path, kill_at, how):
     killed = run(tmp_path / "run", kill_at, how)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.returncode == -(signal.SIGINT if how == "ctrl-c" else signal.SIGKILL), killed.stderr
     assert not (tmp_path / "run" / "results.json").exists()
     resumed = run(tmp_path / "run")
     assert "finished" in resumed.stdout, resumed.stderr

@@ -131,7 +131,10 @@ def fit_images(
     folder.begin()
     checkpoint = folder.path / "checkpoints" / LAST
     with quiet():
-        trainer.fit(task, datamodule=loader, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+        try:
+            trainer.fit(task, datamodule=loader, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
         scores, targets = predict(trainer, task, loader)
 
     results = {
