@@ -60,7 +60,8 @@ class ModelSettings:
 
     Args:
         name: A timm architecture, such as "vit_small_patch16_224"; "ARCHITECTURE.TAG" for given weights. If
-            not given, a small ViT with 64 tokens (width 64, 4 blocks, 2 heads; 32 pixels, or 64 for larger images).
+            not given, a small ViT with 64 tokens (width 48, 4 blocks, 2 heads, average pooling; for 32 pixels, or 64
+            where the images are larger).
         args: Arguments for timm.create_model, such as img_size, patch_size, embed_dim, depth, num_heads,
             drop_path_rate, class_token, global_pool.
         pretrained: Start from timm's weights instead of random ones.
@@ -75,7 +76,8 @@ class ModelSettings:
         if self.name is not None:
             return self
         size = 32 if image_size <= 32 else 64
-        small = {"img_size": size, "patch_size": size // 8, "embed_dim": 64, "depth": 4, "num_heads": 2}
+        small = {"img_size": size, "patch_size": size // 8, "embed_dim": 48, "depth": 4, "num_heads": 2}
+        small |= {"class_token": False, "global_pool": "avg"}
         return replace(self, name="vit_tiny_patch16_224", args=small | self.args)
 
 

@@ -41,10 +41,10 @@ class TrainingSettings:
         num_nodes: How many machines.
     """
 
-    epochs: int = 15
+    epochs: int = 14
     batch_size: int = 32
     optimizer: str = "adamw"
-    lr: float = 2e-3
+    lr: float = 3e-3
     min_lr: float = 0.0
     warmup_epochs: int = 1
     weight_decay: float = 0.05

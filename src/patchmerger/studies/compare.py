@@ -41,7 +41,7 @@ def compare(
     augmentation: Augmentation | None = None,
     training: TrainingSettings = TrainingSettings(),
     seeds: int = 3,
-    rounds: int = 30,
+    rounds: int = 15,
     out: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def _accuracy_against_speed(axes: Axes, results: dict[str, Any], colours: dict[s
         axes.annotate(
             name, (speed, value), xytext=(9, 7), textcoords="offset points", color=colours[name], weight="bold"
         )
-    axes.margins(x=0.22, y=0.25)
+    axes.margins(x=0.3, y=0.25)
     environment = results["environment"]
     axes.set_xlabel(f"inference, images/s ({environment['device_name']})")
     axes.set_ylabel(f"test {results['metric']}, %")
