@@ -76,7 +76,7 @@ class ModelSettings:
         if self.name is not None:
             return self
         size = 32 if image_size <= 32 else 64
-        small = {"img_size": size, "patch_size": size // 8, "embed_dim": 48, "depth": 4, "num_heads": 2}
+        small: dict[str, Any] = {"img_size": size, "patch_size": size // 8, "embed_dim": 48, "depth": 4, "num_heads": 2}
         small |= {"class_token": False, "global_pool": "avg"}
         return replace(self, name="vit_tiny_patch16_224", args=small | self.args)
 

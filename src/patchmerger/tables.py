@@ -12,7 +12,7 @@ from rich.table import Table
 def show_comparison(results: dict[str, Any]) -> None:
     """Print the table of ``patchmerger compare`` and what it means."""
     console = Console()
-    console.width = max(console.width, 126)  # a narrower terminal wraps, but no number is cut
+    console.width = max(console.width, 134)  # a narrower terminal wraps, but no number is cut
     metric, baseline = results["metric"], results["baseline"]
     seeds = results["settings"]["seeds"]
     title = f"{results['settings']['data']['source']}, {seeds} seed{'s' if seeds > 1 else ''}"

@@ -46,7 +46,9 @@ def _accuracy_against_speed(axes: Axes, results: dict[str, Any], colours: dict[s
     axes.margins(x=0.3, y=0.25)
     environment = results["environment"]
     axes.set_xlabel(f"inference, images/s ({environment['device_name']})")
-    axes.set_ylabel(f"test {results['metric']}, %")
+    axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
+    seeds = results["settings"]["seeds"]
+    axes.set_ylabel(f"test {results['metric']}, %" + (f" (mean ± sd of {seeds} seeds)" if seeds > 1 else ""))
     axes.set_title("Accuracy against measured speed", loc="left", weight="bold")
     axes.grid(alpha=0.25)
 
