@@ -93,7 +93,7 @@ def compare(
 
     speeds = _speeds(folder.path, list(recipes), training, rounds)
     results = {
-        "command": shlex.join(["patchmerger", *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": folder.settings,
         "data": runs[next(iter(recipes))][0]["images"],
         "metric": runs[next(iter(recipes))][0]["metric"],
