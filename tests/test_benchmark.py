@@ -161,12 +161,12 @@ def test_an_interrupt_keeps_what_was_measured(at, kept):
 
         def forward(self, x):
             if Stop.armed:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt("Ctrl-C")
             return x
 
     options = {"batch_size": 1, "image_size": 8, "rounds": 9, "warmup": 1, "round_seconds": 0, "progress": interrupt}
     if kept is None:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="Ctrl-C"):
             measure({"a": Stop(), "b": Stop()}, **options)
         return
     result = measure({"a": Stop(), "b": Stop()}, **options)

@@ -85,6 +85,26 @@ def test_errors_are_one_line_and_an_exit_status(arguments, text, tmp_path, capsy
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("plain", [["--merge", "null"], ["--merge=null"]])
+def test_a_merger_that_is_wanted_and_not_wanted_is_refused(plain, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(["fit", *plain, "--merge.after", "3"])
+    assert "--merge null asks for the plain model and --merge.… for a merger" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "goes_on"), [("cost", False), ("fit", True)])
+def test_an_interrupt_promises_only_what_holds(name, goes_on, monkeypatch, capsys):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    _, show, summary = COMMANDS[name]
+    parser = build_parser()
+    monkeypatch.setattr("patchmerger.commands.build_parser", lambda: parser)
+    monkeypatch.setitem(COMMANDS, name, (interrupted, show, summary))
+    assert run([name, *(["vit_tiny_patch16_224"] if name == "cost" else [])]) == 130
+    assert ("goes on from the last checkpoint" in capsys.readouterr().err) == goes_on
+
+
 def test_the_traceback_is_shown_when_asked_for():
     with pytest.raises(ValueError, match="did you mean"):
         run(["--traceback", "cost", "vit_bse_patch16_224"])

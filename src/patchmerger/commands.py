@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -75,7 +76,10 @@ def build_parser() -> ArgumentParser:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Parse ``arguments`` and run the command that they name."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = build_parser()
+    if _merges_and_does_not(arguments):
+        parser.error("--merge null asks for the plain model and --merge.… for a merger: give one of them")
     options = parser.parse_args(arguments)
     name = options.command
     function, show, _ = COMMANDS[name]
@@ -92,6 +96,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print(f"patchmerger {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command again goes on from the last checkpoint", file=sys.stderr)
+        goes_on = ": the same command again goes on from the last checkpoint" if name in ("fit", "compare") else ""
+        print(f"\ninterrupted{goes_on}", file=sys.stderr)
         return 130
     return 0
+
+
+def _merges_and_does_not(arguments: Sequence[str]) -> bool:
+    """Whether "--merge null" stands beside "--merge.num_tokens 8" and the like, of which the later would win."""
+    plain = "--merge=null" in arguments or ("--merge", "null") in pairwise(arguments)
+    return plain and any(argument.startswith("--merge.") for argument in arguments)
