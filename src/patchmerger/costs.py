@@ -21,7 +21,7 @@ from patchmerger.block_costs import (
     merger_flops,
     pool_flops,
 )
-from patchmerger.hosts import Host, find_host
+from patchmerger.hosts import Host, block_names, find_host
 from patchmerger.insertion import mergers
 
 if TYPE_CHECKING:
@@ -164,9 +164,8 @@ def cost(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> C
     ]
     plain_flops = embedding.flops
     inserted = {merger.after: merger for merger in mergers(model)}
-    for index, block in enumerate(host.blocks):
+    for index, (name, block) in enumerate(zip(block_names(model, host), host.blocks, strict=True)):
         plain_flops += block_flops(block, parts[0].tokens_out, host.dim).flops
-        name = f"{host.blocks_name}.{index}"
         flops = block_flops(block, tokens, host.dim)
         parts.append(PartCost(name, tokens, tokens, flops.flops, parameters[name], flops.source))
         if merger := inserted.get(index + 1):
@@ -240,7 +239,7 @@ def _multiples(size: tuple[int, int], patch: tuple[int, int]) -> str:
 def _parameters(model: VisionTransformer, host: Host, num_patches: int) -> dict[str, int]:
     """Parameters by part; the position embedding as it is for ``num_patches``."""
     names = [merger.name for merger in mergers(model)]
-    names += [f"{host.blocks_name}.{index}" for index in range(len(host.blocks))] + ["attn_pool"]
+    names += [*block_names(model, host), "attn_pool"]
     counts = dict.fromkeys(["patch_embed", *names, "head"], 0)
     for key, parameter in model.named_parameters():
         part = next((name for name in names if key.startswith(name + ".")), "patch_embed")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
-import torch
 from torch import nn
 
-from patchmerger.hosts import Host, UnsupportedModelError, find_host
-from patchmerger.merger import Init, Norm, PatchMerger
-from patchmerger.merging_block import MergingBlock, is_merging
-from patchmerger.seams import attach, detach, has_seam, host_class
+from patchmerger.block_inputs import BlockInputs, Positions, argument_names
+from patchmerger.hosts import Host, UnsupportedModelError, block_names, find_host
+from patchmerger.merger import Init, Norm
+from patchmerger.merging_block import ATTRIBUTES, LaterBlock, MergingBlock, is_merging
+from patchmerger.reducers.choose import choose_reducers
+from patchmerger.seams import Seam, attach, detach, has_seam, host_class, modules_with_seam
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 Prefix = Literal["keep", "merge"]
@@ -31,6 +31,7 @@ class InsertedMerger:
         num_passing_tokens: Prefix tokens that pass by it.
         tokens_before: Tokens that arrive, prefix included; ``None`` where images of several sizes are taken.
         tokens_after: Tokens that go on, prefix included.
+        positions: What became of positions in the blocks after it; ``None`` where those know of none.
     """
 
     name: str
@@ -40,6 +41,7 @@ class InsertedMerger:
     num_passing_tokens: int
     tokens_before: int | None
     tokens_after: int
+    positions: Positions | None = None
 
 
 def insert(
@@ -48,6 +50,7 @@ def insert(
     after: int | Sequence[int] | None = None,
     *,
     prefix: Prefix = "keep",
+    positions: Positions | None = None,
     norm: Norm = "scores",
     scale: float = 1.0,
     init: Init | None = None,
@@ -60,13 +63,17 @@ def insert(
     accuracy drops until then.
 
     Args:
-        model: A supported model; see ``patchmerger.hosts``. Insert before DDP, ``fully_shard`` or
+        model: A supported model; ``patchmerger hosts`` lists them. Insert before DDP, ``fully_shard`` or
             ``torch.compile`` wrap it.
         num_tokens: Tokens that go on, M. A sequence for several mergers.
         after: The block to merge after, counted from 1, up to depth − 1; by default half the depth, as in the
             paper. A sequence for several mergers.
         prefix: ``"keep"`` lets class, distillation and register tokens pass by untouched; ``"merge"`` merges
             them with the rest, for models whose pooling needs none of them.
+        positions: For models that tell each block where the tokens are. With rotary positions (RoPE) ``"centroid"``,
+            the default, gives each merged token the centroid of the patches in it, Σ A (row, column), image by image;
+            ``"none"`` gives none. A relative position bias has no value for a merged token: only ``"drop_bias"``,
+            which leaves it out of the blocks after the merge, is taken there.
         norm: See :class:`~patchmerger.PatchMerger`.
         scale: See :class:`~patchmerger.PatchMerger`.
         init: See :class:`~patchmerger.PatchMerger`.
@@ -79,24 +86,57 @@ def insert(
     Raises:
         UnsupportedModelError: The model cannot take a merger; nothing was changed.
         ValueError: ``after`` out of range or taken, ``num_tokens`` above the tokens that arrive, sequences of
-            unequal lengths, ``prefix="merge"`` where prefix tokens are needed, options that contradict each
-            other; nothing was changed.
+            unequal lengths, ``prefix="merge"`` where prefix tokens are needed, ``positions`` that the model has no
+            use for, options that contradict each other; nothing was changed.
     """
     host = find_host(model)
     places = _places(host, num_tokens, after)
     passing = _num_passing_tokens(model, host, prefix)
+    positions = _positions(model, host, positions)
     _check_blocks(model, host, places)
     _check_chain(host, places, passing)
-    reducers = _reducers(host, places, passing, norm, scale, init, reducer)
+    reducers = choose_reducers(
+        host, places, passing=passing, positions=positions, norm=norm, scale=scale, init=init, reducer=reducer
+    )
 
     for (place, tokens), merger in zip(places.items(), reducers, strict=True):
         block = host.blocks[place - 1]
         block.merger = merger.train(block.training)
-        attach(block, MergingBlock)
-        vars(block).update(num_passing_tokens=passing, num_merged_tokens=tokens)
-    if not has_seam(model, host.root_seam):
-        attach(model, host.root_seam)
+        vars(block)["num_merged_tokens"] = tokens
+    _place_seams(host, passing, positions)
     return model
+
+
+def _place_seams(host: Host, passing: int, positions: Positions | None) -> None:
+    """Give each block from the first merge on the seam that it needs, and those parts that must know of a merge."""
+    merging = ["num_merged_tokens" in vars(block) for block in host.blocks]
+    first = merging.index(True)
+    for block in host.blocks[first:]:
+        is_first = block is host.blocks[first]
+        seam: type[Seam] = MergingBlock if "num_merged_tokens" in vars(block) else LaterBlock
+        if positions == "drop_bias" and not is_first:
+            for bias in host.biases:
+                _give_seam(block.get_submodule(bias.holder), bias.seam)
+        if seam is LaterBlock and host.inputs == BlockInputs():
+            continue
+        _give_seam(block, seam)
+        vars(block).update(
+            block_inputs=host.inputs,
+            input_names=argument_names(block),
+            merge_positions=positions,
+            after_merge=not is_first,
+            num_passing_tokens=passing,
+        )
+    for module, its_seam in host.seams:
+        _give_seam(module, its_seam)
+
+
+def _give_seam(module: nn.Module, seam: type[Seam]) -> None:
+    if type(module).__mro__[1] is seam:
+        return
+    if isinstance(module, Seam):
+        detach(module)
+    attach(module, seam)
 
 
 def remove(model: ModelT) -> ModelT:
@@ -114,14 +154,17 @@ def remove(model: ModelT) -> ModelT:
         UnsupportedModelError: The model was wrapped or sharded since.
         TypeError: Another library changed a class since; nothing was changed.
     """
-    host = find_host(model)
-    merging = [block for block in host.blocks if is_merging(block)]
-    # Where the merging blocks were cut off, the root still has the seam that insert gave it.
-    if not merging and not has_seam(model, host.root_seam):
+    find_host(model)
+    changed = modules_with_seam(model)
+    if not changed:
         raise ValueError(f"model ({host_class(model).__name__}) has no merger to remove")
-    detach(*cast(list[nn.Module], merging), model)
+    merging = [module for module in changed if is_merging(module)]
+    detach(*changed)
     for block in merging:
-        del block.merger, block.num_passing_tokens, block.num_merged_tokens
+        del block.merger
+    for module in changed:
+        for name in ATTRIBUTES:
+            vars(module).pop(name, None)
     return model
 
 
@@ -137,19 +180,20 @@ def mergers(model: nn.Module) -> list[InsertedMerger]:
     host = find_host(model)
     tokens = None if host.num_patches is None else host.num_patches + host.num_prefix_tokens
     found = []
-    for place, block in enumerate(host.blocks, start=1):
+    for place, (block, name) in enumerate(zip(host.blocks, block_names(model, host), strict=True), start=1):
         if not is_merging(block):
             continue
         tokens_after = block.num_passing_tokens + block.num_merged_tokens
         found.append(
             InsertedMerger(
-                name=f"{host.blocks_name}.{place - 1}.merger",
+                name=f"{name}.merger",
                 after=place,
                 module=block.merger,
                 num_tokens=block.num_merged_tokens,
                 num_passing_tokens=block.num_passing_tokens,
                 tokens_before=tokens,
                 tokens_after=tokens_after,
+                positions=block.merge_positions,
             )
         )
         tokens = tokens_after
@@ -198,23 +242,72 @@ def _num_passing_tokens(model: nn.Module, host: Host, prefix: Prefix) -> int:
     return passing
 
 
-def _check_blocks(model: nn.Module, host: Host, places: dict[int, int]) -> None:
-    """Refuse blocks that have a merger already, or where a merger would have no effect."""
-    for place in places:
-        block = host.blocks[place - 1]
-        if is_merging(block):
-            raise ValueError(f"after ({place}): there is a merger already; remove(model) takes it out")
-        if "forward" in vars(block):
+def _positions(model: nn.Module, host: Host, positions: Positions | None) -> Positions | None:
+    """What becomes of positions after a merge: as asked, or the default for this host."""
+    if positions not in (None, "centroid", "none", "drop_bias"):
+        raise ValueError(f"positions ({positions!r}) must be 'centroid', 'none' or 'drop_bias'")
+    if host.biases or host.inputs.bias:
+        if positions is None:
             raise UnsupportedModelError(
                 model,
-                f"block {place} has a forward of its own in its __dict__ (patched by another tool), "
-                "which would hide the merger",
-                "insert before that tool, or merge after another block",
+                "its blocks add a relative position bias, which has no value for a merged token",
+                "positions='drop_bias' leaves the bias out of the blocks after the merge",
+                "relative bias",
             )
-        if hasattr(block, "merger"):
-            raise UnsupportedModelError(
-                model, f"block {place} has an attribute named 'merger' already", "merge after another block"
+        if positions != "drop_bias":
+            raise ValueError(
+                f"positions ({positions!r}) means nothing here: {host_class(model).__name__} has a relative position "
+                "bias; 'drop_bias' leaves it out of the blocks after the merge"
             )
+    elif host.inputs.rope is not None:
+        if positions == "drop_bias":
+            raise ValueError(
+                f"positions ('drop_bias') means nothing here: {host_class(model).__name__} has rotary positions and no "
+                "relative position bias; choose 'centroid' or 'none'"
+            )
+        positions = positions or "centroid"
+        if positions == "centroid" and host.no_centroid:
+            raise ValueError(f"positions ('centroid') cannot be had: {host.no_centroid}, or choose 'none'")
+    elif positions is not None:
+        raise ValueError(
+            f"positions ({positions!r}) means nothing here: the blocks of {host_class(model).__name__} are given no "
+            "positions; leave it out"
+        )
+    for present in mergers(model):
+        if present.positions != positions:
+            raise ValueError(
+                f"positions ({positions!r}) must be those of {present.name}, which is there already "
+                f"({present.positions!r})"
+            )
+    return positions
+
+
+def _check_blocks(model: nn.Module, host: Host, places: dict[int, int]) -> None:
+    """Refuse blocks that have a merger already, or where a seam would have no effect."""
+    for place, block in enumerate(host.blocks, start=1):
+        if place in places and is_merging(block):
+            raise ValueError(f"after ({place}): there is a merger already; remove(model) takes it out")
+        if place in places or (place > min(places) and host.inputs != BlockInputs()):
+            _check_block(model, place, block)
+
+
+def _check_block(model: nn.Module, place: int, block: nn.Module) -> None:
+    if "forward" in vars(block):
+        raise UnsupportedModelError(
+            model,
+            f"block {place} has a forward of its own in its __dict__ (patched by another tool), "
+            "which would hide the merger",
+            "insert before that tool, or merge after another block",
+            "changed",
+        )
+    taken = [] if has_seam(block, Seam) else [name for name in ("merger", *ATTRIBUTES) if hasattr(block, name)]
+    if taken:
+        raise UnsupportedModelError(
+            model,
+            f"block {place} has an attribute named {taken[0]!r} already",
+            "merge after another block",
+            "changed",
+        )
 
 
 def _check_chain(host: Host, places: dict[int, int], passing: int) -> None:
@@ -227,50 +320,3 @@ def _check_chain(host: Host, places: dict[int, int], passing: int) -> None:
         if arriving is not None and count > arriving:
             raise ValueError(f"num_tokens ({count}) after block {place} is more than the {arriving} tokens that arrive")
         arriving = count
-
-
-def _reducers(
-    host: Host,
-    places: dict[int, int],
-    passing: int,
-    norm: Norm,
-    scale: float,
-    init: Init | None,
-    reducer: nn.Module | Sequence[nn.Module] | None,
-) -> list[nn.Module]:
-    """The modules to put in, each on its block's device and in its dtype."""
-    likes = [_example_parameter(host.blocks[place - 1]) for place in places]
-    if reducer is None:
-        return [
-            PatchMerger(host.dim, count, norm=norm, scale=scale, init=init, device=like.device, dtype=like.dtype)
-            for count, like in zip(places.values(), likes, strict=True)
-        ]
-    if (norm, scale, init) != ("scores", 1.0, None):
-        raise ValueError("norm, scale and init are PatchMerger's: they cannot be given together with a reducer")
-    given = [reducer] if isinstance(reducer, nn.Module) else list(reducer)
-    if len(given) != len(places) or len({id(module) for module in given}) < len(given):
-        raise ValueError(f"reducer must be one module for each of the {len(places)} places, none of them twice")
-    arriving = (host.num_patches or 4 * max(places.values())) + (0 if passing else host.num_prefix_tokens)
-    for module, count, like in zip(given, places.values(), likes, strict=True):
-        _check_reducer(module, arriving, count, host.dim)
-        module.to(device=like.device, dtype=like.dtype)
-        arriving = count
-    return given
-
-
-def _example_parameter(block: nn.Module) -> torch.Tensor:
-    return next(p for p in block.parameters() if p.is_floating_point())
-
-
-def _check_reducer(reducer: nn.Module, arriving: int, num_tokens: int, dim: int) -> None:
-    """Try the reducer on one image of zeros; a copy is used, so that the given one keeps its state."""
-    like = next(reducer.parameters(), torch.empty(0))
-    tokens = torch.zeros(1, arriving, dim, device=like.device, dtype=like.dtype)
-    with torch.no_grad():
-        merged = copy.deepcopy(reducer).eval()(tokens)
-    shape = tuple(merged.shape) if isinstance(merged, torch.Tensor) else type(merged).__name__
-    if shape != (1, num_tokens, dim):
-        raise ValueError(
-            f"reducer ({type(reducer).__name__}) gives {shape} for {arriving} tokens of width {dim}, but "
-            f"num_tokens ({num_tokens}) asks for {(1, num_tokens, dim)}"
-        )

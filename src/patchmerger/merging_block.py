@@ -1,17 +1,89 @@
-"""The first seam: a transformer block that merges the tokens which leave it."""
+"""The seams of the blocks: one that merges the tokens which leave it, and those after it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from patchmerger.block_inputs import BlockInputs, Positions
+from patchmerger.rotary import Rope
 from patchmerger.seams import Seam, has_seam
 
 
-class MergingBlock(Seam):
-    """Runs the host's own block, then its child ``merger`` on what comes out.
+@dataclass
+class Origin:
+    """Where merged tokens come from; it travels with them, as an attribute of their tensor.
+
+    A block could not keep it: two forward passes may come before a backward pass that runs blocks again.
+
+    Attributes:
+        weights: A, (B, M, N): how much of each patch is in each token, over all merges so far.
+        table: The rotary table of the block before; most hosts give all blocks the same one.
+        rope_arguments: What it became for the merged tokens.
+    """
+
+    weights: Tensor
+    table: Any = None
+    rope_arguments: dict[str, Any] = field(default_factory=dict)
+
+    def turned(self, rope: Rope | None, given: dict[str, Any]) -> Origin:
+        """With the rotary arguments for merged tokens of a block that was ``given`` those of patches."""
+        table = None if rope is None else rope.table(given)
+        if rope is None or table is self.table:
+            return self
+        return Origin(self.weights, table, {} if table is None else rope.merge(given, self.weights))
+
+
+# What the seams below keep in a block, beside the child `merger`.
+ATTRIBUTES = (
+    "block_inputs",
+    "input_names",
+    "merge_positions",
+    "after_merge",
+    "num_passing_tokens",
+    "num_merged_tokens",
+)
+
+
+class LaterBlock(Seam):
+    """A block after a merge: it is given the positions of merged tokens, and no mask or bias of those before.
+
+    Attributes:
+        block_inputs: What of its arguments counts on N tokens.
+        input_names: Names of its positional arguments after the tokens.
+        merge_positions: What becomes of positions; ``None`` where the host's blocks know of none.
+        after_merge: Whether the tokens that come in are merged ones.
+    """
+
+    block_inputs: BlockInputs
+    input_names: tuple[str, ...]
+    merge_positions: Positions | None
+    after_merge: bool
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As the host's block, (B, P + M, D) → (B, P + M, D)."""
+        given = self.named(args, kwargs)
+        self.block_inputs.refuse_unknown(given)
+        if not self.after_merge:
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        merged = self.block_inputs.without_places(given)
+        if self.merge_positions != "centroid":
+            return super().forward(x, **{**given, **merged})  # type: ignore[misc]
+        origin = origin_of(x).turned(self.block_inputs.rope, given)
+        output = super().forward(x, **{**given, **merged, **origin.rope_arguments})  # type: ignore[misc]
+        _tokens(output).patchmerger_origin = origin  # type: ignore[attr-defined]
+        return output
+
+    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments after the tokens, by name."""
+        return {**dict(zip(self.input_names, args, strict=False)), **kwargs}
+
+
+class MergingBlock(LaterBlock):
+    """Runs the host's own block, then its child ``merger`` on the tokens that come out.
 
     Attributes:
         merger: The reducer, (B, N, D) → (B, M, D).
@@ -23,21 +95,47 @@ class MergingBlock(Seam):
     num_passing_tokens: int
     num_merged_tokens: int
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """(B, P + N, D) → (B, P + M, D), for P tokens that pass by."""
-        given = [a for a in (*args, *kwargs.values()) if a is not None and a is not False]
-        if given:
-            raise ValueError(
-                "attn_mask and is_causal are for the tokens before the merge; merged tokens have no order and no "
-                "padding: call the merged model without them"
-            )
-        x = super().forward(x, *args, **kwargs)  # type: ignore[misc]  # (B, P + N, D)
         passing = self.num_passing_tokens
-        if passing == 0:
-            return self.merger(x)  # type: ignore[no-any-return]  # (B, M, D)
-        return torch.cat((x[:, :passing], self.merger(x[:, passing:])), dim=1)  # (B, P + M, D)
+        output = super().forward(x, *args, **kwargs)
+        x = _tokens(output)  # (B, P + N, D)
+        mask = None if self.after_merge else self.block_inputs.real_tokens(self.named(args, kwargs), passing)
+        arguments = {} if mask is None else {"mask": mask}
+        origin = None
+        if self.merge_positions == "centroid":
+            merged, weights = self.merger(x[:, passing:], return_weights=True, **arguments)
+            origin = Origin(weights @ origin_of(x).weights if self.after_merge else weights)
+        else:
+            merged = self.merger(x[:, passing:] if passing else x, **arguments)  # (B, M, D)
+        if passing:
+            merged = torch.cat((x[:, :passing], merged), dim=1)  # (B, P + M, D)
+        if origin is not None:
+            merged.patchmerger_origin = origin
+        return (merged, *output[1:]) if isinstance(output, tuple) else merged
+
+
+def origin_of(x: Tensor) -> Origin:
+    """Where the merged tokens ``x`` come from.
+
+    Raises:
+        RuntimeError: Their tensor was replaced on the way from one block to the next.
+    """
+    origin: Origin | None = getattr(x, "patchmerger_origin", None)
+    if origin is None:
+        raise RuntimeError(
+            "merged tokens came without their positions: something between two blocks replaced their tensor (as "
+            "fully_shard on each block does, and checkpointing with use_reentrant=True): shard the whole model rather "
+            "than its blocks, checkpoint with use_reentrant=False, or insert with positions='none'"
+        )
+    return origin
 
 
 def is_merging(block: nn.Module) -> TypeGuard[MergingBlock]:
     """Whether tokens are merged after ``block``."""
     return has_seam(block, MergingBlock)
+
+
+def _tokens(output: Any) -> Tensor:
+    """The tokens in what a block gives: itself, or the first of a tuple."""
+    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]

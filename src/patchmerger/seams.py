@@ -74,6 +74,11 @@ def detach(*modules: nn.Module) -> None:
         module.__class__ = vars(type(module))["patchmerger_host_class"]
 
 
+def modules_with_seam(model: nn.Module) -> list[nn.Module]:
+    """All parts of ``model``, and itself, that carry a seam."""
+    return [module for module in model.modules() if isinstance(module, Seam)]
+
+
 def has_seam(module: nn.Module, seam: type[Seam]) -> bool:
     """Whether ``module`` carries ``seam``."""
     return isinstance(module, seam)

@@ -3,26 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from patchmerger.block_inputs import BlockInputs
 from patchmerger.seams import Seam, host_class
+
+Refusal: TypeAlias = Literal[
+    "unknown", "wrapped", "changed", "not one sequence", "tied to N", "grid", "relative bias", "two merges"
+]
 
 
 class UnsupportedModelError(ValueError):
-    """The model cannot take a merger; the message names its class, the reason and what would do."""
+    """The model cannot take a merger; the message names its class, the reason and what would do.
 
-    def __init__(self, model: nn.Module, reason: str, way_out: str) -> None:
+    Attributes:
+        kind: The class of the reason: ``"wrapped"`` (compiled, scripted, sharded, in another module), ``"changed"``
+            (by another tool), ``"not one sequence"`` (hierarchical, convolutional, several streams), ``"tied to N"``
+            (weights that belong to the places of tokens), ``"grid"`` (tokens are put back into a grid after the
+            merge), ``"relative bias"`` (removable, by ``positions="drop_bias"``), ``"unknown"``.
+    """
+
+    def __init__(self, model: nn.Module, reason: str, way_out: str, kind: Refusal = "unknown") -> None:
         super().__init__(f"{host_class(model).__name__} cannot take a merger: {reason}; {way_out}")
+        self.kind: Refusal = kind
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the message, so that the error survives the way out of a worker process."""
-        return (type(self).__new__, (type(self), *self.args))
+        return (type(self).__new__, (type(self), *self.args), vars(self))
+
+
+@dataclass(frozen=True)
+class RelativeBias:
+    """Where a block keeps a relative position bias for N tokens, and the seam that takes it away.
+
+    Attributes:
+        holder: Name of the submodule of a block that adds the bias (``"attn"``, say).
+        seam: The seam for it, without which it would fail on M tokens.
+    """
+
+    holder: str
+    seam: type[Seam]
 
 
 @dataclass(frozen=True)
@@ -30,65 +56,83 @@ class Host:
     """Where a model keeps what a merger touches.
 
     Attributes:
-        blocks: The transformer blocks, in order.
-        blocks_name: Their name in the model, as state-dict keys have it.
-        dim: Features of a token.
-        num_prefix_tokens: Tokens before the patches (class, distillation, register tokens).
+        blocks: The transformer blocks in order; each takes the tokens (B, N, D) as its first argument and gives them,
+            or a tuple that begins with them. Between two blocks there must be nothing else.
+        dim: Features of a token, D.
+        num_prefix_tokens: Tokens before the patches that the blocks see (class, distillation, register tokens).
         num_patches: Patch tokens of an image; ``None`` where images of several sizes are taken.
+        inputs: What else the blocks are called with that counts on N tokens.
+        biases: Relative position biases of each block; a merger needs ``positions="drop_bias"`` then.
+        no_centroid: Why merged tokens cannot have the centroid of their patches, where there is a rotary table, and
+            what would help; or ``None``.
         prefix_is_needed: Why the tokens before the patches must stay apart, or ``None``.
-        root_seam: The seam for the model itself.
+        seams: Modules other than the blocks (the model itself, its pooling) that must know of a merge, each with its
+            seam.
     """
 
     blocks: Sequence[nn.Module]
-    blocks_name: str
     dim: int
-    num_prefix_tokens: int
-    num_patches: int | None
-    prefix_is_needed: str | None
-    root_seam: type[Seam]
+    num_prefix_tokens: int = 0
+    num_patches: int | None = None
+    inputs: BlockInputs = field(default=BlockInputs())
+    biases: tuple[RelativeBias, ...] = ()
+    no_centroid: str | None = None
+    prefix_is_needed: str | None = None
+    seams: Sequence[tuple[nn.Module, type[Seam]]] = field(default=())
 
 
 def refuse_wrapped(model: nn.Module) -> None:
     """Refuse a model that another tool wrapped: a merger put inside would be ignored or left out of sync."""
     if isinstance(model, OptimizedModule):
-        raise UnsupportedModelError(model, "it is compiled", "insert first and compile then, or pass model._orig_mod")
+        raise UnsupportedModelError(
+            model, "it is compiled", "insert first and compile then, or pass model._orig_mod", "wrapped"
+        )
     if isinstance(model, torch.jit.ScriptModule):
-        raise UnsupportedModelError(model, "it is scripted", "pass the model that was scripted")
+        raise UnsupportedModelError(model, "it is scripted", "pass the model that was scripted", "wrapped")
     if isinstance(model, DataParallel | DistributedDataParallel):
-        raise UnsupportedModelError(model, "it is wrapped already", "insert into the model first, then wrap it")
-    refuse_sharded(model, ())
+        raise UnsupportedModelError(
+            model, "it is wrapped already", "insert into the model first, then wrap it", "wrapped"
+        )
+    if type(model).__name__ in ("FeatureGetterNet", "FeatureListNet", "FeatureDictNet", "FeatureHookNet"):
+        raise UnsupportedModelError(model, "it only wraps the model for features", "insert into its .model", "wrapped")
+    _refuse_sharded(model)
 
 
-def refuse_sharded(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
-    """Refuse a sharded model or block: a merger put in now would be neither sharded nor synchronised."""
+def _refuse_sharded(model: nn.Module) -> None:
+    """Refuse a model with a sharded part: a merger put in now would be neither sharded nor synchronised."""
     if not torch.distributed.is_available():
         return
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
 
-    sharded = any(isinstance(m, FSDPModule | FullyShardedDataParallel) for m in (model, *blocks)) or any(
-        isinstance(p, DTensor) for block in blocks for p in block.parameters()
-    )
-    if sharded:
-        raise UnsupportedModelError(model, "it is sharded already", "insert first, then call fully_shard")
+    parts = any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules())
+    if parts or any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        raise UnsupportedModelError(model, "it is sharded already", "insert first, then call fully_shard", "wrapped")
 
 
-def refuse_unusual_blocks(model: nn.Module, blocks: Sequence[nn.Module], known: tuple[type[nn.Module], ...]) -> None:
-    """Refuse blocks of another class than those known to run on any number of tokens."""
+def refuse_unusual_blocks(
+    model: nn.Module, blocks: Sequence[nn.Module], known: tuple[type[nn.Module], ...] | None = None
+) -> None:
+    """Refuse blocks of another class than those known to run on any number of tokens, and blocks that stand twice."""
     for number, block in enumerate(blocks, start=1):
         if isinstance(block, OptimizedModule):
             raise UnsupportedModelError(
                 model,
                 f"block {number} is wrapped by torch.compile, which would hide the merger",
                 "insert first and compile then, or compile with block.compile()",
+                "changed",
             )
-        if host_class(block) not in known:
+        if known is not None and host_class(block) not in known:
             raise UnsupportedModelError(
                 model,
                 f"block {number} is a {host_class(block).__name__}, not known to run on any number of tokens",
                 f"supported are {', '.join(cls.__name__ for cls in known)}",
+                "changed",
             )
     if len({id(block) for block in blocks}) < len(blocks):
         raise UnsupportedModelError(
-            model, "a block stands in it more than once", "a merger there would merge more than once: copy the block"
+            model,
+            "a block stands in it more than once",
+            "a merger there would merge more than once: copy the block",
+            "changed",
         )

@@ -1,11 +1,15 @@
-"""timm's VisionTransformer: where its blocks are, its prefix tokens, and what of it counts on N tokens."""
+"""timm's plain Vision Transformers: where their blocks are, their prefix tokens, and what they give their blocks."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
-from timm.models._features import feature_take_indices
+from timm.models.beit import Beit
+from timm.models.beit import Block as BeitBlock
+from timm.models.cait import Cait, LayerScaleBlock
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import (
     Block,
     DiffParallelScalingBlock,
@@ -14,113 +18,124 @@ from timm.models.vision_transformer import (
     ResPostBlock,
     VisionTransformer,
 )
-from torch import Tensor, nn
+from timm.models.vision_transformer_relpos import RelPosBlock, ResPostRelPosBlock, VisionTransformerRelPos
+from torch import nn
 
-from patchmerger.hosts.host import Host, UnsupportedModelError, refuse_sharded, refuse_unusual_blocks
-from patchmerger.merging_block import is_merging
-from patchmerger.seams import Seam, host_class
+from patchmerger.block_inputs import BlockInputs
+from patchmerger.hosts.host import Host, RelativeBias, UnsupportedModelError, refuse_unusual_blocks
+from patchmerger.hosts.timm_seams import (
+    MergedBiasedTransformer,
+    MergedTransformer,
+    MergedVisionTransformer,
+    UnbiasedBeitAttention,
+    UnbiasedRelPosAttention,
+    why_prefix_is_needed,
+)
+from patchmerger.rotary import Rope
+from patchmerger.seams import host_class
 
-_BLOCKS = (Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock, ParallelThingsBlock)
+_PLAIN_BLOCKS = (Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock, ParallelThingsBlock)
 
 
 def describe_timm(model: nn.Module) -> Host | None:
-    """Describe a timm ``VisionTransformer``; ``None`` where ``model`` is of another class."""
-    if type(model).__name__ == "FeatureGetterNet":
-        raise UnsupportedModelError(model, "it only wraps the model for features", "insert into its .model")
+    """Describe one of timm's models; ``None`` where its class is not known to be a plain Vision Transformer."""
     # The class itself, not a subclass: what an unknown subclass does with its tokens is unknown.
-    if host_class(model) not in (VisionTransformer, VisionTransformerDistilled):
-        return None
-    assert isinstance(model, VisionTransformer)
-    if not isinstance(model.blocks, nn.Sequential):
-        raise UnsupportedModelError(
-            model,
-            f"its blocks are a {type(model.blocks).__name__}, not the nn.Sequential that timm makes",
-            "insert before another tool (torch.compile, say) wraps the blocks",
-        )
-    blocks = list(model.blocks)
-    refuse_sharded(model, blocks)
-    refuse_unusual_blocks(model, blocks, _BLOCKS)
+    describe = _FAMILIES.get(host_class(model))
+    return None if describe is None else describe(model)
+
+
+def _vision_transformer(model: Any) -> Host:
     varying = model.dynamic_img_size or not getattr(model.patch_embed, "strict_img_size", True)
     return Host(
-        blocks=blocks,
-        blocks_name="blocks",
+        blocks=_blocks(model, _PLAIN_BLOCKS, nn.Sequential),
         dim=model.embed_dim,
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=None if varying else model.patch_embed.num_patches,
-        prefix_is_needed=_why_prefix_is_needed(model, model.global_pool),
-        root_seam=MergedVisionTransformer,
+        prefix_is_needed=why_prefix_is_needed(model, model.global_pool),
+        seams=[(model, MergedVisionTransformer)],
     )
 
 
-def _why_prefix_is_needed(model: VisionTransformer, pool: str) -> str | None:
+def _eva(model: Any) -> Host:
+    """EVA, EVA-02, DINOv3, Perception Encoders and the RoPE ViTs."""
+    dropped = "its patch_drop_rate leaves patches out, so that its rotary table is no grid; make it with 0"
+    return Host(
+        blocks=_blocks(model, (EvaBlock, EvaBlockPostNorm), nn.ModuleList),
+        dim=model.embed_dim,
+        num_prefix_tokens=model.num_prefix_tokens,
+        num_patches=None if model.dynamic_img_size else model.patch_embed.num_patches,
+        inputs=BlockInputs(rope=None if model.rope is None else Rope()),
+        no_centroid=None if model.patch_drop is None else dropped,
+        prefix_is_needed=_prefix_stays(model),
+        seams=[(model, MergedTransformer)],
+    )
+
+
+def _beit(model: Any) -> Host:
+    # The first block keeps its bias table whatever is merged, so it tells whether there is one.
+    own = model.blocks[0].attn.relative_position_bias_table is not None
+    return Host(
+        blocks=_blocks(model, (BeitBlock,), nn.ModuleList),
+        dim=model.embed_dim,
+        num_prefix_tokens=model.num_prefix_tokens,
+        num_patches=model.patch_embed.num_patches,
+        inputs=BlockInputs(bias=None if model.rel_pos_bias is None else "shared_rel_pos_bias"),
+        biases=(RelativeBias("attn", UnbiasedBeitAttention),) if own else (),
+        prefix_is_needed=_prefix_stays(model),
+        seams=[(model, MergedBiasedTransformer)],
+    )
+
+
+def _relpos(model: Any) -> Host:
+    own = model.blocks[0].attn.rel_pos is not None
+    return Host(
+        blocks=_blocks(model, (RelPosBlock, ResPostRelPosBlock), nn.ModuleList),
+        dim=model.embed_dim,
+        num_prefix_tokens=model.num_prefix_tokens,
+        num_patches=model.patch_embed.num_patches,
+        inputs=BlockInputs(bias=None if model.shared_rel_pos is None else "shared_rel_pos"),
+        biases=(RelativeBias("attn", UnbiasedRelPosAttention),) if own else (),
+        prefix_is_needed=_prefix_stays(model),
+        seams=[(model, MergedBiasedTransformer)],
+    )
+
+
+def _cait(model: Any) -> Host:
+    """CaiT says ``num_prefix_tokens = 1``, but its class token joins after these blocks: all they see is patches."""
+    return Host(
+        blocks=_blocks(model, (LayerScaleBlock,), nn.Sequential),
+        dim=model.embed_dim,
+        num_prefix_tokens=0,
+        num_patches=model.patch_embed.num_patches,
+        seams=[(model, MergedTransformer)],
+    )
+
+
+def _blocks(model: Any, known: tuple[type[nn.Module], ...], container: type[nn.Module]) -> list[nn.Module]:
+    """The blocks, refused where another tool wrapped or exchanged them."""
+    if not isinstance(model.blocks, nn.Sequential | nn.ModuleList):
+        raise UnsupportedModelError(
+            model,
+            f"its blocks are a {type(model.blocks).__name__}, not the nn.{container.__name__} that timm makes",
+            "insert before another tool (torch.compile, say) wraps the blocks",
+            "changed",
+        )
+    blocks = list(model.blocks)
+    refuse_unusual_blocks(model, blocks, known)
+    return blocks
+
+
+def _prefix_stays(model: Any) -> str | None:
     if model.num_prefix_tokens == 0:
         return None
-    if isinstance(model, VisionTransformerDistilled):
-        return "its heads read the class and the distillation token"
-    if pool == "token" or (pool == "prr" and model.has_class_token):
-        return f"its pooling ({pool!r}) reads the class token"
-    if pool and not model.pool_include_prefix:
-        return f"its pooling ({pool!r}) strips the first {model.num_prefix_tokens} tokens off"
-    return None
+    return f"{host_class(model).__name__} tells its first {model.num_prefix_tokens} tokens from patches by their place"
 
 
-class MergedVisionTransformer(Seam):
-    """The seam of the whole model: what counts on N tokens after a merge is mended or refused."""
-
-    blocks: nn.Sequential
-    num_prefix_tokens: int
-    pool_include_prefix: bool
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """As timm has it, for sequences (NLC); a feature map (NCHW) of merged tokens is refused."""
-        taken, _ = feature_take_indices(len(self.blocks), indices)
-        merging = {i: block for i, block in enumerate(self.blocks) if is_merging(block)}
-        merged = sorted(i for i in taken if merging and i >= min(merging))
-        if merged and output_fmt == "NCHW":
-            raise ValueError(
-                f"output_fmt ('NCHW') asks for feature maps of block indices {merged}, but tokens are merged after "
-                f"block index {min(merging)} and have no place in a grid; ask for output_fmt='NLC', or take "
-                f"indices below {min(merging)}"
-            )
-        prefix_merged = self.num_prefix_tokens and any(b.num_passing_tokens == 0 for b in merging.values())
-        if merged and prefix_merged:
-            raise ValueError(
-                f"indices {merged} lie after a merge with prefix='merge': the prefix tokens that "
-                "forward_intermediates would split off are merged; use prefix='keep'"
-            )
-        return super().forward_intermediates(  # type: ignore[misc]
-            x, indices, return_prefix_tokens, norm, stop_early, output_fmt, *args, **kwargs
-        )
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """As timm has it; a pooling that reads or strips prefix tokens which were merged is refused."""
-        self._refuse_pool("global_pool", global_pool)
-        super().reset_classifier(num_classes, global_pool)  # type: ignore[misc]
-
-    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
-        """As timm has it; a pooling that reads or strips prefix tokens which were merged is refused."""
-        self._refuse_pool("pool_type", pool_type)
-        return super().pool(x, pool_type)  # type: ignore[misc, no-any-return]
-
-    def _refuse_pool(self, argument: str, pool: str | None) -> None:
-        if pool is None or all(block.num_passing_tokens > 0 for block in self.blocks if is_merging(block)):
-            return
-        reason = _why_prefix_is_needed(cast(VisionTransformer, self), pool)
-        if reason:
-            raise ValueError(f"{argument} ({pool!r}) cannot follow a merger with prefix='merge': {reason}")
-
-    def no_weight_decay(self) -> set[str]:
-        """What timm names, and the mergers' queries: decay would pull them towards average pooling."""
-        names: set[str] = set(super().no_weight_decay())  # type: ignore[misc]
-        queries = (f"blocks.{i}.merger.weight" for i, block in enumerate(self.blocks) if is_merging(block))
-        return names | set(queries)
+_FAMILIES: dict[type[nn.Module], Callable[[Any], Host]] = {
+    VisionTransformer: _vision_transformer,
+    VisionTransformerDistilled: _vision_transformer,
+    Eva: _eva,
+    Beit: _beit,
+    VisionTransformerRelPos: _relpos,
+    Cait: _cait,
+}

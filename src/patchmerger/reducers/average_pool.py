@@ -1,5 +1,6 @@
 """Average pooling to M tokens: the control that learns nothing."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,9 +24,33 @@ class AveragePool(nn.Module):
             raise ValueError(f"num_tokens ({num_tokens}) must be at least 1")
         self.num_tokens = num_tokens
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool (B, N, D) to (B, num_tokens, D)."""
-        return F.adaptive_avg_pool1d(x.transpose(1, 2), self.num_tokens).transpose(1, 2)
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Pool (B, N, D) to (B, num_tokens, D).
+
+        Args:
+            x: Tokens, (B, N, D).
+            mask: (B, N) bool, True = a real token; each image's runs are those of its real tokens.
+            return_weights: Give the weights A (B, num_tokens, N) as well.
+        """
+        if mask is None and not return_weights:
+            return F.adaptive_avg_pool1d(x.transpose(1, 2), self.num_tokens).transpose(1, 2)
+        if mask is None:
+            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        weights = self._weights(mask)
+        pooled = weights.to(x.dtype) @ x.masked_fill(~mask[:, :, None], 0)
+        return (pooled, weights) if return_weights else pooled
+
+    def _weights(self, mask: Tensor) -> Tensor:
+        """A, (B, M, N): 1 / length of its run for each token in it."""
+        place = (mask.cumsum(dim=1) - 1)[:, None]  # (B, 1, N): among the real tokens
+        count = mask.sum(dim=1)[:, None, None]  # (B, 1, 1)
+        output = torch.arange(self.num_tokens, device=mask.device)[:, None]  # (M, 1)
+        start = output * count // self.num_tokens
+        end = -(-(output + 1) * count // self.num_tokens)
+        inside = ((place >= start) & (place < end) & mask[:, None]).float()  # (B, M, N)
+        return inside / inside.sum(dim=-1, keepdim=True)
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""

@@ -1,0 +1,127 @@
+"""The seams of timm's models besides their blocks: what counts on N tokens after a merge is mended or refused."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from timm.models._features import feature_take_indices
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from patchmerger.merger import PatchMerger
+from patchmerger.merging_block import is_merging
+from patchmerger.seams import Seam, attach, detach, modules_with_seam
+
+
+class MergedTransformer(Seam):
+    """The seam of every timm model with a list of ``blocks``."""
+
+    blocks: nn.Sequential | nn.ModuleList
+
+    def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As timm has it, for sequences (NLC); a feature map (NCHW) of merged tokens is refused."""
+        named = dict(zip(_argument_names(self), args, strict=False)) | kwargs
+        taken, _ = feature_take_indices(len(self.blocks), named.get("indices"))
+        merging = [i for i, block in enumerate(self.blocks) if is_merging(block)]
+        merged = sorted(i for i in taken if merging and i >= merging[0])
+        if merged and named.get("output_fmt", "NCHW") == "NCHW":
+            raise ValueError(
+                f"output_fmt ('NCHW') asks for feature maps of block indices {merged}, but tokens are merged after "
+                f"block index {merging[0]} and have no place in a grid; ask for output_fmt='NLC', or take "
+                f"indices below {merging[0]}"
+            )
+        self.check_intermediates(merged)
+        return super().forward_intermediates(x, *args, **kwargs)  # type: ignore[misc]
+
+    def check_intermediates(self, merged: list[int]) -> None:
+        """Refuse features of the ``merged`` block indices that this model cannot give."""
+
+    def no_weight_decay(self) -> set[str]:
+        """What timm names, and the mergers' queries: decay would pull them towards average pooling."""
+        names: set[str] = set(super().no_weight_decay())  # type: ignore[misc]
+        modules = cast(nn.Module, self).named_modules()
+        return names | {f"{name}.weight" for name, module in modules if isinstance(module, PatchMerger)}
+
+
+def _argument_names(model: Any) -> tuple[str, ...]:
+    """Names of the arguments of the host's ``forward_intermediates`` after the image."""
+    code = model.patchmerger_host_class.forward_intermediates.__code__
+    return tuple(code.co_varnames[2 : code.co_argcount])
+
+
+class MergedVisionTransformer(MergedTransformer):
+    """The seam of ``VisionTransformer``, whose prefix tokens may have been merged too."""
+
+    num_prefix_tokens: int
+    pool_include_prefix: bool
+
+    def check_intermediates(self, merged: list[int]) -> None:
+        """A merged prefix cannot be split off."""
+        prefix_merged = self.num_prefix_tokens and any(b.num_passing_tokens == 0 for b in self.blocks if is_merging(b))
+        if merged and prefix_merged:
+            raise ValueError(
+                f"indices {merged} lie after a merge with prefix='merge': the prefix tokens that "
+                "forward_intermediates would split off are merged; use prefix='keep'"
+            )
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """As timm has it; a pooling that reads or strips prefix tokens which were merged is refused."""
+        self._refuse_pool("global_pool", global_pool)
+        super().reset_classifier(num_classes, global_pool)  # type: ignore[misc]
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """As timm has it; a pooling that reads or strips prefix tokens which were merged is refused."""
+        self._refuse_pool("pool_type", pool_type)
+        return super().pool(x, pool_type)  # type: ignore[misc, no-any-return]
+
+    def _refuse_pool(self, argument: str, pool: str | None) -> None:
+        if pool is None or all(block.num_passing_tokens > 0 for block in self.blocks if is_merging(block)):
+            return
+        reason = why_prefix_is_needed(cast(VisionTransformer, self), pool)
+        if reason:
+            raise ValueError(f"{argument} ({pool!r}) cannot follow a merger with prefix='merge': {reason}")
+
+
+def why_prefix_is_needed(model: VisionTransformer, pool: str) -> str | None:
+    """Why a ``VisionTransformer`` with this pooling needs its prefix tokens apart, or ``None``."""
+    if model.num_prefix_tokens == 0:
+        return None
+    if isinstance(model, VisionTransformerDistilled):
+        return "its heads read the class and the distillation token"
+    if pool == "token" or (pool == "prr" and model.has_class_token):
+        return f"its pooling ({pool!r}) reads the class token"
+    if pool and not model.pool_include_prefix:
+        return f"its pooling ({pool!r}) strips the first {model.num_prefix_tokens} tokens off"
+    return None
+
+
+class MergedBiasedTransformer(MergedTransformer):
+    """The seam of models with a relative position bias, whose tables follow the image size."""
+
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """As timm has it, also for the tables that blocks after the merge keep but do not use."""
+        unbiased = [m for m in modules_with_seam(cast(nn.Module, self)) if isinstance(m, Unbiased)]
+        seams = [type(module).__bases__[0] for module in unbiased]
+        detach(*unbiased)
+        try:
+            super().set_input_size(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            for module, seam in zip(unbiased, seams, strict=True):
+                attach(module, seam)
+
+
+class Unbiased(Seam):
+    """An attention that adds no relative position bias; its table stays, so that state dicts do not change."""
+
+
+class UnbiasedBeitAttention(Unbiased):
+    """BEiT's attention: what its class says of the table hides the parameter of that name."""
+
+    relative_position_bias_table = None
+
+
+class UnbiasedRelPosAttention(Unbiased):
+    """The attention of timm's relative-position ViTs: what its class says of the bias hides the module."""
+
+    rel_pos = None
