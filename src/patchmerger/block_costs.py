@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from patchmerger.merger import PatchMerger
-from patchmerger.merging_block import is_merging
-from patchmerger.seams import detach, host_class
+from patchmerger.merging_block import LaterBlock, is_merging
+from patchmerger.seams import detach, has_seam, host_class
 
 Source: TypeAlias = Literal["formula", "counted"]
 
@@ -58,7 +58,7 @@ def embedding_flops(embed: nn.Module, image_size: tuple[int, int], grid: tuple[i
     if type(embed) is PatchEmbed and type(embed.proj) is nn.Conv2d and _is_known(embed.norm):
         patches = grid[0] * grid[1]
         return PartFlops(2 * patches * embed.proj.weight.numel(), patches, "formula")
-    clone = _on_meta(embed)
+    clone = on_meta(embed)
     if tuple(getattr(clone, "img_size", image_size)) != image_size and hasattr(clone, "set_input_size"):
         clone.set_input_size(img_size=image_size)
     flops, output = _count(clone, (1, _channels(embed), *image_size), "patch_embed")
@@ -74,9 +74,10 @@ def block_flops(block: nn.Module, tokens: int, dim: int) -> PartFlops:
         inner = [block, *(module for child in children for module in child.modules())]
         linear = sum(module.weight.numel() for module in inner if type(module) is nn.Linear)
         return PartFlops(2 * tokens * linear + sum(_attention(m, tokens) for m in inner), tokens, "formula")
-    clone = _on_meta(block)
-    if is_merging(block):
+    clone = on_meta(block)
+    if has_seam(clone, LaterBlock):
         detach(clone)
+    if is_merging(block):
         del clone.merger
     return PartFlops(_count(clone, (1, tokens, dim), type(block).__name__)[0], tokens, "counted")
 
@@ -85,7 +86,7 @@ def merger_flops(merger: nn.Module, tokens: int, num_tokens: int, dim: int) -> P
     """A merger, or any other reducer, from ``tokens`` to ``num_tokens``."""
     if type(merger) is PatchMerger and "forward" not in vars(merger):
         return PartFlops(4 * tokens * num_tokens * dim, num_tokens, "formula")
-    flops, _ = _count(_on_meta(merger), (1, tokens, dim), type(merger).__name__)
+    flops, _ = _count(on_meta(merger), (1, tokens, dim), type(merger).__name__)
     return PartFlops(flops, num_tokens, "counted")
 
 
@@ -100,7 +101,7 @@ def pool_flops(pool: Any, tokens: int, dim: int) -> PartFlops:
         linear = sum(m.weight.numel() for m in pool.modules() if type(m) is nn.Linear and m is not pool.kv)
         flops = 2 * queries * linear + 2 * tokens * pool.kv.weight.numel() + 4 * tokens * queries * width
         return PartFlops(flops, 1 if pool.pool in ("token", "avg") else queries, "formula")
-    flops, output = _count(_on_meta(pool), (1, tokens, dim), type(pool).__name__)
+    flops, output = _count(on_meta(pool), (1, tokens, dim), type(pool).__name__)
     return PartFlops(flops, output.shape[1] if output.ndim == 3 else 1, "counted")
 
 
@@ -110,7 +111,7 @@ def head_flops(head: nn.Module, tokens: int, dim: int) -> PartFlops:
         return PartFlops(2 * tokens * head.weight.numel(), tokens, "formula")
     if type(head) is nn.Identity:
         return PartFlops(0, tokens, "formula")
-    return PartFlops(_count(_on_meta(head), (tokens, dim), type(head).__name__)[0], tokens, "counted")
+    return PartFlops(_count(on_meta(head), (tokens, dim), type(head).__name__)[0], tokens, "counted")
 
 
 def _attention(module: Any, tokens: int) -> int:
@@ -146,7 +147,7 @@ def _channels(embed: nn.Module) -> int:
     return next((m.in_channels for m in embed.modules() if isinstance(m, nn.Conv2d)), 3)
 
 
-def _on_meta(module: nn.Module) -> Any:
+def on_meta(module: nn.Module) -> Any:
     """A copy on the meta device, in eval mode; no weight is copied."""
     tensors = [*module.parameters(), *module.buffers()]
     memo: dict[int, object] = {}

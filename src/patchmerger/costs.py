@@ -19,8 +19,11 @@ from patchmerger.block_costs import (
     embedding_flops,
     head_flops,
     merger_flops,
+    on_meta,
     pool_flops,
 )
+from patchmerger.counted_costs import count_parts, count_plain
+from patchmerger.example_inputs import example_input
 from patchmerger.hosts import Host, block_names, find_host
 from patchmerger.insertion import mergers
 
@@ -154,8 +157,9 @@ def cost(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> C
         ValueError: ``image_size`` does not divide by the patch size, or makes fewer tokens than a merger gives.
     """
     host = find_host(model)
-    assert isinstance(model, VisionTransformer)
-    size = _image_size(model, image_size)
+    if not isinstance(model, VisionTransformer):
+        return _counted_cost(model, None if image_size is None else _size(image_size))
+    size = _size(model.patch_embed.img_size if image_size is None else image_size)
     embedding = embedding_flops(model.patch_embed, size, _grid(model, size), host.dim)
     parameters = _parameters(model, host, embedding.tokens)
     tokens = embedding.tokens + host.num_prefix_tokens
@@ -203,9 +207,15 @@ def _ending(model: VisionTransformer, host: Host, tokens: int) -> list[tuple[str
     return parts
 
 
-def _image_size(model: VisionTransformer, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
-    if image_size is None:
-        image_size = model.patch_embed.img_size
+def _counted_cost(model: nn.Module, size: tuple[int, int] | None) -> Cost:
+    """The cost of a model whose parts have no formulas here."""
+    counted = count_parts(model, size)
+    parts = [PartCost(p.name, p.tokens_in, p.tokens_out, p.flops, p.params, "counted") for p in counted]
+    height, width = example_input(on_meta(model), size).images.shape[-2:]
+    return Cost((int(height), int(width)), tuple(parts), count_plain(model, size))
+
+
+def _size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1:
         raise ValueError(f"image_size ({height}, {width}) must be at least one pixel high and wide")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import timm
 from torch import nn
 
+from patchmerger.block_inputs import Positions
 from patchmerger.costs import cost
 from patchmerger.hosts import find_host
 from patchmerger.insertion import Prefix, insert
@@ -23,6 +24,8 @@ class MergeSettings:
     Args:
         num_tokens: Tokens that go on (a list for several mergers).
         after: The block to merge after, counted from 1; half the depth if not given (a list for several).
+        positions: What merged tokens are given in place of positions, for models whose blocks are told where tokens
+            are: "centroid" (RoPE; its default), "none" (RoPE), or "drop_bias" (relative position bias).
         prefix: Whether class and register tokens pass by the merger ("keep") or are merged too ("merge").
         preset: A named setting: "default", "paper", "vit-pytorch" or "mean".
         norm: Where to normalise, in place of the preset's: "scores", "both" or "none".
@@ -32,6 +35,7 @@ class MergeSettings:
 
     num_tokens: int | list[int] = 8
     after: int | list[int] | None = None
+    positions: Positions | None = None
     prefix: Prefix = "keep"
     preset: str = "default"
     norm: Norm | None = None
@@ -47,11 +51,13 @@ class MergeSettings:
             places = self.after if isinstance(self.after, list) else [self.after]
             counts = counts * len(places) if len(counts) == 1 else counts
             pools = [AveragePool(count) for count in counts]
-            return insert(model, self.num_tokens, self.after, prefix=self.prefix, reducer=pools)
+            return insert(
+                model, self.num_tokens, self.after, prefix=self.prefix, positions=self.positions, reducer=pools
+            )
         arguments = preset(self.preset, find_host(model).dim)
         given = {"norm": self.norm, "scale": self.scale}
         arguments |= {name: value for name, value in given.items() if value is not None}
-        return insert(model, self.num_tokens, self.after, prefix=self.prefix, **arguments)
+        return insert(model, self.num_tokens, self.after, prefix=self.prefix, positions=self.positions, **arguments)
 
 
 @dataclass(frozen=True)
