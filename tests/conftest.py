@@ -31,11 +31,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make_vit(variant: str = "class token", **kwargs: Any) -> nn.Module:
-    """A tiny model in eval mode; fixed weights, none of them near zero, so that every part of it counts."""
+    """A tiny Vision Transformer of the given variant, as :func:`make_timm` makes it."""
     architecture, extra = VARIANTS[variant]
+    return make_timm(architecture, **{**SIZE, **extra, **kwargs})
+
+
+def make_timm(architecture: str, **kwargs: Any) -> nn.Module:
+    """A model of timm in eval mode; fixed weights, none of them near zero, so that every part of it counts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = timm.create_model(architecture, **{**SIZE, **extra, **kwargs})
+        model = timm.create_model(architecture, **kwargs)
         with torch.no_grad():
             for parameter in model.parameters():
                 if not parameter.is_meta:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.rotary import Rope
+from patchmerger.seams import host_class
 
 Positions: TypeAlias = Literal["centroid", "none", "drop_bias"]
 
@@ -28,15 +29,20 @@ class BlockInputs:
             nothing else; or ``None``. Its columns say which tokens are real: the merger leaves the others out, and
             later blocks get no mask.
         bias: Name of the relative position bias that all blocks share, or ``None``.
+        exported: Name of the attention mask that the host makes while ``torch.export`` traces it, though it hides
+            nothing; or ``None``. A seam of the host must refuse a user's mask, which cannot be told from it then.
     """
 
     rope: Rope | None = None
     padding: str | None = None
     bias: str | None = None
+    exported: str | None = None
 
     def refuse_unknown(self, given: Mapping[str, Any]) -> None:
         """Refuse masks and the like that cannot follow the tokens through a merge."""
-        known = (self.padding, self.bias, *(self.rope.arguments if self.rope else ()))
+        known = [self.padding, self.bias, *(self.rope.arguments if self.rope else ())]
+        if torch.compiler.is_exporting():
+            known.append(self.exported)
         for name, value in given.items():
             counts_on_tokens = isinstance(value, Tensor) or (name == "is_causal" and bool(value))
             if name in known or not counts_on_tokens:
@@ -63,14 +69,15 @@ class BlockInputs:
 
     def without_places(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What changes for a block whose tokens are merged: neither padding nor bias, and no rotation."""
-        gone: dict[str, Any] = {name: None for name in (self.padding, self.bias) if name is not None and name in given}
+        names = (self.padding, self.bias, self.exported)
+        gone: dict[str, Any] = {name: None for name in names if name is not None and name in given}
         if self.rope is not None and self.rope.table(given) is not None:
             gone.update(self.rope.without(given))
         return gone
 
 
 def argument_names(block: nn.Module) -> tuple[str, ...]:
-    """Names of the positional arguments of a block after the tokens."""
+    """Names of the positional arguments of a block after the tokens, as its own class has them."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(block.forward).parameters.values()
-    return tuple(p.name for p in parameters if p.kind in kinds)[1:]
+    parameters = inspect.signature(host_class(block).forward).parameters.values()
+    return tuple(p.name for p in parameters if p.kind in kinds)[2:]

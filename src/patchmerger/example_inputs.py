@@ -63,7 +63,7 @@ def example_input(
             )
         channels = _channels(model)
         example = Example(torch.zeros(batch_size, channels, *size))
-    like = next(p for p in model.parameters() if p.is_floating_point())
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     if seed is None:
         images = example.images
     else:
@@ -86,7 +86,8 @@ def _for_transformers(model: Any, image_size: int | tuple[int, int] | None, batc
         shapes = torch.tensor([[rows, columns]]).repeat(batch_size, 1)
         return Example(patches, "pixel_values", {"pixel_attention_mask": real, "spatial_shapes": shapes})
     size = _pair(config.image_size) if image_size is None else _pair(image_size)
-    return Example(torch.zeros(batch_size, getattr(config, "num_channels", 3), *size), "pixel_values")
+    frames = [config.num_frames] if hasattr(config, "num_frames") else []  # a video
+    return Example(torch.zeros(batch_size, *frames, getattr(config, "num_channels", 3), *size), "pixel_values")
 
 
 def _size_of_timm(model: Any) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from patchmerger.hosts import Host, UnsupportedModelError, block_names, find_hos
 from patchmerger.merger import Init, Norm
 from patchmerger.merging_block import ATTRIBUTES, LaterBlock, MergingBlock, is_merging
 from patchmerger.reducers.choose import choose_reducers
-from patchmerger.seams import Seam, attach, detach, has_seam, host_class, modules_with_seam
+from patchmerger.seams import Seam, attach, detach, has_own_forward, has_seam, host_class, modules_with_seam
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 Prefix = Literal["keep", "merge"]
@@ -126,9 +126,15 @@ def _place_seams(host: Host, passing: int, positions: Positions | None) -> None:
             merge_positions=positions,
             after_merge=not is_first,
             num_passing_tokens=passing,
+            num_expected_tokens=_expected(host) if is_first else None,
         )
     for module, its_seam in host.seams:
         _give_seam(module, its_seam)
+
+
+def _expected(host: Host) -> int | None:
+    """Tokens that must arrive at the first merger, where they are counted."""
+    return host.num_prefix_tokens + host.num_patches if host.counted and host.num_patches is not None else None
 
 
 def _give_seam(module: nn.Module, seam: type[Seam]) -> None:
@@ -289,10 +295,20 @@ def _check_blocks(model: nn.Module, host: Host, places: dict[int, int]) -> None:
             raise ValueError(f"after ({place}): there is a merger already; remove(model) takes it out")
         if place in places or (place > min(places) and host.inputs != BlockInputs()):
             _check_block(model, place, block)
+    holders = [(block.get_submodule(bias.holder), bias.seam) for block in host.blocks for bias in host.biases]
+    for module, seam in (*host.seams, *holders):
+        if hasattr(seam, "forward") and has_own_forward(module):
+            raise UnsupportedModelError(
+                model,
+                f"its {host_class(module).__name__} has a forward of its own in its __dict__ (patched by another "
+                "tool), which would hide what a merge needs there",
+                "insert before that tool",
+                "changed",
+            )
 
 
 def _check_block(model: nn.Module, place: int, block: nn.Module) -> None:
-    if "forward" in vars(block):
+    if has_own_forward(block):
         raise UnsupportedModelError(
             model,
             f"block {place} has a forward of its own in its __dict__ (patched by another tool), "

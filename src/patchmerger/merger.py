@@ -164,19 +164,32 @@ class PatchMerger(nn.Module):
             raise ValueError(f"x must be (B, N, dim) with dim = {self.dim}, got {tuple(x.shape)}")
         if x.shape[1] < 1:
             raise ValueError(f"x must have at least one token to merge, got {tuple(x.shape)}")
-        if mask is None:
-            return
-        if mask.shape != x.shape[:2]:
-            raise ValueError(f"mask must be (B, N) = {tuple(x.shape[:2])}, got {tuple(mask.shape)}")
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be bool with True = a real token, got {mask.dtype}; use mask.bool()")
-        if not torch.compiler.is_compiling() and not mask.is_meta and not bool(mask.any(dim=1).all()):
-            empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
-            raise ValueError(f"mask has no real token for image(s) {empty}: there is nothing to merge there")
+        if mask is not None:
+            check_mask(x, mask)
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
         return f"dim={self.dim}, num_tokens={self.num_tokens}, norm={self.norm_mode!r}, scale={self.scale:g}"
+
+
+def check_mask(x: Tensor, mask: Tensor) -> None:
+    """Refuse a mask that does not fit the tokens, or leaves an image without any.
+
+    Args:
+        x: Tokens, (B, N, D).
+        mask: What should be (B, N) bool, True = a real token.
+
+    Raises:
+        ValueError: Another shape or, in eager mode, an image without a real token.
+        TypeError: Another dtype.
+    """
+    if mask.shape != x.shape[:2]:
+        raise ValueError(f"mask must be (B, N) = {tuple(x.shape[:2])}, got {tuple(mask.shape)}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool with True = a real token, got {mask.dtype}; use mask.bool()")
+    if not torch.compiler.is_compiling() and not mask.is_meta and not bool(mask.any(dim=1).all()):
+        empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"mask has no real token for image(s) {empty}: there is nothing to merge there")
 
 
 PRESETS: dict[str, str] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ ATTRIBUTES = (
     "after_merge",
     "num_passing_tokens",
     "num_merged_tokens",
+    "num_expected_tokens",
 )
 
 
@@ -79,7 +80,7 @@ class LaterBlock(Seam):
 
     def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments after the tokens, by name."""
-        return {**dict(zip(self.input_names, args, strict=False)), **kwargs}
+        return {**dict(zip(self.input_names[: len(args)], args, strict=True)), **kwargs}
 
 
 class MergingBlock(LaterBlock):
@@ -89,17 +90,21 @@ class MergingBlock(LaterBlock):
         merger: The reducer, (B, N, D) → (B, M, D).
         num_passing_tokens: The first tokens of the sequence, which pass by the merger untouched.
         num_merged_tokens: M.
+        num_expected_tokens: P + N where another number is refused, or ``None``.
     """
 
     merger: nn.Module
     num_passing_tokens: int
     num_merged_tokens: int
+    num_expected_tokens: int | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """(B, P + N, D) → (B, P + M, D), for P tokens that pass by."""
         passing = self.num_passing_tokens
         output = super().forward(x, *args, **kwargs)
         x = _tokens(output)  # (B, P + N, D)
+        if self.num_expected_tokens not in (None, x.shape[1]):
+            raise _other_number(x, self.num_expected_tokens)
         mask = None if self.after_merge else self.block_inputs.real_tokens(self.named(args, kwargs), passing)
         arguments = {} if mask is None else {"mask": mask}
         origin = None
@@ -122,13 +127,25 @@ def origin_of(x: Tensor) -> Origin:
         RuntimeError: Their tensor was replaced on the way from one block to the next.
     """
     origin: Origin | None = getattr(x, "patchmerger_origin", None)
+    if origin is None and _is_whole(x):
+        origin = getattr(x._base, "patchmerger_origin", None)
     if origin is None:
         raise RuntimeError(
             "merged tokens came without their positions: something between two blocks replaced their tensor (as "
-            "fully_shard on each block does, and checkpointing with use_reentrant=True): shard the whole model rather "
-            "than its blocks, checkpoint with use_reentrant=False, or insert with positions='none'"
+            "checkpointing with use_reentrant=True does): checkpoint with use_reentrant=False, or insert with "
+            "positions='none'"
         )
     return origin
+
+
+def _is_whole(x: Tensor) -> bool:
+    """Whether ``x`` is a view of all of another tensor, as ``fully_shard`` hands to each block that it shards."""
+    base = x._base
+    return base is not None and (base.shape, base.stride(), base.storage_offset()) == (
+        x.shape,
+        x.stride(),
+        x.storage_offset(),
+    )
 
 
 def is_merging(block: nn.Module) -> TypeGuard[MergingBlock]:
@@ -138,4 +155,17 @@ def is_merging(block: nn.Module) -> TypeGuard[MergingBlock]:
 
 def _tokens(output: Any) -> Tensor:
     """The tokens in what a block gives: itself, or the first of a tuple."""
-    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
+    x = output[0] if isinstance(output, tuple) and output else output
+    if isinstance(x, torch.fx.Proxy):  # traced symbolically, as torchvision's feature extractor does
+        return cast(Tensor, x)
+    if not isinstance(x, Tensor) or x.ndim != 3:
+        given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"a block must give tokens (B, N, D), or a tuple that begins with them, and not {given}")
+    return x
+
+
+def _other_number(x: Tensor, expected: int | None) -> ValueError:
+    return ValueError(
+        f"tokens {tuple(x.shape)} came to the merger, but by the description of its model they are (B, {expected}, D): "
+        "mend num_prefix_tokens or num_patches of its Host, or leave num_patches out where their number changes"
+    )

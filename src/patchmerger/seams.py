@@ -58,7 +58,7 @@ def _blank(seam: type[Seam], host_class: type[nn.Module]) -> nn.Module:
 
 def attach(module: nn.Module, seam: type[Seam]) -> None:
     """Give ``module`` the class ``seam + type(module)``; its parameters, buffers and hooks stay as they are."""
-    module.__class__ = _combine(seam, type(module))
+    _change_class(module, _combine(seam, type(module)))
 
 
 def detach(*modules: nn.Module) -> None:
@@ -71,7 +71,22 @@ def detach(*modules: nn.Module) -> None:
         if "patchmerger_host_class" not in vars(type(module)):
             raise TypeError(f"the class of {type(module).__name__} was changed after the merger was put in")
     for module in modules:
-        module.__class__ = vars(type(module))["patchmerger_host_class"]
+        _change_class(module, vars(type(module))["patchmerger_host_class"])
+
+
+def _change_class(module: nn.Module, cls: type[nn.Module]) -> None:
+    if not has_own_forward(module):
+        vars(module).pop("forward", None)
+    module.__class__ = cls
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a ``forward`` in the ``__dict__`` of ``module`` hides that of its class.
+
+    The class's own one does not count: transformers 5.0 leaves it there after it has recorded hidden states.
+    """
+    own = vars(module).get("forward")
+    return own is not None and getattr(own, "__func__", None) is not type(module).forward
 
 
 def modules_with_seam(model: nn.Module) -> list[nn.Module]:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import nn
 
 from patchmerger.hosts.host import Host, UnsupportedModelError, refuse_unusual_blocks, refuse_wrapped
 from patchmerger.hosts.timm import describe_timm
+from patchmerger.hosts.torchvision import describe_torchvision
+from patchmerger.hosts.transformers import describe_transformers
 from patchmerger.seams import host_class
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 Describe = Callable[[ModelT], Host]
 
-_LIBRARIES = {"timm": describe_timm}
+# Each imports its library only where `patchmerger` needs that anyway: transformers need not be installed.
+_LIBRARIES: dict[str, Callable[..., Host | None]] = {
+    "timm": describe_timm,
+    "torchvision": describe_torchvision,
+    "transformers": describe_transformers,
+}
 _registered: dict[type[nn.Module], Callable[..., Host]] = {}
 
 
@@ -54,14 +62,19 @@ def find_host(model: nn.Module) -> Host:
     Raises:
         UnsupportedModelError: The model's class is not supported, or it is wrapped, scripted, compiled or
             sharded; the message names the class, the reason and what would do.
-        TypeError: ``model`` is no ``nn.Module``.
+        TypeError: ``model`` is no ``nn.Module``, or its registered description is no :class:`Host`.
+        ValueError: Its registered description cannot be true.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     refuse_wrapped(model)
     cls = host_class(model)
-    describe = _registered.get(cls) or _LIBRARIES.get(cls.__module__.split(".")[0])
-    host = None if describe is None else describe(model)
+    host: Host | None
+    if cls in _registered:
+        host = _checked(model, _registered[cls](model))
+    else:
+        describe = _LIBRARIES.get(cls.__module__.split(".")[0])
+        host = None if describe is None else describe(model)
     if host is None:
         raise UnsupportedModelError(
             model,
@@ -70,6 +83,27 @@ def find_host(model: nn.Module) -> Host:
         )
     refuse_unusual_blocks(model, host.blocks)
     return host
+
+
+def _checked(model: nn.Module, host: object) -> Host:
+    """A user's description; what it cannot mean is refused before it becomes an error far away, or none."""
+    name = host_class(model).__name__
+    if not isinstance(host, Host):
+        raise TypeError(f"the description registered for {name} gives {type(host).__name__}, not a patchmerger.Host")
+    for field, least in (("dim", 1), ("num_prefix_tokens", 0), ("num_patches", 1)):
+        value = getattr(host, field)
+        if (value is not None or field != "num_patches") and (type(value) is not int or value < least):
+            raise ValueError(f"{field} ({value!r}) of the description of {name} must be a whole number from {least}")
+    block_names(model, host)
+    classes = {host_class(block) for block in host.blocks}
+    places = {id(block): place for place, block in reversed(list(enumerate(host.blocks)))}
+    for path, parent in model.named_modules():
+        if not isinstance(parent, nn.ModuleList | nn.Sequential):
+            continue
+        found = [places.get(id(child), -1) for child in parent.children() if host_class(child) in classes]
+        if max(found, default=-1) >= 0 and (-1 in found or found != sorted(found)):
+            raise ValueError(f"blocks of the description of {name} must be all {len(found)} of {path}, in their order")
+    return replace(host, counted=True)
 
 
 def block_names(model: nn.Module, host: Host) -> list[str]:

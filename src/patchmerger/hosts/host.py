@@ -27,11 +27,15 @@ class UnsupportedModelError(ValueError):
             (by another tool), ``"not one sequence"`` (hierarchical, convolutional, several streams), ``"tied to N"``
             (weights that belong to the places of tokens), ``"grid"`` (tokens are put back into a grid after the
             merge), ``"relative bias"`` (removable, by ``positions="drop_bias"``), ``"unknown"``.
+        reason: The reason in words.
+        way_out: What would do.
     """
 
     def __init__(self, model: nn.Module, reason: str, way_out: str, kind: Refusal = "unknown") -> None:
         super().__init__(f"{host_class(model).__name__} cannot take a merger: {reason}; {way_out}")
         self.kind: Refusal = kind
+        self.reason = reason
+        self.way_out = way_out
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the message, so that the error survives the way out of a worker process."""
@@ -60,7 +64,8 @@ class Host:
             or a tuple that begins with them. Between two blocks there must be nothing else.
         dim: Features of a token, D.
         num_prefix_tokens: Tokens before the patches that the blocks see (class, distillation, register tokens).
-        num_patches: Patch tokens of an image; ``None`` where images of several sizes are taken.
+        num_patches: Patch tokens of an image; ``None`` where images of several sizes are taken, or where patches are
+            left out in training.
         inputs: What else the blocks are called with that counts on N tokens.
         biases: Relative position biases of each block; a merger needs ``positions="drop_bias"`` then.
         no_centroid: Why merged tokens cannot have the centroid of their patches, where there is a rotary table, and
@@ -68,6 +73,8 @@ class Host:
         prefix_is_needed: Why the tokens before the patches must stay apart, or ``None``.
         seams: Modules other than the blocks (the model itself, its pooling) that must know of a merge, each with its
             seam.
+        counted: Whether each forward pass is refused where other than ``num_prefix_tokens + num_patches`` tokens
+            arrive at the first merger; set for registered hosts, which nobody else has tried.
     """
 
     blocks: Sequence[nn.Module]
@@ -79,6 +86,7 @@ class Host:
     no_centroid: str | None = None
     prefix_is_needed: str | None = None
     seams: Sequence[tuple[nn.Module, type[Seam]]] = field(default=())
+    counted: bool = False
 
 
 def refuse_wrapped(model: nn.Module) -> None:

@@ -8,21 +8,23 @@ from typing import Any
 from timm.models.beit import Beit
 from timm.models.beit import Block as BeitBlock
 from timm.models.cait import Cait, LayerScaleBlock
+from timm.models.deepseek_vit import DeepseekVitClassifier, DeepseekVitEncoder
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm
-from timm.models.vision_transformer import (
-    Block,
-    DiffParallelScalingBlock,
-    ParallelScalingBlock,
-    ParallelThingsBlock,
-    ResPostBlock,
-    VisionTransformer,
-)
+from timm.models.gemma4_vit import Gemma4VitClassifier, Gemma4VitEncoder
+from timm.models.naflexvit import NaFlexVit
+from timm.models.qwen3_vit import Qwen3VitClassifier, Qwen3VitEncoder
+from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import RelPosBlock, ResPostRelPosBlock, VisionTransformerRelPos
 from torch import nn
 
 from patchmerger.block_inputs import BlockInputs
-from patchmerger.hosts.host import Host, RelativeBias, UnsupportedModelError, refuse_unusual_blocks
+from patchmerger.hosts.host import Host, RelativeBias
+from patchmerger.hosts.timm_blocks import PLAIN_BLOCKS, known_blocks, why_prefix_stays
+from patchmerger.hosts.timm_encoders import describe_gemma4, describe_grid_encoder
+from patchmerger.hosts.timm_naflex import describe_naflex
+from patchmerger.hosts.timm_refusals import refuse
+from patchmerger.hosts.timm_rope import DROPPED_PATCHES, MergedRotaryTransformer, too_long_a_step
 from patchmerger.hosts.timm_seams import (
     MergedBiasedTransformer,
     MergedTransformer,
@@ -34,20 +36,28 @@ from patchmerger.hosts.timm_seams import (
 from patchmerger.rotary import Rope
 from patchmerger.seams import host_class
 
-_PLAIN_BLOCKS = (Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock, ParallelThingsBlock)
-
 
 def describe_timm(model: nn.Module) -> Host | None:
-    """Describe one of timm's models; ``None`` where its class is not known to be a plain Vision Transformer."""
+    """Describe one of timm's models.
+
+    Returns:
+        The description; ``None`` for a class that is not known.
+
+    Raises:
+        UnsupportedModelError: It is known that the model cannot take a merger.
+    """
     # The class itself, not a subclass: what an unknown subclass does with its tokens is unknown.
     describe = _FAMILIES.get(host_class(model))
-    return None if describe is None else describe(model)
+    if describe is None:
+        refuse(model)
+        return None
+    return describe(model)
 
 
 def _vision_transformer(model: Any) -> Host:
     varying = model.dynamic_img_size or not getattr(model.patch_embed, "strict_img_size", True)
     return Host(
-        blocks=_blocks(model, _PLAIN_BLOCKS, nn.Sequential),
+        blocks=known_blocks(model, PLAIN_BLOCKS, nn.Sequential),
         dim=model.embed_dim,
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=None if varying else model.patch_embed.num_patches,
@@ -58,30 +68,35 @@ def _vision_transformer(model: Any) -> Host:
 
 def _eva(model: Any) -> Host:
     """EVA, EVA-02, DINOv3, Perception Encoders and the RoPE ViTs."""
-    dropped = "its patch_drop_rate leaves patches out, so that its rotary table is no grid; make it with 0"
     return Host(
-        blocks=_blocks(model, (EvaBlock, EvaBlockPostNorm), nn.ModuleList),
+        blocks=known_blocks(model, (EvaBlock, EvaBlockPostNorm), nn.ModuleList),
         dim=model.embed_dim,
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=None if model.dynamic_img_size else model.patch_embed.num_patches,
         inputs=BlockInputs(rope=None if model.rope is None else Rope()),
-        no_centroid=None if model.patch_drop is None else dropped,
-        prefix_is_needed=_prefix_stays(model),
-        seams=[(model, MergedTransformer)],
+        no_centroid=None if model.rope is None else _why_no_centroid(model),
+        prefix_is_needed=why_prefix_stays(model),
+        seams=[(model, MergedTransformer if model.rope is None else MergedRotaryTransformer)],
     )
+
+
+def _why_no_centroid(model: Any) -> str | None:
+    if model.patch_drop is not None:
+        return DROPPED_PATCHES
+    return None if model.dynamic_img_size else too_long_a_step(model, model.patch_embed.grid_size)
 
 
 def _beit(model: Any) -> Host:
     # The first block keeps its bias table whatever is merged, so it tells whether there is one.
     own = model.blocks[0].attn.relative_position_bias_table is not None
     return Host(
-        blocks=_blocks(model, (BeitBlock,), nn.ModuleList),
+        blocks=known_blocks(model, (BeitBlock,), nn.ModuleList),
         dim=model.embed_dim,
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=model.patch_embed.num_patches,
         inputs=BlockInputs(bias=None if model.rel_pos_bias is None else "shared_rel_pos_bias"),
         biases=(RelativeBias("attn", UnbiasedBeitAttention),) if own else (),
-        prefix_is_needed=_prefix_stays(model),
+        prefix_is_needed=why_prefix_stays(model),
         seams=[(model, MergedBiasedTransformer)],
     )
 
@@ -89,13 +104,13 @@ def _beit(model: Any) -> Host:
 def _relpos(model: Any) -> Host:
     own = model.blocks[0].attn.rel_pos is not None
     return Host(
-        blocks=_blocks(model, (RelPosBlock, ResPostRelPosBlock), nn.ModuleList),
+        blocks=known_blocks(model, (RelPosBlock, ResPostRelPosBlock), nn.ModuleList),
         dim=model.embed_dim,
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=model.patch_embed.num_patches,
         inputs=BlockInputs(bias=None if model.shared_rel_pos is None else "shared_rel_pos"),
         biases=(RelativeBias("attn", UnbiasedRelPosAttention),) if own else (),
-        prefix_is_needed=_prefix_stays(model),
+        prefix_is_needed=why_prefix_stays(model),
         seams=[(model, MergedBiasedTransformer)],
     )
 
@@ -103,32 +118,12 @@ def _relpos(model: Any) -> Host:
 def _cait(model: Any) -> Host:
     """CaiT says ``num_prefix_tokens = 1``, but its class token joins after these blocks: all they see is patches."""
     return Host(
-        blocks=_blocks(model, (LayerScaleBlock,), nn.Sequential),
+        blocks=known_blocks(model, (LayerScaleBlock,), nn.Sequential),
         dim=model.embed_dim,
         num_prefix_tokens=0,
         num_patches=model.patch_embed.num_patches,
         seams=[(model, MergedTransformer)],
     )
-
-
-def _blocks(model: Any, known: tuple[type[nn.Module], ...], container: type[nn.Module]) -> list[nn.Module]:
-    """The blocks, refused where another tool wrapped or exchanged them."""
-    if not isinstance(model.blocks, nn.Sequential | nn.ModuleList):
-        raise UnsupportedModelError(
-            model,
-            f"its blocks are a {type(model.blocks).__name__}, not the nn.{container.__name__} that timm makes",
-            "insert before another tool (torch.compile, say) wraps the blocks",
-            "changed",
-        )
-    blocks = list(model.blocks)
-    refuse_unusual_blocks(model, blocks, known)
-    return blocks
-
-
-def _prefix_stays(model: Any) -> str | None:
-    if model.num_prefix_tokens == 0:
-        return None
-    return f"{host_class(model).__name__} tells its first {model.num_prefix_tokens} tokens from patches by their place"
 
 
 _FAMILIES: dict[type[nn.Module], Callable[[Any], Host]] = {
@@ -138,4 +133,11 @@ _FAMILIES: dict[type[nn.Module], Callable[[Any], Host]] = {
     Beit: _beit,
     VisionTransformerRelPos: _relpos,
     Cait: _cait,
+    NaFlexVit: describe_naflex,
+    Qwen3VitClassifier: describe_grid_encoder,
+    Qwen3VitEncoder: describe_grid_encoder,
+    DeepseekVitClassifier: describe_grid_encoder,
+    DeepseekVitEncoder: describe_grid_encoder,
+    Gemma4VitClassifier: describe_gemma4,
+    Gemma4VitEncoder: describe_gemma4,
 }

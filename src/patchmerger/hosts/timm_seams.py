@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from timm.models._features import feature_take_indices
@@ -21,18 +22,35 @@ class MergedTransformer(Seam):
 
     def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As timm has it, for sequences (NLC); a feature map (NCHW) of merged tokens is refused."""
-        named = dict(zip(_argument_names(self), args, strict=False)) | kwargs
-        taken, _ = feature_take_indices(len(self.blocks), named.get("indices"))
+        self.taken_features(self.named_arguments(args, kwargs))
+        return super().forward_intermediates(x, *args, **kwargs)  # type: ignore[misc]
+
+    def named_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of ``forward_intermediates`` after the image, by name."""
+        host: Any = self.patchmerger_host_class
+        code = host.forward_intermediates.__code__
+        return {**dict(zip(code.co_varnames[2 : code.co_argcount], args, strict=False)), **kwargs}
+
+    def taken_features(self, given: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """Block indices whose features ``forward_intermediates`` gives, and those of them that are merged.
+
+        Args:
+            given: Its arguments, by name.
+
+        Raises:
+            ValueError: It cannot give them.
+        """
+        taken, _ = feature_take_indices(len(self.blocks), given.get("indices"))
         merging = [i for i, block in enumerate(self.blocks) if is_merging(block)]
         merged = sorted(i for i in taken if merging and i >= merging[0])
-        if merged and named.get("output_fmt", "NCHW") == "NCHW":
+        if merged and given.get("output_fmt", "NCHW") == "NCHW":
             raise ValueError(
                 f"output_fmt ('NCHW') asks for feature maps of block indices {merged}, but tokens are merged after "
                 f"block index {merging[0]} and have no place in a grid; ask for output_fmt='NLC', or take "
                 f"indices below {merging[0]}"
             )
         self.check_intermediates(merged)
-        return super().forward_intermediates(x, *args, **kwargs)  # type: ignore[misc]
+        return sorted(taken), merged
 
     def check_intermediates(self, merged: list[int]) -> None:
         """Refuse features of the ``merged`` block indices that this model cannot give."""
@@ -44,10 +62,9 @@ class MergedTransformer(Seam):
         return names | {f"{name}.weight" for name, module in modules if isinstance(module, PatchMerger)}
 
 
-def _argument_names(model: Any) -> tuple[str, ...]:
-    """Names of the arguments of the host's ``forward_intermediates`` after the image."""
-    code = model.patchmerger_host_class.forward_intermediates.__code__
-    return tuple(code.co_varnames[2 : code.co_argcount])
+def any_merging(blocks: Iterable[nn.Module]) -> bool:
+    """Whether tokens are merged after one of ``blocks``; those that merge can be cut off a model."""
+    return any(is_merging(block) for block in blocks)
 
 
 class MergedVisionTransformer(MergedTransformer):

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from patchmerger.merger import check_mask
+
 
 class AveragePool(nn.Module):
     """Average runs of neighbouring tokens: output m is the mean of X[⌊m·N/M⌋ … ⌈(m+1)·N/M⌉ − 1].
@@ -33,11 +35,17 @@ class AveragePool(nn.Module):
             x: Tokens, (B, N, D).
             mask: (B, N) bool, True = a real token; each image's runs are those of its real tokens.
             return_weights: Give the weights A (B, num_tokens, N) as well.
+
+        Raises:
+            ValueError: ``mask`` is not (B, N) or, in eager mode, an image has no real token at all (compiled or
+                exported, such an image gives zeros).
+            TypeError: ``mask`` is not boolean.
         """
         if mask is None and not return_weights:
             return F.adaptive_avg_pool1d(x.transpose(1, 2), self.num_tokens).transpose(1, 2)
         if mask is None:
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        check_mask(x, mask)
         weights = self._weights(mask)
         pooled = weights.to(x.dtype) @ x.masked_fill(~mask[:, :, None], 0)
         return (pooled, weights) if return_weights else pooled
@@ -50,7 +58,7 @@ class AveragePool(nn.Module):
         start = output * count // self.num_tokens
         end = -(-(output + 1) * count // self.num_tokens)
         inside = ((place >= start) & (place < end) & mask[:, None]).float()  # (B, M, N)
-        return inside / inside.sum(dim=-1, keepdim=True)
+        return inside / inside.sum(dim=-1, keepdim=True).clamp(min=1)
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
