@@ -11,8 +11,7 @@ import torch
 from patchmerger.callbacks import quiet
 from patchmerger.data import DataSettings, ImageData, load_images
 from patchmerger.fitting import square_input
-from patchmerger.hub import load
-from patchmerger.saved_config import describe
+from patchmerger.hub import describe, load
 from patchmerger.train import TrainingTask, score
 from patchmerger.training_settings import Precision, TrainingSettings
 
@@ -44,11 +43,13 @@ def evaluate(
         The metric, the number of images and, for one label an image, the accuracy of each class.
 
     Raises:
-        ValueError: Classes that differ from the model's, or no such split.
+        ValueError: Classes that differ from the model's, no such split, or a model of transformers.
         FileNotFoundError: No model in the folder.
     """
     folder = model / "model" if (model / "model" / "config.json").exists() else model
     saved = describe(folder)
+    if saved.mean is None or saved.std is None or saved.crop_pct is None or saved.library == "transformers":
+        raise ValueError(f"model ({folder}) is of {saved.library}: only models of timm and torchvision are evaluated")
     images = load_images(data, seed=seed)
     if saved.class_names and list(saved.class_names) != list(images.class_names):
         raise ValueError(

@@ -1,0 +1,87 @@
+"""That a model which was built again from its saved folder is the model: its weights, settings and outputs."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers.drop import DropPath
+from timm.layers.patch_dropout import PatchDropout
+from torch import Tensor, nn
+
+from patchmerger.hub.library import Library
+from patchmerger.hub.weights import Weights, misfit, unlike
+
+_DROPS = (nn.Identity, nn.Dropout, DropPath, PatchDropout)
+_PLAIN = (bool, int, float, str, tuple)
+# Settings of a run or of a start, which do not change what the trained model computes.
+_RUN_TIME = {"training", "grad_checkpointing", "distilled_training", "fused_attn", "init_values", "weight_init_mode"}
+
+
+def check_rebuilt(library: Library, model: nn.Module, rebuilt: nn.Module, read: Weights) -> None:
+    """Refuse a model whose weights, settings or outputs are not those of what was read back from its folder.
+
+    Heads, activations and the like leave no trace in the weights, and a fresh network can hide them from its outputs
+    too (a head of zeros, a small LayerScale), so the settings of all parts are compared as well.
+
+    Args:
+        library: That of the model.
+        model: The model.
+        rebuilt: The one that was built from the folder; it gets the model's own weights.
+        read: The weights in the folder, under the names that ``rebuilt`` has for them.
+    """
+    weights = model.state_dict()
+    difference = (
+        misfit(rebuilt, weights)
+        or _other_setting(model, rebuilt, library.own_settings)
+        or misfit(model, read)
+        or unlike(weights, read)
+    )
+    if difference is None:
+        rebuilt.load_state_dict(weights, assign=True)  # the very tensors of the model: on its device, no memory
+        library.run_alike(rebuilt, model)
+        difference = _other_output(library, model, rebuilt)
+    if difference:
+        raise ValueError(
+            f"model cannot be built again from what {library.name} records of it: built again it has {difference}; "
+            f"{library.advice}"
+        )
+
+
+def _other_setting(model: nn.Module, rebuilt: nn.Module, own: frozenset[str]) -> str | None:
+    """The first part of another class or with another setting than in ``model``, drop rates apart."""
+    parts = dict(model.named_modules())
+    for name, part in rebuilt.named_modules():
+        original = parts.get(name)
+        if original is None or (isinstance(part, _DROPS) and isinstance(original, _DROPS)):
+            continue
+        if type(part) is not type(original):
+            return f"a {type(part).__name__} as {name or 'model'}, not a {type(original).__name__}"
+        for key, value in vars(part).items():
+            if key.startswith("_") or "drop" in key or key in _RUN_TIME | own or key not in vars(original):
+                continue
+            expected = vars(original)[key]
+            if isinstance(value, _PLAIN) and isinstance(expected, _PLAIN) and value != expected:
+                return f"{name}.{key} = {value!r}, not {expected!r}".removeprefix(".")
+    return None
+
+
+@torch.no_grad()
+def _other_output(library: Library, model: nn.Module, rebuilt: nn.Module) -> str | None:
+    """How the outputs for a random image differ, if they do."""
+    rebuilt.to(next(model.parameters()).device).eval()
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        all_given = dict(library.outputs(rebuilt))
+        for stage, expected in library.outputs(model):
+            given = all_given.get(stage)
+            if not (isinstance(given, Tensor) and isinstance(expected, Tensor) and expected.shape == given.shape):
+                return f"another kind of {stage} output"
+            if not bool(expected.isfinite().all()):
+                raise ValueError(f"{stage} of model gives values that are not finite: such a model is not saved")
+            error = (expected - given).abs().max()
+            if not error <= 10 * torch.finfo(expected.dtype).eps * expected.abs().max():
+                return f"other outputs ({stage} differs by {error:.2g})"
+    finally:
+        for module, training in modes:
+            module.training = training
+    return None

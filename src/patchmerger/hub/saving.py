@@ -1,0 +1,87 @@
+"""Save a model with its mergers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from patchmerger.hub.folders import check_target, whole_folder
+from patchmerger.hub.libraries import library_of_model
+from patchmerger.hub.library import SaveOptions
+from patchmerger.hub.loading import open_folder
+from patchmerger.hub.rebuild_check import check_rebuilt
+from patchmerger.hub.saved_mergers import write_mergers
+
+
+def save(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
+    class_names: Sequence[str] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    image_processor: Any = None,
+    overwrite: bool = False,
+) -> Path:
+    """Save a model, its mergers and its preprocessing, so that :func:`patchmerger.load` gives the same outputs.
+
+    Before the folder appears, it is read back and the model built from it compared with ``model``: its parts, their
+    settings, its weights and its outputs. Drop rates are settings of a training run and are not saved.
+
+    Args:
+        model: A model made by ``timm.create_model``, of a class of transformers, or torchvision's
+            ``VisionTransformer``, with or without mergers.
+        folder: Where to; made with its parents. It appears whole or not at all.
+        mean: Mean of each channel that images are normalised with; by default as ``model.pretrained_cfg`` says
+            (timm), as for ImageNet (torchvision), or not said (transformers).
+        std: Standard deviation of each channel; by default likewise.
+        crop_pct: Part of the resized image that the centre crop keeps; by default likewise.
+        interpolation: How images are resized (``"bicubic"``, say); by default likewise.
+        class_names: One name a class, in the order of the outputs; by default those that ``model`` was loaded with
+            (timm and transformers).
+        model_args: Arguments of ``timm.create_model`` that timm has no record of, because the model was changed
+            by hand after it was made (``{"depth": 6}`` where blocks were taken away, say).
+        image_processor: That of a model of transformers, in place of mean, std, crop_pct and interpolation.
+        overwrite: Replace a model that was saved in ``folder``. The old one stays until the new one is whole.
+
+    Returns:
+        ``folder`` as a path.
+
+    Raises:
+        FileExistsError: ``folder`` has something in it and ``overwrite`` is false, or it holds other things than
+            a saved model.
+        ValueError: The model cannot be built again from its configuration, is of a class of your own, has a reducer
+            that is not of this library, is wrapped or sharded, or an option does not fit; nothing was written.
+    """
+    _refuse_unsavable(model)
+    library = library_of_model(model)
+    options = SaveOptions(mean, std, crop_pct, interpolation, class_names, dict(model_args or {}), image_processor)
+    mergers = write_mergers(model)
+    target = Path(folder).expanduser().resolve()
+    check_target(target, overwrite=overwrite)
+    with whole_folder(target) as new:
+        library.write(model, new, mergers, options)
+        check_rebuilt(library, model, *open_folder(new))
+    return Path(folder)
+
+
+def _refuse_unsavable(model: nn.Module) -> None:
+    """Refuse what only wraps a model, and a model without weights."""
+    if isinstance(model, OptimizedModule):
+        raise ValueError("model is compiled: save model._orig_mod")
+    if isinstance(model, DataParallel | DistributedDataParallel):
+        raise ValueError(f"model is wrapped by {type(model).__name__}: save model.module")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_meta:
+            raise ValueError(f"model holds no weights: {name} is on the meta device")
+        if hasattr(tensor, "full_tensor"):
+            raise ValueError(f"model is sharded ({name} is a DTensor): gather its state dict into a plain model first")

@@ -1,0 +1,124 @@
+"""Models of timm: its hub format, with our key beside its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models import get_model_input_config
+from timm.models._hub import save_config_for_hf
+from torch import Tensor, nn
+
+from patchmerger.hub.folders import CONFIG_NAME
+from patchmerger.hub.library import Library, PlainConfig, Preprocessing, SaveOptions, refuse_options
+from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
+from patchmerger.hub.weights import Weights, write_weights
+from patchmerger.seams import host_class
+from patchmerger.zoo import without_merger
+
+
+class Timm(Library):
+    """Models made by ``timm.create_model``, of any family."""
+
+    name = "timm"
+    advice = "say in model_args what was changed since timm made it, such as model_args={'depth': 6}"
+
+    def made(self, model: nn.Module) -> bool:
+        """A model that timm made, or one of a user that is registered with timm."""
+        return host_class(model).__module__.startswith("timm.") or hasattr(model, "pretrained_cfg")
+
+    def write(self, model: nn.Module, folder: Path, mergers: dict[str, Any] | None, options: SaveOptions) -> None:
+        """As timm writes it; what the model was loaded with stays, where nothing else is said."""
+        self._refuse_unnamed(model)
+        refuse_options(options, ["image_processor"], "is for models of transformers; give mean, std, crop_pct")
+        settings = {"label_names": self._class_names(model, options)}
+        save_config_for_hf(
+            model,
+            str(folder / CONFIG_NAME),
+            model_config=settings | ({} if mergers is None else {KEY: mergers}),
+            model_args=(without_merger(_architecture(model)) if mergers is None else {}) | dict(options.model_args),
+            data_config={name: getattr(options, name) for name in ("mean", "std", "crop_pct", "interpolation")},
+        )
+        write_weights(model, folder)
+
+    def build(
+        self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
+    ) -> tuple[nn.Module, Weights]:
+        """By timm, which reads the folder's config itself."""
+        architecture = config["architecture"]
+        if not timm.is_model(architecture):
+            raise ValueError(
+                f"{folder / CONFIG_NAME} names the architecture {architecture!r}, which timm {timm.__version__} does "
+                "not know: upgrade timm, or import the module that registers it"
+            )
+        try:
+            # A model of the zoo is made without its own merger where our key says what merges.
+            own = without_merger(architecture) if KEY in config else {}
+            model = timm.create_model(f"local-dir:{folder}", pretrained=False, **own)
+        except (TypeError, AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"timm {timm.__version__} cannot make {architecture!r} with the model_args in "
+                f"{folder / CONFIG_NAME}: {error}"
+            ) from error
+        insert_mergers(model, mergers)
+        return model, weights
+
+    def outputs(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Features, and what the head makes of them."""
+        like = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+        shape = get_model_input_config(model)["input_size"]
+        image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(like)
+        # Both by name: __call__ would run user's hooks and compile a compiled model for this one image.
+        for stage in ("forward_features", "forward"):
+            yield stage, getattr(model, stage)(image)
+
+    def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
+        """From timm's newer format, with ``pretrained_cfg``, or the older flat one."""
+        settings = config.get("pretrained_cfg", config)
+        return PlainConfig(
+            architecture=config["architecture"],
+            num_classes=config.get("num_classes", settings.get("num_classes", 0)),
+            input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
+            preprocessing=Preprocessing(
+                mean=tuple(settings["mean"]),
+                std=tuple(settings["std"]),
+                crop_pct=settings["crop_pct"],
+                crop_mode=settings.get("crop_mode", "center"),
+                interpolation=settings["interpolation"],
+            ),
+            class_names=_in_order(config.get("label_names", settings.get("label_names"))),
+        )
+
+    def _refuse_unnamed(self, model: nn.Module) -> None:
+        architecture = _architecture(model)
+        if not architecture or not timm.is_model(architecture):
+            raise ValueError(
+                f"model ({host_class(model).__name__}) has no architecture that timm knows ({architecture!r}): it "
+                "could not be built again; make it with timm.create_model"
+            )
+        if not hasattr(model, "num_classes"):
+            raise ValueError(
+                f"model ({host_class(model).__name__}) only wraps a model for its features: save its .model"
+            )
+
+    def _class_names(self, model: nn.Module, options: SaveOptions) -> list[str] | None:
+        """The names to write: those given, else those that the model was loaded with."""
+        num_classes = int(cast(Any, model).num_classes)
+        if options.class_names is not None:
+            return options.names_of(num_classes)
+        known = _in_order(cast(Any, model).pretrained_cfg.get("label_names"))
+        return list(known) if known and len(known) == num_classes else None
+
+
+def _architecture(model: nn.Module) -> str:
+    return str(getattr(model, "pretrained_cfg", {}).get("architecture") or "")
+
+
+def _in_order(names: Sequence[str] | Mapping[str, str] | None) -> tuple[str, ...] | None:
+    """In order of the classes; timm also takes a dict of class number → name, whose keys are strings in JSON."""
+    if isinstance(names, Mapping):
+        names = [names.get(str(i), str(i)) for i in range(1 + max(map(int, names)))] if names else None
+    return tuple(names) if names else None

@@ -1,0 +1,206 @@
+"""Models of transformers: the folder that ``save_pretrained`` writes, with our key in its config.
+
+transformers is optional and slow to import: it is imported only where a model or folder of it is at hand. It gives
+weights other names on disk than in the model, and knows nothing of mergers, so ``from_pretrained`` reads the plain
+model and the mergers' weights are put beside it, by the number of their block.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor, nn
+
+from patchmerger.example_inputs import example_input
+from patchmerger.hub.folders import CONFIG_NAME, read_json, write_json
+from patchmerger.hub.library import Library, PlainConfig, SaveOptions, refuse_options
+from patchmerger.hub.processors import describe_processor, write_processor
+from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
+from patchmerger.hub.weights import Weights
+from patchmerger.insertion import mergers as mergers_in
+from patchmerger.seams import host_class
+
+# A merger is a child of its block: vit.encoder.layer.5.merger.weight. Qwen's visual.merger.… is not meant.
+_MERGER = re.compile(r"\.(?P<block>\d+)\.merger\.(?P<rest>.+)$")
+_MEANINGLESS = (TypeError, ValueError, AttributeError, KeyError, RuntimeError, StrictDataclassError)
+
+
+class Transformers(Library):
+    """Models of the classes that transformers itself has."""
+
+    name = "transformers"
+    own_settings = frozenset({"name_or_path", "gradient_checkpointing", "_attn_implementation"})
+    conversion = "load it with transformers' from_pretrained, then patchmerger.save(model, another_folder)"
+    advice = "change model.config along with the model, or save the state_dict of such a model yourself"
+
+    def made(self, model: nn.Module) -> bool:
+        """A model of a class in transformers; one of a user's subclass is not."""
+        return host_class(model).__module__.startswith("transformers.")
+
+    def write(self, model: nn.Module, folder: Path, mergers: dict[str, Any] | None, options: SaveOptions) -> None:
+        """By ``save_pretrained``; our key, class names and preprocessing are put beside."""
+        refuse_options(options, ["model_args"], "is for models of timm; transformers keeps all of them in model.config")
+        _refuse_unreadable(model)
+        config = cast(Any, model).config
+        before = {name: vars(config)[name] for name in ("architectures", "dtype") if name in vars(config)}
+        try:
+            cast(Any, model).save_pretrained(folder)
+        finally:
+            vars(config).update(before)  # save_pretrained changes them
+        content = read_json(folder / CONFIG_NAME)
+        content.pop(KEY, None)  # of a folder that transformers alone read once, without its mergers
+        names = options.names_of(_num_classes(content))
+        if names is not None:
+            content["id2label"] = {str(number): name for number, name in enumerate(names)}
+            content["label2id"] = {name: number for number, name in enumerate(names)}
+        write_json(folder / CONFIG_NAME, content | ({} if mergers is None else {KEY: mergers}))
+        write_processor(config, folder, options)
+
+    def build(
+        self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
+    ) -> tuple[nn.Module, Weights]:
+        """By ``from_pretrained``, whose findings are kept as names and shapes that do not fit."""
+        cls = _class(config, folder)
+        own = {name: tensor for name, tensor in weights.items() if not (mergers and _MERGER.search(name))}
+        dtypes = {tensor.dtype for tensor in own.values() if tensor.is_floating_point()}
+        try:
+            model, found = cls.from_pretrained(
+                None,
+                config=cls.config_class.from_dict({key: value for key, value in config.items() if key != KEY}),
+                state_dict=own,
+                dtype=dtypes.pop() if len(dtypes) == 1 else "auto",
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except _MEANINGLESS as error:
+            raise ValueError(
+                f"transformers {_transformers().__version__} cannot make a {cls.__name__} from "
+                f"{folder / CONFIG_NAME}: {error}"
+            ) from error
+        named: Weights = {name: t for name, t in model.state_dict().items() if name not in found["missing_keys"]}
+        named |= {name: torch.empty(0, device="meta") for name in found["unexpected_keys"]}
+        named |= {name: torch.empty(shape, device="meta") for name, shape, _ in found["mismatched_keys"]}
+        insert_mergers(model, mergers)
+        if mergers:
+            named |= _named_as_in(model, {name: tensor for name, tensor in weights.items() if name not in own})
+        return model, named
+
+    def outputs(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """What each block gives, and all else that the model does."""
+        try:
+            example = example_input(model, seed=0)
+            images = {example.name or "pixel_values": example.images}
+            # By name: __call__ would run user's hooks and compile a compiled model for this one image.
+            output = model.forward(**images, **example.others, output_hidden_states=True, return_dict=True)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"model ({host_class(model).__name__}) cannot be run on an image of its size, so what was saved could "
+                f"not be checked: {error}"
+            ) from error
+        yield from _tensors("forward", output)
+
+    def run_alike(self, rebuilt: nn.Module, model: nn.Module) -> None:
+        """The attention's implementation is a setting of a run; others round otherwise."""
+        cast(Any, rebuilt).set_attn_implementation(cast(Any, model).config._attn_implementation)
+
+    def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
+        """From the config, and from that of the image processor where there is one."""
+        names = config.get("id2label") if _num_classes(config) else None
+        known = names and any(name != f"LABEL_{number}" for number, name in names.items())
+        vision = config.get("vision_config") or config
+        return PlainConfig(
+            architecture=_architecture(config, folder),
+            num_classes=_num_classes(config),
+            input_size=_input_size(vision.get("image_size"), vision.get("num_channels", 3)),
+            preprocessing=describe_processor(folder),
+            class_names=tuple(names[number] for number in sorted(names, key=int)) if names and known else None,
+        )
+
+
+def _transformers() -> Any:
+    try:
+        return import_module("transformers")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "this model is one of transformers, which is not installed: pip install 'patchmerger[hf]'"
+        ) from error
+
+
+def _architecture(config: dict[str, Any], folder: Path) -> str:
+    named = config.get("architectures")
+    if not (isinstance(named, list) and len(named) == 1 and isinstance(named[0], str)):
+        raise ValueError(
+            f"{folder / CONFIG_NAME} does not name its class under 'architectures' ({named!r}): load it with the class "
+            "of transformers that you want, and save it with patchmerger.save"
+        )
+    return named[0]
+
+
+def _class(config: dict[str, Any], folder: Path) -> Any:
+    """The very class that the config names."""
+    library = _transformers()
+    name = _architecture(config, folder)
+    cls = getattr(library, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, library.PreTrainedModel)):
+        raise ValueError(
+            f"{folder / CONFIG_NAME} names the architecture {name!r}, which transformers {library.__version__} does "
+            f"not have (written with {config.get('transformers_version', 'an unknown one')}): upgrade transformers; "
+            "code that comes with a model is never run"
+        )
+    return cls
+
+
+def _refuse_unreadable(model: nn.Module) -> None:
+    """Refuse what ``save_pretrained`` writes in another form than the one that is read back."""
+    name = host_class(model).__name__
+    if getattr(_transformers(), name, None) is not host_class(model):
+        raise ValueError(
+            f"model ({name}) is a part of a model of transformers, which no config names: save the whole model"
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(f"model ({name}) has adapters (PEFT), whose weights alone would be saved: merge them first")
+    if getattr(cast(Any, model).config, "quantization_config", None) is not None:
+        raise ValueError(f"model ({name}) is quantised, and cannot be saved so: save it before it is quantised")
+
+
+def _named_as_in(model: nn.Module, weights: Weights) -> Weights:
+    """Mergers' weights under the names that they have in ``model``; those of other blocks keep their names."""
+    names = {merger.after - 1: merger.name for merger in mergers_in(model)}
+    named = {}
+    for name, tensor in weights.items():
+        match = cast(re.Match[str], _MERGER.search(name))
+        here = names.get(int(match["block"]))
+        named[name if here is None else f"{here}.{match['rest']}"] = tensor
+    return named
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """All the tensors in an output of transformers: dicts and tuples of them."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _tensors(f"{name}.{key}", part)
+    elif isinstance(value, tuple | list):
+        for number, part in enumerate(value):
+            yield from _tensors(f"{name}.{number}", part)
+
+
+def _num_classes(config: dict[str, Any]) -> int:
+    """Outputs of the classifier; 0 where there is none."""
+    if "Classification" not in str(config.get("architectures")):
+        return 0
+    labels = config.get("id2label")
+    return len(labels) if labels else int(config.get("num_labels", 2))  # 2 is what transformers does not write down
+
+
+def _input_size(size: Any, channels: int) -> tuple[int, int, int] | None:
+    if isinstance(size, int):
+        return channels, size, size
+    return None if size is None else (channels, int(size[0]), int(size[1]))

@@ -1,0 +1,102 @@
+"""Weights on disk: one safetensors file, or several with an index; never a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from patchmerger.hub.folders import CONVERSION, INDEX_NAME, PICKLES, WEIGHTS_NAME, how_to_convert, read_json
+
+Weights = dict[str, Tensor]
+
+
+def write_weights(model: nn.Module, folder: Path) -> None:
+    """Write the state dict of ``model`` to one file."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def read_weights(folder: Path, conversion: str = CONVERSION) -> Weights:
+    """All the weights in a folder, each in the dtype that it was saved in.
+
+    Args:
+        folder: The folder.
+        conversion: How pickled weights are to be converted, for the error that refuses them.
+
+    Raises:
+        FileNotFoundError: There are none, or a shard that the index names is missing.
+        ValueError: They are pickled, a file is cut short, or a shard does not hold what the index says.
+    """
+    if (folder / WEIGHTS_NAME).is_file():
+        return _read_file(folder / WEIGHTS_NAME)
+    if (folder / INDEX_NAME).is_file():
+        return _read_shards(folder)
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickled:
+        raise ValueError(how_to_convert(folder / pickled[0], conversion))
+    raise FileNotFoundError(f"folder ({folder}) has no {WEIGHTS_NAME}")
+
+
+def weights_file(folder: Path) -> Path:
+    """The file to name where the weights are wrong."""
+    return folder / (WEIGHTS_NAME if (folder / WEIGHTS_NAME).is_file() else INDEX_NAME)
+
+
+def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+    """In what ``weights`` are not the model's: names or shapes; ``None`` where they fit."""
+    wanted = model.state_dict()
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & weights.keys())
+        if weights[name].shape != wanted[name].shape
+    ]
+    for what, found in (
+        ("missing weights", sorted(wanted.keys() - weights.keys())),
+        ("unexpected weights", sorted(weights.keys() - wanted.keys())),
+        ("other shapes", shapes),
+    ):
+        if found:
+            return f"{what}: {', '.join(found[:3])}" + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    return None
+
+
+def unlike(weights: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> str | None:
+    """Which of ``weights`` came back from disk in another dtype or with other values; ``None`` where none did."""
+    for name, tensor in weights.items():
+        again = read[name]
+        if again.dtype != tensor.dtype:
+            return f"{name} in {again.dtype}, not {tensor.dtype} (give all weights of the model one dtype)"
+        if not torch.equal(again, tensor.detach().to(again.device)) and bool(tensor.isfinite().all()):
+            return f"other values in {name}"
+    return None
+
+
+def _read_file(path: Path) -> Weights:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is cut short or not a safetensors file ({error}); copy it again") from error
+
+
+def _read_shards(folder: Path) -> Weights:
+    index = folder / INDEX_NAME
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{index} has no weight_map, which says what file each weight is in; copy it again")
+    weights: Weights = {}
+    for name in sorted(set(places.values())):
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{index} names {name!r}, which is no safetensors file beside it")
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"folder ({folder}) has no {name}, which {INDEX_NAME} names: copy it there")
+        shard = _read_file(folder / name)
+        gone = sorted(weight for weight, place in places.items() if place == name and weight not in shard)
+        if gone:
+            raise ValueError(f"{folder / name} does not hold {gone[0]}, as {INDEX_NAME} says; copy both again")
+        weights |= shard
+    return weights

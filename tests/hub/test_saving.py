@@ -1,0 +1,163 @@
+"""What is refused, and that a folder appears whole or not at all."""
+
+import pickle
+import stat
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, load_model, save_model
+from torch import nn
+
+from conftest import SIZE, make_images, make_vit
+from hub.helpers import assert_round_trip
+from patchmerger.hosts import Host, register_host
+from patchmerger.hub import load, save
+from patchmerger.insertion import insert
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Halve(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, ::2]
+
+
+def test_a_reducer_of_the_user_is_refused(folder):
+    model = insert(make_vit(), 8, reducer=Halve())
+    with pytest.raises(
+        ValueError, match=r"blocks\.1\.merger is a Halve: only PatchMerger and AveragePool can be saved"
+    ):
+        save(model, folder)
+    assert not folder.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: nn.Linear(2, 2),
+            r"model \(Linear\) is not of timm, torchvision or transformers: .*save_model\(model, path",
+        ),
+        (lambda: timm.models.VisionTransformer(depth=1, embed_dim=8, num_heads=1), "has no architecture that timm"),
+        (lambda: torch.compile(make_vit(), backend="eager"), r"model is compiled: save model\._orig_mod"),
+        (lambda: nn.DataParallel(make_vit()), r"model is wrapped by DataParallel: save model\.module"),
+        (lambda: make_vit().to("meta"), "model holds no weights: .* is on the meta device"),
+        (
+            lambda: timm.create_model("vit_small_patch16_224", features_only=True, out_indices=(1,), **SIZE),
+            r"model \(FeatureGetterNet\) only wraps a model for its features: save its \.model",
+        ),
+    ],
+)
+def test_what_cannot_be_saved(folder, make, message):
+    with pytest.raises(ValueError, match=message):
+        save(make(), folder)
+
+
+# The folder appears whole or not at all
+
+
+def test_an_existing_folder_is_kept(saved):
+    before = (saved / "model.safetensors").read_bytes()
+    with pytest.raises(
+        FileExistsError, match=r"is not empty: choose another, or replace the model with overwrite=True"
+    ):
+        save(make_vit(), saved)
+    assert (saved / "model.safetensors").read_bytes() == before
+
+
+def test_overwrite_replaces_a_model_and_nothing_else(saved):
+    model = make_vit("distilled")
+    save(model, saved, overwrite=True)
+    assert torch.equal(load(saved)(make_images()), model(make_images()))
+    assert [path.name for path in saved.parent.iterdir()] == ["mine"]
+    (saved / "notes.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"holds more than a saved model \(notes\.txt\)"):
+        save(model, saved, overwrite=True)
+    assert (saved / "notes.txt").read_text() == "precious"
+
+
+def test_an_empty_folder_is_filled(folder):
+    folder.mkdir(parents=True)
+    assert_round_trip(make_vit(), folder)
+
+
+def test_a_file_in_the_way(tmp_path):
+    path = tmp_path / "model"
+    path.write_text("")
+    with pytest.raises(FileExistsError, match=r"folder \(.*model\) is a file"):
+        save(make_vit(), path, overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_failure_on_the_way_leaves_what_was_there(saved, monkeypatch, overwrite):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("no space left on device")
+
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    target = saved if overwrite else saved.with_name("new")
+    with monkeypatch.context() as patch:
+        patch.setattr("patchmerger.hub.weights.save_file", fail)
+        with pytest.raises(OSError, match="no space left on device"):
+            save(make_vit(), target, overwrite=overwrite)
+    assert [path.name for path in saved.parent.iterdir()] == ["mine"]
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_a_failed_rename_puts_the_old_model_back(saved, monkeypatch):
+    rename = Path.rename
+
+    def fail_for_the_new_one(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError("interrupted")
+        return rename(self, target)
+
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail_for_the_new_one)
+        with pytest.raises(OSError, match="interrupted"):
+            save(make_vit(), saved, overwrite=True)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    assert [path.name for path in saved.parent.iterdir()] == ["mine"]
+
+
+def test_the_folder_can_be_read_by_others_as_any_new_folder(saved):
+    usual = saved.parent / "usual"
+    usual.mkdir()
+    assert stat.S_IMODE(saved.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
+
+
+def test_nothing_is_pickled(saved):
+    for path in saved.iterdir():
+        with pytest.raises(Exception, match=r".") as caught:
+            pickle.loads(path.read_bytes())
+        assert not isinstance(caught.value, AssertionError)
+    assert "blocks.1.merger.weight" in load_file(saved / "model.safetensors")
+
+
+class OwnViT(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(32, 2, 64, batch_first=True) for _ in range(2))
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_the_way_out_for_a_class_of_one_s_own(tmp_path):
+    @register_host(OwnViT)
+    def describe(model: OwnViT) -> Host:
+        return Host(blocks=model.blocks, dim=32, num_prefix_tokens=0)
+
+    model = insert(OwnViT(), 4, after=1)
+    with pytest.raises(ValueError, match=r"model \(OwnViT\) is not of .*no config could build a class of your own"):
+        save(model, tmp_path / "folder")
+    save_model(model, tmp_path / "own.safetensors")
+    again = insert(OwnViT(), 4, after=1)
+    load_model(again, tmp_path / "own.safetensors")
+    tokens = torch.randn(1, 9, 32)
+    assert torch.equal(again(tokens), model(tokens))

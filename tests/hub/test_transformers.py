@@ -1,0 +1,401 @@
+"""Models of transformers come back from their folders as they were, and transformers reads the plain model in them."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import nn
+
+import patchmerger
+from hub.helpers import TRANSFORMERS, assert_round_trip, change_config, make_transformers, read_config, run
+from patchmerger.hosts import find_host
+from patchmerger.hub import SavedMerger, describe, load, save
+from patchmerger.insertion import insert, mergers, remove
+from patchmerger.reducers import AveragePool
+
+pytestmark = pytest.mark.usefixtures("one_thread", "quiet_transformers")
+
+SPECTROGRAMS = {"max_length": 64, "num_mel_bins": 32, "image_size": None}
+# class → (arguments of its config, arguments of insert)
+FAMILIES = {
+    "ViTForImageClassification": ({}, {}),
+    "DeiTForImageClassificationWithTeacher": ({}, {}),
+    "Dinov2WithRegistersForImageClassification": ({}, {}),
+    "DINOv3ViTModel": ({"num_register_tokens": 2, "image_size": 48}, {}),
+    "BeitForImageClassification": ({"use_relative_position_bias": True}, {"positions": "drop_bias"}),
+    "CLIPVisionModelWithProjection": ({}, {}),
+    "SiglipVisionModel": ({}, {}),
+    "Siglip2VisionModel": ({"num_patches": 16, "image_size": None}, {}),
+    "Aimv2VisionModel": ({}, {}),
+    "IJepaModel": ({}, {}),
+    "ASTForAudioClassification": (SPECTROGRAMS, {}),
+}
+
+
+def make(name: str = "ViTForImageClassification", **kwargs: object) -> transformers.PreTrainedModel:
+    model = make_transformers(name, **FAMILIES[name][0], **kwargs)
+    assert isinstance(model, transformers.PreTrainedModel)
+    return model
+
+
+def make_merged(name: str = "ViTForImageClassification", *args: object, **kwargs: object) -> nn.Module:
+    return insert(make(name), *(args or (4,)), **FAMILIES[name][1], **kwargs)
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("name", ["ViTForImageClassification", "DINOv3ViTModel", "ASTForAudioClassification"])
+def test_round_trip_of_a_plain_model(name, folder):
+    assert_round_trip(make(name), folder)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_round_trip(name, folder):
+    model = make_merged(name)
+    again = assert_round_trip(model, folder)
+    assert [(m.after, m.positions) for m in mergers(again)] == [(m.after, m.positions) for m in mergers(model)]
+    assert type(again).__name__ == name
+    assert describe(folder).architecture == name
+
+
+def test_several_mergers_and_reducers(folder):
+    model = insert(make("ViTForImageClassification"), 9, after=1, norm="both", scale=0.3)
+    insert(model, 6, after=2, reducer=AveragePool(6))
+    insert(model, 4, after=3, norm="none")
+    assert_round_trip(model, folder)
+    assert describe(folder).mergers == (
+        SavedMerger(1, 9, "keep", "PatchMerger", norm="both", scale=0.3, eps=1e-6),
+        SavedMerger(2, 6, "keep", "AveragePool"),
+        SavedMerger(3, 4, "keep", "PatchMerger", norm="none", scale=1.0, eps=None),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_dtype_is_kept(dtype, folder):
+    model = make_merged().to(dtype)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    again = load(save(model, folder))
+    assert {tensor.dtype for tensor in again.state_dict().values()} == {dtype}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in again.state_dict().items())
+
+
+def test_weights_of_several_dtypes(folder):
+    model = make("DINOv3ViTModel")
+    save(model, folder)
+    model.embeddings.mask_token.data = model.embeddings.mask_token.data.double()
+    with pytest.raises(ValueError, match=r"mask_token in torch\.float32, not torch\.float64 \(give all weights of the"):
+        save(model, folder, overwrite=True)
+    assert load(folder).embeddings.mask_token.dtype == torch.float32
+
+
+def test_saving_leaves_the_model_alone(folder):
+    model = make_merged().train()
+    find_host(model).blocks[0].eval()
+    modes = [module.training for module in model.modules()]
+    config = model.config.to_dict()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    save(model, folder)
+    load(folder)
+    assert torch.equal(torch.rand(3), expected)
+    assert [module.training for module in model.modules()] == modes
+    assert model.config.to_dict() == config
+
+
+def test_the_implementation_of_attention_is_no_part_of_the_model(folder):
+    model = make_merged()
+    model.set_attn_implementation("eager")
+    for module in model.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = True
+    save(model, folder)
+    assert load(folder).config._attn_implementation == "sdpa"
+
+
+# What transformers itself makes of the folder
+
+
+def test_transformers_reads_a_plain_folder_and_we_read_its(folder, tmp_path):
+    model = make()
+    save(model, folder)
+    assert torch.equal(run(transformers.ViTForImageClassification.from_pretrained(folder)), run(model))
+    model.save_pretrained(tmp_path / "theirs")
+    assert read_config(folder) == read_config(tmp_path / "theirs")
+    assert torch.equal(run(load(tmp_path / "theirs")), run(model))
+
+
+@pytest.mark.parametrize("name", ["ViTForImageClassification", "DINOv3ViTModel"])
+def test_transformers_reads_the_plain_model_in_a_merged_folder(name, folder, tmp_path):
+    model = make_merged(name)
+    save(model, folder)
+    names = load_file(folder / "model.safetensors")
+    assert sum(".1.merger." in key for key in names) == 3, "a reader of the file must see that there is a merger"
+    plain, found = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
+    assert not found["missing_keys"]
+    assert all(".merger." in key for key in found["unexpected_keys"])
+    assert torch.equal(run(plain), run(remove(model)))
+    save(plain, tmp_path / "plain")  # its config still has our key
+    assert mergers(load(tmp_path / "plain")) == []
+
+
+def test_save_pretrained_alone_is_refused(folder):
+    make_merged().save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"unexpected weights: vit\.\S+\.1\.merger\.norm\.bias"):
+        load(folder)
+
+
+def test_a_loaded_model_saved_by_transformers_does_not_claim_its_mergers(folder, tmp_path):
+    load(save(make_merged(), folder)).save_pretrained(tmp_path / "theirs")
+    assert "patchmerger" not in read_config(tmp_path / "theirs")
+
+
+def test_shards(folder):
+    model = make_merged(after=(1, 3))
+    ours = read_config(save(model, folder))["patchmerger"]
+    model.save_pretrained(folder, max_shard_size="50KB")
+    (folder / "model.safetensors").unlink()
+    change_config(folder, patchmerger=ours)
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 2
+    assert torch.equal(run(load(folder)), run(model))
+    save(model, folder, overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+# Weights that are not those of the config
+
+
+def test_weights_of_another_model(folder, tmp_path):
+    save(make_merged(), folder)
+    weights = folder / "model.safetensors"
+
+    def swap(model: nn.Module, name: str) -> None:
+        weights.write_bytes((save(model, tmp_path / name) / "model.safetensors").read_bytes())
+
+    swap(make_merged("ViTForImageClassification", 5), "tokens")
+    with pytest.raises(ValueError, match=r"other shapes: vit\.\S+\.1\.merger\.weight \(5, 32\) for \(4, 32\)"):
+        load(folder)
+    swap(make(), "plain")
+    with pytest.raises(ValueError, match=r"missing weights: vit\.\S+\.1\.merger\.norm\.bias, "):
+        load(folder)
+    swap(make_merged("ViTForImageClassification", 4, after=3), "place")
+    with pytest.raises(ValueError, match=r"missing weights: vit\.\S+\.1\.merger\.norm\.bias"):
+        load(folder)
+    swap(make_merged("ViTForImageClassification", (4, 4), after=(2, 3)), "two")
+    with pytest.raises(ValueError, match=r"unexpected weights: vit\.encoder\.layer\.2\.merger\.norm\.bias"):
+        load(folder)
+    swap(insert(make("ViTForImageClassification", num_labels=7), 4), "classes")
+    with pytest.raises(ValueError, match=r"model\.safetensors is of another .*: classifier\.bias \(7,\) for \(5,\)"):
+        load(folder)
+    swap(insert(make("ViTForImageClassification", num_hidden_layers=3), 4, after=2), "depth")
+    with pytest.raises(ValueError, match=r"missing weights: vit\.\S+\.3\..* and \d+ more"):
+        load(folder)
+
+
+def test_a_pickle_and_the_way_out(folder, tmp_path):
+    model = make()
+    save(model, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is a pickle.*from_pretrained, then patchmerger\.save"):
+        load(folder)
+    save(transformers.ViTForImageClassification.from_pretrained(folder), tmp_path / "converted")
+    assert torch.equal(run(load(tmp_path / "converted")), run(model))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"architectures": ["ViT7Model"], "transformers_version": "7.1"},
+            r"'ViT7Model', which .* \(written with 7\.1\)",
+        ),
+        ({"architectures": ["AutoModel"]}, "names the architecture 'AutoModel', which transformers .* does not have"),
+        ({"architectures": None}, r"does not name its class under 'architectures' \(None\)"),
+        ({"hidden_size": "wide"}, r"cannot make a ViTForImageClassification from .*config\.json"),
+        ({"hidden_size": 64}, "other shapes: "),
+        ({"patchmerger": {"schema_version": 9}}, "has schema_version 9, but this patchmerger knows up to 2"),
+    ],
+)
+def test_broken_configs(folder, changes, message):
+    save(make_merged(), folder)
+    change_config(folder, **changes)
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+# What cannot be saved
+
+
+def test_what_no_config_says_is_refused(folder):
+    model = transformers.ViTModel(make().config, add_pooling_layer=False)
+    with pytest.raises(ValueError, match=r"missing weights: pooler\.dense\.bias, .*; change model\.config along"):
+        save(model, folder)
+
+
+def other_activation(model: nn.Module) -> None:
+    name = next(name for name, module in model.named_modules() if "GELU" in type(module).__name__)
+    model.set_submodule(name, nn.ReLU())
+
+
+def other_head(model: nn.Module) -> None:
+    model.classifier = nn.Linear(32, 9)
+
+
+def other_eps(model: nn.Module) -> None:
+    model.vit.layernorm.eps = 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_activation, r"not a ReLU; change model\.config along with the model"),
+        (other_head, r"other shapes: classifier\.bias \(9,\) for \(5,\)"),
+        (other_eps, r"vit\.layernorm\.eps = 1e-12, not 0\.001"),
+    ],
+)
+def test_changes_by_hand_are_refused(folder, change, message):
+    model = make_merged()
+    change(model)
+    with pytest.raises(ValueError, match=message):
+        save(model, folder)
+    assert list(folder.parent.iterdir()) == []
+
+
+class OwnViT(transformers.ViTForImageClassification):
+    pass
+
+
+def text_and_images() -> nn.Module:
+    text = {**TRANSFORMERS, "vocab_size": 9, "num_hidden_layers": 1}
+    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=dict(TRANSFORMERS))).eval()
+
+
+def with_adapters() -> nn.Module:
+    model = make()
+    model._hf_peft_config_loaded = True
+    return model
+
+
+def quantised() -> nn.Module:
+    model = make()
+    model.config.quantization_config = {"bits": 4}
+    return model
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: OwnViT(make().config), r"model \(OwnViT\) is not of timm, torchvision or transformers"),
+        (lambda: find_host(make()).blocks[0], r"model \(ViTLayer\) is a part of a model of transformers"),
+        (text_and_images, r"model \(CLIPModel\) cannot be run on an image of its size, .*input_ids"),
+        (with_adapters, r"has adapters \(PEFT\)"),
+        (quantised, "is quantised, and cannot be saved so"),
+    ],
+)
+def test_what_cannot_be_saved(folder, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        save(wrong(), folder)
+    assert not folder.exists()
+
+
+# Without transformers
+
+
+def test_nothing_imports_transformers_before_it_is_needed():
+    files = list(Path(patchmerger.__file__).parent.rglob("*.py"))
+    found = [path for path in files if re.search(r"^(from|import) transformers\b", path.read_text(), re.MULTILINE)]
+    assert files
+    assert found == []
+
+
+def test_transformers_is_not_installed(folder, monkeypatch):
+    save(make_merged(), folder)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert describe(folder).num_classes == 5
+    with pytest.raises(ModuleNotFoundError, match=r"not installed: pip install 'patchmerger\[hf\]'"):
+        load(folder)
+
+
+# How images are prepared
+
+
+def test_an_image_processor_is_saved_along(folder):
+    processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.1, 0.2, 0.3])
+    save(make_merged(), folder, image_processor=processor, class_names=["ant", "bee", "crane", "été", "dog"])
+    again = transformers.AutoImageProcessor.from_pretrained(folder)
+    assert (list(again.image_mean), dict(again.size)) == ([0.1, 0.2, 0.3], {"height": 32, "width": 32})
+    saved = describe(folder)
+    assert (saved.library, saved.num_classes, saved.input_size) == ("transformers", 5, (3, 32, 32))
+    assert (saved.mean, saved.std, saved.interpolation) == ((0.1, 0.2, 0.3), (0.5,) * 3, "bilinear")
+    assert (saved.crop_pct, saved.crop_mode) == (1.0, "squash")
+    assert saved.class_names == ("ant", "bee", "crane", "été", "dog")
+    assert load(folder).config.id2label[3] == "été"
+    save(load(folder), folder, overwrite=True)
+    assert describe(folder).class_names == saved.class_names
+    assert describe(folder).mean is None, "the processor is no part of the model: it is given each time"
+
+
+def test_a_processor_is_made_from_numbers(folder):
+    save(make_merged(), folder, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_pct=0.8, interpolation="bilinear")
+    saved = describe(folder)
+    assert (saved.mean, saved.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (saved.crop_pct, saved.crop_mode, saved.interpolation) == (0.8, "center", "bilinear")
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    pixels = processor(torch.full((3, 50, 60), 255, dtype=torch.uint8), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 32, 32)
+    torch.testing.assert_close(pixels[0, :, 0, 0], (1 - torch.tensor(saved.mean)) / torch.tensor(saved.std))
+
+
+def test_a_spectrogram_s_extractor(folder):
+    extractor = transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=64)
+    save(make("ASTForAudioClassification"), folder, image_processor=extractor)
+    assert transformers.AutoFeatureExtractor.from_pretrained(folder).max_length == 64
+    assert describe(folder).input_size is None
+
+
+def test_labels_that_say_nothing_are_none(folder):
+    assert describe(save(make(), folder)).class_names is None
+    change_config(folder, id2label=None)
+    assert describe(folder).num_classes == 2, "what transformers leaves out is its default"
+    other = make("SiglipVisionModel")
+    assert describe(save(other, folder, overwrite=True)).num_classes == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ViTForImageClassification", {"mean": (0.5,) * 3}, "mean and std must be given both, or an image_processor"),
+        ("ViTForImageClassification", {"class_names": ["a"]}, "class_names has 1 names, but the model has 5 classes"),
+        ("SiglipVisionModel", {"class_names": ["a"]}, "class_names has 1 names, but the model has 0 classes"),
+        (
+            "ViTForImageClassification",
+            {"model_args": {"depth": 3}},
+            r"model_args \({'depth': 3}\) is for models of timm",
+        ),
+        ("ViTForImageClassification", {"image_processor": nn.Identity()}, r"image_processor \(Identity\) must be"),
+        (
+            "ViTForImageClassification",
+            {"image_processor": transformers.ViTImageProcessor(), "crop_pct": 0.9},
+            r"crop_pct \(0\.9\) is given, and an image_processor too: give one",
+        ),
+        ("ASTForAudioClassification", {"mean": (0.5,), "std": (0.5,)}, r"images have no one size \(None\): give an"),
+    ],
+)
+def test_options_that_do_not_fit(folder, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        save(make(name), folder, **options)
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_describe_reads_a_config_that_says_little(folder):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViTModel"]}))
+    saved = describe(folder)
+    assert (saved.num_classes, saved.input_size, saved.mean, saved.mergers) == (0, None, None, ())
