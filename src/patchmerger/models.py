@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import timm
@@ -15,6 +15,7 @@ from patchmerger.hosts import find_host
 from patchmerger.insertion import Prefix, insert
 from patchmerger.merger import Norm, preset
 from patchmerger.reducers import AveragePool
+from patchmerger.zoo import without_merger
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class ModelSettings:
     """A Vision Transformer of timm.
 
     Args:
-        name: A timm architecture, such as "vit_small_patch16_224"; "ARCHITECTURE.TAG" for given weights. If
-            not given, a small ViT with 64 tokens (width 48, 4 blocks, 2 heads, average pooling; for 32 pixels, or 64
-            where the images are larger).
+        name: A timm architecture, such as "vit_small_patch16_224", or a size of patchmerger.zoo, where merge.… says
+            what merges; "ARCHITECTURE.TAG" for given weights. If not given, a small ViT with 64 tokens (width 48,
+            4 blocks, 2 heads, average pooling; for 32 pixels, or 64 where the images are larger).
         args: Arguments for timm.create_model, such as img_size, patch_size, embed_dim, depth, num_heads,
             drop_path_rate, class_token, global_pool.
         pretrained: Start from timm's weights instead of random ones.
@@ -104,13 +105,24 @@ def build_model(settings: ModelSettings, merge: MergeSettings | None = None, *, 
     check_model_name(settings.name)
     if settings.pretrained and not timm.is_model_pretrained(settings.name):
         raise ValueError(f"model.pretrained is set, but timm has no weights for {settings.name!r}")
+    args = settings.args | _without_merger(settings.name, settings.args)
     try:
         model: nn.Module = timm.create_model(
-            settings.name, pretrained=settings.pretrained, num_classes=num_classes, **settings.args
+            settings.name, pretrained=settings.pretrained, num_classes=num_classes, **args
         )
     except (TypeError, AssertionError) as error:
         raise ValueError(f"model.args ({settings.args}) do not fit {settings.name}: {error}") from error
     return model if merge is None else merge.apply(model)
+
+
+def _without_merger(name: str, args: dict[str, Any]) -> dict[str, Any]:
+    """What leaves the own merger of a model of the zoo out: the merge settings say what merges."""
+    without = without_merger(name)
+    merging = sorted({field.name for field in fields(MergeSettings)} & args.keys())
+    if without and merging:
+        options = " and ".join(f"merge.{option}" for option in merging)
+        raise ValueError(f"model.args ({args}) describe the merger of {name}: give {options} instead")
+    return without
 
 
 def check_model_name(name: str) -> None:
@@ -118,7 +130,7 @@ def check_model_name(name: str) -> None:
     architecture = name.split(".")[0]
     if timm.is_model(architecture):
         return
-    close = difflib.get_close_matches(architecture, timm.list_models(["vit_*", "deit*"]), n=3)
+    close = difflib.get_close_matches(architecture, timm.list_models(["vit_*", "deit*", "patchmerger_*"]), n=3)
     close = close or difflib.get_close_matches(architecture, timm.list_models(), n=3)
     hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
     raise ValueError(f"model.name ({name!r}) is no architecture that timm {timm.__version__} knows; {hint}")

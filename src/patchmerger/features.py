@@ -1,0 +1,122 @@
+"""Frozen features of images: one pass of a model over them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import normalize
+
+from patchmerger.data import EvalTransform, ImageSet, Loader
+from patchmerger.data.batches import EvaluationImages
+from patchmerger.data.loading import usable_cores
+from patchmerger.data.order import EvaluationOrder
+
+FeatureFunction: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
+"""From a model and normalised images (B, 3, S, S) to features (B, D)."""
+
+
+def pre_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """What the last layer of a timm model classifies: its tokens, pooled and normalised.
+
+    Args:
+        model: A timm model.
+        images: Normalised images, (B, 3, S, S).
+
+    Returns:
+        Features, (B, D).
+
+    Raises:
+        TypeError: The model is not one of timm's.
+    """
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise TypeError(
+            f"model ({type(model).__name__}) has no forward_features and forward_head, as timm's models have: give "
+            "`features`, a function of the model and the images that returns (B, D)"
+        )
+    timm_model = cast(Any, model)
+    return cast(Tensor, timm_model.forward_head(timm_model.forward_features(images), pre_logits=True))
+
+
+def extract_features(
+    model: nn.Module,
+    sets: Sequence[ImageSet],
+    *,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    crop_pct: float = 1.0,
+    features: FeatureFunction = pre_logits,
+    batch_size: int = 128,
+    workers: int | None = None,
+    progress: bool = True,
+) -> list[Tensor]:
+    """Features of every image, on the device that the model is on, in eval mode; the model is left as it was.
+
+    Args:
+        model: The model.
+        sets: Images, such as those of several splits; they share one progress bar.
+        image_size: Height and width S that images are fitted to.
+        mean: Mean of each channel, for pixels from 0 to 1.
+        std: Standard deviation of each channel.
+        crop_pct: The share of the resized image that is kept, in the middle.
+        features: What gives the features; by default :func:`pre_logits`.
+        batch_size: Images in a batch.
+        workers: Processes that load images; chosen by the number of cores by default.
+        progress: Show a progress bar, on a terminal only.
+
+    Returns:
+        For each set the features, float32 (n, D), on the CPU, in the order of the images.
+
+    Raises:
+        TypeError: The model is not one of timm's, and ``features`` is not given.
+        ValueError: ``features`` gives anything but one row of numbers for each image.
+    """
+    loaders = [_loader(images, EvalTransform(image_size, crop_pct), batch_size, workers) for images in sets]
+    like = next(model.parameters())
+    modes = [(module, module.training) for module in model.modules()]
+    extracted: list[Tensor] = []
+    try:
+        model.eval()
+        with torch.inference_mode(), _progress(sum(len(images) for images in sets), progress) as advance:
+            for loader in loaders:
+                parts = []
+                for images, _ in loader:
+                    normalized = normalize(images.to(like.device).float() / 255, list(mean), list(std))
+                    part = features(model, normalized.to(like.dtype))
+                    if part.ndim != 2 or len(part) != len(images):
+                        raise ValueError(f"features gives {tuple(part.shape)} for {len(images)} images, not (B, D)")
+                    parts.append(part.float().cpu())
+                    advance(len(images))
+                extracted.append(torch.cat(parts))  # (n, D)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return extracted
+
+
+def _loader(images: ImageSet, transform: EvalTransform, batch_size: int, workers: int | None) -> Loader:
+    dataset = EvaluationImages(images, transform)
+    order = EvaluationOrder(len(images), batch_size)
+    cores = usable_cores()
+    if workers is None:
+        workers = 0 if cores <= 2 or dataset.as_they_are else min(8, cores - 1)
+    return Loader(dataset, order, length=len(order), workers=workers)
+
+
+@contextmanager
+def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    if not (shown and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("features", total=total)
+        yield lambda count: bar.advance(task, count)
