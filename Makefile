@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST := .venv-oldest
 
-.PHONY: demo test test-slow lint types format install clean
+.PHONY: demo test test-slow test-oldest census hosts-page lint types format install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT with and without a merger on real digits, print the comparison
@@ -15,6 +16,17 @@ test: $(READY)  ## what CI runs, without the slow tests
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+# Deprecations there are those of old libraries beside newer ones that they need; those of ours are errors in `make test`.
+test-oldest: $(OLDEST)/.ready  ## the tests on the lowest versions that pyproject.toml allows, in .venv-oldest
+	$(OLDEST)/bin/python -m pytest -W default::DeprecationWarning
+
+census: $(READY)  ## every model of timm, transformers and torchvision: does it take a merger? Some ten minutes
+	$(BIN)/patchmerger hosts --out results/hosts.json --overwrite true
+	$(MAKE) hosts-page
+
+hosts-page: $(READY)  ## docs/hosts.md from results/hosts.json
+	$(BIN)/python -m patchmerger.studies.hosts_page
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -34,5 +46,11 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
+# They have wheels for Python 3.11 and 3.12: where python3 is newer, make test-oldest PYTHON=python3.11.
+$(OLDEST)/.ready: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --editable ".[dev]" --constraint tests/oldest.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache

@@ -1,16 +1,16 @@
 import copy
 import json
 import re
-import shlex
 import time
 
 import pytest
 import timm
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from patchmerger import benchmark
-from patchmerger.benchmark import bench, measure
+from patchmerger.benchmark import measure
 from patchmerger.insertion import insert
 
 QUICK = {"batch_size": 2, "rounds": 3, "warmup": 1, "round_seconds": 0.0}
@@ -98,7 +98,10 @@ def test_models_are_left_as_they_are(training, precision):
     assert plain.patch_embed.proj.weight.grad is None
     assert result["merged"].predicted_speedup > 1.2
     assert result["merged"].params == result["plain"].params + 4 * 32 + 2 * 32
-    assert result["merged"].peak_memory is None or torch.cuda.is_available()
+    merged = result["merged"]
+    assert 0 < merged.activation_memory < merged.peak_memory
+    weights = (2 if precision != "float32" and not training else 4) * merged.params
+    assert merged.peak_memory - merged.activation_memory >= weights * (4 if training else 1)
     assert (result.training, result.precision) == (training, precision)
 
 
@@ -133,6 +136,37 @@ def test_another_image_size_is_set_on_the_copies():
     assert plain.patch_embed.img_size == (32, 32)
     with pytest.raises(ValueError, match=re.escape("(30, 30) does not divide by the patch size (8, 8)")):
         measure({"plain": plain}, **QUICK, image_size=30)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_models_of_transformers_and_torchvision(training):
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.ViTConfig(**small, image_size=32, patch_size=8)
+    theirs = transformers.ViTForImageClassification(config)
+    vision = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
+    for plain in (theirs, vision):
+        models = {"plain": plain, "merged": insert(copy.deepcopy(plain), 4)}
+        result = measure(models, **QUICK, training=training)
+        assert result["merged"].predicted_speedup > 1
+        assert result.image_size == (32, 32)
+
+
+def test_the_roofline_and_what_is_attained_of_it():
+    models = {"plain": tiny(), "merged": insert(tiny(), 4)}
+    merged = measure(models, **QUICK, least_seconds={"plain": 3.0, "merged": 2.0})["merged"]
+    assert merged.roofline_speedup == 1.5
+    assert merged.of_roofline == merged.speedup / 1.5
+    assert merged.of_predicted == merged.speedup / merged.predicted_speedup
+    assert measure(models, **QUICK)["merged"].roofline_speedup is None
+
+
+def test_speedup_over_another_than_the_baseline(monkeypatch):
+    seconds = {"a": [1.0, 1.0, 1.0], "b": [2.0, 4.0, 6.0], "c": [1.0, 1.0, 2.0]}
+    monkeypatch.setattr(benchmark, "take_turns", lambda *_: (seconds, False))
+    result = measure({"a": tiny(), "b": tiny(), "c": tiny()}, **QUICK)
+    assert result.speedup_over("c", "b") == (3.0, (2.5, 3.5))
+    assert result["b"].speedup_quartiles == (1 / 5, 1 / 3)
 
 
 def test_round_trip_and_table():
@@ -204,7 +238,7 @@ def test_models_that_cannot_work():
         measure({}, **QUICK)
     with pytest.raises(ValueError, match=re.escape("models['plain'] is on the meta device")):
         measure({"plain": tiny().to("meta")}, **QUICK)
-    with pytest.raises(ValueError, match="image_size must be given: Linear does not tell its own"):
+    with pytest.raises(ValueError, match=re.escape("image_size (None) must be given: Linear does not say the size")):
         measure({"plain": nn.Linear(1, 1)}, **QUICK)
     with pytest.raises(ValueError, match=re.escape("models['plain'] has no parameter that requires a gradient")):
         measure({"plain": tiny().requires_grad_(False)}, **QUICK, training=True)
@@ -219,69 +253,3 @@ def test_compiled(training):
     result = measure(models, **QUICK, training=training, compile=True)
     assert result.compile
     assert "compiled" in str(result)
-
-
-def test_bench_writes_what_it_measured(tmp_path, monkeypatch):
-    random_state = torch.random.get_rng_state()
-    create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, **kw: create(name, depth=4, embed_dim=48, **kw))
-    out = tmp_path / "new" / "speed.json"
-    result = bench("vit_tiny_patch16_224", image_size=64, batch_size=2, rounds=3, warmup=1, device="cpu", out=out)
-    assert torch.equal(torch.random.get_rng_state(), random_state)
-    record = json.loads(out.read_text())
-    assert record == result.as_dict()
-    assert (record["model"], record["num_tokens"], record["after"]) == ("vit_tiny_patch16_224", [8], [2])
-    assert record["inference"]["image_size"] == [64, 64]
-    assert [t["name"] for t in record["training"]["timings"]] == ["plain", "merged"]
-    words = shlex.split(record["command"])
-    assert words[:3] == ["patchmerger", "bench", "vit_tiny_patch16_224"]
-    assert words[words.index("--compile") + 1] == "false"
-    assert words[words.index("--out") + 1] == str(out)
-    assert "--after" not in words
-    assert "8 tokens after block 2" in str(result)
-    assert "Training step, batch of 2, 64 × 64 pixels, bf16" in str(result)
-    with pytest.raises(FileExistsError, match=re.escape(f"out ({out}) exists already")):
-        bench("vit_tiny_patch16_224", device="cpu", out=out)
-    again = bench(
-        "vit_tiny_patch16_224",
-        image_size=64,
-        num_tokens=[4, 2],
-        after=[1, 3],
-        batch_size=2,
-        rounds=3,
-        device="cpu",
-        mode="inference",
-        out=out,
-        overwrite=True,
-    )
-    assert again.training is None
-    assert json.loads(out.read_text())["num_tokens"] == [4, 2]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"model": "vit_smal_patch16_224"},
-            "model ('vit_smal_patch16_224') is not known to timm; did you mean vit_small",
-        ),
-        ({"model": "§§"}, "timm.list_models('vit_*') lists them"),
-        ({"model": "resnet18"}, "ResNet cannot take a merger"),
-        ({"batch_size": 0}, "batch_size (0) must be at least 1"),
-        ({"rounds": -1}, "rounds (-1) must be at least 1"),
-        ({"mode": "fast"}, "mode ('fast') must be one of 'both', 'inference', 'training'"),
-        ({"precision": "tf32"}, "precision ('tf32') must be one of"),
-        ({"device": "cuda:99"}, "device ('cuda:99') is not there"),
-        ({"image_size": 100}, "image_size (100, 100) does not divide by the patch size (16, 16)"),
-        ({"after": 12}, "after (12) must be a block from 1 to 11"),
-    ],
-)
-def test_bench_refuses_before_it_measures(change, message, monkeypatch):
-    monkeypatch.setattr(benchmark, "measure", lambda *_, **__: pytest.fail("it measured"))
-    with pytest.raises(ValueError, match=re.escape(message)):
-        bench(**{"model": "vit_tiny_patch16_224", "device": "cpu", **change})
-
-
-def test_bench_refuses_a_folder(tmp_path):
-    with pytest.raises(ValueError, match="is a folder: name a file in it"):
-        bench("vit_tiny_patch16_224", out=tmp_path, device="cpu")

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from patchmerger.costs import Cost, cost
     from patchmerger.evaluation import evaluate
+    from patchmerger.fewshot import few_shot
     from patchmerger.fitting import fit
-    from patchmerger.hosts import UnsupportedModelError
-    from patchmerger.hub import load, save
+    from patchmerger.hosts import Host, UnsupportedModelError, register_host
+    from patchmerger.hub import load, push_to_hub, save
     from patchmerger.insertion import InsertedMerger, insert, mergers, remove
     from patchmerger.merger import PRESETS, PatchMerger, from_vit_pytorch, patch_merge, preset
+    from patchmerger.planning import Plan, plan
+    from patchmerger.speed.suite import bench
     from patchmerger.studies.compare import compare
 
 __version__ = version("patchmerger")
@@ -21,19 +24,26 @@ __version__ = version("patchmerger")
 _PUBLIC = {
     "PRESETS": "merger",
     "Cost": "costs",
+    "Host": "hosts",
     "InsertedMerger": "insertion",
     "PatchMerger": "merger",
+    "Plan": "planning",
     "UnsupportedModelError": "hosts",
+    "bench": "speed.suite",
     "compare": "studies.compare",
     "cost": "costs",
     "evaluate": "evaluation",
+    "few_shot": "fewshot",
     "fit": "fitting",
     "from_vit_pytorch": "merger",
     "insert": "insertion",
     "load": "hub",
     "mergers": "insertion",
     "patch_merge": "merger",
+    "plan": "planning",
     "preset": "merger",
+    "push_to_hub": "hub",
+    "register_host": "hosts",
     "remove": "insertion",
     "save": "hub",
 }
@@ -41,19 +51,26 @@ _PUBLIC = {
 __all__ = [
     "PRESETS",
     "Cost",
+    "Host",
     "InsertedMerger",
     "PatchMerger",
+    "Plan",
     "UnsupportedModelError",
+    "bench",
     "compare",
     "cost",
     "evaluate",
+    "few_shot",
     "fit",
     "from_vit_pytorch",
     "insert",
     "load",
     "mergers",
     "patch_merge",
+    "plan",
     "preset",
+    "push_to_hub",
+    "register_host",
     "remove",
     "save",
 ]

@@ -12,13 +12,17 @@ import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from patchmerger import __version__
-from patchmerger.benchmark import bench
 from patchmerger.costs import Cost, cost
 from patchmerger.evaluation import evaluate
+from patchmerger.fewshot import few_shot
 from patchmerger.fitting import fit
 from patchmerger.models import MergeSettings, ModelSettings, build_model
+from patchmerger.planning import plan
+from patchmerger.speed.suite import bench
+from patchmerger.speed.tables import show_speed
 from patchmerger.studies.compare import compare
-from patchmerger.tables import show_comparison, show_evaluation, show_fit
+from patchmerger.studies.hosts import survey
+from patchmerger.tables import show_census, show_comparison, show_evaluation, show_few_shot, show_fit
 
 
 def model_cost(
@@ -43,17 +47,26 @@ def model_cost(
     return cost(model, image_size)
 
 
-COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], None], str]] = {
+# What runs, what shows its results (and may give an exit status), and a summary.
+COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], int | None], str]] = {
     "compare": (compare, show_comparison, "train the same ViT with and without a merger, side by side"),
     "fit": (fit, show_fit, "train one ViT, merged or plain"),
     "test": (evaluate, show_evaluation, "evaluate a saved model on images"),
-    "bench": (bench, print, "measure a merged ViT's speed against the plain one's"),
+    "fewshot": (few_shot, show_few_shot, "few-shot accuracy of a saved model's features"),
+    "bench": (bench, show_speed, "measure a merged ViT's speed against the plain one's"),
     "cost": (model_cost, print, "tokens, FLOPs and parameters of a ViT, block by block"),
+    "plan": (plan, print, "where to merge for a wanted speed-up, or a budget of FLOPs"),
+    "hosts": (survey, show_census, "which models of timm, transformers and torchvision take a merger"),
 }
 
 
 # The first argument of these needs no option's name.
-POSITIONAL = {"test": "MODEL ", "bench": "MODEL ", "cost": "NAME "}
+POSITIONAL = {"test": "MODEL ", "fewshot": "MODEL ", "plan": "MODEL ", "bench": "MODEL [MODEL …] ", "cost": "NAME "}
+# First arguments that Python gives models and the command line names: the argument, how many, its help.
+NAMED = {
+    "plan": ("model", None, "A timm architecture, or the folder of a saved model."),
+    "bench": ("models", "+", "Timm architectures, and folders of saved models."),
+}
 
 
 def build_parser() -> ArgumentParser:
@@ -69,7 +82,16 @@ def build_parser() -> ArgumentParser:
         usage = f"patchmerger {name} {POSITIONAL.get(name, '')}[options]"
         command = ArgumentParser(description=f"{summary[0].upper()}{summary[1:]}.", usage=usage)
         command.add_argument("--config", action=ActionConfigFile, help="Read options from a YAML file.")
-        command.add_function_arguments(function, fail_untyped=False, as_group=False, as_positional=name in POSITIONAL)
+        argument, number, text = NAMED.get(name, (None, None, None))
+        if argument is not None:
+            command.add_argument(argument, type=str, nargs=number, help=text)
+        command.add_function_arguments(
+            function,
+            fail_untyped=False,
+            as_group=False,
+            as_positional=name in POSITIONAL,
+            skip=set() if argument is None else {argument},
+        )
         subcommands.add_subcommand(name, command, help=summary)
     return parser
 
@@ -89,7 +111,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         results = function(**given)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-            show(results)
+            return show(results) or 0
     except (ValueError, OSError, FloatingPointError) as error:
         if options.traceback:
             raise

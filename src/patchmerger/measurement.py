@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from patchmerger.costs import table_text
 from patchmerger.timed_steps import Precision
 
@@ -22,8 +24,11 @@ class Timing:
         ratio_quartiles: First and third quartile of these ratios.
         predicted_speedup: The baseline's FLOPs / its FLOPs; ``None`` where ``cost`` does not know a model.
         params: Its parameters.
-        peak_memory: Bytes on the GPU at most, in its step alone with its weights; ``None`` on other devices.
+        peak_memory: Bytes at most, in its step alone, with weights, gradients and optimiser state; ``None`` where the
+            device does not tell.
         round_seconds: Seconds of a batch in each round.
+        activation_memory: Bytes of activations at most: ``peak_memory`` less what is held throughout.
+        roofline_speedup: The speed-up that a roofline allows; ``None`` where no ceilings were given.
     """
 
     name: str
@@ -35,11 +40,29 @@ class Timing:
     params: int
     peak_memory: int | None
     round_seconds: tuple[float, ...]
+    activation_memory: int | None = None
+    roofline_speedup: float | None = None
 
     @property
     def speedup(self) -> float:
         """How many times faster than the baseline: 1 / ``ratio``."""
         return 1 / self.ratio
+
+    @property
+    def speedup_quartiles(self) -> tuple[float, float]:
+        """First and third quartile of the speed-up."""
+        low, high = self.ratio_quartiles
+        return 1 / high, 1 / low
+
+    @property
+    def of_predicted(self) -> float | None:
+        """Attained speed-up / that predicted by FLOPs."""
+        return self.speedup / self.predicted_speedup if self.predicted_speedup else None
+
+    @property
+    def of_roofline(self) -> float | None:
+        """Attained speed-up / that allowed by the roofline."""
+        return self.speedup / self.roofline_speedup if self.roofline_speedup else None
 
 
 @dataclass(frozen=True)
@@ -82,11 +105,19 @@ class Measurement:
                 return timing
         raise KeyError(f"{name!r} was not measured; there are {', '.join(t.name for t in self.timings)}")
 
+    def speedup_over(self, name: str, other: str) -> tuple[float, tuple[float, float]]:
+        """How many times faster ``name`` is than ``other``: median of the ratios within the rounds, and quartiles."""
+        pairs = zip(self[other].round_seconds, self[name].round_seconds, strict=True)
+        ratios = torch.tensor([theirs / ours for theirs, ours in pairs], dtype=torch.float64)
+        low, middle, high = ratios.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+        return middle, (low, high)
+
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, for JSON."""
         record = json.loads(json.dumps(asdict(self)))
         for timing, entry in zip(self.timings, record["timings"], strict=True):
             entry["speedup"] = timing.speedup
+            entry["of_predicted"], entry["of_roofline"] = timing.of_predicted, timing.of_roofline
         return {**record, "rounds": self.rounds}
 
     def __str__(self) -> str:
@@ -106,48 +137,14 @@ class Measurement:
             cells = [t.name, f"{t.seconds * 1e3:.2f}", f"{t.images_per_second:,.1f}", f"{t.ratio:.3f} ({quartiles})"]
             cells += [f"{t.speedup:.2f}×", f"{t.predicted_speedup:.2f}×" if t.predicted_speedup else "unknown"]
             table.add_row(*cells, *([f"{(t.peak_memory or 0) / 2**20:,.0f}"] if with_memory else []))
+        return table_text(table) + self.conditions
+
+    @property
+    def conditions(self) -> str:
+        """How and on what it was measured, in one line."""
         where = self.environment
-        return table_text(table) + (
+        return (
             f"median of {self.rounds} rounds{' (interrupted)' if self.interrupted else ''}, models in turn, "
             f"on {where['device_name']}, {where['threads']} threads, torch {where['torch']}, timm {where['timm']}"
             f"{', compiled' if self.compile else ''}"
         )
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A timm model with and without a merger, measured.
-
-    Attributes:
-        model: Its timm name.
-        num_tokens: Tokens that each merger gives.
-        after: The blocks that the mergers stand after, counted from 1.
-        inference: Inference measured, or ``None``.
-        training: A training step measured, or ``None``.
-        command: The command that measures this again.
-    """
-
-    model: str
-    num_tokens: tuple[int, ...]
-    after: tuple[int, ...]
-    inference: Measurement | None
-    training: Measurement | None
-    command: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything as plain Python values, for JSON."""
-        return {
-            "schema": 1,
-            "command": self.command,
-            "model": self.model,
-            "num_tokens": list(self.num_tokens),
-            "after": list(self.after),
-            "inference": self.inference and self.inference.as_dict(),
-            "training": self.training and self.training.as_dict(),
-        }
-
-    def __str__(self) -> str:
-        """The tables, with the model and its mergers above them."""
-        places = ", ".join(f"{m} tokens after block {a}" for m, a in zip(self.num_tokens, self.after, strict=True))
-        tables = [str(table) for table in (self.inference, self.training) if table is not None]
-        return "\n\n".join([f"{self.model}, merged: {places}", *tables])

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from math import log2
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from patchmerger.census import Finding
+from patchmerger.fewshot_result import FewShot
+from patchmerger.studies.findings import Census
+
+# Up to so many architectures a census shows each by itself.
+_FEW = 20
 
 
 def show_comparison(results: dict[str, Any]) -> None:
@@ -102,3 +111,83 @@ def show_evaluation(result: dict[str, Any]) -> None:
         f"{result['split']} {result['metric']}: [bold]{100 * result['value']:.2f}%[/bold] "
         f"on {result['images']:,} images"
     )
+
+
+def show_few_shot(result: FewShot) -> None:
+    """Print the table of ``patchmerger fewshot``."""
+    console = Console()
+    console.print(result.data)
+    table = Table(title=escape(result.model), box=box.SIMPLE_HEAD, title_style="bold")
+    for column in ("images\na class", "test accuracy\n%", "validation\n%", "strength chosen"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for r in result.results:
+        spread = "" if r.sd is None else f" ± {100 * r.sd:.2f}"
+        low, high = (f"2^{log2(strength):g}" for strength in (min(r.strengths), max(r.strengths)))
+        table.add_row(
+            str(r.shots),
+            f"{100 * r.mean:.2f}{spread}",
+            f"{100 * sum(r.validation_accuracies) / result.draws:.2f}",
+            low if low == high else f"{low} … {high}",
+        )
+    console.print(table)
+    images = result.images
+    console.print(
+        f"{f'mean ± sd over {result.draws} draws' if result.draws > 1 else 'one draw'} (seed {result.seed}); strength "
+        f"chosen on {images['validation']:,} validation images, accuracy on {images['test']:,} test images; "
+        f"{result.feature_dim} features of images of {result.image_size} pixels; "
+        f"{sum(result.seconds.values()):.0f} s on {result.environment['device_name']}"
+    )
+
+
+def show_census(census: Census) -> int:
+    """Print what ``patchmerger hosts`` found; the exit status is 1 where something failed."""
+    console = Console()
+    console.width = max(console.width, 100)
+    if len(census.findings) <= _FEW:
+        for finding in census.findings:
+            console.print(_answer(finding), soft_wrap=True, highlight=False)
+    else:
+        _show_families(console, census)
+        for finding in [*census.of_status("not buildable"), *census.failures]:
+            console.print(_answer(finding), soft_wrap=True, highlight=False)
+    for library in census.missing:
+        console.print(f"{library} is not installed: its models were left out")
+    return 1 if census.failures else 0
+
+
+def _show_families(console: Console, census: Census) -> None:
+    statuses = ("merged", "refused", "not buildable", "failed")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("library")
+    for status in statuses:
+        table.add_column(status, justify="right")
+    for library, counts in census.counts.items():
+        table.add_row(library, *(f"{counts.get(status, 0):,}" for status in statuses))
+    console.print(table)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("merged", "library", "prefix", "positions"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("architectures", justify="right")
+    for family in census.families:
+        prefixes = ", ".join(map(str, family.prefixes))
+        table.add_row(family.name, family.library, prefixes, family.positions or "–", f"{len(family.members):,}")
+    console.print(table)
+    table = Table("refused", "reason", box=box.SIMPLE_HEAD)
+    table.add_column("architectures", justify="right")
+    for group in census.refused:
+        table.add_row(group.kind, group.reason, f"{len(group.members):,}")
+    console.print(table)
+
+
+def _answer(finding: Finding) -> str:
+    """One architecture in one line."""
+    start = f"{escape(finding.name)} ({finding.library}): [bold]{finding.status}[/bold]"
+    if finding.status == "merged":
+        asked = "" if finding.kind is None else " (to be asked for)"
+        positions = f", positions={finding.positions!r}{asked}" if finding.positions else ""
+        tokens = f"{finding.prefix} + {finding.patches} tokens become {finding.prefix} + M"
+        return f"{start}; {finding.family}, {finding.blocks} blocks, {tokens}{positions}"
+    kind = f" ({finding.kind})" if finding.kind else ""
+    way_out = f"; {finding.way_out}" if finding.way_out else ""
+    family = f" {finding.family}:" if finding.family else ""
+    return f"{start}{kind};{family} {escape(finding.reason or '')}{escape(way_out)}"

@@ -4,75 +4,141 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from patchmerger.example_inputs import Example, example_input
+from patchmerger.seams import host_class
+from patchmerger.speed.memory import peak_of
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _ROUNDS_TO_KEEP = 3
 
 
+@dataclass(frozen=True)
+class TimedStep:
+    """What is timed: one batch through a copy of a model.
+
+    Attributes:
+        run: The step.
+        model: The copy.
+        optimizer: Of a training step; ``None`` in inference.
+    """
+
+    run: Callable[[], None]
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None = None
+
+    def __call__(self) -> None:
+        """Run one step."""
+        self.run()
+
+    def memory(self, device: torch.device) -> tuple[int | None, int | None]:
+        """Bytes at most in all and of activations alone, which is all but weights, gradients and optimiser state."""
+        held = [*self.model.parameters(), *self.model.buffers()]
+        if self.optimizer is not None:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:  # held throughout, so that the peak is that of activations
+                    parameter.grad = torch.zeros_like(parameter)
+                    held.append(parameter.grad)
+            held += [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
+        activations = peak_of(self.run, device)
+        return None if activations is None else _bytes(held) + activations, activations
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
 def timed_step(
     name: str,
     model: nn.Module,
     batch_size: int,
-    size: tuple[int, int],
+    size: int | tuple[int, int] | None,
     training: bool,
     precision: Precision,
     compile: bool,
     device: torch.device,
     seed: int,
-) -> Callable[[], None]:
-    """What is timed: one batch through a copy of the model."""
+) -> TimedStep:
+    """One batch through a copy of the model."""
     dtype = DTYPES[precision]
-    clone = copy.deepcopy(model).train(training)
+    clone = fit_to_size(copy.deepcopy(model).train(training), size)
     clone.zero_grad(set_to_none=True)
-    own_size = getattr(getattr(clone, "patch_embed", None), "img_size", None)
-    if own_size is not None and tuple(own_size) != size and not getattr(clone, "dynamic_img_size", False):
-        clone.set_input_size(size)  # type: ignore[operator]
     clone.to(device=device, dtype=torch.float32 if training else dtype)
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(batch_size, getattr(model, "in_chans", 3), *size, generator=generator).to(device)
+    batch = input_of(clone, size, batch_size=batch_size, seed=seed)
     if not training:
-        return _inference_step(_compiled(clone, compile), images.to(dtype))
+        return TimedStep(_inference_step(_compiled(clone, compile), batch), clone)
     with torch.no_grad(), torch.autocast(device.type, dtype, enabled=precision != "float32"):
-        output = clone(images)
+        output = _scores(batch.run(clone))
     if not isinstance(output, Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"models[{name!r}] gives {shape}; a training step needs one row of classes for each image")
     if not any(p.requires_grad for p in clone.parameters()):
         raise ValueError(f"models[{name!r}] has no parameter that requires a gradient: there is nothing to train")
+    generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(output.shape[1], (batch_size,), generator=generator).to(device)
-    return _training_step(clone, _compiled(clone, compile), images, labels, precision)
+    optimizer = _adamw([p for p in clone.parameters() if p.requires_grad])
+    run = _training_step(_compiled(clone, compile), batch, labels, optimizer, precision)
+    return TimedStep(run, clone, optimizer)
 
 
-def _compiled(model: nn.Module, compile: bool) -> Callable[[Tensor], Tensor]:
+def fit_to_size(model: ModelT, image_size: int | tuple[int, int] | None) -> ModelT:
+    """Set the input size of a timm model, in place, where it is another one and fixed."""
+    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if image_size is None or own is None or getattr(model, "dynamic_img_size", False):
+        return model
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if tuple(own) != size and hasattr(model, "set_input_size"):
+        model.set_input_size(size)  # type: ignore[operator]
+    return model
+
+
+def input_of(
+    model: nn.Module, image_size: int | tuple[int, int] | None, *, batch_size: int, seed: int | None = None
+) -> Example:
+    """A batch for a model that :func:`fit_to_size` has seen."""
+    example = example_input(model, image_size, batch_size=batch_size, seed=seed)
+    if image_size is not None and host_class(model).__module__.startswith("transformers."):
+        example.others["interpolate_pos_encoding"] = True
+    return example
+
+
+def _scores(output: Any) -> Any:
+    """The rows of classes in what a model gives; transformers has them among others."""
+    return getattr(output, "logits", output)
+
+
+def _compiled(model: nn.Module, compile: bool) -> Any:
     # fullgraph: a model that falls back to eager in places must not pass for a compiled one.
     return torch.compile(model, fullgraph=True, dynamic=False) if compile else model
 
 
-def _inference_step(forward: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[], None]:
+def _inference_step(model: nn.Module, batch: Example) -> Callable[[], None]:
     def step() -> None:
         with torch.inference_mode():
-            forward(images)
+            batch.run(model)
 
     return step
 
 
 def _training_step(
-    model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, precision: Precision
+    model: nn.Module, batch: Example, labels: Tensor, optimizer: torch.optim.Optimizer, precision: Precision
 ) -> Callable[[], None]:
-    optimizer = _adamw([p for p in model.parameters() if p.requires_grad])
-    scaler = torch.amp.GradScaler(images.device.type, enabled=precision == "fp16")
+    scaler = torch.amp.GradScaler(labels.device.type, enabled=precision == "fp16")
 
     def step() -> None:
-        with torch.autocast(images.device.type, DTYPES[precision], enabled=precision != "float32"):
-            loss = F.cross_entropy(forward(images), labels)
+        with torch.autocast(labels.device.type, DTYPES[precision], enabled=precision != "float32"):
+            loss = F.cross_entropy(_scores(batch.run(model)), labels)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
         scaler.update()
@@ -86,18 +152,6 @@ def _adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     except RuntimeError:
         return torch.optim.AdamW(parameters, lr=1e-4)
-
-
-def warm_up(step: Callable[[], None], warmup: int, device: torch.device, held: int) -> int | None:
-    """Run the step untimed; on a GPU, the most memory that it needs, ``held`` being that of others."""
-    for _ in range(warmup):
-        step()
-    if device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - held
 
 
 def take_turns(

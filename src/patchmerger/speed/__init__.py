@@ -1,0 +1,1 @@
+"""What a merger gains in time and memory: measured, beside what FLOPs and a roofline predict."""

@@ -1,0 +1,112 @@
+"""The models that are measured side by side: plain, merged, and where asked for vit-pytorch's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from patchmerger.block_costs import on_meta
+from patchmerger.block_inputs import Positions
+from patchmerger.hosts import find_host
+from patchmerger.insertion import insert, mergers, remove
+from patchmerger.named_models import named_model
+from patchmerger.placements import needed_positions
+
+Against: TypeAlias = Literal["vit-pytorch"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Models to measure side by side.
+
+    Attributes:
+        models: By name: ``"plain"``, ``"merged"``, and ``"vit-pytorch"`` where asked for.
+        num_tokens: Tokens that each merger gives.
+        after: The blocks that the mergers stand after, counted from 1.
+        positions: What ``insert`` was told of positions.
+    """
+
+    models: dict[str, nn.Module]
+    num_tokens: tuple[int, ...]
+    after: tuple[int, ...]
+    positions: Positions | None
+
+
+def build_candidates(
+    name: str,
+    *,
+    image_size: int | None = None,
+    num_tokens: int | Sequence[int] = 8,
+    after: int | Sequence[int] | None = None,
+    against: Against | None = None,
+    seed: int | None = None,
+) -> Candidates:
+    """Build the models to measure for one name.
+
+    Args:
+        name: A timm architecture, or the folder of a saved model. A saved model that merges is measured as it is,
+            against itself without its mergers.
+        image_size: Height and width in pixels, for a timm model.
+        num_tokens: As in ``insert``.
+        after: As in ``insert``.
+        against: ``"vit-pytorch"`` for its ViT with a merger, of the same shape.
+        seed: Of the random weights; ``None`` builds timm models on the meta device, without weights.
+
+    Raises:
+        ValueError: An unknown name, or arguments that the model cannot take.
+    """
+    found = named_model(name, image_size, seed=seed)
+    positions: Positions | None
+    if saved := mergers(found):
+        plain, merged, positions = remove(copy.deepcopy(found)), found, saved[0].positions
+    else:
+        plain, positions = found, needed_positions(on_meta(found))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed or 0)
+            merged = insert(copy.deepcopy(found), num_tokens, after, positions=positions)
+    inserted = mergers(merged)
+    models = {"plain": plain, "merged": merged}
+    if against is not None:
+        if len(inserted) > 1:
+            raise ValueError(f"against ({against!r}) has one merger, and not {len(inserted)}")
+        with torch.device("meta" if seed is None else "cpu"), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed or 0)
+            models[against] = _vit_pytorch(plain, inserted[0].after, inserted[0].num_tokens)
+    return Candidates(models, tuple(m.num_tokens for m in inserted), tuple(m.after for m in inserted), positions)
+
+
+def _vit_pytorch(plain: nn.Module, after: int, num_tokens: int) -> nn.Module:
+    """vit-pytorch's ViT with a merger, of the shape of a plain Vision Transformer of timm."""
+    if not isinstance(plain, VisionTransformer):
+        raise ValueError(f"against ('vit-pytorch') has no counterpart of {type(plain).__name__}: leave it out")
+    try:
+        from vit_pytorch.vit_with_patch_merger import ViT  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise ValueError("against ('vit-pytorch') is not installed: pip install vit-pytorch") from error
+    host, block = find_host(plain), plain.blocks[0]
+    attention: Any = getattr(block, "attn", None)
+    mlp: Any = getattr(block, "mlp", None)
+    if not all(hasattr(part, name) for part, name in ((attention, "num_heads"), (mlp, "fc1"))):
+        raise ValueError(f"against ('vit-pytorch') has no counterpart of {type(block).__name__}: leave it out")
+    channels = getattr(plain.patch_embed.proj, "in_channels", 3)
+    model: nn.Module = ViT(
+        image_size=plain.patch_embed.img_size,
+        patch_size=plain.patch_embed.patch_size,
+        num_classes=plain.num_classes,
+        dim=host.dim,
+        depth=len(host.blocks),
+        heads=attention.num_heads,
+        dim_head=host.dim // attention.num_heads,
+        mlp_dim=mlp.fc1.out_features,
+        patch_merge_layer=after,
+        patch_merge_num_tokens=num_tokens,
+        channels=channels,
+    )
+    model.image_size = tuple(plain.patch_embed.img_size)  # type: ignore[assignment]  # for `example_input`
+    return model

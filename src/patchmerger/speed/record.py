@@ -1,0 +1,111 @@
+"""The record of a benchmark: its rows, on disk after each of them, to go on with after an interrupt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from patchmerger.run_folder import plain, write_json
+from patchmerger.timed_steps import Precision
+
+SCHEMA = 2
+_SAME_PLACE = ("cpu", "device_name", "torch", "threads")
+
+
+@dataclass(frozen=True)
+class RowKey:
+    """What one row measures.
+
+    Attributes:
+        model: Its name, or its folder.
+        device: Where.
+        precision: ``"float32"``, ``"bf16"`` or ``"fp16"``.
+        compile: Whether the models are compiled.
+        training: A training step, or inference.
+        batch_size: Images in a batch.
+    """
+
+    model: str
+    device: str
+    precision: Precision
+    compile: bool
+    training: bool
+    batch_size: int
+
+    def __str__(self) -> str:
+        """As the progress bar and the errors name it."""
+        what = "training step" if self.training else "inference"
+        compiled = ", compiled" if self.compile else ""
+        return f"{self.model} on {self.device}, {what}, batch of {self.batch_size}, {self.precision}{compiled}"
+
+
+class Record:
+    """Rows of a benchmark, in a JSON file where there is one.
+
+    Args:
+        path: The file; ``None`` keeps the rows in memory only.
+        head: What stands before the rows: ``command``, ``settings``, ``environment``.
+        overwrite: Begin anew where the file exists.
+
+    Raises:
+        FileExistsError: The file exists, and is finished or has other settings.
+        ValueError: ``path`` is a folder, or the file is of another kind or was measured elsewhere.
+    """
+
+    def __init__(self, path: Path | None, head: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {
+            "schema": SCHEMA, **plain(dict(head)), "finished": False, "rows": [], "profiles": []
+        }  # fmt: skip
+        if path is None:
+            return
+        if path.is_dir():
+            raise ValueError(f"out ({path}) is a folder: name a file in it")
+        if path.exists() and not overwrite:
+            self.content = _go_on_with(path, self.content)
+
+    def find(self, key: RowKey, kind: str = "rows") -> dict[str, Any] | None:
+        """The row that was measured whole (or that failed) under this key."""
+        wanted = asdict(key)
+        return next((row for row in self.content[kind] if row["key"] == wanted and not row["interrupted"]), None)
+
+    def add(self, key: RowKey, row: Mapping[str, Any], kind: str = "rows", *, interrupted: bool = False) -> None:
+        """Add a row, in the place of one that was interrupted, and save."""
+        wanted = asdict(key)
+        rows = [row for row in self.content[kind] if row["key"] != wanted]
+        self.content[kind] = [*rows, {"key": wanted, "interrupted": interrupted, **plain(dict(row))}]
+        self.save()
+
+    def finish(self) -> None:
+        """Mark it as finished, and save."""
+        self.content["finished"] = True
+        self.save()
+
+    def save(self) -> None:
+        """Write the file, where there is one."""
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, self.content)
+
+
+def _go_on_with(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The unfinished record in the file, if it has the same settings and was measured here."""
+    way_out = "take another name, or --overwrite true"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileExistsError(f"out ({path}) exists already and is no benchmark: {way_out}") from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("finished") is not False:
+        raise FileExistsError(f"out ({path}) exists already: {way_out}")
+    ours, theirs = wanted["settings"], found["settings"]
+    if changed := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+        listed = "; ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in changed)
+        raise FileExistsError(f"out ({path}) is unfinished and has other settings ({listed}): {way_out}")
+    here, there = wanted["environment"], found["environment"]
+    moved = [f"{key}: {there.get(key)} there, {here[key]} here" for key in _SAME_PLACE if there.get(key) != here[key]]
+    if moved:
+        raise ValueError(f"out ({path}) is unfinished and was measured elsewhere ({'; '.join(moved)}): {way_out}")
+    return found

@@ -1,0 +1,166 @@
+"""The time that a device's two ceilings allow: its rate of matrix products and its memory bandwidth.
+
+Each matrix product or convolution takes at least
+
+    t = max(FLOPs / F, bytes / W)
+
+where:
+
+- F is the rate (FLOPs a second) of a large square product, W the bandwidth (bytes a second) of a large copy, both
+  measured on this device;
+- bytes are those of its weights, its inputs and its output, each moved once.
+
+A model takes at least the sum over its products. Norms, activations and additions count as free, as if fused into
+the products beside them; FLOPs are those of ``patchmerger.cost``.
+
+A training step has three products for one (the gradients of weights and of inputs are products of the same shapes),
+and AdamW, which reads weight, gradient and two moments and writes all but the gradient: 28 bytes a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from patchmerger.block_costs import on_meta
+from patchmerger.environment import device_name
+from patchmerger.example_inputs import example_input
+from patchmerger.timed_steps import DTYPES, Precision, fit_to_size
+
+_OPTIMIZER_BYTES = 28
+_CPU, _GPU = (1024, 2**26), (8192, 2**30)
+"""Rows of the square matrices, and bytes of the tensor that is copied: far more than caches hold."""
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The two ceilings of a device.
+
+    Attributes:
+        device: Its name.
+        precision: The number format of the matrix product.
+        threads: Threads of torch, which they depend on.
+        flops_per_second: Of a large square matrix product, 1 multiply-add = 2 FLOPs; the best of several.
+        bytes_per_second: Read and written by a large copy; the best of several.
+    """
+
+    device: str
+    precision: Precision
+    threads: int
+    flops_per_second: float
+    bytes_per_second: float
+
+    def __str__(self) -> str:
+        """In words."""
+        return (
+            f"ceilings of {self.device}, {self.threads} threads: {self.flops_per_second / 1e9:,.0f} GFLOPs/s in "
+            f"{self.precision}, {self.bytes_per_second / 1e9:,.1f} GB/s"
+        )
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product or convolution in a model.
+
+    Attributes:
+        flops: 1 multiply-add = 2 FLOPs.
+        bytes: Of its weights, inputs and output.
+    """
+
+    flops: int
+    bytes: int
+
+
+def measure_ceilings(device: torch.device, precision: Precision, *, seconds: float = 0.5) -> Ceilings:
+    """Measure what the device can do at best.
+
+    Args:
+        device: The device.
+        precision: The number format of the matrix product.
+        seconds: How long to measure each ceiling, at least.
+    """
+    from torch.utils.benchmark import Timer
+
+    rows, size = _GPU if device.type == "cuda" else _CPU
+    dtype = DTYPES[precision]
+    a, b = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
+    source = torch.zeros(size // 4, device=device)
+    target = torch.zeros_like(source)
+
+    def best(statement: str) -> float:
+        values = {"a": a, "b": b, "source": source, "target": target}
+        timer = Timer(statement, globals=values, num_threads=torch.get_num_threads())
+        return float(min(timer.blocked_autorange(min_run_time=seconds).times))
+
+    return Ceilings(
+        device=device_name(device),
+        precision=precision,
+        threads=torch.get_num_threads(),
+        flops_per_second=2 * rows**3 / best("a @ b"),
+        bytes_per_second=2 * size / best("target.copy_(source)"),
+    )
+
+
+def products_of(
+    model: nn.Module, image_size: int | tuple[int, int] | None, *, batch_size: int, precision: Precision
+) -> list[Product]:
+    """The matrix products of a forward pass, found in a run on the meta device.
+
+    Args:
+        model: Any model that :func:`~patchmerger.example_inputs.example_input` knows an input for; not changed.
+        image_size: Pixels; ``None`` is the model's own.
+        batch_size: Images.
+        precision: Of weights and activations.
+    """
+    clone = fit_to_size(on_meta(model), image_size).to(DTYPES[precision])
+    example = example_input(clone, image_size, batch_size=batch_size)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel escapes the counter
+    try:
+        counter = FlopCounterMode(display=False)
+        products = _Products(counter)
+        with torch.no_grad(), counter, products:
+            example.run(clone)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return products.found
+
+
+def least_seconds(products: Sequence[Product], ceilings: Ceilings, *, training: bool, params: int) -> float:
+    """The time that the ceilings allow for a batch.
+
+    Args:
+        products: Those of the forward pass.
+        ceilings: Of the device.
+        training: For a training step instead of inference.
+        params: Parameters of the model, for the optimiser.
+    """
+    forward = sum(max(p.flops / ceilings.flops_per_second, p.bytes / ceilings.bytes_per_second) for p in products)
+    return 3 * forward + _OPTIMIZER_BYTES * params / ceilings.bytes_per_second if training else forward
+
+
+class _Products(TorchFunctionMode):
+    """Notes every function of torch in which FLOPs are counted, as one product (fused attention too)."""
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        super().__init__()
+        self.counter = counter
+        self.found: list[Product] = []
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        before = self.counter.get_total_flops()
+        output = func(*args, **(kwargs or {}))
+        flops = self.counter.get_total_flops() - before
+        if flops:
+            tensors = [x for x in tree_leaves((args, kwargs, output)) if isinstance(x, Tensor)]
+            self.found.append(Product(flops, sum(x.numel() * x.element_size() for x in tensors)))
+        return output
