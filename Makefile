@@ -11,15 +11,16 @@ OLDEST := .venv-oldest
 demo: $(READY)  ## train a small ViT with and without a merger on real digits, print the comparison
 	$(BIN)/patchmerger compare
 
+# Two processes of one thread each: on two cores, threads that wait for each other cost more than they bring.
 test: $(READY)  ## what CI runs, without the slow tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 # Deprecations there are those of old libraries beside newer ones that they need; those of ours are errors in `make test`.
 test-oldest: $(OLDEST)/.ready  ## the tests on the lowest versions that pyproject.toml allows, in .venv-oldest
-	$(OLDEST)/bin/python -m pytest -W default::DeprecationWarning
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -W default::DeprecationWarning
 
 census: $(READY)  ## every model of timm, transformers and torchvision: does it take a merger? Some ten minutes
 	$(BIN)/patchmerger hosts --out results/hosts.json --overwrite true

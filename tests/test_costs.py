@@ -16,6 +16,7 @@ from timm.models.vision_transformer import (
     VisionTransformer,
 )
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from patchmerger import block_costs
@@ -61,7 +62,8 @@ def counted(model: nn.Module, image_size: int | tuple[int, int]) -> int:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     device = next(model.parameters()).device
     model.requires_grad_(False)  # the counter trips over views of parameters that need gradients
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # torch 2.8 does not count the fused attention of CPUs
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, model.in_chans, height, width, device=device))
     return counter.get_total_flops()
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -248,7 +248,8 @@ def test_jit_trace(merged, images):
 
 
 def test_fx(merged, images):
-    traced = torch.fx.symbolic_trace(merged.blocks[1])
+    # torch 2.8 cannot trace the flag into the attention
+    traced = torch.fx.symbolic_trace(merged.blocks[1], {"attn_mask": None, "is_causal": False})
     tokens = torch.randn(2, 9, 16)
     torch.testing.assert_close(traced(tokens), merged.blocks[1](tokens))
 
@@ -295,8 +296,8 @@ def test_positions_under_checkpointing_with_two_forwards_before_the_backward(rot
 
 
 def test_positions_are_not_carried_through_reentrant_checkpointing(rotary):
-    table = torch.randn(16, 16)
-    merged = rotary.blocks[1](rotary.blocks[0](torch.randn(2, 16, 16), rope=table), rope=table)
+    table, tokens = torch.randn(16, 16), torch.randn(2, rotary.num_prefix_tokens + 16, 16)
+    merged = rotary.blocks[1](rotary.blocks[0](tokens, rope=table), rope=table)
     output = checkpoint(rotary.blocks[2], merged, table, use_reentrant=True)
     message = r"merged tokens came without their positions: .* use_reentrant=False"
     with pytest.raises(RuntimeError, match=message):
@@ -340,7 +341,12 @@ def test_positions_after_pickle(rotary, images):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize(
-    ("kind", "how"), [("mixed", "the model"), ("axial", "the model, checkpointed"), ("mixed", "each block")]
+    ("kind", "how"),
+    [
+        ("axial", "the model, checkpointed"),
+        pytest.param("mixed", "the model", marks=pytest.mark.slow),
+        pytest.param("mixed", "each block", marks=pytest.mark.slow),
+    ],
 )
 def test_positions_compiled(kind, how, images):
     model = make_rotary(kind).train()
@@ -386,7 +392,7 @@ def run_checks(rank: int, world_size: int, folder: str) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     try:
         images = make_images(4)
-        for model in (make_merged(), *map(make_rotary, ROPE)):
+        for model in (make_merged(), make_rotary("mixed")):
             for check in (check_ddp, check_fsdp):
                 check(copy.deepcopy(model), images, images.chunk(world_size)[rank])
         check_sharding_first()
@@ -424,6 +430,10 @@ def check_fsdp(model: nn.Module, images: Tensor, mine: Tensor) -> None:
         for block in sharded.blocks:
             fully_shard(block)
         fully_shard(sharded)
+        for module in sharded.modules():
+            if isinstance(module, FSDPModule):
+                # gloo of torch 2.8 sums where it should average: github.com/pytorch/pytorch/issues/162338
+                module.set_force_sum_reduction_for_comms(True)
         assert all(isinstance(p, DTensor) for p in sharded.parameters())
         assert sharded.state_dict().keys() == model.state_dict().keys()
         outputs, found = step(sharded, mine)

@@ -1,8 +1,9 @@
-"""The findings of a census: written, read, and put together by class."""
+"""The findings of a census: written, read, and put together by family."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,14 +13,20 @@ from patchmerger.architectures import Library
 from patchmerger.block_inputs import Positions
 from patchmerger.census import Finding
 
+# In transformers: what follows the name of a model in the name of a class.
+_MODEL_OF_CLASS = re.compile(r"(Vision|Image)?(Model(WithProjection)?|For\w+Classification(WithTeacher)?)$")
+
+# What many findings have in common; it is written once.
+_WHY = ("kind", "reason", "way_out")
+
 
 @dataclass(frozen=True)
 class Family:
-    """Architectures of one class that take a merger alike.
+    """Architectures that take a merger alike: of one class in timm and torchvision, of one model in transformers.
 
     Attributes:
         library: The library that makes them.
-        name: Their class.
+        name: Their class; in transformers what the names of their classes begin with.
         positions: What becomes of positions.
         by_default: Whether ``insert`` takes them without being told about positions.
         members: The architectures.
@@ -99,13 +106,20 @@ class Census:
 
     @property
     def families(self) -> list[Family]:
-        """All that was merged, by class, those with most architectures first in each library."""
+        """All that was merged, by family, those with most architectures first in each library."""
         groups: dict[tuple[str, str, Positions | None, bool], list[Finding]] = {}
         for one in self.of_status("merged"):
-            groups.setdefault((one.library, one.family, one.positions, one.kind is None), []).append(one)
+            name = _MODEL_OF_CLASS.sub("", one.family) if one.library == "transformers" else one.family
+            groups.setdefault((one.library, name, one.positions, one.kind is None), []).append(one)
         families = [Family(*key, tuple(members)) for key, members in groups.items()]
         libraries = list(self.counts)
-        return sorted(families, key=lambda f: (libraries.index(f.library), -len(f.members), f.name))
+
+        def place(family: Family) -> tuple[int, int, str]:
+            # Those of transformers by name alone: how many there are tells only how many heads.
+            size = 0 if family.library == "transformers" else len(family.members)
+            return libraries.index(family.library), -size, family.name.lower()
+
+        return sorted(families, key=place)
 
     @property
     def refused(self) -> list[Refused]:
@@ -120,16 +134,25 @@ class Census:
         return sorted(refused, key=lambda r: (-sizes[r.kind], r.kind, -len(r.members), r.reason))
 
     def as_json(self) -> str:
-        """JSON with one line for each finding; what does not apply is left out."""
+        """JSON with one line for each finding and each reason; what does not apply is left out."""
         head = {"command": self.command, "versions": self.versions, "missing": self.missing, "counts": self.counts}
-        lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
-        found = ",\n".join(f"  {json.dumps(_present(one), ensure_ascii=False)}" for one in self.findings)
-        return "{\n" + ",\n".join([*lines, f' "findings": [\n{found}\n ]']) + "\n}\n"
+        reasons: dict[str, int] = {}
+        findings = []
+        for one in self.findings:
+            present = {field.name: getattr(one, field.name) for field in fields(one)}
+            present = {name: value for name, value in present.items() if value is not None}
+            why = {name: present.pop(name) for name in _WHY if name in present}
+            if why:
+                present["why"] = reasons.setdefault(_line(why), len(reasons))
+            findings.append(_line(present))
+        lines = [f' "{name}": {_line(value)}' for name, value in head.items()]
+        for name, listed in (("reasons", list(reasons)), ("findings", findings)):
+            lines.append(f' "{name}": [\n  ' + ",\n  ".join(listed) + "\n ]")
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _present(finding: Finding) -> dict[str, Any]:
-    values = {field.name: getattr(finding, field.name) for field in fields(finding)}
-    return {name: value for name, value in values.items() if value is not None}
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def read_census(path: Path) -> Census:
@@ -139,5 +162,8 @@ def read_census(path: Path) -> Census:
         path: A file that ``patchmerger hosts --out`` wrote.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
-    findings = tuple(Finding(**finding) for finding in content["findings"])
-    return Census(findings, content["versions"], tuple(content["missing"]), content["command"])
+    findings = []
+    for finding in content["findings"]:
+        why = content["reasons"][finding.pop("why")] if "why" in finding else {}
+        findings.append(Finding(**finding, **why))
+    return Census(tuple(findings), content["versions"], tuple(content["missing"]), content["command"])

@@ -6,36 +6,46 @@ import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from textwrap import shorten
 
+from patchmerger.census import NUM_TOKENS
 from patchmerger.run_folder import write_text
 from patchmerger.studies.findings import Census, Family, Refused, read_census
 
 RESULTS, PAGE = Path("results/hosts.json"), Path("docs/hosts.md")
 
+# So many names of a family stand in its row.
+_FEW = 6
+
 # Names that people look for, and what their architectures are called.
 KNOWN = {
-    "ViT": "vit_*_patch??_224",
-    "AugReg hybrids": "vit_*_r??_s??_*",
+    "ViT": "vit_base_patch16_224",
+    "hybrids with a ResNet stem": "vit_*_r??_s??_*",
     "DeiT": "deit_*",
     "DeiT-3": "deit3_*",
-    "DINOv2": "*dinov2",
-    "DINOv2 with registers": "*reg4_dinov2",
-    "CLIP": "vit_*clip*",
-    "SigLIP, SigLIP 2": "*siglip*",
-    "AIMv2": "aimv2*",
-    "FlexiViT": "flexivit*",
-    "TIPSv2": "*tipsv2*",
-    "Sapiens 2": "*sapiens2*",
-    "ViTamin": "vitamin*",
-    "TinyCLIP": "*tinyclip*",
-    "MobileCLIP": "*mobileclip*",
+    "DINOv2": "*_dinov2",
+    "DINOv2 with registers": "*_reg4_dinov2",
+    "DINOv3": "*_dinov3",
+    "CLIP": "vit_*_clip_*",
+    "SigLIP, SigLIP 2": "*_siglip_*",
+    "MobileCLIP": "vit_*_mci_*",
+    "AIMv2": "aimv2_*",
     "BEiT": "beit_*",
-    "BEiT v2": "beitv2*",
+    "BEiT v2": "beitv2_*",
+    "BEiT-3": "beit3_*",
     "EVA": "eva_*",
-    "EVA-02": "eva02*",
-    "DINOv3": "*dinov3*",
+    "EVA-02": "eva02_*",
     "Perception Encoder": "vit_pe_*",
-    "RoPE ViT": "vit_*rope*",
+    "InternViT": "vit_intern*",
+    "RADIO": "*_radio_*",
+    "TIPSv2": "*_tipsv2",
+    "Sapiens 2": "*_sapiens2",
+    "LingBot": "*_lingbot",
+    "ViTamin": "vitamin_*",
+    "FlexiViT": "flexivit_*",
+    "NaFlexViT": "naflexvit_base_patch16_gap",
+    "ViT with RoPE": "vit_*_rope_*",
+    "ViT with relative positions": "vit_relpos_*",
 }
 
 KINDS = {
@@ -96,8 +106,6 @@ def render(census: Census) -> str:
     Args:
         census: What was found.
     """
-    from patchmerger.census import NUM_TOKENS
-
     parts = [
         _INTRO.format(
             total=len(census.findings),
@@ -140,29 +148,20 @@ def _merged(title: str, families: Sequence[Family]) -> str:
     for family in families:
         positions = f"{family.positions or '–'}{'' if family.by_default else ', to be asked for'}"
         count, prefixes = str(len(family.members)), ", ".join(map(str, family.prefixes))
-        rows.append([f"`{family.name}`", count, prefixes, positions, _among(family)])
         listed = ", ".join(f"`{finding.name}`" for finding in family.members)
-        names.append(f"**{family.name}**: {listed}\n")
-    table = _table(["class", "architectures", "prefix", "positions", "among them"], rows, numbers=(1,))
-    total = sum(len(family.members) for family in families)
-    return "\n".join(
-        [
-            f"### {title}\n",
-            f"{table}\n",
-            f"<details><summary>All {total} by name</summary>\n",
-            *names,
-            "</details>\n",
-        ]
-    )
+        if len(family.members) > _FEW:
+            names.append(f"**{family.name}**: {listed}\n")
+            listed = _among(family)
+        rows.append([f"`{family.name}`", count, prefixes, positions, listed])
+    table = _table(["family", "architectures", "prefix", "positions", "which, or among them"], rows, numbers=(1,))
+    details = ["<details><summary>The long families by name</summary>\n", *names, "</details>\n"] if names else []
+    return "\n".join([f"### {title}\n", f"{table}\n", *details])
 
 
 def _among(family: Family) -> str:
     names = [finding.name for finding in family.members]
-    if family.library == "timm":
-        known = [label for label, pattern in KNOWN.items() if any(fnmatchcase(name, pattern) for name in names)]
-        if known:
-            return ", ".join(known)
-    return ", ".join(f"`{name}`" for name in names[:3]) + (" …" if len(names) > 3 else "")
+    known = [label for label, pattern in KNOWN.items() if any(fnmatchcase(name, pattern) for name in names)]
+    return ", ".join(known or [f"`{name}`" for name in names[:_FEW]]) + ("" if known else ", …")
 
 
 def _refused(kind: str, groups: Sequence[Refused]) -> str:
@@ -178,7 +177,9 @@ def _refused(kind: str, groups: Sequence[Refused]) -> str:
 def _others(census: Census) -> str:
     text = ""
     for status, title in (("failed", "Failed"), ("not buildable", "Not buildable from its defaults")):
-        rows = [[f"`{f.name}` ({f.library})", f.reason or ""] for f in census.of_status(status)]
+        limit = 120 if status == "not buildable" else 300
+        reasons = {f: shorten(f.reason or "", limit, placeholder=" …") for f in census.of_status(status)}
+        rows = [[f"`{finding.name}` ({finding.library})", reason] for finding, reason in reasons.items()]
         if rows:
             text += f"## {title}\n\n{_table(['architecture', 'error'], rows)}\n\n"
     return text.rstrip("\n") + "\n" if text else ""
