@@ -116,6 +116,7 @@ def test_a_run_writes_what_it_says(uninterrupted):
     assert results["mergers"] == [{"after": 2, "num_tokens": 4}]
     assert (results["tokens_in"], results["tokens_out"]) == (17, 5)
     assert results["environment"]["torch"] == torch.__version__
+    assert 1 < results["merger"]["blocks.1.merger"]["effective_rank"] <= 4
     assert results["settings"]["training"]["epochs"] == 3
     assert list((uninterrupted / "logs" / "tensorboard").rglob("events.*"))
     assert list((uninterrupted / "logs" / "csv").rglob("metrics.csv"))
@@ -164,6 +165,7 @@ def quick(**changes):
 def test_plain_models_without_a_validation_split_train_too(tmp_path):
     results = quick(merge=None, data=DataSettings(validation=0), out=tmp_path / "run")
     assert results["mergers"] == []
+    assert results["merger"] == {}
     assert results["history"] == []
     assert results["images"]["validation"] == 0
     assert results["predicted_speedup"] == 1

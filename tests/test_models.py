@@ -38,6 +38,14 @@ def test_norm_and_scale_take_the_presets_place():
     assert (found.module.norm_mode, found.module.scale) == ("none", 0.5)
 
 
+@pytest.mark.parametrize(("settings", "std"), [({"preset": "mean", "init_spread": 2.0}, 2.0), ({"scale": 0.5}, 2.0)])
+def test_the_spread_of_the_queries_at_the_start(settings, std):
+    (found,) = mergers(build_model(SMALL, MergeSettings(num_tokens=32, **settings), num_classes=3))
+    assert float(found.module.weight.detach().std()) == pytest.approx(std / 32**0.5, rel=0.15)
+    with pytest.raises(ValueError, match=r"init_spread \(0\) must be above 0"):
+        build_model(SMALL, MergeSettings(init_spread=0), num_classes=3)
+
+
 def test_average_pooling_stands_in_several_places():
     model = build_model(SMALL, MergeSettings(num_tokens=[16, 4], after=[2, 5], reducer="average"), num_classes=3)
     assert [type(m.module) for m in mergers(model)] == [AveragePool, AveragePool]

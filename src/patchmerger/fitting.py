@@ -16,17 +16,27 @@ from torch import Tensor, nn
 from patchmerger.callbacks import ProgressBar, Stopwatch, quiet
 from patchmerger.checkpoints import LAST, AtomicCheckpointIO, KeepLast
 from patchmerger.costs import cost
-from patchmerger.data import Augmentation, DataSettings, ImageData, ImageSplits, default_augmentation, load_images
+from patchmerger.data import (
+    Augmentation,
+    DataSettings,
+    EvalTransform,
+    ImageData,
+    ImageSplits,
+    default_augmentation,
+    load_images,
+)
+from patchmerger.diagnosis import diagnose
 from patchmerger.environment import environment
 from patchmerger.hub import save
 from patchmerger.insertion import mergers
 from patchmerger.models import MergeSettings, ModelSettings, build_model
-from patchmerger.run_folder import RunFolder, default_folder
+from patchmerger.run_folder import RunFolder, default_folder, plain
 from patchmerger.train import TrainingTask, gather, score, seed_step
 from patchmerger.training_settings import TrainingSettings
 
 MODEL_FOLDER = "model"
 PREDICTIONS_FILE = "test_predictions.safetensors"
+_DIAGNOSED = 64  # validation images that show what a merger does
 _INIT_STEP = 2**32 - 1  # a "step" for the random weights, which no training step has
 
 
@@ -144,6 +154,7 @@ def fit_images(
         "seconds": stopwatch.seconds,
         "images_per_second": stopwatch.images_per_second,
         "history": task.history,
+        "merger": _diagnosed(task, images, EvalTransform(image_size, crop_pct)),
         "settings": folder.settings,
         "folder": str(folder.path),
         "environment": environment(trainer.strategy.root_device),
@@ -180,6 +191,14 @@ def _described(images: ImageSplits, model: nn.Module) -> dict[str, Any]:
         "tokens_out": predicted.tokens_out,
         "mergers": [{"after": m.after, "num_tokens": m.num_tokens} for m in mergers(model)],
     }
+
+
+def _diagnosed(task: TrainingTask, images: ImageSplits, transform: EvalTransform) -> dict[str, Any]:
+    """What each merger does on some validation images, by its name in the model."""
+    held_out = images.train if images.validation is None else images.validation
+    batch = torch.stack([transform(held_out[i]) for i in range(min(_DIAGNOSED, len(held_out)))])
+    found = diagnose(task.final_model, task.normalize(batch.to(next(task.parameters()).device)))
+    return {merger.name: {key: value for key, value in plain(merger).items() if key != "name"} for merger in found}
 
 
 def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopwatch, *, progress: bool) -> pl.Trainer:

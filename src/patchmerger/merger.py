@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
@@ -124,8 +125,7 @@ class PatchMerger(nn.Module):
     def _fill_weight(self, init: Init | None) -> None:
         with torch.no_grad():
             if init is None:
-                nn.init.normal_(self.weight, std=1 / (abs(self.scale) * self.dim**0.5))
-                return
+                init = init_with_spread(1.0, self.scale)
             filled = init if isinstance(init, Tensor) else init(self.weight)
             if not isinstance(filled, Tensor) or filled is self.weight:
                 return
@@ -225,12 +225,30 @@ def preset(name: str, dim: int) -> dict[str, Any]:
     if name == "vit-pytorch":
         return {"norm": "both", "scale": dim**-0.5, "init": None}
     if name == "mean":
-        return {"norm": "scores", "scale": 1.0, "init": _near_zero}
+        return {"norm": "scores", "scale": 1.0, "init": init_with_spread(0.02)}
     raise ValueError(f"preset ({name!r}) must be one of {', '.join(map(repr, PRESETS))}")
 
 
-def _near_zero(weight: Tensor) -> None:
-    nn.init.normal_(weight, std=0.02 / weight.shape[-1] ** 0.5)
+def init_with_spread(spread: float, scale: float = 1.0) -> Callable[[Tensor], Any]:
+    """An ``init`` for a wanted spread of the scores: W ~ N(0, (spread / scale)² / dim).
+
+    The scores of normalised tokens then start with a standard deviation near ``spread``: near 0 every output token
+    starts as the average of all tokens, from some 3 on mostly as one of them. The default of PatchMerger is 1.
+
+    Args:
+        spread: The standard deviation of the scores at the start.
+        scale: The ``scale`` of the merger that it is for.
+
+    Raises:
+        ValueError: ``spread`` is not above 0 or not finite: queries that start alike stay alike.
+    """
+    if not (math.isfinite(spread) and spread > 0):
+        raise ValueError(f"init_spread ({spread}) must be above 0, as queries that start alike stay alike: 1.0, say")
+    return functools.partial(_fill, spread=spread / abs(scale))
+
+
+def _fill(weight: Tensor, *, spread: float) -> None:
+    nn.init.normal_(weight, std=spread / weight.shape[-1] ** 0.5)
 
 
 def from_vit_pytorch(module: nn.Module) -> PatchMerger:

@@ -13,7 +13,7 @@ from patchmerger.block_inputs import Positions
 from patchmerger.costs import cost
 from patchmerger.hosts import find_host
 from patchmerger.insertion import Prefix, insert
-from patchmerger.merger import Norm, preset
+from patchmerger.merger import Norm, init_with_spread, preset
 from patchmerger.reducers import AveragePool
 from patchmerger.zoo import without_merger
 
@@ -31,6 +31,8 @@ class MergeSettings:
         preset: A named setting: "default", "paper", "vit-pytorch" or "mean".
         norm: Where to normalise, in place of the preset's: "scores", "both" or "none".
         scale: Factor on the scores, in place of the preset's.
+        init_spread: Standard deviation of the scores of normalised tokens at the start, in place of the preset's (1;
+            "mean": 0.02). Near 0 each merged token starts as the average of all, from some 3 on mostly as one of them.
         reducer: "patchmerger", or "average" for average pooling in its place.
     """
 
@@ -41,13 +43,17 @@ class MergeSettings:
     preset: str = "default"
     norm: Norm | None = None
     scale: float | None = None
+    init_spread: float | None = None
     reducer: Literal["patchmerger", "average"] = "patchmerger"
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Insert into ``model``, in place."""
         if self.reducer == "average":
-            if (self.preset, self.norm, self.scale) != ("default", None, None):
-                raise ValueError("merge.preset, merge.norm and merge.scale mean nothing with merge.reducer='average'")
+            if (self.preset, self.norm, self.scale, self.init_spread) != ("default", None, None, None):
+                raise ValueError(
+                    "merge.preset, merge.norm, merge.scale and merge.init_spread mean nothing with "
+                    "merge.reducer='average'"
+                )
             counts = self.num_tokens if isinstance(self.num_tokens, list) else [self.num_tokens]
             places = self.after if isinstance(self.after, list) else [self.after]
             counts = counts * len(places) if len(counts) == 1 else counts
@@ -58,6 +64,8 @@ class MergeSettings:
         arguments = preset(self.preset, find_host(model).dim)
         given = {"norm": self.norm, "scale": self.scale}
         arguments |= {name: value for name, value in given.items() if value is not None}
+        if self.init_spread is not None:
+            arguments["init"] = init_with_spread(self.init_spread, arguments["scale"])
         return insert(model, self.num_tokens, self.after, prefix=self.prefix, positions=self.positions, **arguments)
 
 

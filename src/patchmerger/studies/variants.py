@@ -69,8 +69,8 @@ def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> Recipe:
     if name == "merged":
         return model, merge
     if name == "paper":
-        return model, replace(merge, preset="paper", norm=None, scale=None, reducer="patchmerger")
+        return model, replace(merge, preset="paper", norm=None, scale=None, init_spread=None, reducer="patchmerger")
     if name == "average":
-        return model, replace(merge, preset="default", norm=None, scale=None, reducer="average")
+        return model, replace(merge, preset="default", norm=None, scale=None, init_spread=None, reducer="average")
     merged = build_model(model, merge, num_classes=0)
     return shallow_twin(model, cost(merged).flops, depth=len(merged.blocks)), None  # type: ignore[arg-type]
