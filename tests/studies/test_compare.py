@@ -107,7 +107,7 @@ def test_the_same_command_again_trains_nothing(out, results, monkeypatch):
 
 def test_an_interrupted_comparison_trains_only_what_is_missing(out, monkeypatch, tmp_path):
     (out / "results.json").rename(tmp_path / "results.json")
-    monkeypatch.setattr(module, "fit_images", pytest.fail)
+    monkeypatch.setattr("patchmerger.studies.runs.fit_images", pytest.fail)
     again = compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=out)
     first = json.loads((tmp_path / "results.json").read_text())
     assert again["variants"] == first["variants"]
@@ -146,6 +146,6 @@ def test_variants_of_ones_own(tmp_path):
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_training(tmp_path, monkeypatch, changes, text):
-    monkeypatch.setattr(module, "fit_images", pytest.fail)
+    monkeypatch.setattr("patchmerger.studies.runs.fit_images", pytest.fail)
     with pytest.raises((ValueError, FileNotFoundError), match=text):
         compare(**{**SETTINGS, **changes}, out=tmp_path / "run")

@@ -7,26 +7,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
-
-from patchmerger.benchmark import measure
 from patchmerger.data import (
     Augmentation,
     DataSettings,
-    ImageSplits,
     default_augmentation,
     read_images,
     split_images,
 )
 from patchmerger.environment import environment
-from patchmerger.fitting import MODEL_FOLDER, PREDICTIONS_FILE, fit_images, native_size
+from patchmerger.fitting import MODEL_FOLDER, native_size
 from patchmerger.hub import load
 from patchmerger.models import MergeSettings, ModelSettings
-from patchmerger.paired import PairedDifference, mean_sd, over_images, over_seeds
-from patchmerger.run_folder import RunFolder, default_folder, plain
+from patchmerger.paired import mean_sd
+from patchmerger.run_folder import RunFolder, default_folder
 from patchmerger.studies.pictures import draw_comparison
-from patchmerger.studies.variants import Recipe, Variant, resolve_variants
+from patchmerger.studies.runs import Run, device_of, measure_speeds, summary, train_run
+from patchmerger.studies.variants import Variant, resolve_variants
 from patchmerger.training_settings import TrainingSettings
 
 PICTURE_FILE = "comparison.png"
@@ -85,101 +81,40 @@ def compare(
     splits = split_images(images, seed=0)
     recipes = resolve_variants(variants, model.resolve(native_size(splits)), merge)
     folder.begin()
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
+    shared = {key: settings[key] for key in ("data", "augmentation", "training")}
+    runs: dict[str, dict[int, Run]] = {name: {} for name in recipes}
     for seed in range(seeds):
         splits = split_images(images, seed=seed)
         for name, recipe in recipes.items():
-            runs[name].append(_train(splits, recipe, settings, folder.path / name, seed, progress))
+            path = folder.path / name / f"seed-{seed}"
+            runs[name][seed] = train_run(splits, recipe, shared, path, seed=seed, progress=progress)
 
-    speeds = _speeds(folder.path, list(recipes), training, rounds)
+    baseline = "plain" if "plain" in recipes else next(iter(recipes))
+    models = {name: load(folder.path / name / "seed-0" / MODEL_FOLDER) for name in recipes}
+    first = runs[baseline][0].results
     results = {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": folder.settings,
-        "data": runs[next(iter(recipes))][0]["images"],
-        "metric": runs[next(iter(recipes))][0]["metric"],
-        "baseline": "plain" if "plain" in recipes else next(iter(recipes)),
-        "variants": {},
-        "speed": speeds,
-        "environment": environment(_device(training)),
+        "data": first["images"],
+        "metric": first["metric"],
+        "baseline": baseline,
+        "variants": {name: _summary(name, runs, baseline) for name in recipes},
+        "speed": measure_speeds(models, training, rounds=rounds, baseline=baseline),
+        "environment": environment(device_of(training)),
     }
-    for name in recipes:
-        results["variants"][name] = _summary(name, runs, results["baseline"], folder.path)
     draw_comparison(results, folder.path / PICTURE_FILE)
     results["folder"] = str(folder.path)
     folder.finish(results)
     return results
 
 
-def _train(
-    images: ImageSplits, recipe: Recipe, settings: dict[str, Any], path: Path, seed: int, progress: bool
-) -> dict[str, Any]:
-    """Train one variant with one seed, unless that is done."""
-    model, merge = recipe
-    shared = {key: settings[key] for key in ("data", "augmentation", "training")}
-    folder = RunFolder(path / f"seed-{seed}", {**shared, "model": model, "merge": merge, "seed": seed})
-    if folder.results is not None:
-        return folder.results
-    run = f"{path.name}, seed {seed}"
-    if progress:
-        print(f"{run}: training", file=sys.stderr)
-    results = fit_images(images, **shared, model=model, merge=merge, seed=seed, folder=folder, progress=progress)
-    if progress:
-        value, seconds = 100 * results["test_metric"], results["seconds"]
-        print(f"{run}: {results['metric']} {value:.2f}% after {seconds:.0f} s", file=sys.stderr)
-    return results
-
-
-def _speeds(path: Path, names: list[str], training: TrainingSettings, rounds: int) -> dict[str, Any]:
-    """Measured inference and training throughput of the variants, which take turns."""
-    device = _device(training)
-    models = {name: load(path / name / "seed-0" / MODEL_FOLDER) for name in names}
-    precision = {"32-true": "float32", "16-mixed": "fp16"}.get(training.precision, "bf16")
-    return {
-        mode: measure(
-            models,
-            batch_size=training.batch_size,
-            training=mode == "training",
-            precision=precision,  # type: ignore[arg-type]
-            compile=training.compile,
-            rounds=rounds,
-            device=device,
-            baseline="plain" if "plain" in models else names[0],
-        ).as_dict()
-        for mode in ("inference", "training")
-    }
-
-
-def _summary(name: str, runs: dict[str, list[dict[str, Any]]], baseline: str, path: Path) -> dict[str, Any]:
+def _summary(name: str, runs: dict[str, dict[int, Run]], baseline: str) -> dict[str, Any]:
     """What the table and the picture show of one variant."""
-    own = runs[name]
-    values = [run["test_metric"] for run in own]
-    mean, sd = mean_sd(values)
-    keys = ("flops", "params", "tokens_in", "tokens_out", "mergers", "predicted_speedup")
+    own, base = ([run.results for run in runs[which].values()] for which in (name, baseline))
     return {
-        **{key: own[0][key] for key in keys},
-        "flops_ratio": own[0]["flops"] / runs[baseline][0]["flops"],
-        "metric_mean": mean,
-        "metric_sd": sd if len(values) > 1 else None,
-        "metrics": values,
-        "difference": None if name == baseline else plain(_difference(name, runs, baseline, path)),
-        "train_seconds": mean_sd([run["seconds"] for run in own])[0],
-        "train_seconds_ratio": mean_sd(
-            [run["seconds"] / base["seconds"] for run, base in zip(own, runs[baseline], strict=True)]
-        )[0],
+        **summary(runs[name], None if name == baseline else runs[baseline]),
+        "flops_ratio": own[0]["flops"] / base[0]["flops"],
+        "train_seconds_ratio": mean_sd([o["seconds"] / b["seconds"] for o, b in zip(own, base, strict=True)])[0],
+        "merger": [run["merger"] for run in own],
         "history": [run["history"] for run in own],
     }
-
-
-def _difference(name: str, runs: dict[str, list[dict[str, Any]]], baseline: str, path: Path) -> PairedDifference | None:
-    """Paired over seeds where there are several, else over the test images."""
-    if len(runs[name]) > 1:
-        return over_seeds(*([run["test_metric"] for run in runs[which]] for which in (name, baseline)))
-    if runs[name][0]["metric"] != "accuracy":
-        return None
-    right = [load_file(path / which / "seed-0" / PREDICTIONS_FILE) for which in (name, baseline)]
-    return over_images(*((r["predictions"] == r["targets"]).tolist() for r in right))
-
-
-def _device(training: TrainingSettings) -> torch.device:
-    gpu = training.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda" if gpu else "cpu")
