@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -27,9 +27,11 @@ from patchmerger.data import (
 )
 from patchmerger.diagnosis import diagnose
 from patchmerger.environment import environment
+from patchmerger.finetuning import Init, Merge, identify_start, start_model
 from patchmerger.hub import save
 from patchmerger.insertion import mergers
-from patchmerger.models import MergeSettings, ModelSettings, build_model
+from patchmerger.models import MergeSettings, ModelSettings
+from patchmerger.named_models import check_patches
 from patchmerger.run_folder import RunFolder, default_folder, plain
 from patchmerger.train import TrainingTask, gather, score, seed_step
 from patchmerger.training_settings import TrainingSettings
@@ -43,8 +45,10 @@ _INIT_STEP = 2**32 - 1  # a "step" for the random weights, which no training ste
 def fit(
     *,
     data: DataSettings = DataSettings(),
+    init: str | Path | None = None,
     model: ModelSettings = ModelSettings(),
-    merge: MergeSettings | None = MergeSettings(),
+    merge: MergeSettings | Literal["auto"] | None = "auto",
+    image_size: int | None = None,
     augmentation: Augmentation | None = None,
     training: TrainingSettings = TrainingSettings(),
     seed: int = 0,
@@ -53,12 +57,19 @@ def fit(
 ) -> dict[str, Any]:
     """Train a ViT, merged or plain, on your images, evaluate it on the test images, and save it.
 
+    With ``init`` a trained model is fine-tuned: it gets a new head where the classes are others, and another image
+    size if asked for; its mergers stay as they are.
+
     The same command again goes on where an interrupted run stopped, and prints the result of a finished one.
 
     Args:
         data: The images.
-        model: The Vision Transformer.
-        merge: The merger; "--merge null" trains the plain model.
+        init: What to start from: a folder that patchmerger saved, the folder of a run, an architecture of timm with
+            its weights, or "user/name" on the Hugging Face hub. If not given, model.… is trained.
+        model: The Vision Transformer. With init only args, and of those img_size and drop rates.
+        merge: The merger; "--merge null" trains the plain model. "auto" is the default merger, and with init the
+            model as it was saved: merge.… then puts a merger into a plain one.
+        image_size: Height and width of the images in pixels; the model's own if not given.
         augmentation: How training images are varied; padded crops and flips if not given (digits: none).
         training: How the model is trained.
         seed: Fixes the weights at the start, the order of the images and all randomness.
@@ -72,6 +83,9 @@ def fit(
         ValueError: Settings or data that cannot train, or a folder of another run; before any training.
     """
     augmentation = augmentation or default_augmentation(data.source)
+    model = model.sized(image_size)
+    if init is None and merge == "auto":
+        merge = MergeSettings()
     settings = {
         "data": data,
         "model": model,
@@ -79,14 +93,15 @@ def fit(
         "augmentation": augmentation,
         "training": training,
         "seed": seed,
+        **({} if init is None else {"init": identify_start(init)}),
     }
     folder = RunFolder(out or default_folder("fit", data.source, settings), settings)
     if folder.results is not None:
         return folder.results
     images = load_images(data, seed=seed)
     return fit_images(
-        images, data=data, model=model, merge=merge, augmentation=augmentation, training=training, seed=seed,
-        folder=folder, progress=progress,
+        images, data=data, init=init, model=model, merge=merge, augmentation=augmentation, training=training,
+        seed=seed, folder=folder, progress=progress,
     )  # fmt: skip
 
 
@@ -95,21 +110,27 @@ def fit_images(
     *,
     data: DataSettings,
     model: ModelSettings,
-    merge: MergeSettings | None,
+    merge: Merge,
     augmentation: Augmentation,
     training: TrainingSettings,
     seed: int,
     folder: RunFolder,
+    init: Init | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train on images that are loaded already; see :func:`fit`."""
+    """Train on images that are loaded already; see :func:`fit`.
+
+    With ``init``, the settings of ``folder`` should hold its :func:`~patchmerger.finetuning.identify_start`.
+    """
     num_classes = len(images.class_names)
     training.check(multi_label=images.multi_label)
     seed_step(seed, _INIT_STEP)
-    net = build_model(model.resolve(native_size(images)), merge, num_classes=num_classes)
+    start = start_model(init, model, merge, class_names=images.class_names, native_size=native_size(images))
+    net = start.model
     config = resolve_model_data_config(net)
     image_size = square_input(net)
-    own_crop = config["crop_pct"] if model.pretrained else 1.0
+    check_patches(net, (image_size, image_size))
+    own_crop = config["crop_pct"] if model.pretrained or init is not None else 1.0
     crop_pct = own_crop if data.crop_pct is None else data.crop_pct
 
     loader = ImageData(
@@ -149,6 +170,7 @@ def fit_images(
 
     results = {
         **_described(images, net),
+        "new_head": start.new_head,
         "metric": "mAP" if images.multi_label else "accuracy",
         "test_metric": score(scores, targets),
         "seconds": stopwatch.seconds,

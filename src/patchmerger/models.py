@@ -86,6 +86,16 @@ class ModelSettings:
     args: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = False
 
+    def sized(self, image_size: int | None) -> ModelSettings:
+        """The same model for images of ``image_size`` pixels, which is ``img_size`` in timm; as it is for ``None``."""
+        if image_size is None:
+            return self
+        if image_size < 1:
+            raise ValueError(f"image_size ({image_size}) must be at least one pixel")
+        if self.args.get("img_size", image_size) != image_size:
+            raise ValueError(f"image_size ({image_size}) and model.args ({self.args}) name two sizes: give one of them")
+        return replace(self, args=self.args | {"img_size": image_size})
+
     def resolve(self, image_size: int) -> ModelSettings:
         """Fill in the default model where none is named, for images of ``image_size`` pixels."""
         if self.name is not None:

@@ -39,12 +39,12 @@ def named_model(name: str, image_size: int | tuple[int, int] | None = None, *, s
             torch.manual_seed(seed)
             model = build_model(settings, num_classes=1000)
     if size is not None:
-        _check_patches(model, size)
+        check_patches(model, size)
     return model
 
 
-def _check_patches(model: Any, size: tuple[int, int]) -> None:
-    """Refuse images of which timm would cut the edges off."""
+def check_patches(model: Any, size: tuple[int, int]) -> None:
+    """Refuse images, (height, width) in pixels, of which timm would cut the edges off."""
     patch: tuple[int, int] = tuple(getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1)))
     if any(pixels % side for pixels, side in zip(size, patch, strict=True)):
         fitting = tuple(max(1, round(pixels / side)) * side for pixels, side in zip(size, patch, strict=True))

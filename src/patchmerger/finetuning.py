@@ -1,0 +1,205 @@
+"""What fine-tuning starts from: a saved or pretrained model, for other classes and images of another size."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+import timm
+from torch import nn
+
+from patchmerger.hub import describe
+from patchmerger.hub.downloading import find_folder
+from patchmerger.hub.folders import CONFIG_NAME, read_json
+from patchmerger.hub.saved_mergers import insert_mergers, read_mergers, write_mergers
+from patchmerger.hub.weights import misfit, read_weights
+from patchmerger.insertion import remove
+from patchmerger.models import MergeSettings, ModelSettings, build_model, check_model_name
+from patchmerger.zoo import without_merger
+
+Init: TypeAlias = str | Path
+Merge: TypeAlias = MergeSettings | Literal["auto"] | None
+"""A merger, ``None`` for the plain model, or ``"auto"``: the loaded model as it is."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model that is ready to be trained.
+
+    Attributes:
+        model: The model, with a head for the classes at hand.
+        new_head: Whether the head starts anew; it is kept where the classes are those that it was trained on.
+    """
+
+    model: nn.Module
+    new_head: bool
+
+
+def identify_start(init: Init) -> dict[str, str]:
+    """What a run's settings say of the model that it starts from: its name, and a hash of its files.
+
+    Args:
+        init: As in :func:`start_from`.
+
+    Raises:
+        ValueError: It is neither a folder nor a name that timm or the hub knows.
+        FileNotFoundError: No model there.
+    """
+    folder = _find(init)
+    if folder is None:
+        return {"from": str(init)}
+    content = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.name == CONFIG_NAME or p.suffix == ".safetensors"):
+        with path.open("rb") as file:
+            content.update(hashlib.file_digest(file, "sha256").digest())
+    return {"from": str(init), "sha256": content.hexdigest()}
+
+
+def start_model(
+    init: Init | None, model: ModelSettings, merge: Merge, *, class_names: tuple[str, ...], native_size: int
+) -> Start:
+    """The model at step 0: loaded where ``init`` is given, else new.
+
+    Args:
+        init: As in :func:`start_from`, or ``None``.
+        model: The model, or what changes of the loaded one.
+        merge: As in :func:`start_from`; for a new model ``"auto"`` is the default merger.
+        class_names: Of the images.
+        native_size: Of the images, in pixels, for which the default model is made where none is named.
+    """
+    if init is not None:
+        return start_from(init, model, merge, class_names=class_names)
+    merge = MergeSettings() if merge == "auto" else merge
+    return Start(build_model(model.resolve(native_size), merge, num_classes=len(class_names)), new_head=True)
+
+
+def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: tuple[str, ...]) -> Start:
+    """Load a model to fine-tune.
+
+    Position embeddings are resized by timm where ``model.args`` has another ``img_size``. The mergers stay as they
+    are, for what they give does not depend on the number of tokens that arrive.
+
+    Args:
+        init: A folder that :func:`patchmerger.save` wrote, the folder of a run, an architecture of timm (its weights
+            are taken; with a tag, ``"ARCHITECTURE.TAG"``, those), or ``"user/name"`` on the Hugging Face hub.
+        model: Of its settings only ``args``, and of those only ``img_size`` and drop rates: the rest is loaded.
+        merge: ``"auto"`` leaves the model as it was saved, merged or plain. A merger is put into a plain model, and
+            must be the one that is there in a merged one.
+        class_names: Of the images. The head is kept where the model was trained on these very classes.
+
+    Raises:
+        ValueError: Settings that contradict the model, or a model that is not one of timm's.
+        FileNotFoundError: No model there.
+    """
+    _check_settings(init, model)
+    folder = _find(init)
+    net = _pretrained(str(init), model.args) if folder is None else _saved(folder, init, model.args)
+    _merge(net, merge, init)
+    known = None if folder is None else describe(folder).class_names
+    new_head = known != class_names
+    if new_head:
+        cast(Any, net).reset_classifier(len(class_names))
+    return Start(net, new_head)
+
+
+def _find(init: Init) -> Path | None:
+    """The folder of a saved model; ``None`` for a name of timm's."""
+    path = Path(init).expanduser()
+    if (path / "model" / CONFIG_NAME).is_file():
+        return path / "model"
+    if (path / "settings.json").is_file():
+        raise FileNotFoundError(f"init ({init}) is the folder of a run that has saved no model: is it finished?")
+    if path.exists() or "/" in str(init):
+        try:
+            return find_folder(str(init), None)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"init: {error}") from error
+    try:
+        check_model_name(str(init))
+    except ValueError as error:
+        raise ValueError(f"init ({init}) is no folder here, and as for timm: {error}") from error
+    return None
+
+
+def _check_settings(init: Init, model: ModelSettings) -> None:
+    for option, value in (("model.name", model.name), ("model.pretrained", model.pretrained)):
+        if value:
+            raise ValueError(f"{option} ({value}) contradicts init ({init}), which is the model: give one of them")
+    others = [key for key in model.args if key != "img_size" and "drop" not in key]
+    if others:
+        raise ValueError(
+            f"model.args ({', '.join(others)}) would make another model than init ({init}): beside init they may be "
+            "img_size and drop rates, such as drop_path_rate"
+        )
+
+
+def _pretrained(name: str, args: dict[str, Any]) -> nn.Module:
+    """A model of timm with its weights."""
+    if not timm.is_model_pretrained(name):
+        raise ValueError(f"init ({name}): timm has no weights of that name")
+    return _create(name, name, args)
+
+
+def _saved(folder: Path, init: Init, args: dict[str, Any]) -> nn.Module:
+    """A saved model of timm, built for other arguments; its weights go through timm's own filter."""
+    saved = describe(folder)
+    if saved.library != "timm":
+        raise ValueError(f"init ({init}) is a model of {saved.library}: only models of timm are fine-tuned")
+    config = read_json(folder / CONFIG_NAME)
+    weights = read_weights(folder)
+    plain = {name: tensor for name, tensor in weights.items() if ".merger." not in name}
+    overlay = {"state_dict": plain, "source": ""}
+    own = without_merger(saved.architecture) | {"num_classes": saved.num_classes}
+    net = _create(f"local-dir:{folder}", init, own | args, pretrained_cfg_overlay=overlay)
+    cast(Any, net).pretrained_cfg["state_dict"] = None  # else they would stay in memory, and in each copy
+    insert_mergers(net, read_mergers(config, folder))
+    adapted = {name: tensor for name, tensor in net.state_dict().items() if ".merger." not in name}
+    merged = adapted | {name: tensor for name, tensor in weights.items() if ".merger." in name}
+    difference = misfit(net, merged)
+    if difference:
+        raise ValueError(f"init ({init}) has other mergers in its weights than in its {CONFIG_NAME}: {difference}")
+    net.load_state_dict(merged)
+    return net
+
+
+def _create(name: str, init: Init, args: dict[str, Any], **options: Any) -> nn.Module:
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True, **args, **options)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise ValueError(f"init ({init}) cannot be loaded with model.args ({args}): {error}") from error
+    return model
+
+
+def _merge(model: nn.Module, merge: Merge, init: Init) -> None:
+    """Put the merger that is asked for into a plain model; make sure that a merged one has it."""
+    present = write_mergers(model)
+    if merge == "auto" or (merge is None and present is None):
+        return
+    if present is None:
+        cast(MergeSettings, merge).apply(model)
+        return
+    way_out = "leave merge out to go on with what is there, or take it out with patchmerger.remove and save that"
+    if merge is None:
+        raise ValueError(f"merge (null) asks for a plain model, but init ({init}) has {_words(present)}: {way_out}")
+    asked = write_mergers(merge.apply(remove(copy.deepcopy(model))))
+    if asked is None or _words(asked, exactly=True) != _words(present, exactly=True):
+        raise ValueError(
+            f"merge asks for {_words(asked or present, exactly=True)}, but init ({init}) has "
+            f"{_words(present, exactly=True)}: {way_out}"
+        )
+
+
+def _words(kept: dict[str, Any], *, exactly: bool = False) -> str:
+    """Mergers in words; with all their settings but the norm's eps, which no option says."""
+    told = []
+    for merger in kept["mergers"]:
+        rest = {k: v for k, v in merger.items() if k not in ("after", "num_tokens", "reducer", "eps") and v is not None}
+        settings = ", ".join(f"{k} {v}" for k, v in rest.items())
+        told.append(
+            f"{merger['reducer']} to {merger['num_tokens']} tokens after block {merger['after']}"
+            + (f" ({settings})" if exactly else "")
+        )
+    return " and ".join(told)
