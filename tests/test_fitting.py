@@ -8,11 +8,14 @@ import sys
 import textwrap
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from patchmerger.data import DataSettings
+from patchmerger.data import Augmentation, DataSettings
 from patchmerger.evaluation import evaluate
 from patchmerger.fitting import fit
 from patchmerger.hub import describe, load
@@ -171,6 +174,33 @@ def test_plain_models_without_a_validation_split_train_too(tmp_path):
     assert results["predicted_speedup"] == 1
 
 
+def test_images_of_several_labels_are_learned(tmp_path):
+    def tags(shade):  # which thirds are bright: none, one or several of them
+        return [name for bit, name in enumerate(("top", "middle", "bottom")) if shade >> bit & 1]
+
+    def picture(shade):
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        for bit in range(3):
+            pixels[3 * bit : 3 * bit + 2] = 200 * (shade >> bit & 1)
+        return Image.fromarray(pixels)
+
+    rows = [row % 8 for row in range(160)]
+    table = datasets.Dataset.from_dict(
+        {"image": [picture(row) for row in rows], "tags": [tags(row) for row in rows]},
+        features=datasets.Features({"image": datasets.Image(), "tags": datasets.List(datasets.Value("string"))}),
+    )
+    datasets.DatasetDict(train=table, test=table.select(range(40))).save_to_disk(str(tmp_path / "table"))
+    results = quick(
+        data=DataSettings(str(tmp_path / "table"), label="tags", validation=0),
+        augmentation=Augmentation("none", flip=False), out=tmp_path / "run",
+        training=TrainingSettings(epochs=25, batch_size=32, lr=1e-2, loss="sigmoid", accelerator="cpu"),
+    )  # fmt: skip
+    assert results["metric"] == "mAP"
+    assert results["test_metric"] > 0.9  # by chance 0.5
+    assert results["classes"] == 3
+    assert not (tmp_path / "run" / "test_predictions.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -188,8 +218,6 @@ def test_bad_settings_are_refused_before_training(tmp_path, changes, text):
 
 
 def test_other_classes_than_the_models_are_refused(uninterrupted, tmp_path):
-    from PIL import Image
-
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             folder = tmp_path / split / name

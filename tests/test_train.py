@@ -137,12 +137,31 @@ def test_losses_take_their_targets(settings, batch):
     assert all(p.grad is not None for p in task.model.parameters())
 
 
-def test_sigmoid_loss_is_the_mean_of_binary_cross_entropies():
-    task = task_of(nn.Identity(), multi_label=True, loss="sigmoid", label_smoothing=0.0)
-    scores, targets = torch.randn(4, 10), torch.randint(0, 2, (4, 10)).float()
-    p = torch.sigmoid(scores)
-    expected = -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
-    assert task.loss(scores, targets) == pytest.approx(expected)
+def binary_cross_entropies(scores, targets):
+    """Summed over classes, averaged over images."""
+    p = torch.sigmoid(scores.double())
+    return -(targets * p.log() + (1 - targets) * (1 - p).log()).sum() / len(scores)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_sigmoid_loss_sums_over_classes_and_averages_over_images(smoothing):
+    torch.manual_seed(0)
+    scores, many, one = torch.randn(4, 10), torch.randint(0, 2, (4, 10)), torch.randint(0, 10, (4,))
+    task = task_of(nn.Identity(), multi_label=True, loss="sigmoid", label_smoothing=smoothing)
+    expected = binary_cross_entropies(scores, many * (1 - smoothing) + smoothing / 2)
+    assert task.loss(scores, many.float()).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert task.loss(scores, torch.zeros(4, 10)).isfinite()  # images without any label
+    task = task_of(nn.Identity(), loss="sigmoid", label_smoothing=smoothing)
+    hot = nn.functional.one_hot(one, 10)
+    expected = binary_cross_entropies(scores, hot * (1 - smoothing) + smoothing / 10)
+    assert task.loss(scores, one).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_sigmoid_loss_takes_mixed_images_as_mixup_smoothed_them():
+    task = task_of(nn.Identity(), loss="sigmoid", mixup=0.8, label_smoothing=0.2)
+    torch.manual_seed(0)
+    scores, mixed = torch.randn(4, 10), torch.rand(4, 10)
+    assert task.loss(scores, mixed).item() == pytest.approx(binary_cross_entropies(scores, mixed).item(), rel=1e-6)
 
 
 def test_images_are_normalised_as_torch_would():

@@ -63,7 +63,7 @@ class TrainingTask(pl.LightningModule):
         self.multi_label = multi_label
         self.mean, self.std = list(mean), list(std)
         self.mix = _mixup(settings, num_classes)
-        self.loss = _loss(settings, mixes=self.mix is not None)
+        self.loss = _loss(settings, mixes=self.mix is not None, multi_label=multi_label)
         self.ema = ModelEmaV3(model, decay=settings.ema) if settings.ema else None
         self.history: list[dict[str, float]] = []
         if settings.compile:
@@ -244,9 +244,10 @@ def _mixup(settings: TrainingSettings, num_classes: int) -> Mixup | None:
     )
 
 
-def _loss(settings: TrainingSettings, *, mixes: bool) -> nn.Module:
+def _loss(settings: TrainingSettings, *, mixes: bool, multi_label: bool) -> nn.Module:
     if settings.loss == "sigmoid":
-        return BinaryCrossEntropy(smoothing=settings.label_smoothing)
+        # Mixed targets come smoothed, those of several labels as zeros and ones.
+        return BinaryCrossEntropy(smoothing=settings.label_smoothing, sum_classes=True, smooth_dense=multi_label)
     if mixes:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(settings.label_smoothing)

@@ -25,8 +25,10 @@ class TrainingSettings:
         weight_decay: Weight decay, on matrices only: not on norms, biases, position embeddings and queries.
         decay_queries: Decay the mergers' queries too.
         layer_decay: Factor on the learning rate from a block to the one before it (for fine-tuning: 0.65-0.8).
-        loss: "softmax", or "sigmoid" for several labels an image.
-        label_smoothing: Share of the target that is spread over all classes.
+        loss: "softmax", or "sigmoid" for one label an image or several: binary cross-entropies, summed over the
+            classes and averaged over the images.
+        label_smoothing: Share of the target that is spread over all classes; with several labels an image, by which
+            each 0 and 1 moves towards 1/2.
         mixup: Alpha of mixup; 0 is off.
         cutmix: Alpha of cutmix; 0 is off.
         clip_grad: Highest norm of the gradient; 0 is off.
