@@ -12,6 +12,8 @@ import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from patchmerger import __version__
+from patchmerger.acceleration import accelerate
+from patchmerger.acceleration_table import show_acceleration
 from patchmerger.costs import Cost, cost
 from patchmerger.evaluation import evaluate
 from patchmerger.fewshot import few_shot
@@ -22,6 +24,8 @@ from patchmerger.speed.suite import bench
 from patchmerger.speed.tables import show_speed
 from patchmerger.studies.compare import compare
 from patchmerger.studies.hosts import survey
+from patchmerger.studies.sweep import sweep
+from patchmerger.studies.tables import show_sweep
 from patchmerger.tables import show_census, show_comparison, show_evaluation, show_few_shot, show_fit
 
 
@@ -50,7 +54,9 @@ def model_cost(
 # What runs, what shows its results (and may give an exit status), and a summary.
 COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], int | None], str]] = {
     "compare": (compare, show_comparison, "train the same ViT with and without a merger, side by side"),
+    "sweep": (sweep, show_sweep, "train a grid of mergers: where to merge, and to how many tokens"),
     "fit": (fit, show_fit, "train one ViT, merged or plain"),
+    "accelerate": (accelerate, show_acceleration, "make a trained ViT faster, and as accurate again"),
     "test": (evaluate, show_evaluation, "evaluate a saved model on images"),
     "fewshot": (few_shot, show_few_shot, "few-shot accuracy of a saved model's features"),
     "bench": (bench, show_speed, "measure a merged ViT's speed against the plain one's"),
@@ -59,6 +65,9 @@ COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], int | None], str]]
     "hosts": (survey, show_census, "which models of timm, transformers and torchvision take a merger"),
 }
 
+
+# Those that go on where they were interrupted.
+RESUMED = ("compare", "sweep", "fit")
 
 # The first argument of these needs no option's name.
 POSITIONAL = {"test": "MODEL ", "fewshot": "MODEL ", "plan": "MODEL ", "bench": "MODEL [MODEL …] ", "cost": "NAME "}
@@ -118,7 +127,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print(f"patchmerger {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = ": the same command again goes on from the last checkpoint" if name in ("fit", "compare") else ""
+        goes_on = ": the same command again goes on from the last checkpoint" if name in RESUMED else ""
         print(f"\ninterrupted{goes_on}", file=sys.stderr)
         return 130
     return 0

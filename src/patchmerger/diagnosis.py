@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -80,8 +80,7 @@ def diagnose(model: nn.Module, images: Tensor) -> list[MergerDiagnosis]:
         for m in telling
     ]
     try:
-        # Compiled code does not notice a hook that comes later: it would run without it.
-        with torch.compiler.set_stance("force_eager"), _in_eval_mode(model):
+        with _eager(model), _in_eval_mode(model):
             model(images)
     finally:
         for hook in hooks:
@@ -115,6 +114,12 @@ def _entropy(shares: Tensor) -> Tensor:
     """−Σ p log p over the last dimension, with 0 log 0 = 0."""
     entropy: Tensor = -torch.special.xlogy(shares, shares).sum(dim=-1)
     return entropy
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[Any]:
+    """Compiled code does not notice a hook that comes later: it would run without it."""
+    compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 @contextmanager
