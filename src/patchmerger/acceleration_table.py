@@ -1,0 +1,69 @@
+"""What ``patchmerger accelerate`` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from patchmerger.tables import count_text, difference_text
+
+_ROWS = {"plain": "plain", "started": "merged, not trained", "recovered": "recovered"}
+
+
+def show_acceleration(results: dict[str, Any]) -> None:
+    """Print the table, whether the target was met, and where the model is."""
+    console = Console()
+    console.width = max(console.width, 118)
+    proof, timings = results["proof"], {t["name"]: t for t in results["speed"]["timings"]}
+    console.print(results["data"], soft_wrap=True)
+    place = results["place"]
+    table = Table(
+        title=f"{results['settings']['model']}: {place['num_tokens']} tokens after block {place['after']}",
+        box=box.SIMPLE_HEAD, title_style="bold",
+    )  # fmt: skip
+    columns = ["", f"{results['metric']}\n%", "− plain, points\n[95% interval]", "agrees with\nplain, %", "ECE\n%"]
+    columns += ["images/s", "speed-up\n(predicted)", "params", "peak memory\nMiB"]
+    for column in columns:
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    for key, name in _ROWS.items():
+        p, t = proof[key], timings["plain" if key == "plain" else "accelerated"]
+        value = p["agreement"] if p["accuracy"] is None else p["accuracy"]
+        speed = f"{t['speedup']:.2f} ({results['speedup']['predicted']:.2f})"
+        memory = "–" if t["peak_memory"] is None else f"{t['peak_memory'] / 2**20:,.0f}"
+        table.add_row(
+            name,
+            f"{100 * value:.2f}",
+            "–" if key == "plain" else difference_text(p["difference"]),
+            "–" if key == "plain" else f"{100 * p['agreement']:.1f}",
+            "–" if p["ece"] is None else f"{100 * p['ece']:.1f}",
+            *((f"{t['images_per_second']:,.0f}", "–" if key == "plain" else speed, count_text(t["params"]), memory)
+              if key != "started" else ("", "", "", "")),
+        )  # fmt: skip
+    console.print(table)
+    console.print(_verdict(results), soft_wrap=True)
+    recovery = results["recovery"]
+    if recovery["steps"]:
+        console.print(
+            f"Recovery: {recovery['steps']:,} steps, {recovery['epochs']:.2g} epochs, {recovery['seconds']:.0f} s "
+            f"({recovery['precision']}); speed in {results['speed']['precision']}, batch of "
+            f"{results['speed']['batch_size']}, on {results['environment']['device_name']}.",
+            soft_wrap=True,
+        )
+    console.print(f"Model, results and picture: {results['folder']}", soft_wrap=True)
+
+
+def _verdict(results: dict[str, Any]) -> str:
+    proof = results["proof"]
+    if results["met"] is None:
+        return f"It says the same as the plain model for {100 * proof['recovered']['agreement']:.1f}% of the images."
+    lost = 100 * (proof["plain"]["accuracy"] - proof["recovered"]["accuracy"])
+    change = f"{lost:.2f} points lost" if lost > 0 else f"{-lost:.2f} points won"
+    if results["met"]:
+        return f"[bold]{change}[/bold]: within the {results['max_drop']:g} that were accepted."
+    return (
+        f"[bold]{change}[/bold]: more than the {results['max_drop']:g} that were accepted; the model is kept all the "
+        f"same. What would help: {', '.join(results['advice'])}."
+    )
