@@ -5,7 +5,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from patchmerger.acceleration import accelerate
+    from patchmerger.calibration import calibrate
     from patchmerger.costs import Cost, cost
+    from patchmerger.distillation import distill
     from patchmerger.evaluation import evaluate
     from patchmerger.fewshot import few_shot
     from patchmerger.fitting import fit
@@ -29,9 +32,12 @@ _PUBLIC = {
     "PatchMerger": "merger",
     "Plan": "planning",
     "UnsupportedModelError": "hosts",
+    "accelerate": "acceleration",
     "bench": "speed.suite",
+    "calibrate": "calibration",
     "compare": "studies.compare",
     "cost": "costs",
+    "distill": "distillation",
     "evaluate": "evaluation",
     "few_shot": "fewshot",
     "fit": "fitting",
@@ -56,9 +62,12 @@ __all__ = [
     "PatchMerger",
     "Plan",
     "UnsupportedModelError",
+    "accelerate",
     "bench",
+    "calibrate",
     "compare",
     "cost",
+    "distill",
     "evaluate",
     "few_shot",
     "fit",
