@@ -67,12 +67,18 @@ COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], int | None], str]]
 
 
 # Those that go on where they were interrupted.
-RESUMED = ("compare", "sweep", "fit")
+RESUMED = ("compare", "sweep", "fit", "accelerate")
 
 # The first argument of these needs no option's name.
 POSITIONAL = {"test": "MODEL ", "fewshot": "MODEL ", "plan": "MODEL ", "bench": "MODEL [MODEL …] ", "cost": "NAME "}
 # First arguments that Python gives models and the command line names: the argument, how many, its help.
 NAMED = {
+    "accelerate": (
+        "model",
+        None,
+        "The trained model: a folder (of patchmerger, of a run, of transformers), a timm architecture with weights, a "
+        "name on the Hugging Face hub, or a safetensors file.",
+    ),
     "plan": ("model", None, "A timm architecture, or the folder of a saved model."),
     "bench": ("models", "+", "Timm architectures, and folders of saved models."),
 }
@@ -93,7 +99,10 @@ def build_parser() -> ArgumentParser:
         command.add_argument("--config", action=ActionConfigFile, help="Read options from a YAML file.")
         argument, number, text = NAMED.get(name, (None, None, None))
         if argument is not None:
-            command.add_argument(argument, type=str, nargs=number, help=text)
+            if name in POSITIONAL:
+                command.add_argument(argument, type=str, nargs=number, help=text)
+            else:
+                command.add_argument(f"--{argument}", type=str, required=True, help=text)
         command.add_function_arguments(
             function,
             fail_untyped=False,
