@@ -80,6 +80,7 @@ _NO_NEWS = (
     ".*does not have many workers.*",  # few cores, or images in memory
     ".*in eval mode at the start of training.*",  # the moving average of the weights
     ".*GPU available but not used.*",
+    ".*recommended to use .self.log.'val_metric'.*",  # every process has the metric of all
     ".*isinstance.treespec, LeafSpec.*",
 )
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
-from torch import Tensor, nn
+from torch import nn
 
-from patchmerger.callbacks import ProgressBar, Stopwatch, quiet
-from patchmerger.checkpoints import LAST, AtomicCheckpointIO, KeepLast
+from patchmerger.callbacks import Stopwatch, quiet
+from patchmerger.checkpoints import LAST
 from patchmerger.costs import cost
 from patchmerger.data import (
     Augmentation,
@@ -33,7 +32,10 @@ from patchmerger.insertion import mergers
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.named_models import check_patches
 from patchmerger.run_folder import RunFolder, default_folder, plain
-from patchmerger.train import TrainingTask, gather, score, seed_step
+from patchmerger.sharding import gather_weights
+from patchmerger.train import TrainingTask, score, seed_step
+from patchmerger.trainers import make_trainer as make_trainer
+from patchmerger.trainers import predict
 from patchmerger.training_settings import TrainingSettings
 
 MODEL_FOLDER = "model"
@@ -159,6 +161,7 @@ def fit_images(
         mean=config["mean"],
         std=config["std"],
     )
+    whole = copy.deepcopy(net) if training.strategy == "fsdp" else None
     folder.begin()
     checkpoint = folder.path / "checkpoints" / LAST
     with quiet():
@@ -167,23 +170,26 @@ def fit_images(
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
         scores, targets = predict(trainer, task, loader)
+    if whole is not None:
+        gather_weights(task.final_model, whole)
+    final = task.final_model if whole is None else whole.to(trainer.strategy.root_device)
 
     results = {
-        **_described(images, net),
+        **_described(images, final),
         "new_head": start.new_head,
         "metric": "mAP" if images.multi_label else "accuracy",
         "test_metric": score(scores, targets),
         "seconds": stopwatch.seconds,
         "images_per_second": stopwatch.images_per_second,
         "history": task.history,
-        "merger": _diagnosed(task, images, EvalTransform(image_size, crop_pct)),
+        "merger": _diagnosed(task, final, images, EvalTransform(image_size, crop_pct)),
         "settings": folder.settings,
         "folder": str(folder.path),
         "environment": environment(trainer.strategy.root_device),
     }
     if trainer.is_global_zero:
         save(
-            task.final_model, folder.path / MODEL_FOLDER, mean=config["mean"], std=config["std"], crop_pct=crop_pct,
+            final, folder.path / MODEL_FOLDER, mean=config["mean"], std=config["std"], crop_pct=crop_pct,
             interpolation=config["interpolation"], class_names=list(images.class_names), overwrite=True,
         )  # fmt: skip
         if not images.multi_label:
@@ -215,50 +221,12 @@ def _described(images: ImageSplits, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _diagnosed(task: TrainingTask, images: ImageSplits, transform: EvalTransform) -> dict[str, Any]:
+def _diagnosed(task: TrainingTask, model: nn.Module, images: ImageSplits, transform: EvalTransform) -> dict[str, Any]:
     """What each merger does on some validation images, by its name in the model."""
     held_out = images.train if images.validation is None else images.validation
     batch = torch.stack([transform(held_out[i]) for i in range(min(_DIAGNOSED, len(held_out)))])
-    found = diagnose(task.final_model, task.normalize(batch.to(next(task.parameters()).device)))
+    found = diagnose(model, task.normalize(batch.to(next(model.parameters()).device)))
     return {merger.name: {key: value for key, value in plain(merger).items() if key != "name"} for merger in found}
-
-
-def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopwatch, *, progress: bool) -> pl.Trainer:
-    """A Lightning trainer for one run: the whole run is one Lightning epoch, which it can resume anywhere in."""
-    keep = KeepLast(folder.path / "checkpoints", every=training.checkpoint_every, run=folder.fingerprint)
-    logs = folder.path / "logs"
-    return pl.Trainer(
-        accelerator=training.accelerator,
-        devices=training.devices,
-        num_nodes=training.num_nodes,
-        strategy=training.strategy,
-        precision=training.precision,
-        max_epochs=1,
-        accumulate_grad_batches=training.accumulate,
-        val_check_interval=1,  # set to the batches of an epoch once the number of devices is known
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=[stopwatch, keep, *([ProgressBar()] if progress else [])],
-        plugins=[AtomicCheckpointIO()],
-        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard")],
-        log_every_n_steps=10,
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-    )
-
-
-def predict(trainer: pl.Trainer, task: TrainingTask, loader: ImageData) -> tuple[Tensor, Tensor]:
-    """Scores (n, C) and targets of all test images, in order, on every process."""
-    batches = loader.test_dataloader()
-    parts: Any = trainer.predict(task, dataloaders=batches, ckpt_path=None)
-    rows = [row for batch in batches.order for row in batch]
-    own_scores, own_targets = (torch.cat(part) for part in zip(*parts, strict=True))
-    shares = gather((torch.tensor(rows), own_scores, own_targets))
-    all_rows, scores, targets = (torch.cat(part) for part in zip(*shares, strict=True))
-    in_order = all_rows.argsort()
-    return scores[in_order], targets[in_order]
 
 
 def native_size(images: ImageSplits) -> int:

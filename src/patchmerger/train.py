@@ -19,6 +19,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multilab
 from torchvision.transforms.v2.functional import normalize
 
 from patchmerger.merging_block import is_merging
+from patchmerger.sharding import ShardedStrategy, full, shard
 from patchmerger.training_settings import TrainingSettings
 
 T = TypeVar("T")
@@ -80,6 +81,12 @@ class TrainingTask(pl.LightningModule):
         normalized: Tensor = normalize(images.float() / 255, self.mean, self.std)
         return normalized.to(dtype)
 
+    def configure_model(self) -> None:
+        """Share the weights out over the devices where the strategy is to."""
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            for model in (self.model, *([] if self.ema is None else [self.ema.module])):
+                shard(model, self.device_mesh["data_parallel"])  # type: ignore[index]
+
     def forward(self, images: Tensor) -> Tensor:
         """Scores (B, C) of uint8 images (B, 3, S, S), by the final model."""
         scores: Tensor = self.final_model(self.normalize(images))
@@ -109,12 +116,12 @@ class TrainingTask(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by norm, and stop where a gradient is not finite (fp16 scaling skips such steps itself)."""
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad or float("inf"))
+        norm = full(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad or float("inf")))
         if self.settings.precision != "16-mixed" and not torch.isfinite(norm):
             bad = [
                 name
                 for name, p in self.model.named_parameters()
-                if p.grad is not None and not torch.isfinite(p.grad).all()
+                if p.grad is not None and not torch.isfinite(full(p.grad)).all()
             ]
             raise FloatingPointError(
                 f"the gradient of {bad[0] if bad else 'the model'} is not finite at "

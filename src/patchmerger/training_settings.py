@@ -39,7 +39,7 @@ class TrainingSettings:
         checkpoint_every: Batches between two checkpoints; there is one after every epoch as well.
         accelerator: "auto", "cpu", "gpu", ... as Lightning has it.
         devices: How many devices, as Lightning has it.
-        strategy: "auto", or one of Lightning's that keep whole weights on each device, such as "ddp".
+        strategy: "auto"; "ddp", whole weights on each device; or "fsdp", weights shared out over the devices (FSDP2).
         num_nodes: How many machines.
     """
 
@@ -85,11 +85,22 @@ class TrainingSettings:
             raise ValueError(f"training.optimizer ({self.optimizer!r}) is not one of timm's: try 'adamw' or 'sgd'")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"training.batch_size ({self.batch_size}) must be even for mixup and cutmix")
-        if self.strategy.startswith(("fsdp", "deepspeed")):
-            raise ValueError(f"training.strategy ({self.strategy!r}) shards weights, which cannot be saved: use 'ddp'")
+        self._check_strategy()
         if multi_label and self.loss != "sigmoid":
             raise ValueError(
                 "training.loss ('softmax') takes one label an image, and these have several: use 'sigmoid'"
             )
         if multi_label and (self.mixup or self.cutmix):
             raise ValueError("training.mixup and training.cutmix take one label an image, and these have several")
+
+    def _check_strategy(self) -> None:
+        """Refuse what could not be saved, or has not been shown to train."""
+        name = self.strategy
+        if name != "fsdp" and name.startswith(("fsdp", "deepspeed", "model_parallel")):
+            raise ValueError(f"training.strategy ({name!r}) is not supported: 'fsdp' shares weights out (FSDP2)")
+        if name == "fsdp" and self.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"training.precision ({self.precision!r}) with strategy 'fsdp': use 32-true or bf16-mixed")
+        if name == "fsdp" and self.compile:
+            raise ValueError(
+                "training.compile is not supported with training.strategy 'fsdp': use 'ddp', or no compile"
+            )

@@ -88,6 +88,9 @@ class RunOrder(Sampler[list[Key]]):
 class EvaluationOrder(Sampler[list[int]]):
     """Every image once, in order; several ranks share each batch, the last, smaller one too.
 
+    All ranks have as many batches, for ranks that share weights out run in step: a last batch with fewer images than
+    ranks is joined to the one before it.
+
     Args:
         size: The number of images n.
         batch_size: Images a batch and rank.
@@ -96,8 +99,13 @@ class EvaluationOrder(Sampler[list[int]]):
     """
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        whole = range(0, size, batch_size * world_size)
-        shares = [torch.arange(start, min(start + whole.step, size)).tensor_split(world_size)[rank] for start in whole]
+        starts = list(range(0, size, batch_size * world_size))
+        if len(starts) > 1 and size - starts[-1] < world_size:
+            del starts[-1]
+        ends = [*starts[1:], size][: len(starts)]
+        shares = [
+            torch.arange(start, end).tensor_split(world_size)[rank] for start, end in zip(starts, ends, strict=True)
+        ]
         self.batches: list[list[int]] = [share.tolist() for share in shares if len(share)]
 
     def __len__(self) -> int:
