@@ -25,7 +25,8 @@ from patchmerger.speed.tables import show_speed
 from patchmerger.studies.compare import compare
 from patchmerger.studies.hosts import survey
 from patchmerger.studies.sweep import sweep
-from patchmerger.studies.tables import show_sweep
+from patchmerger.studies.tables import show_sweep, show_transfer
+from patchmerger.studies.transfer import transfer
 from patchmerger.tables import show_census, show_comparison, show_evaluation, show_few_shot, show_fit
 
 
@@ -55,6 +56,7 @@ def model_cost(
 COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], int | None], str]] = {
     "compare": (compare, show_comparison, "train the same ViT with and without a merger, side by side"),
     "sweep": (sweep, show_sweep, "train a grid of mergers: where to merge, and to how many tokens"),
+    "transfer": (transfer, show_transfer, "train upstream, then few-shot and fine-tuned on other images"),
     "fit": (fit, show_fit, "train one ViT, merged or plain"),
     "accelerate": (accelerate, show_acceleration, "make a trained ViT faster, and as accurate again"),
     "test": (evaluate, show_evaluation, "evaluate a saved model on images"),
@@ -67,7 +69,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], int | None], str]]
 
 
 # Those that go on where they were interrupted.
-RESUMED = ("compare", "sweep", "fit", "accelerate")
+RESUMED = ("compare", "sweep", "transfer", "fit", "accelerate")
 
 # The first argument of these needs no option's name.
 POSITIONAL = {"test": "MODEL ", "fewshot": "MODEL ", "plan": "MODEL ", "bench": "MODEL [MODEL …] ", "cost": "NAME "}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,16 @@ def draw_comparison(results: dict[str, Any], path: Path) -> None:
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(10, 4.2), dpi=160, layout="constrained")
         left, right = figure.subplots(1, 2)
-        names = list(results["variants"])
-        further = iter(_FURTHER * len(names))
-        colours = {name: COLOURS.get(name) or next(further) for name in names}
+        colours = colours_of(results["variants"])
         _accuracy_against_speed(left, results, colours)
         _training_curves(right, results, colours)
         figure.savefig(path)
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each variant; those that are ready-made always have the same."""
+    further = cycle(_FURTHER)
+    return {name: COLOURS.get(name) or next(further) for name in names}
 
 
 def _accuracy_against_speed(axes: Axes, results: dict[str, Any], colours: dict[str, str]) -> None:
