@@ -12,6 +12,7 @@ from patchmerger.environment import environment, find_device
 from patchmerger.example_inputs import example_input
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.measurement import Measurement, Timing
+from patchmerger.speed.compiling import Compile, check_compile
 from patchmerger.timed_steps import DTYPES, Precision, TimedStep, take_turns, timed_step
 
 
@@ -22,7 +23,7 @@ def measure(
     image_size: int | tuple[int, int] | None = None,
     training: bool = False,
     precision: Precision = "float32",
-    compile: bool = False,
+    compile: Compile = False,
     rounds: int = 20,
     warmup: int = 3,
     device: torch.device | str | None = None,
@@ -48,8 +49,9 @@ def measure(
             baseline's own.
         training: Measure a training step instead of inference.
         precision: ``"float32"``, ``"bf16"`` or ``"fp16"``.
-        compile: Compile the copies (``torch.compile`` with ``fullgraph=True``). What this process compiled before
-            is dropped first (``torch.compiler.reset``), lest torch's limit on recompilation is reached.
+        compile: Compile the copies (``torch.compile`` with ``fullgraph=True``), ``"frozen"`` with constant weights
+            (:func:`patchmerger.speed.compiling.compiled`). What this process compiled before is dropped first
+            (``torch.compiler.reset``), lest torch's limit on recompilation is reached.
         rounds: How often each model is timed.
         warmup: Untimed steps of each model before the first round; one more before every turn is the timer's own.
         device: Where to measure; ``None`` is where the baseline is.
@@ -74,6 +76,7 @@ def measure(
     device = find_device(first.device if device is None else device)
     sizes = _sizes(models, baseline, image_size)
     flops = {name: _flops(model, sizes[name]) for name, model in models.items()}
+    check_compile(compile, training=training)
     if compile:
         torch.compiler.reset()
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from patchmerger.costs import table_text
+from patchmerger.speed.compiling import Compile, compile_name
 from patchmerger.timed_steps import Precision
 
 
@@ -76,7 +77,7 @@ class Measurement:
         image_size: Height and width in pixels.
         training: Whether a training step was measured, or inference.
         precision: ``"float32"``, ``"bf16"`` or ``"fp16"``.
-        compile: Whether the models were compiled.
+        compile: Whether the models were compiled, or ``"frozen"``.
         warmup: Untimed steps of each model before the first round.
         interrupted: Whether fewer rounds ran than were asked for.
         environment: Device, threads and versions.
@@ -88,7 +89,7 @@ class Measurement:
     image_size: tuple[int, int]
     training: bool
     precision: Precision
-    compile: bool
+    compile: Compile
     warmup: int
     interrupted: bool
     environment: dict[str, Any]
@@ -146,5 +147,5 @@ class Measurement:
         return (
             f"median of {self.rounds} rounds{' (interrupted)' if self.interrupted else ''}, models in turn, "
             f"on {where['device_name']}, {where['threads']} threads, torch {where['torch']}, timm {where['timm']}"
-            f"{', compiled' if self.compile else ''}"
+            f"{f', {compile_name(self.compile)}' if self.compile else ''}"
         )

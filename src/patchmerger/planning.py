@@ -17,6 +17,7 @@ from patchmerger.insertion import mergers as inserted
 from patchmerger.measurement import Measurement
 from patchmerger.named_models import named_model
 from patchmerger.placements import Placement, PlacementCosts, placements_within
+from patchmerger.speed.compiling import Compile
 from patchmerger.timed_steps import Precision
 
 
@@ -105,7 +106,7 @@ def plan(
     measure: int = 0,
     batch_size: int = 16,
     precision: Precision = "float32",
-    compile: bool = False,
+    compile: Compile = False,
     rounds: int = 10,
     device: str | None = None,
     seed: int = 0,
@@ -129,7 +130,7 @@ def plan(
         measure: How many of the first ones to measure on this machine, beside the plain model.
         batch_size: Images in a batch, for ``measure``.
         precision: float32, bf16 or fp16, for ``measure``.
-        compile: Compile the models with ``torch.compile``, for ``measure``.
+        compile: Compile the models with ``torch.compile`` (``"frozen"``: with constant weights), for ``measure``.
         rounds: How often each model is timed, for ``measure``.
         device: Where to measure; by default where the model is.
         seed: Of the random weights and images, for ``measure``.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from patchmerger.example_inputs import Example, example_input
 from patchmerger.seams import host_class
+from patchmerger.speed.compiling import Compile, compiled
 from patchmerger.speed.memory import peak_of
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -66,7 +67,7 @@ def timed_step(
     size: int | tuple[int, int] | None,
     training: bool,
     precision: Precision,
-    compile: bool,
+    compile: Compile,
     device: torch.device,
     seed: int,
 ) -> TimedStep:
@@ -77,7 +78,7 @@ def timed_step(
     clone.to(device=device, dtype=torch.float32 if training else dtype)
     batch = input_of(clone, size, batch_size=batch_size, seed=seed)
     if not training:
-        return TimedStep(_inference_step(_compiled(clone, compile), batch), clone)
+        return TimedStep(_inference_step(compiled(clone, compile), batch), clone)
     with torch.no_grad(), torch.autocast(device.type, dtype, enabled=precision != "float32"):
         output = _scores(batch.run(clone))
     if not isinstance(output, Tensor) or output.ndim != 2:
@@ -88,7 +89,7 @@ def timed_step(
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(output.shape[1], (batch_size,), generator=generator).to(device)
     optimizer = _adamw([p for p in clone.parameters() if p.requires_grad])
-    run = _training_step(_compiled(clone, compile), batch, labels, optimizer, precision)
+    run = _training_step(compiled(clone, compile), batch, labels, optimizer, precision)
     return TimedStep(run, clone, optimizer)
 
 
@@ -116,11 +117,6 @@ def input_of(
 def _scores(output: Any) -> Any:
     """The rows of classes in what a model gives; transformers has them among others."""
     return getattr(output, "logits", output)
-
-
-def _compiled(model: nn.Module, compile: bool) -> Any:
-    # fullgraph: a model that falls back to eager in places must not pass for a compiled one.
-    return torch.compile(model, fullgraph=True, dynamic=False) if compile else model
 
 
 def _inference_step(model: nn.Module, batch: Example) -> Callable[[], None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from patchmerger.speed.compiling import compile_name
+
 COLOURS = ["#d1495b", "#3b8ea5", "#c79a2d", "#2f7d4f", "#8d5fbf", "#7a4b2a"]
 _GREY = "#4d5562"
 
@@ -48,7 +50,7 @@ def _panel(axes: Any, rows: list[dict[str, Any]]) -> None:
     series: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         key = row["key"]
-        label = f"{key['precision']}, {'compiled' if key['compile'] else 'eager'}"
+        label = f"{key['precision']}, {compile_name(key['compile'])}"
         series.setdefault(label + (f", {key['device']}" if len(devices) > 1 else ""), []).append(row)
     for colour, (label, points) in zip(COLOURS * len(series), series.items(), strict=False):
         points = sorted(points, key=lambda row: row["key"]["batch_size"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from patchmerger.run_folder import plain, write_json
+from patchmerger.speed.compiling import Compile, compile_name
 from patchmerger.timed_steps import Precision
 
 SCHEMA = 2
@@ -23,7 +24,7 @@ class RowKey:
         model: Its name, or its folder.
         device: Where.
         precision: ``"float32"``, ``"bf16"`` or ``"fp16"``.
-        compile: Whether the models are compiled.
+        compile: Whether the models are compiled, or ``"frozen"``.
         training: A training step, or inference.
         batch_size: Images in a batch.
     """
@@ -31,14 +32,14 @@ class RowKey:
     model: str
     device: str
     precision: Precision
-    compile: bool
+    compile: Compile
     training: bool
     batch_size: int
 
     def __str__(self) -> str:
         """As the progress bar and the errors name it."""
         what = "training step" if self.training else "inference"
-        compiled = ", compiled" if self.compile else ""
+        compiled = f", {compile_name(self.compile)}" if self.compile else ""
         return f"{self.model} on {self.device}, {what}, batch of {self.batch_size}, {self.precision}{compiled}"
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from patchmerger.costs import cost
 from patchmerger.environment import environment, find_device
 from patchmerger.speed.candidates import Against, build_candidates
+from patchmerger.speed.compiling import Compile, check_compile
 from patchmerger.speed.pictures import draw_speed
 from patchmerger.speed.record import Record, RowKey
 from patchmerger.speed.rows import Rows
@@ -28,7 +29,7 @@ def bench(
     image_size: int | None = None,
     precision: Precision | list[Precision] = "bf16",
     mode: Mode = "both",
-    compile: bool | list[bool] = False,
+    compile: Compile | list[Compile] = False,
     against: Against | None = None,
     profile: bool = False,
     rounds: int = 20,
@@ -56,7 +57,8 @@ def bench(
         precision: Number format: float32, bf16 or fp16, or a list. Inference casts the weights, training uses
             autocast.
         mode: What to measure: inference, training or both.
-        compile: Compile all models with torch.compile; "[false, true]" for rows of both.
+        compile: Compile all models with torch.compile: true, or "frozen" for inference with constant weights, laid
+            out for the device; "[false, true, frozen]" for rows of each. Training steps have no rows of "frozen".
         against: Measure another library's merged ViT of the same shape too: vit-pytorch.
         profile: Also measure where the time of a forward pass goes, stage by stage, not compiled.
         rounds: How often each model is timed in a row.
@@ -80,6 +82,8 @@ def bench(
     arguments = {**locals(), "models": names}
     settings = {name: arguments[name] for name in _SETTINGS}
     _check(names, _listed(batch_size), _listed(precision), mode, rounds, warmup)
+    for each in _listed(compile):
+        check_compile(each, training=mode == "training")
     devices = [find_device(name) for name in _listed(device)]
     build: dict[str, Any] = {"image_size": image_size, "num_tokens": num_tokens, "after": after, "against": against}
     for name in names:  # what cannot work is refused before anything is measured
@@ -93,7 +97,7 @@ def bench(
         raise FileExistsError(f"picture ({picture}) exists already: take another name, or --overwrite true")
     phases = (False, True) if mode == "both" else (mode == "training",)
     grid = product(names, devices, _listed(precision), _listed(compile), _listed(batch_size), phases)
-    keys = [RowKey(n, str(d), p, compiled, training, size) for n, d, p, compiled, size, training in grid]
+    keys = [RowKey(n, str(d), p, c, train, size) for n, d, p, c, size, train in grid if not (train and c == "frozen")]
     options = {"image_size": image_size, "rounds": rounds, "warmup": warmup, "seed": seed}
     try:
         Rows(record, keys, {**build, "seed": seed}, options, profile).measure()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from patchmerger.costs import table_text
+from patchmerger.speed.compiling import compile_name
 from patchmerger.speed.record import RowKey
 from patchmerger.speed.roofline import Ceilings
 
@@ -63,7 +64,7 @@ def _group_text(name: str, training: bool, rows: list[dict[str, Any]]) -> str:
 
 def _cells(row: dict[str, Any], others: list[str]) -> list[str]:
     key = row["key"]
-    mode = f"{key['precision']}, {'compiled' if key['compile'] else 'eager'}, {key['device']}"
+    mode = f"{key['precision']}, {compile_name(key['compile'])}, {key['device']}"
     cells = [str(key["batch_size"]), mode]
     if row["measurement"] is None:
         return [*cells, "–", "–", row["error"].split(" (")[0][:24], *(["–"] * (4 + 2 * len(others)))]
