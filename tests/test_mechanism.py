@@ -358,7 +358,12 @@ def test_positions_compiled(kind, how, images):
     else:
         model.set_grad_checkpointing("checkpointed" in how)
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    given, given_gradients = step(compiled, images)
+    try:
+        given, given_gradients = step(compiled, images)
+    except torch._dynamo.exc.Unsupported:  # said, and never silently wrong
+        if "checkpointed" in how and torch.__version__ < "2.9":
+            pytest.skip("torch 2.8 drops what a tensor carries where it compiles a checkpoint")
+        raise
     torch.testing.assert_close(given, expected)
     for name, gradient in expected_gradients.items():
         found = given_gradients[name if compiled is model else f"_orig_mod.{name}"]
