@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-slow test-oldest census hosts-page lint types format install clean
+.PHONY: demo test test-slow test-oldest census hosts-page speed-page lint types format install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT with and without a merger on real digits, print the comparison
@@ -25,6 +25,9 @@ test-oldest: $(OLDEST)/.ready  ## the tests on the lowest versions that pyprojec
 census: $(READY)  ## every model of timm, transformers and torchvision: does it take a merger? Some ten minutes
 	$(BIN)/patchmerger hosts --out results/hosts.json --overwrite true
 	$(MAKE) hosts-page
+
+speed-page: $(READY)  ## docs/measured-speed.md from results/bench-*.json
+	$(BIN)/python -m patchmerger.speed.page
 
 hosts-page: $(READY)  ## docs/hosts.md from results/hosts.json
 	$(BIN)/python -m patchmerger.studies.hosts_page

@@ -1,0 +1,125 @@
+"""What a measured speed is held against: the targets, and which rows of a benchmark speak for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A number that the measured speed should reach.
+
+    Attributes:
+        what: The quantity, in words.
+        goal: The number.
+        at_most: Whether ``goal`` is an upper limit.
+        rows: The rows that it is measured in: ``model``, ``batch_size``, ``training``.
+        value: The number of one row; ``None`` where the row lacks it.
+        percent: Whether it is read as a share.
+    """
+
+    what: str
+    goal: float
+    rows: Mapping[str, Any]
+    value: Callable[[Row], float | None]
+    at_most: bool = False
+    percent: bool = False
+
+    def best(self, results: Iterable[Mapping[str, Any]]) -> tuple[float, Row] | None:
+        """The best number among those rows, and its row; ``None`` where none was measured."""
+        found = [
+            (value, row)
+            for result in results
+            for row in (*result["rows"], *result["profiles"])
+            if all(row["key"][name] == wanted for name, wanted in self.rows.items())
+            and (value := self.value(row)) is not None
+        ]
+        if not found:
+            return None
+        return (min if self.at_most else max)(found, key=lambda pair: pair[0])
+
+    def reached(self, value: float) -> bool:
+        """Whether ``value`` is good enough."""
+        return value <= self.goal if self.at_most else value >= self.goal
+
+
+def merged_timing(row: Row) -> Mapping[str, Any] | None:
+    """The timing of the merged model in a row; ``None`` in a profile and where the row failed."""
+    timings = (row.get("measurement") or {}).get("timings", [])
+    return next((timing for timing in timings if timing["name"] == "merged"), None)
+
+
+def of_flops(row: Row) -> float | None:
+    """Attained speed-up / the one that FLOPs predict."""
+    timing = merged_timing(row)
+    return None if timing is None else timing["of_predicted"]
+
+
+def of_roofline(row: Row) -> float | None:
+    """Attained speed-up / the one that a roofline allows."""
+    timing = merged_timing(row)
+    return None if timing is None else timing["of_roofline"]
+
+
+def activations(row: Row) -> float | None:
+    """Activation memory, merged ÷ plain."""
+    timings = {t["name"]: t["activation_memory"] for t in (row.get("measurement") or {}).get("timings", [])}
+    return timings["merged"] / timings["plain"] if timings.get("plain") and timings.get("merged") else None
+
+
+def mergers_share(row: Row) -> float | None:
+    """The mergers' part of a merged forward pass."""
+    stages = (row.get("models") or {}).get("merged", [])
+    return sum(s["share"] for s in stages if s["name"].startswith("merger")) if stages else None
+
+
+def over_vit_pytorch(row: Row) -> float | None:
+    """Throughput of the best merged model / that of vit-pytorch's, in the same row."""
+    found = (row.get("merged_against") or {}).get("vit-pytorch")
+    return None if found is None else float(found[0])
+
+
+_SMALL, _BASE, _LARGE_IMAGES = "vit_small_patch16_224", "vit_base_patch16_224", "vit_base_patch16_384"
+
+TARGETS = (
+    Target(
+        "attained ÷ predicted, inference, ViT-S/16, batch 32", 0.95,
+        {"model": _SMALL, "batch_size": 32, "training": False}, of_flops,
+    ),
+    Target(
+        "attained ÷ predicted, inference, ViT-B/16, batch 32", 0.95,
+        {"model": _BASE, "batch_size": 32, "training": False}, of_flops,
+    ),
+    Target(
+        "attained ÷ predicted, inference, ViT-B/16 at 384, batch 8", 0.95,
+        {"model": _LARGE_IMAGES, "batch_size": 8, "training": False}, of_flops,
+    ),
+    Target(
+        "attained ÷ predicted, inference, ViT-B/16, batch 1", 0.85,
+        {"model": _BASE, "batch_size": 1, "training": False}, of_flops,
+    ),
+    Target(
+        "attained ÷ the roofline's, inference, ViT-B/16, batch 1", 0.95,
+        {"model": _BASE, "batch_size": 1, "training": False}, of_roofline,
+    ),
+    Target(
+        "attained ÷ predicted, training step, ViT-B/16, batch 16", 0.93,
+        {"model": _BASE, "batch_size": 16, "training": True}, of_flops,
+    ),
+    Target(
+        "the merger's share of a merged forward pass, ViT-B/16, batch 32", 0.015,
+        {"model": _BASE, "batch_size": 32, "training": False}, mergers_share, at_most=True, percent=True,
+    ),
+    Target(
+        "throughput against vit-pytorch's merged ViT, ViT-B/16, batch 32", 1.3,
+        {"model": _BASE, "batch_size": 32, "training": False}, over_vit_pytorch,
+    ),
+    Target(
+        "activation memory of a training step, merged ÷ plain, ViT-B/16, batch 16", 0.56,
+        {"model": _BASE, "batch_size": 16, "training": True}, activations, at_most=True,
+    ),
+)  # fmt: skip
