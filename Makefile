@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-slow test-oldest census hosts-page speed-page lint types format install clean
+.PHONY: demo test test-slow test-oldest census hosts-page evidence-page speed-page lint types format install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT with and without a merger on real digits, print the comparison
@@ -31,6 +31,9 @@ speed-page: $(READY)  ## docs/measured-speed.md from results/bench-*.json
 
 hosts-page: $(READY)  ## docs/hosts.md from results/hosts.json
 	$(BIN)/python -m patchmerger.studies.hosts_page
+
+evidence-page: $(READY)  ## docs/evidence.md from results/*.json
+	$(BIN)/python -m patchmerger.studies.evidence_page
 
 lint: $(READY)
 	$(BIN)/ruff check .

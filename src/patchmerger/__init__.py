@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from patchmerger.acceleration import accelerate
     from patchmerger.calibration import calibrate
     from patchmerger.costs import Cost, cost
+    from patchmerger.diagnosis import diagnose
     from patchmerger.distillation import distill
     from patchmerger.evaluation import evaluate
     from patchmerger.fewshot import few_shot
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from patchmerger.planning import Plan, plan
     from patchmerger.speed.suite import bench
     from patchmerger.studies.compare import compare
+    from patchmerger.studies.sweep import sweep
+    from patchmerger.studies.transfer import transfer
 
 __version__ = version("patchmerger")
 
@@ -38,6 +41,7 @@ _PUBLIC = {
     "compare": "studies.compare",
     "cost": "costs",
     "distill": "distillation",
+    "diagnose": "diagnosis",
     "evaluate": "evaluation",
     "few_shot": "fewshot",
     "fit": "fitting",
@@ -52,6 +56,8 @@ _PUBLIC = {
     "register_host": "hosts",
     "remove": "insertion",
     "save": "hub",
+    "sweep": "studies.sweep",
+    "transfer": "studies.transfer",
 }
 
 __all__ = [
@@ -67,6 +73,7 @@ __all__ = [
     "calibrate",
     "compare",
     "cost",
+    "diagnose",
     "distill",
     "evaluate",
     "few_shot",
@@ -82,6 +89,8 @@ __all__ = [
     "register_host",
     "remove",
     "save",
+    "sweep",
+    "transfer",
 ]
 
 

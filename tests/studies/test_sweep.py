@@ -17,6 +17,7 @@ from patchmerger.hub import load
 from patchmerger.insertion import mergers
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.studies.cells import check_cells, grid
+from patchmerger.studies.evidence_page import render
 from patchmerger.studies.sweep import sweep
 from patchmerger.studies.tables import show_sweep
 from patchmerger.training_settings import TrainingSettings
@@ -79,6 +80,13 @@ def test_the_picture_and_the_table(out, results, capsys):
     printed = capsys.readouterr().out
     for word in ("plain", "two", "8, 2", "GFLOPs", "− plain, points", "speed-up", "rank"):
         assert word in printed
+
+
+def test_the_page_of_the_evidence_tells_it(results):
+    page = render({"sweep-cifar10-small": results})
+    assert "| digits, 1 epochs, 2 seeds, CPU | 5 mergers |" in page
+    assert "Most accurate: `" in page
+    assert all(f"| {name} |" in page for name in [*NAMES, "two", "plain"])
 
 
 def test_the_same_command_again_trains_nothing(out, results, monkeypatch):

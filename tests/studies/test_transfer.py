@@ -16,6 +16,7 @@ from patchmerger.data import DataSettings
 from patchmerger.hub import load
 from patchmerger.insertion import mergers
 from patchmerger.models import MergeSettings, ModelSettings
+from patchmerger.studies.evidence_page import render
 from patchmerger.studies.tables import show_transfer
 from patchmerger.studies.transfer import FineTuning, transfer
 from patchmerger.training_settings import TrainingSettings
@@ -92,6 +93,14 @@ def test_the_picture_and_the_table(out, results, capsys):
     printed = capsys.readouterr().out
     for word in (*STAGES, "− plain, points", "images/s", "merged: ", "× predicted"):
         assert word in printed
+
+
+def test_the_page_of_the_evidence_tells_it(results):
+    page = render({"transfer-small": results})
+    assert "digits → digits, 1 epochs, 2 seeds, CPU" in page
+    assert "- At most 1 points below plain, 5-shot: " in page
+    assert "- At most 0.3 points below plain, fine-tuned: " in page
+    assert "Without average and shallow as controls" in page
 
 
 def test_the_same_command_again_does_nothing(out, results, monkeypatch):
@@ -173,6 +182,7 @@ def test_a_kill_loses_at_most_the_stage_in_flight(tmp_path):
         ({"downstream": DataSettings(validation=0)}, r"data.validation \(0\) holds out no images"),
         ({"training": replace(TRAINING, epochs=0)}, r"^training.epochs \(0\)"),
         ({"finetuning": FineTuning(training=replace(TRAINING, epochs=0))}, r"finetuning.training.epochs \(0\)"),
+        ({"finetuning": FineTuning(training=replace(TRAINING, devices=2))}, r"finetuning.training.devices \(2\)"),
         ({"finetuning": FineTuning(image_size=15)}, r"finetuning.image_size \(15, 15\) does not divide"),
         ({"merge": MergeSettings(num_tokens=99)}, r"num_tokens \(99\)"),
         ({"variants": ["plane"]}, r"'plane' is not ready-made"),

@@ -25,8 +25,9 @@ from patchmerger.fitting import MODEL_FOLDER, native_size
 from patchmerger.hub import load
 from patchmerger.models import MergeSettings, ModelSettings, build_model
 from patchmerger.named_models import check_patches
-from patchmerger.run_folder import RunFolder, default_folder
+from patchmerger.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json
 from patchmerger.studies.runs import Run, device_of, measure_speeds, train_run
+from patchmerger.studies.shared_work import SharedWork
 from patchmerger.studies.stages import few_shot_stage, summarise_few_shot, summarise_training
 from patchmerger.studies.transfer_pictures import draw_transfer
 from patchmerger.studies.variants import Recipe, Variant, resolve_variants
@@ -71,8 +72,9 @@ def transfer(
     """Train upstream, then evaluate on other images: few-shot on frozen features, and fine-tuned.
 
     For the plain and the merged model, and others if asked for, all trained alike. The same command again goes on
-    where it was interrupted, within a stage too, and prints the result when it is finished. With no options both are
-    the built-in digits, which shows how it works and says nothing of transfer.
+    where it was interrupted, within a stage too, and prints the result when it is finished; several processes of it
+    share the variants and seeds. With no options both are the built-in digits, which shows how it works and says
+    nothing of transfer.
 
     Args:
         data: The images to train on upstream.
@@ -100,6 +102,12 @@ def transfer(
     for name, number in (("seeds", seeds), ("rounds", rounds)):
         if number < 1:
             raise ValueError(f"{name} ({number}) must be at least 1")
+    for name, given in (("training", training), ("finetuning.training", finetuning.training)):
+        if (given.devices, given.num_nodes) != (1, 1):
+            raise ValueError(
+                f"{name}.devices ({given.devices}) and num_nodes ({given.num_nodes}) must be 1: a study uses several "
+                "devices by a process for each (CUDA_VISIBLE_DEVICES), which share the variants and seeds"
+            )
     check_protocol(shots, draws)
     augmentation = augmentation or default_augmentation(data.source)
     finetuning = replace(finetuning, augmentation=finetuning.augmentation or default_augmentation(downstream.source))
@@ -118,11 +126,28 @@ def transfer(
     _check(first, recipes, training, finetuning, shots)
     folder.begin()
     study = _Study(folder.path, settings, finetuning, progress)
-    for seed in range(seeds):
-        splits = split_images(above, seed=seed), split_images(below, seed=seed)
-        for name, recipe in recipes.items():
-            study.run(name, recipe, *splits, seed)
+    units = {f"{name}/seed-{seed}": (name, seed) for seed in range(seeds) for name in recipes}
+    work = SharedWork(folder.path / ".work", list(units), lambda unit: study.is_done(folder.path / unit))
+    for unit in work.take():
+        name, seed = units[unit]
+        study.run(name, recipes[name], split_images(above, seed=seed), split_images(below, seed=seed), seed)
+    with work.lock("results", timeout=-1):
+        return folder.results or _finish(folder, study, recipes, first, training, seeds, rounds)
 
+
+def _finish(
+    folder: RunFolder,
+    study: _Study,
+    recipes: Mapping[str, Recipe],
+    first: tuple[ImageSplits, ImageSplits],
+    training: TrainingSettings,
+    seeds: int,
+    rounds: int,
+) -> dict[str, Any]:
+    """Put together what the stages gave, and measure the speed."""
+    for name in recipes:
+        for seed in range(seeds):
+            study.read(name, seed)
     baseline = "plain" if "plain" in recipes else next(iter(recipes))
     models = {name: load(study.folder(name, 0) / UPSTREAM / MODEL_FOLDER) for name in recipes}
     results = {
@@ -159,11 +184,9 @@ class _Study:
         """The three stages of one variant and seed; those that are done are not done again."""
         path, settings = self.folder(name, seed), self.settings
         shared = {key: settings[key] for key in ("data", "augmentation", "training")}
-        upstream = train_run(
-            above, recipe, shared, path / UPSTREAM, seed=seed, name=f"{name}, upstream", progress=self.progress
-        )
+        train_run(above, recipe, shared, path / UPSTREAM, seed=seed, name=f"{name}, upstream", progress=self.progress)
         trained = path / UPSTREAM / MODEL_FOLDER
-        few = few_shot_stage(
+        few_shot_stage(
             trained, below, path / FEW_SHOT, data=settings["downstream"], shots=settings["shots"],
             draws=settings["draws"], seed=seed, device=device_of(settings["training"]), progress=self.progress,
         )  # fmt: skip
@@ -173,13 +196,21 @@ class _Study:
         }  # fmt: skip
         args = {key: value for key, value in recipe[0].args.items() if "drop" in key}
         changed = ModelSettings(args=args).sized(tuning.image_size)
-        tuned = train_run(
+        train_run(
             below, (changed, "auto"), shared, path / FINE_TUNED, seed=seed, name=f"{name}, fine-tuning", init=trained,
             progress=self.progress,
         )  # fmt: skip
-        self.trained[UPSTREAM].setdefault(name, {})[seed] = upstream
-        self.trained[FINE_TUNED].setdefault(name, {})[seed] = tuned
-        self.few_shot.setdefault(name, {})[seed] = few
+
+    def is_done(self, path: Path) -> bool:
+        """Whether all stages of a variant and seed, in this folder, are done."""
+        return all((path / stage / RESULTS_FILE).exists() for stage in (UPSTREAM, FEW_SHOT, FINE_TUNED))
+
+    def read(self, name: str, seed: int) -> None:
+        """Read the results of a variant and seed that is done."""
+        path = self.folder(name, seed)
+        for stage, runs in self.trained.items():
+            runs.setdefault(name, {})[seed] = Run(path / stage, read_json(path / stage / RESULTS_FILE))
+        self.few_shot.setdefault(name, {})[seed] = read_json(path / FEW_SHOT / RESULTS_FILE)
 
     def summary(self, name: str, baseline: str) -> dict[str, Any]:
         """What the table and the picture show of one variant."""

@@ -1,0 +1,103 @@
+"""The studies whose results are committed, or whose configuration is ready, and what each is to show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What would bear the paper's claim out.
+
+    Attributes:
+        margin: Accuracy that the merged model may lose to the plain one, from 0 to 1, with its 95% interval.
+        few_shot_margin: The same in few-shot evaluation.
+        training_time: The share of the plain model's training time that it may take.
+    """
+
+    margin: float = 0.003
+    few_shot_margin: float = 0.01
+    training_time: float = 0.6
+
+
+EXPECTED = Expectation()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study: run or not.
+
+    Attributes:
+        title: What it is about.
+        file: Its results in ``results/``, without the ending.
+        question: What it asks.
+        command: The command that makes the results again.
+        caveat: What the numbers cannot show, beside what the page tells by itself.
+    """
+
+    title: str
+    file: str
+    question: str
+    command: str
+    caveat: str = ""
+
+
+def _of_config(kind: str, name: str) -> str:
+    return f"patchmerger {kind} --config configs/{name}.yaml --out runs/{name}"
+
+
+STUDIES = (
+    Study(
+        "CIFAR-10 from scratch, width 192",
+        "cifar10",
+        "Is a ViT with a merger as accurate as the plain one, in less time, and better than the controls?",
+        _of_config("compare", "cifar10"),
+    ),
+    Study(
+        "CIFAR-10 from scratch, width 384",
+        "cifar10-width-384",
+        "The same, for a wider model.",
+        _of_config("compare", "cifar10-width-384"),
+    ),
+    Study(
+        "Tiny ImageNet upstream, then CIFAR-10",
+        "transfer-tiny-imagenet",
+        "Does accuracy hold upstream, in few-shot evaluation and after fine-tuning?",
+        _of_config("transfer", "transfer-tiny-imagenet"),
+    ),
+    Study(
+        "Where to merge, to how many tokens",
+        "sweep-cifar10",
+        "What do place, number of tokens, norm and start of the queries change?",
+        _of_config("sweep", "sweep-cifar10"),
+    ),
+    Study(
+        "CIFAR-10, small",
+        "cifar10-small",
+        "The first question, with a budget for a CPU.",
+        _of_config("compare", "cifar10-small"),
+        "The variants were trained one after another on a machine whose load changed, so that the times of whole "
+        "trainings cannot be compared; the speed-ups, measured in turns, can.",
+    ),
+    Study(
+        "Tiny ImageNet upstream, then CIFAR-10, small",
+        "transfer-small",
+        "The third question, with a budget for a CPU.",
+        _of_config("transfer", "transfer-small"),
+    ),
+    Study(
+        "Where to merge, to how many tokens, small",
+        "sweep-cifar10-small",
+        "The fourth question, with a budget for a CPU.",
+        _of_config("sweep", "sweep-cifar10-small"),
+    ),
+    Study(
+        "Digits",
+        "digits",
+        "Does everything work, in five minutes?",
+        "patchmerger compare",
+        "Its settings were found by trying some ten on one of the splits, mostly with the merged model: no evidence on "
+        "accuracy.",
+    ),
+)
+"""In the order of the page: those that can bear the claim out first."""

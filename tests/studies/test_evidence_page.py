@@ -1,0 +1,93 @@
+"""The page of the evidence: made from the committed results, and never claiming more than their intervals."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from patchmerger.studies.evidence import STUDIES
+from patchmerger.studies.evidence_findings import findings, verdict
+from patchmerger.studies.evidence_page import main, read_results, render
+
+ROOT = Path(__file__).parents[2]
+SMALL = json.loads((ROOT / "results" / "cifar10-small.json").read_text())
+
+
+def with_seeds(gaps: dict[str, tuple[float, float]]) -> dict:
+    """Results of four seeds whose merged model leads each variant by a mean and a half interval."""
+    results = copy.deepcopy(SMALL)
+    results["settings"]["seeds"] = 4
+    for name, variant in results["variants"].items():
+        gap, half = gaps.get(name, (0.0, 0.0))
+        variant["metrics"] = [0.9 - gap + half * sign for sign in (-1, 1, -1, 1)]
+    merged = results["variants"]["merged"]
+    merged["metrics"] = [0.9] * 4
+    mean, half = gaps["plain"]
+    merged["difference"] = {"mean": mean, "low": mean - half, "high": mean + half, "over": "seeds", "n": 4}
+    return results
+
+
+def test_the_committed_page_is_made_from_the_committed_results(tmp_path):
+    main([str(ROOT / "results"), str(tmp_path / "evidence.md")])
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    assert (tmp_path / "evidence.md").read_text() == page, "make evidence-page makes it again"
+
+
+def test_without_results_every_study_is_ready_and_not_run():
+    page = render({})
+    assert page.count("ready, **not run** |") == len(STUDIES)
+    assert page.count("**Ready, not run.**") == len(STUDIES)
+    assert read_results(Path("no/such/folder")) == {}
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.file)
+def test_what_is_not_run_has_its_config(study):
+    words = study.command.split()
+    if "--config" in words:
+        path = ROOT / words[words.index("--config") + 1]
+        assert path.stem == study.file
+        assert yaml.safe_load(path.read_text())["data"]["source"]
+
+
+def test_one_seed_shows_no_accuracy():
+    found = {str(finding).split(":")[0]: finding.shown for finding in findings(SMALL)}
+    assert found == {
+        "At most 0.3 points below plain": False,
+        "Trained in at most 0.6 of plain's time": True,
+        "Better than average": False,
+        "Better than shallow": False,
+    }
+    assert "so more than that is lost at this scale" in render({"cifar10-small": SMALL})
+    assert verdict(SMALL) == "accuracy **not** shown; a training step 1.79 times as fast"
+
+
+CONTROLS = {"average": (0.02, 0.002), "shallow": (0.02, 0.002)}
+
+
+@pytest.mark.parametrize(
+    ("gaps", "expected"),
+    [
+        ({"plain": (0.0, 0.002), **CONTROLS}, "**shown**"),
+        ({"plain": (0.0, 0.004), **CONTROLS}, "accuracy **not** shown"),
+        ({"plain": (0.0, 0.002), **CONTROLS, "average": (0.0, 0.01)}, "accuracy shown"),
+    ],
+    ids=["all", "interval too wide", "no better than average"],
+)
+def test_the_claim_is_shown_only_as_a_whole(gaps, expected):
+    assert verdict(with_seeds(gaps)).startswith(expected)
+
+
+def test_without_controls_the_claim_is_not_shown():
+    results = with_seeds({"plain": (0.0, 0.002), **CONTROLS})
+    del results["variants"]["average"]
+    assert verdict(results).startswith("accuracy shown;")
+    assert "Without average as controls" in render({"cifar10-small": results})
+
+
+def test_slower_training_is_not_shown():
+    results = with_seeds({"plain": (0.0, 0.002), **CONTROLS})
+    next(t for t in results["speed"]["training"]["timings"] if t["name"] == "merged")["speedup"] = 1.5
+    assert verdict(results) == "accuracy shown; a training step 1.50 times as fast"
+    assert "**not shown**; a training step takes 0.67 of it" in render({"cifar10-small": results})
