@@ -1,12 +1,12 @@
 """A run's folder: resumed with the same settings, refused with others, never overwritten."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from patchmerger.run_folder import RunFolder, default_folder, fingerprint, flatten, plain, write_json
+from patchmerger.run_folder import LATER, RunFolder, default_folder, fingerprint, flatten, plain, write_json
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,18 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_json(tmp_path / "results.json", {"bad": object()})
     assert json.loads((tmp_path / "results.json").read_text()) == {"good": 1}
+
+
+def test_a_setting_that_came_later_does_not_part_older_runs_from_theirs(tmp_path):
+    @dataclass
+    class Before:
+        size: int = 1
+
+    @dataclass
+    class After(Before):
+        speed: int = field(default=2, metadata=LATER)
+
+    RunFolder(tmp_path, {"car": Before()}).begin()
+    RunFolder(tmp_path, {"car": After()})
+    with pytest.raises(ValueError, match=r"car.speed: None there, 3 asked for"):
+        RunFolder(tmp_path, {"car": After(speed=3)})

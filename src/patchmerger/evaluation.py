@@ -50,7 +50,7 @@ def evaluate(
     saved = describe(folder)
     if saved.mean is None or saved.std is None or saved.crop_pct is None or saved.library == "transformers":
         raise ValueError(f"model ({folder}) is of {saved.library}: only models of timm and torchvision are evaluated")
-    images = load_images(data, seed=seed)
+    images = load_images(data, seed=seed, may_stream=True)
     if saved.class_names and list(saved.class_names) != list(images.class_names):
         raise ValueError(
             f"data ({data.source}) has the classes {_some(images.class_names)}, but the model in {folder} was trained "
@@ -58,8 +58,8 @@ def evaluate(
         )
     net = load(folder)
     loader = ImageData(
-        images, image_size=square_input(net), crop_pct=saved.crop_pct, batch_size=batch_size, epochs=1,
-        workers=data.workers,
+        images, image_size=square_input(net), crop_pct=saved.crop_pct, epochs=1, workers=data.workers,
+        batch_size=min(batch_size, len(images.train)),  # an ImageData must be able to train
     )  # fmt: skip
     batches = loader.test_dataloader() if split == "test" else loader.val_dataloader()
     if isinstance(batches, list):

@@ -21,6 +21,7 @@ from patchmerger.data import (
     EvalTransform,
     ImageData,
     ImageSplits,
+    ImageStream,
     default_augmentation,
     load_images,
 )
@@ -100,7 +101,7 @@ def fit(
     folder = RunFolder(out or default_folder("fit", data.source, settings), settings)
     if folder.results is not None:
         return folder.results
-    images = load_images(data, seed=seed)
+    images = load_images(data, seed=seed, may_stream=True)
     return fit_images(
         images, data=data, init=init, model=model, merge=merge, augmentation=augmentation, training=training,
         seed=seed, folder=folder, progress=progress,
@@ -222,8 +223,8 @@ def _described(images: ImageSplits, model: nn.Module) -> dict[str, Any]:
 
 
 def _diagnosed(task: TrainingTask, model: nn.Module, images: ImageSplits, transform: EvalTransform) -> dict[str, Any]:
-    """What each merger does on some validation images, by its name in the model."""
-    held_out = images.train if images.validation is None else images.validation
+    """What each merger does on some images, by its name in the model."""
+    held_out = images.to_look_at
     batch = torch.stack([transform(held_out[i]) for i in range(min(_DIAGNOSED, len(held_out)))])
     found = diagnose(model, task.normalize(batch.to(next(model.parameters()).device)))
     return {merger.name: {key: value for key, value in plain(merger).items() if key != "name"} for merger in found}
@@ -231,7 +232,8 @@ def _diagnosed(task: TrainingTask, model: nn.Module, images: ImageSplits, transf
 
 def native_size(images: ImageSplits) -> int:
     """The smaller side of the first image, in pixels."""
-    return int(min(images.train[0].shape[-2:]))
+    indexed = images.to_look_at if isinstance(images.train, ImageStream) else images.train
+    return int(min(indexed[0].shape[-2:]))
 
 
 def square_input(model: nn.Module) -> int:

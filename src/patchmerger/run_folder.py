@@ -11,6 +11,8 @@ from typing import Any
 
 SETTINGS_FILE = "settings.json"
 RESULTS_FILE = "results.json"
+LATER = {"later": True}
+"""Metadata of a setting that came later: at its default it is left out, so that older runs can still be resumed."""
 
 
 class RunFolder:
@@ -79,7 +81,9 @@ def fingerprint(settings: dict[str, Any]) -> str:
 def plain(value: Any) -> Any:
     """``value`` as JSON has it: dataclasses and tuples become dicts and lists, paths strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = dataclasses.fields(value)
+        left_out = [f.name for f in fields if f.metadata.get("later") and getattr(value, f.name) == f.default]
+        return {f.name: plain(getattr(value, f.name)) for f in fields if f.name not in left_out}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

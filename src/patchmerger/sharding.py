@@ -45,7 +45,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
         return
     for part in (*find_host(model).blocks, model):
         fully_shard(part, mesh=mesh)
-        if mesh.device_type == "cpu":
+        if mesh.device_type == "cpu" and isinstance(part, FSDPModule):
             # gloo of torch 2.8 sums where it should average: github.com/pytorch/pytorch/issues/162338
             part.set_force_sum_reduction_for_comms(True)
 

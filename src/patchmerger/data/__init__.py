@@ -11,6 +11,7 @@ from patchmerger.data.order import RunOrder
 from patchmerger.data.settings import DataSettings, Images, ImageSplits, load_images, read_images, split_images
 from patchmerger.data.sources import Source, read_source
 from patchmerger.data.splits import divide
+from patchmerger.data.streams import ImageStream
 from patchmerger.data.transforms import (
     Augmentation,
     EvalTransform,
@@ -28,6 +29,7 @@ __all__ = [
     "ImageData",
     "ImageSet",
     "ImageSplits",
+    "ImageStream",
     "Images",
     "Loader",
     "RunOrder",

@@ -105,7 +105,7 @@ class Loader:
             dataset,
             batch_sampler=order,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             pin_memory=pin_memory,
             generator=torch.Generator(),  # else each pass would draw from the global random state
         )
@@ -124,5 +124,6 @@ class Loader:
         """Takes what ``state_dict`` gave."""
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
+    """Nothing is left to be collated: datasets give whole batches."""
     return batch

@@ -11,6 +11,8 @@ from patchmerger.data.images import ImageSet
 from patchmerger.data.loading import usable_cores
 from patchmerger.data.order import EvaluationOrder, RunOrder
 from patchmerger.data.settings import ImageSplits
+from patchmerger.data.streamed_batches import StreamLoader
+from patchmerger.data.streams import ImageStream
 from patchmerger.data.transforms import Augmentation, EvalTransform, TrainTransform, Transform
 
 
@@ -83,7 +85,7 @@ class ImageData(lightning.LightningDataModule):
         if stage == TrainerFn.FITTING and self.splits.validation is None and self.trainer is not None:
             self.trainer.limit_val_batches = 0
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> Loader | StreamLoader:
         """The batches of the run from ``first_batch`` on; its length counts those before, too.
 
         Raises:
@@ -95,6 +97,20 @@ class ImageData(lightning.LightningDataModule):
                 f"not {self.trainer.max_epochs}"
             )
         order = self._order(self.first_batch)
+        if isinstance(self.splits.train, ImageStream):
+            return StreamLoader(
+                self.splits.train,
+                self.train_transform,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                steps_per_epoch=order.steps_per_epoch,
+                epochs=self.epochs,
+                first=self.first_batch,
+                rank=order.rank,
+                world_size=order.world_size,
+                workers=self._stream_workers(self.splits.train),
+                pin_memory=self._pin_memory(),
+            )
         images = TrainImages(self.splits.train, self.train_transform, seed=self.seed)
         return Loader(images, order, length=order.total, workers=self._workers(), pin_memory=self._pin_memory())
 
@@ -129,7 +145,10 @@ class ImageData(lightning.LightningDataModule):
 
     def _identity(self) -> dict[str, int]:
         _, world_size = self._place()
-        return {"images": len(self.splits.train), "global_batch": self.batch_size * world_size, "seed": self.seed}
+        identity = {"images": len(self.splits.train), "global_batch": self.batch_size * world_size, "seed": self.seed}
+        if isinstance(self.splits.train, ImageStream):  # who reads which files decides on the order
+            identity |= {"devices": world_size, "data.workers": self._stream_workers(self.splits.train)}
+        return identity
 
     def _order(self, first: int = 0) -> RunOrder:
         rank, world_size = self._place()
@@ -159,6 +178,10 @@ class ImageData(lightning.LightningDataModule):
         devices = 1 if self.trainer is None else self.trainer.num_devices
         cores = usable_cores() // devices
         return 0 if cores <= 2 else min(8, cores - 1)
+
+    def _stream_workers(self, stream: ImageStream) -> int:
+        """Each worker reads files of its own."""
+        return min(self._workers(), stream.shards(self._place()[1]))
 
     def _pin_memory(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

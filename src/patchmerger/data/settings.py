@@ -1,11 +1,13 @@
 """What a user says about the data, and the images that come of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from patchmerger.data.images import ImageSet
 from patchmerger.data.loading import BadFiles, load_sets
 from patchmerger.data.sources import read_source
 from patchmerger.data.splits import divide
+from patchmerger.data.streams import ImageStream
+from patchmerger.run_folder import LATER
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class DataSettings:
             lists it.
         memory_gib: Keep the decoded images in memory if they take no more than this many GiB.
         workers: Processes that load images on each device; chosen by the number of cores by default.
+        streaming: Read training images in order, from WebDataset shards (.tar), parquet files or the Hub, without
+            holding or indexing them: for sets that do not fit a disk.
+        samples: With streaming, the training images in an epoch, where the source does not say how many there are.
+        shuffle_buffer: With streaming, the images among which the next one is drawn; each process that reads holds
+            so many, encoded.
     """
 
     source: str = "digits"
@@ -39,6 +46,9 @@ class DataSettings:
     bad_files: BadFiles = "error"
     memory_gib: float = 2.0
     workers: int | None = None
+    streaming: bool = field(default=False, metadata=LATER)
+    samples: int | None = field(default=None, metadata=LATER)
+    shuffle_buffer: int = field(default=1000, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,13 @@ class ImageSplits:
     skipped: tuple[str, ...]
     description: str
 
+    @property
+    def to_look_at(self) -> ImageSet:
+        """A set that some images may be taken from: validation, or else train, or test where train is streamed."""
+        if self.validation is not None:
+            return self.validation
+        return self.test if isinstance(self.train, ImageStream) else self.train
+
 
 def read_images(settings: DataSettings) -> Images:
     """Reads, checks and, if small, decodes a dataset: the slow part, which several seeds can share.
@@ -93,6 +110,10 @@ def read_images(settings: DataSettings) -> Images:
         ValueError: If the source or its contents are not usable; the message names what is wrong.
         FileNotFoundError: If the files of the source are not there.
     """
+    if settings.streaming:
+        raise ValueError("data.streaming is for one training, patchmerger fit: nothing else reads images in order only")
+    if settings.samples is not None:
+        raise ValueError(f"data.samples ({settings.samples}) means nothing without data.streaming")
     if settings.memory_gib < 0:
         raise ValueError(f"memory_gib must be 0 or more, got {settings.memory_gib}")
     source = read_source(
@@ -135,15 +156,20 @@ def split_images(images: Images, *, seed: int) -> ImageSplits:
     )
 
 
-def load_images(settings: DataSettings, *, seed: int) -> ImageSplits:
+def load_images(settings: DataSettings, *, seed: int, may_stream: bool = False) -> ImageSplits:
     """Reads a dataset and divides it into training, validation and test sets.
 
     Args:
         settings: Which images.
         seed: What is held out depends on it.
+        may_stream: Whether the training set may be one that is read in order only (an ``ImageStream``).
 
     Raises:
         ValueError: If the source, its contents or their number are not usable; the message names what is wrong.
         FileNotFoundError: If the files of the source are not there.
     """
+    if settings.streaming and may_stream:
+        from patchmerger.data.streaming import stream_images
+
+        return stream_images(settings)
     return split_images(read_images(settings), seed=seed)

@@ -18,9 +18,11 @@ from patchmerger.data.tables import read_table
 from patchmerger.data.vision import read_torchvision
 
 _TORCHVISION = "torchvision:"
+_TABLES = ("*.parquet", "*/*.parquet", "*.tar", "*/*.tar")
 _FORMS = (
     '"digits" (built in), "torchvision:NAME" (such as torchvision:CIFAR10), '
-    "the path of a folder (of class folders, of parquet files, or saved by datasets.save_to_disk), "
+    "the path of a folder (of class folders, of parquet files or WebDataset shards, or saved by "
+    "datasets.save_to_disk), "
     'or "owner/name" of a dataset on the Hugging Face Hub'
 )
 
@@ -74,8 +76,8 @@ def read_source(
 
     1. ``"digits"``: scikit-learn's 1,797 scans of handwritten digits, 8×8 pixels, no files needed.
     2. ``"torchvision:NAME"``: the class NAME of ``torchvision.datasets``, never downloaded.
-    3. The path of a folder: saved by ``datasets.save_to_disk``, or with parquet files (in the layout that
-       ``datasets.load_dataset`` reads), or of class folders, optionally within train, val and test folders.
+    3. The path of a folder: saved by ``datasets.save_to_disk``, or with parquet files or WebDataset shards (in the
+       layout that ``datasets.load_dataset`` reads), or of class folders, optionally within train, val and test folders.
     4. ``"owner/name"``: the folder ``$PATCHMERGER_DATA/name`` if there is one, else the Hugging Face Hub.
 
     Args:
@@ -129,7 +131,7 @@ def _local(
 ) -> tuple[dict[str, EncodedSet], tuple[str, ...], list[str]]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return read_table(datasets.load_from_disk(str(path)), image=image, label=label)
-    if any(next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")):
+    if any(next(path.glob(pattern), None) for pattern in _TABLES):
         return read_table(datasets.load_dataset(str(path)), image=image, label=label)
     return read_folder(path)
 

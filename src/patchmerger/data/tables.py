@@ -1,7 +1,8 @@
 """Datasets of the Hugging Face library: which column is the image, which the label, which split is which."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import datasets
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from patchmerger.data.decoding import Picture
 from patchmerger.data.folders import SPLIT_NAMES
 from patchmerger.data.loading import EncodedSet
+
+LABELS = ("label", "labels", "cls")
+"""Names of a label column that says nothing of its kind; WebDataset shards have ``cls``."""
 
 
 class Rows:
@@ -30,19 +34,23 @@ class Rows:
 
     def read(self, index: int) -> Picture:
         """The bytes of the image in row ``index``."""
-        item = self.column[index][self._image]
-        if item is None:
-            return b""
-        if item["bytes"] is not None:
-            return cast(bytes, item["bytes"])
-        if Path(item["path"]).is_file():
-            return Path(item["path"]).read_bytes()
-        return cast(Picture, datasets.Image().decode_example(item))
+        return picture_in(self.column[index][self._image])
 
     def name(self, index: int) -> str:
         """The split and the row, with the path that is stored there if there is one."""
         item = self.column[index][self._image]
         return f"row {index} of {self.split}" + (f" ({item['path']})" if item and item["path"] else "")
+
+
+def picture_in(item: Any) -> Picture:
+    """The picture in a cell of an image column that is not decoded; no bytes at all for an empty cell."""
+    if item is None:
+        return b""
+    if item["bytes"] is not None:
+        return cast(bytes, item["bytes"])
+    if Path(item["path"]).is_file():
+        return Path(item["path"]).read_bytes()
+    return cast(Picture, datasets.Image().decode_example(item))
 
 
 def read_table(
@@ -67,8 +75,8 @@ def read_table(
     if "train" not in known.values():
         raise ValueError(f"there is no split named train; found: {', '.join(named)}")
     first = named[next(name for name, split in known.items() if split == "train")]
-    image = image or _only_column(first, "image", _is_image, ("image",))
-    label = label or _only_column(first, "label", _is_label, ("label", "labels"))
+    image = image or only_column(first, "image", usual=("image",))
+    label = label or only_column(first, "label", usual=LABELS)
     for column in (image, label):
         for name in known:
             if column not in named[name].column_names:
@@ -86,7 +94,7 @@ def read_table(
         if split in splits:
             raise ValueError(f"more than one split would be {split}; found: {', '.join(named)}")
         column = named[name].select_columns([image]).cast_column(image, datasets.Image(decode=False))
-        targets = _targets(values[name], class_names, name, named[name].features[label])
+        targets = targets_of(values[name], class_names, name, named[name].features[label])
         splits[split] = EncodedSet(Rows(column.with_format(None), name), targets)
     return splits, class_names, remarks
 
@@ -106,7 +114,20 @@ def _class_label(feature: Any) -> datasets.ClassLabel | None:
     return feature if isinstance(feature, datasets.ClassLabel) else None
 
 
-def _only_column(table: datasets.Dataset, what: str, fits: Any, usual: tuple[str, ...]) -> str:
+def only_column(
+    table: datasets.Dataset | datasets.IterableDataset, what: Literal["image", "label"], *, usual: tuple[str, ...]
+) -> str:
+    """The one column that is the image or the label.
+
+    Args:
+        table: Its features must be known.
+        what: Which of both.
+        usual: Names to look for where no column has the feature.
+
+    Raises:
+        ValueError: There is none, or several.
+    """
+    fits = _is_image if what == "image" else _is_label
     found = [name for name, feature in table.features.items() if fits(feature)]
     if not found:
         found = [name for name in usual if name in table.column_names][:1]
@@ -127,13 +148,40 @@ def _class_names(
             if other is None or other.names != feature.names:
                 raise ValueError(f"the classes of the splits {first} and {name} differ in column {label!r}")
         return tuple(feature.names)
-    flat = [v for rows in values.values() for row in rows for v in (row if isinstance(row, list) else [row])]
+    return class_names_of(None, [value for rows in values.values() for value in rows], label)
+
+
+def class_names_of(feature: Any, values: Sequence[Any], label: str) -> tuple[str, ...]:
+    """The classes that a label column declares, else those of its ``values``.
+
+    Args:
+        feature: Of the column.
+        values: A label an image, or a list of them.
+        label: The column, for messages.
+
+    Raises:
+        ValueError: The values are neither whole numbers nor strings.
+    """
+    if declared := _class_label(feature):
+        return tuple(declared.names)
+    flat = [v for row in values for v in (row if isinstance(row, list) else [row])]
     if any(not isinstance(value, int | str) for value in flat):
         raise ValueError(f"column {label!r} holds neither class labels, whole numbers nor strings")
     return tuple(str(value) for value in sorted(set(flat)))
 
 
-def _targets(values: list[Any], class_names: tuple[str, ...], split: str, feature: Any) -> Tensor:
+def targets_of(values: list[Any], class_names: tuple[str, ...], split: str, feature: Any) -> Tensor:
+    """Class numbers, int64 (n,), or float32 zeros and ones (n, C) where each value is a list.
+
+    Args:
+        values: A label an image, or a list of them.
+        class_names: Of the classes.
+        split: The name of the split, for messages.
+        feature: Of the column.
+
+    Raises:
+        ValueError: A label is none of the classes.
+    """
     if _class_label(feature) is not None:
         numbers: dict[Any, int] = {number: number for number in range(len(class_names))}
     else:
