@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CLASSES, IMAGE_SIZE = 10, 112
 # In training it stretches its grid by up to 2: merged tokens have a centroid from 9 patches a side on.
 LARGER = {"transformers DINOv3-S": 160}
+# Its initial weights are larger, so that the usual rate overshoots.
+SLOWER = {"transformers CLIP-B": 1e-4}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_ten_steps_lower_the_loss(name: str, batch: tuple[Tensor, Tensor]) -> No
     insert(inner, num_tokens=8)
     (merger,) = mergers(inner)
     start = merger.module.weight.detach().clone()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=SLOWER.get(name, 3e-4))
     losses = []
     for _ in range(11):
         output = model(images)
