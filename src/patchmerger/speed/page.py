@@ -57,7 +57,8 @@ def _target(target: Target, benchmarks: Mapping[str, Mapping[str, Any]]) -> str:
     if found is None:
         return f"| {target.what} | {limit} {_number(target, target.goal)} | – | | not measured |"
     value, row = found
-    verdict = "reached" if target.reached(value) else "**missed**"
+    reason = f": {target.reason}" if target.reason else ""
+    verdict = "reached" if target.reached(value) else f"**missed**{reason}"
     return (
         f"| {target.what} | {limit} {_number(target, target.goal)} | {_number(target, value)} | {_mode(row['key'])} "
         f"| {verdict} |"
@@ -79,7 +80,7 @@ def _section(name: str, results: Mapping[str, Any]) -> str:
         f"## {name}",
         "",
         f"On {where['device_name']}, {where['threads']} threads, torch {where['torch']}, timm {where['timm']}; "
-        f"{_rounds(results)} rounds. {'; '.join(sorted(ceilings)).capitalize()}.",
+        f"{_rounds(results)} rounds. {'; '.join(sorted(c[0].upper() + c[1:] for c in ceilings))}.",
         "",
         f"```console\n$ {results['command']}\n```",
         "",
@@ -96,7 +97,7 @@ def _section(name: str, results: Mapping[str, Any]) -> str:
 
 def _rounds(results: Mapping[str, Any]) -> str:
     counts = sorted({row["measurement"]["rounds"] for row in results["rows"] if row["measurement"]})
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return " to ".join(dict.fromkeys(str(counts[i]) for i in (0, -1))) if counts else "0"
 
 
 def _row(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,31 +16,37 @@ class Target:
     Attributes:
         what: The quantity, in words.
         goal: The number.
-        at_most: Whether ``goal`` is an upper limit.
         rows: The rows that it is measured in: ``model``, ``batch_size``, ``training``.
-        value: The number of one row; ``None`` where the row lacks it.
+        value: Gives the number of one row, or ``None`` where the row lacks it; the best row counts.
+        at_most: Whether ``goal`` is an upper limit.
         percent: Whether it is read as a share.
+        measure: In place of ``value``: gives the number of all those rows together, and one of them.
+        reason: Why it is missed, where it is.
     """
 
     what: str
     goal: float
     rows: Mapping[str, Any]
-    value: Callable[[Row], float | None]
+    value: Callable[[Row], float | None] | None = None
     at_most: bool = False
     percent: bool = False
+    measure: Callable[[Sequence[Row]], tuple[float, Row] | None] | None = None
+    reason: str = ""
 
     def best(self, results: Iterable[Mapping[str, Any]]) -> tuple[float, Row] | None:
         """The best number among those rows, and its row; ``None`` where none was measured."""
-        found = [
-            (value, row)
+        rows = [
+            row
             for result in results
             for row in (*result["rows"], *result["profiles"])
             if all(row["key"][name] == wanted for name, wanted in self.rows.items())
-            and (value := self.value(row)) is not None
         ]
-        if not found:
+        if self.measure is not None:
+            return self.measure(rows)
+        if self.value is None:
             return None
-        return (min if self.at_most else max)(found, key=lambda pair: pair[0])
+        found = [(value, row) for row in rows if (value := self.value(row)) is not None]
+        return (min if self.at_most else max)(found, key=lambda pair: pair[0]) if found else None
 
     def reached(self, value: float) -> bool:
         """Whether ``value`` is good enough."""
@@ -77,10 +83,17 @@ def mergers_share(row: Row) -> float | None:
     return sum(s["share"] for s in stages if s["name"].startswith("merger")) if stages else None
 
 
-def over_vit_pytorch(row: Row) -> float | None:
-    """Throughput of the best merged model / that of vit-pytorch's, in the same row."""
-    found = (row.get("merged_against") or {}).get("vit-pytorch")
-    return None if found is None else float(found[0])
+def each_at_its_best(rows: Sequence[Row]) -> tuple[float, Row] | None:
+    """Throughput of the merged model / that of vit-pytorch's, each in the mode that is fastest for it."""
+    speeds: dict[str, list[tuple[float, Row]]] = {"merged": [], "vit-pytorch": []}
+    for row in rows:
+        for timing in (row.get("measurement") or {}).get("timings", []):
+            if timing["name"] in speeds and row["merged_against"]:
+                speeds[timing["name"]].append((timing["images_per_second"], row))
+    if not all(speeds.values()):
+        return None
+    (ours, row), (theirs, _) = (max(found, key=lambda pair: pair[0]) for found in speeds.values())
+    return ours / theirs, row
 
 
 _SMALL, _BASE, _LARGE_IMAGES = "vit_small_patch16_224", "vit_base_patch16_224", "vit_base_patch16_384"
@@ -105,6 +118,8 @@ TARGETS = (
     Target(
         "attained ÷ the roofline's, inference, ViT-B/16, batch 1", 0.95,
         {"model": _BASE, "batch_size": 1, "training": False}, of_roofline,
+        reason="after the merge nine rows meet each matrix of weights, which takes the matrix library longer than to "
+        "read the weights once, prepacked too; the roofline counts no more than the reading",
     ),
     Target(
         "attained ÷ predicted, training step, ViT-B/16, batch 16", 0.93,
@@ -116,7 +131,9 @@ TARGETS = (
     ),
     Target(
         "throughput against vit-pytorch's merged ViT, ViT-B/16, batch 32", 1.3,
-        {"model": _BASE, "batch_size": 32, "training": False}, over_vit_pytorch,
+        {"model": _BASE, "batch_size": 32, "training": False}, measure=each_at_its_best,
+        reason="in float32 on this CPU its plain parts are as quick as timm's: both run the same matrix products, its "
+        "without a class token, and ours attains all that the roofline allows, so that nothing is left to win",
     ),
     Target(
         "activation memory of a training step, merged ÷ plain, ViT-B/16, batch 16", 0.56,
