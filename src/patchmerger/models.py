@@ -15,6 +15,7 @@ from patchmerger.hosts import find_host
 from patchmerger.insertion import Prefix, insert
 from patchmerger.merger import Norm, init_with_spread, preset
 from patchmerger.reducers import AveragePool
+from patchmerger.run_folder import LATER
 from patchmerger.zoo import without_merger
 
 
@@ -43,7 +44,7 @@ class MergeSettings:
     preset: str = "default"
     norm: Norm | None = None
     scale: float | None = None
-    init_spread: float | None = None
+    init_spread: float | None = field(default=None, metadata=LATER)
     reducer: Literal["patchmerger", "average"] = "patchmerger"
 
     def apply(self, model: nn.Module) -> nn.Module:
