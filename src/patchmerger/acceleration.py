@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from patchmerger.acceleration_run import AccelerationRun
 from patchmerger.block_inputs import Positions
@@ -92,6 +92,8 @@ def accelerate(
     drop = 0.5 if max_drop is None else max_drop
     if drop < 0:
         raise ValueError(f"max_drop ({drop:g}) must be 0 or more points")
+    if start not in get_args(Start):
+        raise ValueError(f"start ({start!r}) must be one of {', '.join(map(repr, get_args(Start)))}")
     if calibration_images < 2:
         raise ValueError(f"calibration_images ({calibration_images}) must be at least 2; some hundreds are good")
     seconds = None if budget is None else seconds_of(budget)
@@ -111,10 +113,15 @@ def accelerate(
         "labels": use_labels, "recovery": recovery, "augmentation": augmentation, "mean": teacher.mean,
         "std": teacher.std, "rounds": rounds, "seed": seed,
     }  # fmt: skip
-    folder = RunFolder(out or default_folder("accelerate", teacher.name, settings), settings)
+    folder = RunFolder(Path(out) if out else default_folder("accelerate", teacher.name, settings), settings)
     if folder.results is not None:
         return folder.results
     images = load_unlabelled(data, seed=seed) if unlabelled else load_images(data, seed=seed)
+    if len(images.train) < recovery.batch_size:
+        raise ValueError(
+            f"recovery.batch_size ({recovery.batch_size}) is more than the {len(images.train)} training images: take a "
+            "smaller one"
+        )
     if use_labels:
         check_classes(teacher, images, data.source)
     run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, data.workers)

@@ -36,18 +36,17 @@ def _accuracies(axes: Axes, results: dict[str, Any]) -> None:
     values = {stage: 100 * results["proof"][stage][key] for stage in STAGES}
     axes.bar(list(STAGES.values()), list(values.values()), color=[_GREY, _BLUE, _RED], width=0.6)
     for place, value in enumerate(values.values()):
-        axes.annotate(
-            f"{value:.2f}", (place, value), xytext=(0, 3), textcoords="offset points", ha="center", weight="bold"
-        )
-    if results["max_drop"] is not None:
+        axes.annotate(f"{value:.2f}", (place, 0.5 * value), ha="center", va="center", color="white", weight="bold")
+    if results["max_drop"] is not None and values["plain"] > results["max_drop"]:
         limit = values["plain"] - results["max_drop"]
         axes.axhline(limit, color=_GREY, lw=1, ls="--")
+        label = f"−{results['max_drop']:g} points"
         axes.annotate(
-            f"−{results['max_drop']:g} points", (1, limit), xycoords=("axes fraction", "data"), xytext=(0, -3),
-            textcoords="offset points", ha="right", va="top", color=_GREY, fontsize=8,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            label, (1, limit), xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points",
+            ha="right", color=_GREY, fontsize=8,
         )  # fmt: skip
-    axes.set_ylim(0, min(112, 1.15 * max(values.values())))
+    axes.set_ylim(0, 1.12 * max(values.values()))
+    axes.set_xlim(-0.5, 2.75)
     what = "agreement with the plain model" if key == "agreement" else results["metric"]
     axes.set_ylabel(f"{what} on {results['proof']['plain']['images']:,} held-out images, %", fontsize=8)
     axes.set_title("Accuracy" if key == "accuracy" else "Agreement", loc="left", weight="bold")
@@ -62,7 +61,7 @@ def _speeds(axes: Axes, results: dict[str, Any]) -> None:
     predicted = results["speedup"]["predicted"]
     axes.axhline(predicted, color=_GREY, lw=1, ls="--")
     axes.annotate(
-        f"{predicted:.2f}× by FLOPs", (0, predicted), xycoords=("axes fraction", "data"), xytext=(2, 3),
+        f"{predicted:.2f}× by FLOPs", (0, predicted), xycoords=("axes fraction", "data"), xytext=(4, 4),
         textcoords="offset points", color=_GREY, fontsize=8,
     )  # fmt: skip
     axes.annotate(f"{speed:.2f}×", (1, 0.5 * speed), ha="center", va="center", color="white", weight="bold")

@@ -20,7 +20,7 @@ from torchvision.transforms.v2.functional import normalize
 from patchmerger.acceleration_picture import draw_acceleration
 from patchmerger.benchmark import measure as measure_speed
 from patchmerger.calibration import Start, calibrate
-from patchmerger.data import Augmentation, EvalTransform, ImageSplits
+from patchmerger.data import Augmentation, EvalTransform, ImageSet, ImageSplits
 from patchmerger.distillation import default_precision, distill, steps_of
 from patchmerger.environment import environment, find_device
 from patchmerger.fitting import MODEL_FOLDER, square_input
@@ -113,7 +113,7 @@ class AccelerationRun:
         if path.exists():
             merger.module.load_state_dict(load_file(path))
         else:
-            batch = self._calibration_batch(count)
+            batch = calibration_batch(self.images.train, self.teacher, self.image_size, count, self.seed)
             with _bar("2/5 start", self.progress) as tell:
                 student.to(self.device)
                 found = calibrate(
@@ -139,7 +139,7 @@ class AccelerationRun:
                 length = self.keep("length", lambda: {"steps": self._steps_in(seconds, student, augmentation)})
                 steps = length["steps"]
             else:
-                steps = steps_of(epochs, None, max(1, per_epoch))
+                steps = steps_of(epochs, None, per_epoch)
             self.say(f"3/5 recover: {steps} steps of {self.recovery.batch_size} images, {steps / per_epoch:.2g} epochs")
             self.recovered = self._distill(student, steps, augmentation, self.folder.path / "recovery")
         student.cpu()
@@ -227,16 +227,6 @@ class AccelerationRun:
     def _scores(self, name: str) -> Tensor:
         return load_file(self.folder.path / f"scores-{name}.safetensors")["scores"]
 
-    def _calibration_batch(self, count: int) -> Tensor:
-        """Training images as in evaluation, normalised: (n, 3, S, S)."""
-        chosen, fit = (
-            some_of(self.images.train, count, self.seed),
-            EvalTransform(self.image_size, self.teacher.crop_pct),
-        )
-        pixels = torch.stack([fit(chosen[number]) for number in range(len(chosen))]).float() / 255
-        normalized: Tensor = normalize(pixels, list(self.teacher.mean), list(self.teacher.std))
-        return normalized
-
     def _in_words(self, name: str) -> str:
         proof = self.proofs[name]
         agreement = f"agrees with the plain model on {100 * proof['agreement']:.1f}%"
@@ -244,6 +234,14 @@ class AccelerationRun:
             return agreement
         lost = 100 * (proof["accuracy"] - self.proofs["plain"]["accuracy"])
         return f"{self.metric} {100 * proof['accuracy']:.2f}% ({lost:+.2f} points), {agreement}"
+
+
+def calibration_batch(images: ImageSet, teacher: Teacher, image_size: int, count: int, seed: int) -> Tensor:
+    """Some images as in evaluation, normalised: (n, 3, S, S)."""
+    chosen, fit = some_of(images, count, seed), EvalTransform(image_size, teacher.crop_pct)
+    pixels = torch.stack([fit(chosen[number]) for number in range(len(chosen))]).float() / 255
+    normalized: Tensor = normalize(pixels, list(teacher.mean), list(teacher.std))
+    return normalized
 
 
 @contextmanager

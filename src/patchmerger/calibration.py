@@ -6,18 +6,18 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from patchmerger.hosts import UnsupportedModelError, find_host
+from patchmerger.example_inputs import example_input
+from patchmerger.hosts import find_host
 from patchmerger.insertion import InsertedMerger, mergers, remove
 from patchmerger.merger import PatchMerger
-from patchmerger.outputs import Classifier, divergence, feature_error
+from patchmerger.outputs import Classifier
+from patchmerger.query_search import Calibrated, QuerySearch
 from patchmerger.seams import host_class
-from patchmerger.shortcut import Shortcut
-from patchmerger.starts import kmeans_directions, spatial_directions, whitened_directions
 
 Start: TypeAlias = Literal["best", "reconstruction", "kmeans", "spatial", "random"]
 
@@ -26,31 +26,6 @@ SHARPNESS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 
 BEST: Start = "reconstruction"
 """What ``start="best"`` is: measured to be the best before any training and after a short one (docs/accelerate.md)."""
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """How the queries of one merger were set.
-
-    Attributes:
-        name: The merger's name in the model.
-        start: What was chosen, ``"kmeans-whitened"`` say, with ``", reconstruction"`` where steps followed.
-        sharpness: Standard deviation of the scores before any steps; ``None`` for random queries.
-        random: Divergence from the plain model with the queries as they were, in nats (see ``outputs.divergence``).
-        started: The same with the chosen directions and sharpness.
-        divergence: The same at the end.
-        norm_ratio: Length of the merged tokens / length of those that arrive: 1 keeps the scale of the model.
-        tried: The divergence of every pair of directions and sharpness.
-    """
-
-    name: str
-    start: str
-    sharpness: float | None
-    random: float
-    started: float
-    divergence: float
-    norm_ratio: float
-    tried: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -127,6 +102,7 @@ def calibrate(
         raise ValueError(f"steps ({steps}) must be at least 1 and lr ({lr}) above 0")
     present = _queried(model)
     batches = _batches(model, images, batch_size)
+    _check_size(model, batches)
     plain = remove(copy.deepcopy(model)) if plain is None else plain
     results = []
     with _frozen(model):
@@ -134,135 +110,9 @@ def calibrate(
         with torch.no_grad():
             wanted = [teacher.with_features(batch) for batch in batches]
         for merger in present:
-            search = _Search(student, merger, batches, wanted, multi_label, seed, progress or (lambda *_: None))
+            search = QuerySearch(student, merger, batches, wanted, multi_label, seed, progress or (lambda *_: None))
             results.append(search.run(BEST if start == "best" else start, tried, steps, lr))
     return Calibration(start, sum(map(len, batches)), tuple(results))
-
-
-class _Search:
-    """The search for the queries of one merger."""
-
-    def __init__(
-        self,
-        student: Classifier,
-        merger: InsertedMerger,
-        batches: list[Tensor],
-        wanted: list[tuple[Tensor, Tensor]],
-        multi_label: bool,
-        seed: int,
-        progress: Callable[[str, float], None],
-    ) -> None:
-        self.name, self.module = merger.name, cast(PatchMerger, merger.module)
-        self.shortcut = Shortcut(student, merger, batches)
-        self.wanted, self.multi_label, self.seed, self.progress = wanted, multi_label, seed, progress
-        self.no_scores = student.head is None
-        self.grid = _grid(student.net, self.shortcut.tokens[0].shape[1])
-        norm = self.module.norm or nn.Identity()
-        with torch.no_grad():
-            self.keys = [norm(tokens) for tokens in self.shortcut.tokens]
-
-    def run(self, start: Start, sharpness: tuple[float, ...], steps: int, lr: float) -> Calibrated:
-        """Set the queries."""
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(self.module.weight.shape, generator=generator)
-        self._set(noise / (abs(self.module.scale) * self.module.dim**0.5))
-        at_random, tried = self._gap(), {}
-        chosen: tuple[float, str, float | None, Tensor] = (
-            at_random,
-            "random",
-            None,
-            self.module.weight.detach().clone(),
-        )
-        found = [] if start == "random" else list(self._directions(start).items())
-        for number, (name, directions) in enumerate(found):
-            unit = directions / self._spread(directions)
-            for place, sharp in enumerate(sharpness):
-                self._set(sharp * unit)
-                gap = self._gap()
-                tried[f"{name}, {sharp:g}"] = gap
-                if gap < chosen[0] or (chosen[2] is None and start != "reconstruction"):
-                    chosen = (gap, name, sharp, self.module.weight.detach().clone())
-                done = number * len(sharpness) + place + 1
-                self.progress("trying queries", done / (len(found) * len(sharpness)))
-        started, name, sharp_or_none, weight = chosen
-        self._set(weight)
-        end = started
-        if start == "reconstruction":
-            end = self._reconstruct(steps, lr, started)
-            name += ", reconstruction"
-        return Calibrated(self.name, name, sharp_or_none, at_random, started, end, self._norm_ratio(), tried)
-
-    def _directions(self, start: Start) -> dict[str, Tensor]:
-        keys, count = torch.cat([k.flatten(0, 1) for k in self._real_keys()]), self.module.num_tokens
-        found = {}
-        if start in ("kmeans", "reconstruction"):
-            found["kmeans"] = kmeans_directions(keys, count, seed=self.seed)
-            found["kmeans-whitened"] = whitened_directions(keys, count, seed=self.seed)
-        if start in ("spatial", "reconstruction") and self.grid is not None:
-            found["spatial"] = spatial_directions(torch.cat(self.keys), count, grid=self.grid, seed=self.seed)
-        elif start == "spatial":
-            raise ValueError("start ('spatial') needs tokens in a grid, which this model's are not: take 'kmeans'")
-        return found
-
-    def _real_keys(self) -> Iterator[Tensor]:
-        """Normalised tokens, (1, n, D), padding left out."""
-        for keys, mask in zip(self.keys, self.shortcut.masks, strict=True):
-            yield keys.flatten(0, 1)[None] if mask is None else keys[mask][None]
-
-    def _spread(self, directions: Tensor) -> Tensor:
-        """Standard deviation of the scores over tokens, all queries together."""
-        keys = torch.cat([k.flatten(0, 1) for k in self._real_keys()][:8]).float()
-        scores = self.module.scale * keys @ directions.to(keys.device).T
-        return scores.std(dim=0).square().mean().sqrt().clamp(min=1e-12).cpu()
-
-    def _set(self, weight: Tensor) -> None:
-        with torch.no_grad():
-            self.module.weight.copy_(weight.to(self.module.weight))
-
-    @torch.no_grad()
-    def _gap(self) -> float:
-        gaps = [self._distance(number) * len(batch) for number, batch in enumerate(self.shortcut.batches)]
-        return float(sum(gaps)) / sum(map(len, self.shortcut.batches))
-
-    def _distance(self, batch: int, *, features_too: bool = False) -> Tensor:
-        scores, features = self.shortcut.run(batch)
-        target, target_features = self.wanted[batch]
-        if self.no_scores:
-            return feature_error(features, target_features)
-        distance = divergence(scores, target, multi_label=self.multi_label)
-        return distance + feature_error(features, target_features) if features_too else distance
-
-    def _reconstruct(self, steps: int, lr: float, before: float) -> float:
-        """Steps on the queries alone; their average over the last half, if that is closer than they were before."""
-        weight, start = self.module.weight, self.module.weight.detach().clone()
-        size = float(start.square().mean().sqrt())
-        optimizer = torch.optim.Adam([weight], lr=lr * size, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        generator = torch.Generator().manual_seed(self.seed)
-        order: list[int] = []
-        with torch.enable_grad():
-            weight.requires_grad_(True)
-            for step in range(steps):
-                order = order or torch.randperm(len(self.shortcut), generator=generator).tolist()
-                optimizer.zero_grad()
-                self._distance(order.pop(), features_too=True).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                self.progress("fitting queries", (step + 1) / steps)
-            weight.requires_grad_(False)
-            weight.grad = None
-        after = self._gap()
-        if after < before:
-            return after
-        self._set(start)
-        return before
-
-    @torch.no_grad()
-    def _norm_ratio(self) -> float:
-        tokens, mask = self.shortcut.tokens[0], self.shortcut.masks[0]
-        merged = self.module(tokens, mask)
-        real = tokens.flatten(0, 1) if mask is None else tokens[mask]
-        return float(merged.float().norm(dim=-1).mean() / real.float().norm(dim=-1).mean())
 
 
 def _queried(model: nn.Module) -> list[InsertedMerger]:
@@ -294,17 +144,18 @@ def _batches(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: in
     return batches
 
 
-def _grid(net: nn.Module, tokens: int) -> tuple[int, int] | None:
-    """Rows and columns of the tokens; ``None`` where they are no grid."""
-    try:
-        patches = find_host(net).num_patches
-    except UnsupportedModelError:
-        patches = None
-    known = getattr(getattr(net, "patch_embed", None), "grid_size", None)
-    if patches == tokens and known is not None and known[0] * known[1] == tokens:
-        return int(known[0]), int(known[1])
-    side = round(tokens**0.5)
-    return (side, side) if side * side == tokens and patches == tokens else None
+def _check_size(model: nn.Module, batches: list[Tensor]) -> None:
+    channels, height, width = example_input(model).images.shape[-3:]
+    for batch in batches:
+        if batch.shape[1] != channels or (_fixed_size(model) and batch.shape[2:] != (height, width)):
+            raise ValueError(
+                f"images {tuple(batch.shape)} do not fit {host_class(model).__name__}: it takes {channels} channels, "
+                f"{height} × {width} pixels"
+            )
+
+
+def _fixed_size(model: nn.Module) -> bool:
+    return find_host(model).num_patches is not None
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,16 +89,13 @@ def _scores(output: Any, net: nn.Module) -> Tensor:
 
 
 def _find_head(net: Any, num_outputs: int) -> nn.Linear | None:
-    """The last linear layer outside the blocks that gives the scores."""
-    if hasattr(net, "get_classifier"):
-        known = net.get_classifier()
-        return (
-            known
-            if isinstance(known, nn.Linear)
-            else None
-            if isinstance(known, nn.Identity)
-            else _linear(net, num_outputs)
-        )
+    """The last linear layer outside the blocks that gives the scores; the first one where two give their mean."""
+    if not hasattr(net, "get_classifier"):
+        return _linear(net, num_outputs)
+    known = net.get_classifier()
+    known = known[0] if isinstance(known, tuple) else known
+    if isinstance(known, nn.Linear | nn.Identity):
+        return known if isinstance(known, nn.Linear) else None
     return _linear(net, num_outputs)
 
 
@@ -113,7 +110,7 @@ def _linear(net: nn.Module, num_outputs: int) -> nn.Linear | None:
         and module.out_features == num_outputs
         and not any(part in name.rsplit(".", 2)[-2:] for part in names)
     ]
-    return cast(nn.Linear, found[0]) if len(found) == 1 else None
+    return found[0] if found else None
 
 
 def divergence(scores: Tensor, target: Tensor, *, temperature: float = 1.0, multi_label: bool = False) -> Tensor:

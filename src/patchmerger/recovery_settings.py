@@ -8,13 +8,16 @@ from timm.optim import list_optimizers
 
 from patchmerger.training_settings import Precision, TrainingSettings
 
+_RATE = 0.064
+
 
 @dataclass(frozen=True)
 class RecoverySettings:
     """How accuracy is won back: a short training in which the plain model is the teacher.
 
     Args:
-        lr: The highest learning rate of all but the mergers.
+        lr: The highest learning rate of all but the mergers; by default 0.064 / features of a token (1e-3 for 64 of
+            them, 8e-5 for 768), as the best rate falls with the width of a model (arXiv 2203.03466).
         merger_lr: Factor on it for the mergers.
         merger_first: Share of the steps in which the mergers learn alone; then the rest joins in.
         warmup: Share of the steps over which each learning rate rises.
@@ -32,7 +35,7 @@ class RecoverySettings:
         accelerator: "auto", "cpu", "gpu", ... as Lightning has it.
     """
 
-    lr: float = 5e-4
+    lr: float | None = None
     merger_lr: float = 10.0
     merger_first: float = 0.1
     warmup: float = 0.1
@@ -56,7 +59,7 @@ class RecoverySettings:
     def check(self, *, labels: bool) -> None:
         """Raise ``ValueError`` for settings that cannot train, naming the setting and the way out."""
         for name in ("lr", "merger_lr", "temperature"):
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"recovery.{name} ({getattr(self, name)}) must be above 0")
         for name in ("merger_first", "warmup"):
             if not 0 <= getattr(self, name) < 1:
@@ -80,13 +83,17 @@ class RecoverySettings:
         if self.optimizer not in list_optimizers():
             raise ValueError(f"recovery.optimizer ({self.optimizer!r}) is not one of timm's: try 'adamw' or 'sgd'")
 
-    def as_training(self, precision: Precision, *, multi_label: bool = False) -> TrainingSettings:
+    def rate(self, dim: int) -> float:
+        """The highest learning rate for a model with ``dim`` features of a token."""
+        return _RATE / dim if self.lr is None else self.lr
+
+    def as_training(self, precision: Precision, *, dim: int, multi_label: bool = False) -> TrainingSettings:
         """What the training task and its trainer need of it."""
         return TrainingSettings(
             epochs=1,
             batch_size=self.batch_size,
             optimizer=self.optimizer,
-            lr=self.lr,
+            lr=self.rate(dim),
             warmup_epochs=0,
             weight_decay=self.weight_decay,
             loss="sigmoid" if multi_label else "softmax",

@@ -94,4 +94,5 @@ def _whitening(tokens: Tensor) -> Tensor:
     """L (D, D) with L Lᵀ = Σ⁻¹, of a covariance Σ that is shrunk a little towards a multiple of one."""
     covariance = torch.cov(tokens.double().T)
     shrunk = covariance + _SHRINKAGE * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(len(covariance))
-    return torch.linalg.cholesky(torch.linalg.inv(shrunk)).float()
+    whitening: Tensor = torch.linalg.cholesky(torch.linalg.inv(shrunk)).float()
+    return whitening

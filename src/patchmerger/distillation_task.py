@@ -1,0 +1,159 @@
+"""The training task of a recovery: a merged model learns to do what the plain one does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from patchmerger.hosts import find_host
+from patchmerger.merging_block import is_merging
+from patchmerger.outputs import Classifier, divergence, feature_error
+from patchmerger.recovery_settings import RecoverySettings
+from patchmerger.train import TrainingTask, parameter_groups
+from patchmerger.training_settings import Precision
+
+
+class DistillationTask(TrainingTask):
+    """Trains a merged model to do what the plain one does.
+
+    ``loss = w_t T² KL(teacher ‖ student) + w_f ‖f_s − f_t‖² / variance of f_t + w_l (cross-entropy with the labels)``,
+    where f are the pooled features before the last layer. The mergers learn first and at a higher rate, then all.
+
+    timm's ``LogitDistillationTask`` has the same first and last term; it needs a label for every image and a
+    ``pretrained_cfg``, and so takes neither unlabelled images nor models of other libraries.
+
+    Args:
+        student: The merged model.
+        teacher: The plain one; it is not changed, and is no part of the task's state.
+        recovery: How to train.
+        precision: As in ``TrainingSettings``.
+        labels: Whether targets are labels; without, accuracy is agreement with the teacher.
+        total_steps: Steps of the optimiser in all.
+        seed: Of the run.
+        steps_per_epoch: Batches in an epoch.
+        multi_label: Whether targets are (B, C), several labels an image.
+        mean: Of each channel, for pixels from 0 to 1.
+        std: Of each channel.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        recovery: RecoverySettings,
+        *,
+        precision: Precision,
+        labels: bool,
+        total_steps: int,
+        seed: int,
+        steps_per_epoch: int,
+        multi_label: bool = False,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        recovery.check(labels=labels)
+        classifier = Classifier(student)
+        super().__init__(
+            classifier,
+            recovery.as_training(precision, dim=find_host(student).dim, multi_label=multi_label),
+            seed=seed,
+            steps_per_epoch=steps_per_epoch,
+            num_classes=classifier.num_outputs,
+            multi_label=multi_label,
+            mean=mean,
+            std=std,
+        )
+        self.recovery = recovery
+        self.labels = labels
+        self.total_steps = total_steps
+        self._teacher = [Classifier(teacher).eval()]  # in a list, so that it is neither trained nor in checkpoints
+
+    @property
+    def teacher(self) -> Classifier:
+        """The plain model, on the device of the student."""
+        place = next(self.model.parameters()).device
+        if next(self._teacher[0].parameters()).device != place:
+            self._teacher[0].to(place)
+        return self._teacher[0]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """One batch: both models see the same images."""
+        images, targets = batch
+        images = self.normalize(images)
+        with torch.no_grad():
+            like = next(self.teacher.parameters())
+            wanted, wanted_features = self.teacher.with_features(images.to(like.dtype))
+        student: Any = self.model
+        scores, features = student.with_features(images)
+        r, parts = self.recovery, []
+        if r.teacher_weight and self.teacher.head is not None:
+            gap = divergence(scores, wanted, temperature=r.temperature, multi_label=self.multi_label)
+            parts.append(r.teacher_weight * gap)
+        if r.feature_weight:
+            parts.append(r.feature_weight * feature_error(features, wanted_features))
+        weight = r.weight_of_labels(self.labels)
+        if weight:
+            parts.append(weight * self.loss(scores.float(), targets))
+        loss = torch.stack(parts).sum()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at {self._where(batch_idx)}: {_WAY_OUT}")
+        self.log("train_loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """As in training; without labels, what the teacher says takes their place."""
+        super().validation_step((batch[0], batch[1] if self.labels else self._said_by_teacher(batch[0])), batch_idx)
+
+    def _said_by_teacher(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.teacher(self.normalize(images))
+        return (scores > 0).float() if self.multi_label else scores.argmax(dim=1)
+
+    def configure_optimizers(self) -> Any:
+        """Timm's optimiser and weight decay; mergers and the rest have schedules of their own."""
+        student: Any = self.model
+        mergers = {id(p) for block in self.model.modules() if is_merging(block) for p in block.merger.parameters()}
+        groups: list[dict[str, Any]] = []
+        schedules: list[Callable[[int], float]] = []
+        for group in parameter_groups(student.net, self.settings):
+            for ours in (True, False):
+                chosen = [p for p in group["params"] if (id(p) in mergers) is ours]
+                if chosen:
+                    factor = self.recovery.merger_lr if ours else 1.0
+                    decay = 0.0 if ours else group["weight_decay"]
+                    rate = self.settings.lr * factor
+                    groups.append({**group, "params": chosen, "lr": rate, "weight_decay": decay})
+                    schedules.append(self.merger_rate if ours else self.rest_rate)
+        optimizer = create_optimizer_v2(groups, opt=self.recovery.optimizer, lr=self.settings.lr)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """As torch's schedulers want it."""
+        scheduler.step()
+
+    def merger_rate(self, step: int) -> float:
+        """Share of its highest learning rate that the mergers have at ``step``: a warm-up, then a cosine."""
+        return _rate(step, 0.0, self.recovery.warmup * self.recovery.merger_first, self.total_steps)
+
+    def rest_rate(self, step: int) -> float:
+        """The same of all else, which begins later."""
+        return _rate(step, self.recovery.merger_first, self.recovery.warmup, self.total_steps)
+
+
+def _rate(step: int, begin: float, warmup: float, total: int) -> float:
+    """Zero before ``begin`` (a share of all steps), a rise over ``warmup``, then half a cosine to the end."""
+    done = (step + 1) / (total + 1)
+    if done <= begin and begin > 0:
+        return 0.0
+    if done < begin + warmup:
+        return (done - begin) / warmup
+    left = max(1e-12, 1 - begin - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - begin - warmup) / left)))
+
+
+_WAY_OUT = "lower recovery.lr, set recovery.clip_grad, or use recovery.precision '32-true'"

@@ -1,0 +1,257 @@
+"""A trained model in, a faster one out: every kind of model, interrupted and resumed; bad input is told first."""
+
+import hashlib
+import json
+
+import pytest
+import timm
+import torch
+import transformers
+from PIL import Image
+
+from conftest import make_images, make_timm, make_vit
+from patchmerger import accelerate, insert, load, save
+from patchmerger.acceleration import seconds_of
+from patchmerger.acceleration_table import show_acceleration
+from patchmerger.commands import run
+from patchmerger.data import DataSettings
+from patchmerger.insertion import mergers
+from patchmerger.recovery_settings import RecoverySettings
+from trained_on_digits import trained_vit
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+]
+QUICK = {
+    "recovery": RecoverySettings(batch_size=64, accelerator="cpu"), "rounds": 1, "progress": False,
+    "calibration_images": 64,
+}  # fmt: skip
+UNTRAINED = pytest.mark.filterwarnings("ignore:model .* no more than by chance:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save(trained_vit(), tmp_path_factory.mktemp("models") / "digits", class_names=list("0123456789"))
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    before = hashes(folder)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    results = accelerate(
+        str(folder), DataSettings(), speedup=1.4, epochs=0.3, out=out, max_drop=60, start="kmeans", **QUICK
+    )
+    assert hashes(folder) == before
+    return out, results
+
+
+def hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_the_model_is_kept_and_is_as_its_results_say(finished, folder):
+    out, results = finished
+    assert json.loads((out / "results.json").read_text()) == results
+    model = load(out / "model")
+    (merger,) = mergers(model)
+    assert (merger.after, merger.num_tokens) == (results["place"]["after"], results["place"]["num_tokens"])
+    assert results["speedup"]["predicted"] >= 1.4
+    assert results["speedup"]["measured"] > 0
+    assert model.pretrained_cfg["mean"] == load(folder).pretrained_cfg["mean"]
+    result = run(["test", str(out / "model")])
+    assert result == 0
+    assert (out / "acceleration.png").stat().st_size > 10_000
+    plain_weights = load(folder).state_dict()
+    assert set(model.state_dict()) - set(plain_weights) == {f"{merger.name}.{part}" for part in (
+        "weight", "norm.weight", "norm.bias")}  # fmt: skip
+
+
+def test_accuracy_is_proved_on_images_that_were_held_out(finished, capsys):
+    out, results = finished
+    proof = results["proof"]
+    assert proof["plain"]["agreement"] == 1
+    assert proof["plain"]["accuracy"] > 0.5
+    assert proof["recovered"]["images"] == 360
+    assert 0 <= proof["recovered"]["ece"] <= 1
+    assert proof["started"]["divergence"] > 0
+    run(["test", str(out / "model"), "--progress", "false"])
+    assert f"{100 * proof['recovered']['accuracy']:.2f}%" in capsys.readouterr().out
+
+
+def test_the_same_call_gives_the_results_again(finished, folder):
+    out, results = finished
+    assert (
+        accelerate(str(folder), DataSettings(), speedup=1.4, epochs=0.3, out=out, max_drop=60, start="kmeans", **QUICK)
+        == results
+    )
+    with pytest.raises(ValueError, match=r"belongs to a run with other settings \(speedup: 1.4 there"):
+        accelerate(str(folder), DataSettings(), speedup=1.3, epochs=0.3, out=out, max_drop=60, start="kmeans", **QUICK)
+
+
+def test_interrupted_it_goes_on_to_the_same_model(finished, folder, tmp_path, monkeypatch):
+    import patchmerger.acceleration_run as steps
+
+    arguments = {"speedup": 1.4, "epochs": 0.3, "out": tmp_path / "run", "max_drop": 60, "start": "kmeans", **QUICK}
+
+    def cut(*_, **__):
+        raise KeyboardInterrupt("the power is cut")
+
+    for name in ("distill", "measure_speed"):
+        with monkeypatch.context() as patch:
+            patch.setattr(steps, name, cut)
+            with pytest.raises(KeyboardInterrupt, match="the power is cut"):
+                accelerate(str(folder), DataSettings(), **arguments)
+        assert not (tmp_path / "run" / "results.json").exists()
+    monkeypatch.setattr(steps, "calibrate", cut)  # is not done again
+    accelerate(str(folder), DataSettings(), **arguments)
+    ours, theirs = load(tmp_path / "run" / "model").state_dict(), load(finished[0] / "model").state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_a_drop_that_is_too_large_is_said_with_what_would_help(folder, tmp_path, capsys):
+    results = accelerate(
+        str(folder),
+        DataSettings(),
+        after=1,
+        num_tokens=1,
+        epochs=0,
+        start="random",
+        out=tmp_path / "run",
+        max_drop=0,
+        **QUICK,
+    )
+    assert results["met"] is False
+    assert results["recovery"]["steps"] == 0
+    show_acceleration(results)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "more than the 0 that were accepted; the model is kept all the same" in printed
+    assert "more training (--epochs 1), a later merge (--after 2 --num_tokens 1: " in printed
+    assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
+@UNTRAINED
+@pytest.mark.parametrize("kind", ["registers", "RoPE", "transformers", "relative bias"])
+def test_any_model_goes_through_the_same_call(kind, tmp_path):
+    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 2, "num_classes": 10}
+    model = {
+        "registers": lambda: make_vit("registers, LayerScale", num_classes=10),
+        "RoPE": lambda: make_timm("vit_small_patch16_rope_224", **tiny),
+        "relative bias": lambda: make_timm("beit_base_patch16_224", **tiny),
+        "transformers": lambda: tmp_path / "vit",
+    }[kind]()
+    if kind == "transformers":
+        config = transformers.ViTConfig(
+            hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=32,
+            patch_size=8, num_labels=10,
+        )  # fmt: skip
+        processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
+        save(transformers.ViTForImageClassification(config).eval(), tmp_path / "vit", image_processor=processor)
+    results = accelerate(
+        model, DataSettings(), speedup=1.2, epochs=0.02, start="kmeans", out=tmp_path / "run", max_drop=100, **QUICK
+    )
+    accelerated = load(tmp_path / "run" / "model")
+    assert mergers(accelerated)[0].num_tokens == results["place"]["num_tokens"]
+    assert results["proof"]["recovered"]["accuracy"] is not None
+    if kind == "transformers":
+        assert (tmp_path / "run" / "model" / "preprocessor_config.json").exists()
+        assert accelerated(make_images()).logits.shape == (2, 10)
+
+
+def test_images_without_labels_are_enough(folder, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    digits = trained_images(60)
+    for number, image in enumerate(digits):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{number}.png")
+    results = accelerate(
+        folder, DataSettings(str(tmp_path / "photos")), speedup=1.4, epochs=1, start="spatial", out=tmp_path / "run",
+        **{**QUICK, "recovery": RecoverySettings(batch_size=8, accelerator="cpu")},
+    )  # fmt: skip
+    assert (results["metric"], results["met"], results["proof"]["recovered"]["accuracy"]) == ("agreement", None, None)
+    assert results["recovery"]["steps"] == 6
+    show_acceleration(results)
+    assert "says the same as the plain model for" in " ".join(capsys.readouterr().out.split())
+
+
+def trained_images(count):
+    from patchmerger.data import load_images
+
+    return load_images(DataSettings(), seed=0).train.gather(range(count))
+
+
+def test_a_time_bounds_the_recovery(folder, tmp_path):
+    results = accelerate(
+        folder, DataSettings(), speedup=1.4, budget="1s", start="random", out=tmp_path / "run", max_drop=90, **QUICK
+    )
+    assert json.loads((tmp_path / "run" / "length.json").read_text())["steps"] == results["recovery"]["steps"]
+    assert 0 < results["recovery"]["seconds"] < 4
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10min", 600), ("90s", 90), ("2h", 7200), ("1.5 m", 90)])
+def test_times(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+def test_a_teacher_at_chance_is_warned_of_before_training(folder, tmp_path, monkeypatch):
+    import patchmerger.acceleration_run as steps
+
+    wrong = timm.create_model(
+        "vit_tiny_patch16_224", img_size=8, patch_size=2, embed_dim=32, depth=4, num_heads=2, num_classes=10
+    )
+
+    def never(*_, **__):
+        raise AssertionError("the warning must come first")
+
+    monkeypatch.setattr(steps, "calibrate", never)
+    message = r"no more than by chance among 10 classes. The usual causes are a wrong normalisation .* another order"
+    with pytest.raises(UserWarning, match=message):
+        accelerate(wrong, DataSettings(), speedup=1.4, out=tmp_path / "run", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"speedup": 40.0}, r"speedup \(40\) is more than merging saves"),
+        ({"speedup": 2.0, "after": 2}, "both say where to merge"),
+        ({"model": lambda: insert(trained_vit())}, "has a merger already"),
+        ({"model": lambda: make_vit(num_classes=7)}, r"data \(digits\) has 10 classes, but the head .* has 7"),
+        ({"labels": False, "max_drop": 0.5}, r"max_drop \(0.5\) is a drop of accuracy, which needs labels"),
+        ({"max_drop": -1.0}, r"max_drop \(-1\) must be 0 or more points"),
+        ({"epochs": 1.0, "budget": "1min"}, "both bound the recovery"),
+        ({"budget": "soon"}, r"budget \('soon'\) must be a time above 0 with its unit, such as 10min"),
+        ({"epochs": -1.0}, r"epochs \(-1\) must be 0"),
+        ({"start": "middle"}, r"start \('middle'\) must be one of"),
+        ({"calibration_images": 1}, r"calibration_images \(1\) must be at least 2"),
+        ({"recovery": RecoverySettings(label_weight=1.0), "labels": False}, "needs labels"),
+        (
+            {"recovery": RecoverySettings(batch_size=5000, accelerator="cpu")},
+            r"recovery.batch_size \(5000\) is more than the 1293 training images",
+        ),
+        ({"data": DataSettings("no/such/folder/here")}, "no/such/folder/here"),
+    ],
+)
+def test_bad_input_is_told_before_anything_runs(change, message, tmp_path):
+    arguments = {"speedup": 1.4, "data": DataSettings(), **QUICK, **change}
+    model = arguments.pop("model", trained_vit)()
+    if "after" in change:
+        arguments["after"] = 2
+    with pytest.raises(ValueError, match=message):
+        accelerate(model, arguments.pop("data"), out=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_in_another_order_are_told(tmp_path):
+    folder = save(trained_vit(), tmp_path / "digits", class_names=list("9876543210"))
+    with pytest.raises(ValueError, match=r"has the model's classes in another order: 0, 1, 2, 3, 4 … there, 9, 8"):
+        accelerate(folder, DataSettings(), out=tmp_path / "run", **QUICK)
+
+
+def test_the_command(folder, tmp_path, capsys):
+    options = ["--speedup", "1.4", "--epochs", "0.02", "--start", "kmeans", "--calibration_images", "32"]
+    options += ["--recovery.accelerator", "cpu", "--rounds", "1", "--out", str(tmp_path / "run"), "--max_drop", "90"]
+    assert run(["accelerate", "--model", str(folder), *options]) == 0
+    told = capsys.readouterr()
+    assert [line[:3] for line in told.err.splitlines() if line[1:3] == "/5"] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    assert "merged, not trained" in told.out
+    assert run(["accelerate", "--model", "no_such_model", "--out", str(tmp_path / "other")]) == 2
+    assert capsys.readouterr().err.startswith("patchmerger accelerate: model.name ('no_such_model') is no architecture")

@@ -1,0 +1,196 @@
+"""Recovery with the plain model as teacher: its loss, its schedules, resuming, unlabelled images."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import make_vit
+from patchmerger import distill, insert
+from patchmerger.data import Augmentation, DataSettings, load_images
+from patchmerger.distillation import default_precision, steps_of
+from patchmerger.distillation_task import DistillationTask
+from patchmerger.outputs import divergence, feature_error
+from patchmerger.recovery_settings import RecoverySettings
+from patchmerger.train import seed_step
+from trained_on_digits import trained_vit
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+]
+AS_THEY_ARE = {"augmentation": Augmentation("none", flip=False), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+SETTINGS = {"batch_size": 64, "accelerator": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_images(DataSettings(), seed=0)
+
+
+def merged():
+    torch.manual_seed(0)
+    return insert(trained_vit(), num_tokens=4, after=2)
+
+
+def task_of(labels=True, total_steps=100, **settings):
+    return DistillationTask(
+        merged(), trained_vit(), RecoverySettings(**SETTINGS | settings), precision="32-true", labels=labels,
+        total_steps=total_steps, seed=0, steps_per_epoch=10, mean=(0.5,) * 3, std=(0.5,) * 3,
+    )  # fmt: skip
+
+
+def run(student, digits, teacher=None, **options):
+    settings = RecoverySettings(**SETTINGS | options.pop("settings", {}))
+    return distill(
+        student, teacher or trained_vit(), digits, recovery=settings, progress=False, **AS_THEY_ARE, **options
+    )
+
+
+def accuracy(model, digits):
+    images = (digits.test.gather(range(len(digits.test))).float() / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        return (model.eval()(images).argmax(dim=1) == digits.test.targets).float().mean().item()
+
+
+def test_the_loss_is_the_sum_that_is_documented():
+    task = task_of(temperature=3.0, teacher_weight=2.0, feature_weight=0.5, label_weight=0.25)
+    task.log = lambda *args, **kwargs: None
+    seed_step(0, 0)
+    images, targets = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8), torch.arange(8)
+    task.train()
+    loss = task.training_step((images, targets), 0)
+    x = (images.float() / 255 - 0.5) / 0.5
+    student, teacher = task.model.net, trained_vit()
+    scores, wanted = student(x), teacher(x)
+    features, wanted_features = (
+        m.forward_head(m.forward_features(x), pre_logits=True) for m in (student, teacher)
+    )  # fmt: skip
+    expected = 2 * divergence(scores, wanted, temperature=3.0) + 0.5 * feature_error(features, wanted_features)
+    assert loss.item() == pytest.approx((expected + 0.25 * F.cross_entropy(scores, targets)).item(), rel=1e-5)
+
+
+def test_mergers_learn_first_and_faster_and_never_decay():
+    task = task_of(lr=1e-3, merger_lr=5.0, merger_first=0.2, warmup=0.1)
+    optimizer = task.configure_optimizers()["optimizer"]
+    queries = task.model.net.blocks[1].merger.weight
+    rates = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(queries)] == pytest.approx(5e-3)
+    assert rates[id(task.model.net.head.weight)] == pytest.approx(1e-3)
+    assert len(rates) == len(list(task.model.parameters()))
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays[id(queries)] == 0
+    assert [task.rest_rate(step) for step in range(19)] == [0.0] * 19
+    assert task.merger_rate(10) > 0.9
+    assert task.rest_rate(35) > 0.9
+    assert task.merger_rate(99) < 0.01
+    assert task.rest_rate(99) < 0.01
+
+
+def test_the_default_rate_falls_with_the_width():
+    assert RecoverySettings().rate(64) == pytest.approx(1e-3)
+    assert RecoverySettings().rate(768) == pytest.approx(8.3e-5, rel=0.01)
+    assert task_of().settings.lr == pytest.approx(0.064 / 32)
+
+
+def test_the_teacher_is_no_part_of_the_training():
+    task = task_of()
+    assert not any("teacher" in key for key in task.state_dict())
+    assert len(list(task.parameters())) == len(list(task.model.parameters()))
+
+
+def test_it_recovers_accuracy_and_leaves_the_teacher_alone(digits):
+    teacher, student = trained_vit().train(), merged()
+    before = copy.deepcopy(teacher.state_dict())
+    at_first = accuracy(student, digits)
+    result = run(student, digits, teacher, epochs=3)
+    assert result["steps"] == 3 * (len(digits.train) // 64)
+    assert accuracy(student, digits) > at_first + 0.1
+    assert len(result["history"]) >= 3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert teacher.training
+    assert not student.training
+
+
+def test_interrupted_it_goes_on_to_the_same_weights(digits, tmp_path):
+    whole, parts = merged(), merged()
+    run(whole, digits, steps=9, out=tmp_path / "whole", settings={"checkpoint_every": 4})
+
+    original = DistillationTask.training_step
+
+    def stopping(task, batch, batch_idx):
+        if batch_idx == 6:
+            raise RuntimeError("the power is cut")
+        return original(task, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationTask, "training_step", stopping)
+        with pytest.raises(RuntimeError, match="the power is cut"):
+            run(parts, digits, steps=9, out=tmp_path / "parts", settings={"checkpoint_every": 4})
+    again = merged()
+    result = run(again, digits, steps=9, out=tmp_path / "parts", settings={"checkpoint_every": 4})
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
+    assert result["steps"] == 9
+    with pytest.raises(ValueError, match="belongs to a run with other settings"):
+        run(merged(), digits, steps=5, out=tmp_path / "parts")
+
+
+def test_without_labels_targets_are_not_looked_at(digits):
+    wrong = copy.copy(digits.train)
+    wrong.targets = torch.zeros_like(digits.train.targets)
+    mislabelled = type(digits)(**{**vars(digits), "train": wrong})
+    students = merged(), merged()
+    for student, images in zip(students, (digits, mislabelled), strict=True):
+        run(student, images, steps=3, labels=False)
+    assert all(map(torch.equal, students[0].state_dict().values(), students[1].state_dict().values()))
+
+
+def test_the_moving_average_is_what_is_kept(digits):
+    student = merged()
+    before = student.head.weight.clone()
+    run(student, digits, steps=3, settings={"ema": 0.999999})
+    assert torch.allclose(student.head.weight, before, atol=1e-4)
+    assert not torch.equal(student.head.weight, before)
+
+
+def test_bf16_runs_on_a_cpu(digits):
+    assert run(merged(), digits, steps=2, settings={"precision": "bf16-mixed"})["precision"] == "bf16-mixed"
+    assert default_precision("cpu") == "32-true"
+
+
+def test_any_model_of_two_libraries_can_be_a_student(digits):
+    teacher = make_vit("registers, LayerScale", num_classes=10)
+    assert run(insert(copy.deepcopy(teacher), num_tokens=4), digits, teacher, steps=1)["steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "expected"), [(None, None, 20), (0.5, None, 10), (None, 7, 7), (0.001, None, 1)]
+)
+def test_lengths(epochs, steps, expected):
+    assert steps_of(epochs, steps, 20) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({"lr": 0.0}, {}, r"recovery.lr \(0.0\) must be above 0"),
+        ({"warmup": 1.0}, {}, r"recovery.warmup \(1.0\) must be a share"),
+        ({"label_weight": 1.0}, {"labels": False}, r"recovery.label_weight \(1.0\) needs labels"),
+        ({"teacher_weight": 0, "feature_weight": 0, "label_weight": 0}, {}, "not all 0"),
+        ({"optimizer": "adamm"}, {}, "is not one of timm's"),
+        ({}, {"epochs": 1.0, "steps": 3}, "two lengths"),
+        ({}, {"epochs": -1.0}, r"epochs \(-1\) must be above 0"),
+    ],
+)
+def test_bad_settings_are_told(settings, options, message, digits):
+    with pytest.raises(ValueError, match=message):
+        run(merged(), digits, settings=settings, **options)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(digits):
+    student = merged()
+    with torch.no_grad():
+        student.head.bias[0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1 .*: lower recovery.lr"):
+        run(student, digits, steps=2)

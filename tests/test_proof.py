@@ -1,0 +1,49 @@
+"""What is said of a model beside the plain one, on constructed scores."""
+
+import pytest
+import torch
+
+from patchmerger.proof import at_chance, prove
+
+
+def certain(classes, num_classes=3, how=8.0):
+    return how * torch.nn.functional.one_hot(torch.tensor(classes), num_classes).float()
+
+
+def test_accuracy_agreement_and_the_paired_difference():
+    targets = torch.tensor([0, 1, 2, 0])
+    result = prove(certain([0, 1, 0, 1]), certain([0, 1, 2, 1]), targets)
+    assert (result["accuracy"], result["agreement"], result["images"]) == (0.5, 0.75, 4)
+    assert result["difference"]["mean"] == -0.25
+    assert result["difference"]["over"] == "images"
+
+
+def test_expected_calibration_error_is_confidence_less_accuracy_in_each_bin():
+    scores = torch.log(torch.tensor([[0.9, 0.1]] * 10))  # one bin: 0.9 sure, 0.6 right
+    targets = torch.tensor([0] * 6 + [1] * 4)
+    assert prove(scores, scores, targets)["ece"] == pytest.approx(0.3, abs=1e-6)
+
+
+def test_without_labels_there_is_agreement_only():
+    result = prove(certain([0, 1, 2]), certain([0, 1, 1]), None)
+    assert (result["accuracy"], result["ece"], result["difference"]) == (None, None, None)
+    assert result["agreement"] == pytest.approx(2 / 3)
+    assert prove(certain([0]), certain([0]), None)["divergence"] == pytest.approx(0, abs=1e-6)
+
+
+def test_several_labels_are_decisions_one_by_one():
+    targets = torch.tensor([[1, 0], [0, 1]]).float()
+    result = prove(torch.tensor([[3.0, -3.0], [-3.0, -1.0]]), torch.tensor([[3.0, -3.0], [-3.0, 3.0]]), targets)
+    assert result["agreement"] == 0.75
+    assert result["accuracy"] == 1.0
+    assert result["ece"] is None
+
+
+def test_chance_is_told_from_knowledge():
+    targets = torch.arange(1000) % 10
+    noise = torch.randn(1000, 10, generator=torch.Generator().manual_seed(0))
+    assert at_chance(noise, targets)
+    assert not at_chance(noise + 0.5 * certain(targets.tolist(), 10, 1.0), targets)
+    several = (torch.arange(400).view(100, 4) % 3 == 0).float()
+    assert at_chance(torch.randn(100, 4, generator=torch.Generator().manual_seed(0)), several)
+    assert not at_chance(several, several)
