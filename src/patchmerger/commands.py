@@ -13,7 +13,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from patchmerger import __version__
 from patchmerger.acceleration import accelerate
-from patchmerger.acceleration_table import show_acceleration
+from patchmerger.acceleration_table import show_acceleration, show_accelerations
 from patchmerger.costs import Cost, cost
 from patchmerger.evaluation import evaluate
 from patchmerger.fewshot import few_shot
@@ -22,6 +22,7 @@ from patchmerger.models import MergeSettings, ModelSettings, build_model
 from patchmerger.planning import plan
 from patchmerger.speed.suite import bench
 from patchmerger.speed.tables import show_speed
+from patchmerger.studies.accelerations import accelerate_study
 from patchmerger.studies.compare import compare
 from patchmerger.studies.hosts import survey
 from patchmerger.studies.sweep import sweep
@@ -59,6 +60,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], int | None], str]]
     "transfer": (transfer, show_transfer, "train upstream, then few-shot and fine-tuned on other images"),
     "fit": (fit, show_fit, "train one ViT, merged or plain"),
     "accelerate": (accelerate, show_acceleration, "make a trained ViT faster, and as accurate again"),
+    "accelerate-study": (accelerate_study, show_accelerations, "accelerate trained ViTs: speed-ups times budgets"),
     "test": (evaluate, show_evaluation, "evaluate a saved model on images"),
     "fewshot": (few_shot, show_few_shot, "few-shot accuracy of a saved model's features"),
     "bench": (bench, show_speed, "measure a merged ViT's speed against the plain one's"),
@@ -69,7 +71,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], int | None], str]]
 
 
 # Those that go on where they were interrupted.
-RESUMED = ("compare", "sweep", "transfer", "fit", "accelerate")
+RESUMED = ("compare", "sweep", "transfer", "fit", "accelerate", "accelerate-study")
 
 # The first argument of these needs no option's name.
 POSITIONAL = {"test": "MODEL ", "fewshot": "MODEL ", "plan": "MODEL ", "bench": "MODEL [MODEL …] ", "cost": "NAME "}

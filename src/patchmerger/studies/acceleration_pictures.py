@@ -1,0 +1,63 @@
+"""The picture of a study of accelerations: accuracy kept against measured speed, a line for each budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_GREY = "#4d5562"
+_BUDGETS = ["#e9a23b", "#d1495b", "#8d5fbf", "#3b8ea5", "#2f7d4f"]
+
+
+def draw_accelerations(results: dict[str, Any], path: Path) -> None:
+    """Draw the results of ``patchmerger accelerate-study`` as a PNG.
+
+    Left: accuracy against the measured speed-up, a line for each budget of training, with the plain model fine-tuned
+    for as long at its left end. Right: the same from the reference start (random queries, say), where there is one.
+
+    Args:
+        results: The content of its ``results.json``.
+        path: The file.
+    """
+    starts = results["settings"]["starts"]
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(5.2 * len(starts) + 0.6, 4.4), dpi=160, layout="constrained")
+        panels = figure.subplots(1, len(starts), squeeze=False, sharey=True)[0]
+        for axes, start in zip(panels, starts, strict=True):
+            _panel(axes, results, start)
+            axes.set_title(f"start: {start}", loc="left", weight="bold")
+            axes.set_xlabel(f"measured speed-up ({results['environment']['device_name']})", fontsize=8)
+        seeds = len(results["models"])
+        panels[0].set_ylabel("test accuracy, %" + (f" (mean ± sd of {seeds} models)" if seeds > 1 else ""))
+        panels[-1].legend(frameon=False, title="trained for, of the\noriginal steps", fontsize=8, title_fontsize=8,
+                          loc="lower left")  # fmt: skip
+        figure.savefig(path)
+
+
+def _panel(axes: Axes, results: dict[str, Any], start: str) -> None:
+    speed = {t["name"]: t["speedup"] for t in results["speed"]["timings"]}
+    plain = next(100 * c["accuracy"] for c in results["curves"] if (c["start"], c["budget"]) == ("plain", 0))
+    axes.axhline(plain, color=_GREY, lw=1, ls=":")
+    budgets = results["settings"]["budgets"]
+    for colour, budget in zip(_BUDGETS * len(budgets), budgets, strict=False):
+        rows = [c for c in results["curves"] if c["budget"] == budget and c["start"] in ("plain", start)]
+        rows.sort(key=lambda c: c["speedup"])
+        x = [1.0 if c["start"] == "plain" else speed[f"{c['speedup']:g}"] for c in rows]
+        y = [100 * c["accuracy"] for c in rows]
+        spread = [100 * (c["sd"] or 0) for c in rows]
+        label = f"{100 * budget:g}%" if budget else "nothing"
+        axes.errorbar(
+            x, y, yerr=spread if any(spread) else None, fmt="o-", ms=5, lw=1.8, capsize=3, color=colour, label=label
+        )
+    axes.set_xlim(left=0.95)
+    for wanted, place in results["places"].items():
+        axes.annotate(
+            f"{place['predicted']:.2f}× by FLOPs\n{place['num_tokens']} after {place['after']}", (speed[wanted], 0.995),
+            xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=6.5, color=_GREY,
+        )  # fmt: skip
+    axes.margins(y=0.18)
+    axes.grid(alpha=0.25)
