@@ -163,6 +163,17 @@ def test_names_of_timm_are_started_from_with_their_weights(tmp_path, monkeypatch
     assert identify_start("vit_tiny_patch16_224") == {"from": "vit_tiny_patch16_224"}
 
 
+def test_weights_that_cannot_be_fetched_are_told_of(monkeypatch):
+    def create(name, **args):
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr("patchmerger.finetuning.timm.create_model", create)
+    with pytest.raises(
+        FileNotFoundError, match=r"init \(vit_tiny_patch16_224\): its weights cannot be had: no network"
+    ):
+        start("vit_tiny_patch16_224")
+
+
 def test_the_identity_of_a_start_follows_its_content(tmp_path):
     upstream(tmp_path / "a")
     upstream(tmp_path / "b")
@@ -190,7 +201,7 @@ def finetune(saved, out, **changes):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"init": "nowhere"}, r"init \(nowhere\) is no folder here.*'nowhere'\) is no architecture that timm"),
+        ({"init": "nowhere"}, r"init \(nowhere\) is no folder here, and is no architecture that timm"),
         ({"init": Path("/no/such")}, r"init: folder \(/no/such\) does not exist"),
         ({"init": "patchmerger_tiny_patch4_32"}, r"timm has no weights of that name"),
         ({"image_size": 33}, r"image_size \(33, 33\) does not divide by the patch size \(4, 4\): take \(32, 32\)"),

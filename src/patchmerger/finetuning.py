@@ -120,7 +120,8 @@ def _find(init: Init) -> Path | None:
     try:
         check_model_name(str(init))
     except ValueError as error:
-        raise ValueError(f"init ({init}) is no folder here, and as for timm: {error}") from error
+        reason = str(error).removeprefix(f"model.name ({str(init)!r}) ")
+        raise ValueError(f"init ({init}) is no folder here, and {reason}") from error
     return None
 
 
@@ -170,6 +171,8 @@ def _create(name: str, init: Init, args: dict[str, Any], **options: Any) -> nn.M
         model: nn.Module = timm.create_model(name, pretrained=True, **args, **options)
     except (TypeError, AssertionError, RuntimeError) as error:
         raise ValueError(f"init ({init}) cannot be loaded with model.args ({args}): {error}") from error
+    except OSError as error:
+        raise FileNotFoundError(f"init ({init}): its weights cannot be had: {error}") from error
     return model
 
 

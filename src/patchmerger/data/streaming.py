@@ -72,9 +72,10 @@ def stream_images(settings: DataSettings) -> ImageSplits:
         buffer=settings.shuffle_buffer,
         skip_bad=settings.bad_files == "skip",
     )
-    counts = [f"{samples:,} training images an epoch, streamed from {stream.shards(1)} files"]
+    files = stream.shards(1)
+    counts = [f"{samples:,} training images an epoch, streamed from {files} file{'s' if files > 1 else ''}"]
     counts += [] if validation is None else [f"{len(validation):,} validation images"]
-    which = "test" if "test" in sets else "test images (the validation split)"
+    which = "test images" if "test" in sets else "test images (the validation split)"
     return ImageSplits(
         train=stream,
         validation=validation,
