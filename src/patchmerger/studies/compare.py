@@ -115,6 +115,6 @@ def _summary(name: str, runs: dict[str, dict[int, Run]], baseline: str) -> dict[
         **summary(runs[name], None if name == baseline else runs[baseline]),
         "flops_ratio": own[0]["flops"] / base[0]["flops"],
         "train_seconds_ratio": mean_sd([o["seconds"] / b["seconds"] for o, b in zip(own, base, strict=True)])[0],
-        "merger": [run["merger"] for run in own],
+        "merger": [run.get("merger") for run in own],
         "history": [run["history"] for run in own],
     }
