@@ -246,6 +246,14 @@ def test_classes_in_another_order_are_told(tmp_path):
         accelerate(folder, DataSettings(), out=tmp_path / "run", **QUICK)
 
 
+def test_classes_of_other_names_are_warned_of(tmp_path):
+    folder = save(trained_vit(), tmp_path / "digits", class_names=[f"number {digit}" for digit in range(10)])
+    with pytest.raises(
+        UserWarning, match=r"names its classes 0, 1, 2, 3, 4 …, model .* number 0, number 1.* taken to be"
+    ):
+        accelerate(folder, DataSettings(), out=tmp_path / "run", **QUICK)
+
+
 def test_the_command(folder, tmp_path, capsys):
     options = ["--speedup", "1.4", "--epochs", "0.02", "--start", "kmeans", "--calibration_images", "32"]
     options += ["--recovery.accelerator", "cpu", "--rounds", "1", "--out", str(tmp_path / "run"), "--max_drop", "90"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any, get_args
 
@@ -149,11 +150,19 @@ def check_classes(teacher: Teacher, images: ImageSplits, source: str) -> None:
             "out (labels=false), so that the plain model alone is the teacher"
         )
     names = teacher.class_names
-    if names is not None and names != images.class_names and sorted(names) == sorted(images.class_names):
+    if names is None or names == images.class_names:
+        return
+    ours, theirs = (", ".join(named[:5]) for named in (images.class_names, names))
+    if sorted(names) == sorted(images.class_names):
         raise ValueError(
-            f"data ({source}) has the model's classes in another order: {', '.join(images.class_names[:5])} … there, "
-            f"{', '.join(names[:5])} … in model ({teacher.name})"
+            f"data ({source}) has the model's classes in another order: {ours} … there, {theirs} … in model "
+            f"({teacher.name})"
         )
+    warnings.warn(
+        f"data ({source}) names its classes {ours} …, model ({teacher.name}) {theirs} …: they are taken to be the same "
+        "ones, in this order",
+        stacklevel=3,
+    )
 
 
 def seconds_of(budget: str) -> float:
