@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import datasets
 import pytest
 import timm
 import torch
@@ -263,3 +264,22 @@ def test_the_command(folder, tmp_path, capsys):
     assert "merged, not trained" in told.out
     assert run(["accelerate", "--model", "no_such_model", "--out", str(tmp_path / "other")]) == 2
     assert capsys.readouterr().err.startswith("patchmerger accelerate: model.name ('no_such_model') is no architecture")
+
+
+@UNTRAINED
+def test_several_labels_an_image(tmp_path):
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in trained_images(80)]
+    names = datasets.ClassLabel(names=["a", "b", "c"])
+    table = datasets.Dataset.from_dict(
+        {"image": pictures, "tags": [[number % 3, (number // 3) % 3] for number in range(80)]},
+        features=datasets.Features({"image": datasets.Image(), "tags": datasets.Sequence(names)}),
+    )
+    datasets.DatasetDict({"train": table}).save_to_disk(str(tmp_path / "tagged"))
+    results = accelerate(
+        make_vit(num_classes=3), DataSettings(str(tmp_path / "tagged"), workers=0), speedup=1.2, epochs=1,
+        start="kmeans", out=tmp_path / "run", max_drop=100,
+        **{**QUICK, "recovery": RecoverySettings(batch_size=16, accelerator="cpu")},
+    )  # fmt: skip
+    assert results["metric"] == "mAP"
+    assert 0 < results["proof"]["recovered"]["accuracy"] <= 1
+    assert results["proof"]["recovered"]["ece"] is None
