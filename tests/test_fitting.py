@@ -87,8 +87,12 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 # 1,293 training images make 5 steps an epoch. Checkpoints: steps 2, 4, 5 (after validation), 6, 8, 10, 12, 14, 15.
 @pytest.mark.parametrize(
     ("kill_at", "how"),
-    [(2, "whole"), (3, "whole"), (5, "half"), (4, "ctrl-c")],
-    ids=["within", "edge", "writing", "ctrl-c"],
+    [
+        pytest.param(2, "whole", id="within"),
+        pytest.param(3, "whole", id="edge", marks=pytest.mark.slow),
+        pytest.param(5, "half", id="writing", marks=pytest.mark.slow),
+        pytest.param(4, "ctrl-c", id="ctrl-c"),
+    ],
 )
 def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(uninterrupted, tmp_path, kill_at, how):
     killed = run(tmp_path / "run", kill_at, how)

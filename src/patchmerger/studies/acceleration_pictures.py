@@ -53,7 +53,7 @@ def _panel(axes: Axes, results: dict[str, Any], start: str) -> None:
         axes.errorbar(
             x, y, yerr=spread if any(spread) else None, fmt="o-", ms=5, lw=1.8, capsize=3, color=colour, label=label
         )
-    axes.set_xlim(left=0.95)
+    axes.set_xlim(left=0.95 * min(1.0, *speed.values()))
     for wanted, place in results["places"].items():
         axes.annotate(
             f"{place['predicted']:.2f}× by FLOPs\n{place['num_tokens']} after {place['after']}", (speed[wanted], 0.995),
