@@ -5,11 +5,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchmerger.acceleration import accelerate
-    from patchmerger.calibration import calibrate
+    from patchmerger.acceleration.accelerating import accelerate
+    from patchmerger.acceleration.calibration import calibrate
+    from patchmerger.acceleration.distillation import distill
     from patchmerger.costs import Cost, cost
     from patchmerger.diagnosis import diagnose
-    from patchmerger.distillation import distill
     from patchmerger.evaluation import evaluate
     from patchmerger.fewshot import few_shot
     from patchmerger.fitting import fit
@@ -35,12 +35,12 @@ _PUBLIC = {
     "PatchMerger": "merger",
     "Plan": "planning",
     "UnsupportedModelError": "hosts",
-    "accelerate": "acceleration",
+    "accelerate": "acceleration.accelerating",
     "bench": "speed.suite",
-    "calibrate": "calibration",
+    "calibrate": "acceleration.calibration",
     "compare": "studies.compare",
     "cost": "costs",
-    "distill": "distillation",
+    "distill": "acceleration.distillation",
     "diagnose": "diagnosis",
     "evaluate": "evaluation",
     "few_shot": "fewshot",

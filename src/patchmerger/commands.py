@@ -12,8 +12,8 @@ import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from patchmerger import __version__
-from patchmerger.acceleration import accelerate
-from patchmerger.acceleration_table import show_acceleration, show_accelerations
+from patchmerger.acceleration.accelerating import accelerate
+from patchmerger.acceleration.table import show_acceleration, show_accelerations
 from patchmerger.costs import Cost, cost
 from patchmerger.evaluation import evaluate
 from patchmerger.fewshot import few_shot

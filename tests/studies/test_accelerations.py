@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from patchmerger import fit
-from patchmerger.acceleration_table import show_accelerations
+from patchmerger.acceleration.recovery_settings import RecoverySettings
+from patchmerger.acceleration.table import show_accelerations
 from patchmerger.models import ModelSettings
-from patchmerger.recovery_settings import RecoverySettings
 from patchmerger.studies.accelerations import accelerate_study, curves
 from patchmerger.training_settings import TrainingSettings
 

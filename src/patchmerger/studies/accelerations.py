@@ -13,23 +13,23 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from patchmerger.acceleration import check_classes
-from patchmerger.acceleration_run import calibration_batch
+from patchmerger.acceleration.accelerating import check_classes
+from patchmerger.acceleration.calibration import Start, calibrate
+from patchmerger.acceleration.distillation import default_precision, distill
+from patchmerger.acceleration.outputs import Classifier
+from patchmerger.acceleration.placing import Place, choose_place
+from patchmerger.acceleration.proof import prove, scores_of
+from patchmerger.acceleration.recovery_settings import RecoverySettings
+from patchmerger.acceleration.run import calibration_batch
+from patchmerger.acceleration.teachers import Teacher, find_teacher
 from patchmerger.benchmark import measure
-from patchmerger.calibration import Start, calibrate
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, load_images
-from patchmerger.distillation import default_precision, distill
 from patchmerger.environment import environment, find_device
 from patchmerger.fitting import square_input
 from patchmerger.insertion import insert, mergers
-from patchmerger.outputs import Classifier
 from patchmerger.paired import mean_sd
-from patchmerger.placing import Place, choose_place
-from patchmerger.proof import prove, scores_of
-from patchmerger.recovery_settings import RecoverySettings
 from patchmerger.run_folder import RESULTS_FILE, RunFolder, default_folder, write_json
 from patchmerger.studies.acceleration_pictures import draw_accelerations
-from patchmerger.teachers import Teacher, find_teacher
 
 PICTURE_FILE = "accelerations.png"
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from acceleration.test_outputs import ROPE, transformers_vit
 
 from conftest import make_images, make_timm, make_vit
 from patchmerger import insert
+from patchmerger.acceleration.outputs import Classifier
+from patchmerger.acceleration.shortcut import Shortcut
 from patchmerger.insertion import mergers
-from patchmerger.outputs import Classifier
-from patchmerger.shortcut import Shortcut
-from test_outputs import ROPE, transformers_vit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODELS = {

@@ -4,15 +4,15 @@ import copy
 
 import pytest
 import torch
+from acceleration.test_outputs import ROPE, transformers_vit
 from torchvision.transforms.v2.functional import normalize
 
 from conftest import make_images, make_timm, make_vit
 from patchmerger import calibrate, insert
+from patchmerger.acceleration.outputs import divergence
 from patchmerger.data import Augmentation, DataSettings, ImageData, load_images
 from patchmerger.insertion import mergers
-from patchmerger.outputs import divergence
 from patchmerger.reducers import AveragePool
-from test_outputs import ROPE, transformers_vit
 from trained_on_digits import trained_vit
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 
 from conftest import make_vit
 from patchmerger import distill, insert
+from patchmerger.acceleration.distillation import default_precision, steps_of
+from patchmerger.acceleration.distillation_task import DistillationTask
+from patchmerger.acceleration.outputs import divergence, feature_error
+from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.data import Augmentation, DataSettings, load_images
-from patchmerger.distillation import default_precision, steps_of
-from patchmerger.distillation_task import DistillationTask
-from patchmerger.outputs import divergence, feature_error
-from patchmerger.recovery_settings import RecoverySettings
 from patchmerger.train import seed_step
 from trained_on_digits import trained_vit
 

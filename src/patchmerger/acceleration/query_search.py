@@ -9,12 +9,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from patchmerger.acceleration.outputs import Classifier, divergence, feature_error
+from patchmerger.acceleration.shortcut import Shortcut
+from patchmerger.acceleration.starts import kmeans_directions, spatial_directions, whitened_directions
 from patchmerger.hosts import find_host
 from patchmerger.insertion import InsertedMerger
 from patchmerger.merger import PatchMerger
-from patchmerger.outputs import Classifier, divergence, feature_error
-from patchmerger.shortcut import Shortcut
-from patchmerger.starts import kmeans_directions, spatial_directions, whitened_directions
 
 Tell = Callable[[str, float], None]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from patchmerger.proof import at_chance, prove
+from patchmerger.acceleration.proof import at_chance, prove
 
 
 def certain(classes, num_classes=3, how=8.0):

@@ -17,21 +17,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
-from patchmerger.acceleration_picture import draw_acceleration
+from patchmerger.acceleration.calibration import Start, calibrate
+from patchmerger.acceleration.distillation import default_precision, distill, steps_of
+from patchmerger.acceleration.outputs import Classifier
+from patchmerger.acceleration.picture import draw_acceleration
+from patchmerger.acceleration.placing import Place, slower_but_safer
+from patchmerger.acceleration.proof import at_chance, chance_warning, prove, scores_of, some_of
+from patchmerger.acceleration.recovery_settings import RecoverySettings
+from patchmerger.acceleration.teachers import Teacher
 from patchmerger.benchmark import measure as measure_speed
-from patchmerger.calibration import Start, calibrate
 from patchmerger.data import Augmentation, EvalTransform, ImageSet, ImageSplits
-from patchmerger.distillation import default_precision, distill, steps_of
 from patchmerger.environment import environment, find_device
 from patchmerger.fitting import MODEL_FOLDER, square_input
 from patchmerger.hub import save
 from patchmerger.insertion import insert, mergers
-from patchmerger.outputs import Classifier
-from patchmerger.placing import Place, slower_but_safer
-from patchmerger.proof import at_chance, chance_warning, prove, scores_of, some_of
-from patchmerger.recovery_settings import RecoverySettings
 from patchmerger.run_folder import RunFolder, write_json
-from patchmerger.teachers import Teacher
 from patchmerger.timed_steps import Precision as Speed
 
 PICTURE_FILE = "acceleration.png"

@@ -7,15 +7,15 @@ import warnings
 from pathlib import Path
 from typing import Any, get_args
 
-from patchmerger.acceleration_run import AccelerationRun
+from patchmerger.acceleration.calibration import Start
+from patchmerger.acceleration.placing import choose_place
+from patchmerger.acceleration.recovery_settings import RecoverySettings
+from patchmerger.acceleration.run import AccelerationRun
+from patchmerger.acceleration.teachers import Teacher, find_teacher
 from patchmerger.block_inputs import Positions
-from patchmerger.calibration import Start
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation, load_images
 from patchmerger.data.unlabelled import is_unlabelled, load_unlabelled
-from patchmerger.placing import choose_place
-from patchmerger.recovery_settings import RecoverySettings
 from patchmerger.run_folder import RunFolder, default_folder
-from patchmerger.teachers import Teacher, find_teacher
 
 
 def accelerate(

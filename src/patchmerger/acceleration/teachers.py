@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from patchmerger.acceleration.outputs import Classifier
 from patchmerger.hub import describe, load
 from patchmerger.hub.folders import PICKLES, PROCESSOR_NAME, how_to_convert
 from patchmerger.hub.libraries import library_of_model
 from patchmerger.insertion import mergers
 from patchmerger.models import check_model_name
-from patchmerger.outputs import Classifier
 from patchmerger.seams import host_class
 
 

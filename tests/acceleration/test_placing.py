@@ -6,7 +6,7 @@ import pytest
 
 from conftest import make_vit
 from patchmerger import cost, insert
-from patchmerger.placing import choose_place, slower_but_safer
+from patchmerger.acceleration.placing import choose_place, slower_but_safer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEEP = {"img_size": 64, "patch_size": 8, "depth": 8}
@@ -35,7 +35,7 @@ def test_a_measurement_can_decide(monkeypatch):
     def slower(models, **_):  # every model attains its prediction less an eighth
         return {name: SimpleNamespace(speedup=cost(model).speedup / 1.12) for name, model in models.items()}
 
-    monkeypatch.setattr("patchmerger.placing.measure_speed", slower)
+    monkeypatch.setattr("patchmerger.acceleration.placing.measure_speed", slower)
     place = choose_place(make_vit(**DEEP), speedup=1.5, measured=True)
     assert place.measured >= 1.5
     assert place.measured == pytest.approx(place.predicted / 1.12)

@@ -12,12 +12,12 @@ from PIL import Image
 
 from conftest import make_images, make_timm, make_vit
 from patchmerger import accelerate, insert, load, save
-from patchmerger.acceleration import seconds_of
-from patchmerger.acceleration_table import show_acceleration
+from patchmerger.acceleration.accelerating import seconds_of
+from patchmerger.acceleration.recovery_settings import RecoverySettings
+from patchmerger.acceleration.table import show_acceleration
 from patchmerger.commands import run
 from patchmerger.data import DataSettings
 from patchmerger.insertion import mergers
-from patchmerger.recovery_settings import RecoverySettings
 from trained_on_digits import trained_vit
 
 pytestmark = [
@@ -91,7 +91,7 @@ def test_the_same_call_gives_the_results_again(finished, folder):
 
 
 def test_interrupted_it_goes_on_to_the_same_model(finished, folder, tmp_path, monkeypatch):
-    import patchmerger.acceleration_run as steps
+    import patchmerger.acceleration.run as steps
 
     arguments = {"speedup": 1.4, "epochs": 0.3, "out": tmp_path / "run", "max_drop": 60, "start": "kmeans", **QUICK}
 
@@ -194,7 +194,7 @@ def test_times(text, seconds):
 
 
 def test_a_teacher_at_chance_is_warned_of_before_training(folder, tmp_path, monkeypatch):
-    import patchmerger.acceleration_run as steps
+    import patchmerger.acceleration.run as steps
 
     wrong = timm.create_model(
         "vit_tiny_patch16_224", img_size=8, patch_size=2, embed_dim=32, depth=4, num_heads=2, num_classes=10

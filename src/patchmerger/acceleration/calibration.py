@@ -11,12 +11,12 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from patchmerger.acceleration.outputs import Classifier
+from patchmerger.acceleration.query_search import Calibrated, QuerySearch
 from patchmerger.example_inputs import example_input
 from patchmerger.hosts import find_host
 from patchmerger.insertion import InsertedMerger, mergers, remove
 from patchmerger.merger import PatchMerger
-from patchmerger.outputs import Classifier
-from patchmerger.query_search import Calibrated, QuerySearch
 from patchmerger.seams import host_class
 
 Start: TypeAlias = Literal["best", "reconstruction", "kmeans", "spatial", "random"]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from patchmerger.acceleration.outputs import Classifier, divergence
+from patchmerger.acceleration.teachers import Teacher
 from patchmerger.data import ImageSet
 from patchmerger.features import extract_features
-from patchmerger.outputs import Classifier, divergence
 from patchmerger.paired import over_images
 from patchmerger.run_folder import plain
-from patchmerger.teachers import Teacher
 from patchmerger.train import score
 
 _BINS = 15

@@ -5,11 +5,11 @@ import timm
 import torch
 import transformers
 from safetensors.torch import save_file
+from acceleration.test_outputs import transformers_vit
 
 from conftest import make_vit
 from patchmerger import insert, save
-from patchmerger.teachers import find_teacher, weights_fingerprint
-from test_outputs import transformers_vit
+from patchmerger.acceleration.teachers import find_teacher, weights_fingerprint
 
 ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 

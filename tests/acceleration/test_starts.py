@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from patchmerger.starts import kmeans_directions, spatial_directions, whitened_directions
+from patchmerger.acceleration.starts import kmeans_directions, spatial_directions, whitened_directions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

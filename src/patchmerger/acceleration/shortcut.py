@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from patchmerger.acceleration.outputs import Classifier
 from patchmerger.hosts import find_host
 from patchmerger.insertion import InsertedMerger
-from patchmerger.outputs import Classifier
 
 
 class Shortcut:

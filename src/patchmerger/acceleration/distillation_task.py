@@ -10,10 +10,10 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
+from patchmerger.acceleration.outputs import Classifier, divergence, feature_error
+from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.hosts import find_host
 from patchmerger.merging_block import is_merging
-from patchmerger.outputs import Classifier, divergence, feature_error
-from patchmerger.recovery_settings import RecoverySettings
 from patchmerger.train import TrainingTask, parameter_groups
 from patchmerger.training_settings import Precision
 

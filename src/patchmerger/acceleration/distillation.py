@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from patchmerger.acceleration.distillation_task import DistillationTask
+from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.callbacks import Stopwatch, quiet
 from patchmerger.checkpoints import LAST
 from patchmerger.data import Augmentation, ImageData, ImageSplits, Transform
-from patchmerger.distillation_task import DistillationTask
 from patchmerger.fitting import make_trainer, square_input
-from patchmerger.recovery_settings import RecoverySettings
 from patchmerger.run_folder import RunFolder
 from patchmerger.training_settings import Precision
 
