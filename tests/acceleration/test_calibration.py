@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from acceleration.test_outputs import ROPE, transformers_vit
 from torchvision.transforms.v2.functional import normalize
 
+from acceleration.test_outputs import ROPE, transformers_vit
 from conftest import make_images, make_timm, make_vit
 from patchmerger import calibrate, insert
 from patchmerger.acceleration.outputs import divergence

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from acceleration.test_outputs import ROPE, transformers_vit
 
+from acceleration.test_outputs import ROPE, transformers_vit
 from conftest import make_images, make_timm, make_vit
 from patchmerger import insert
 from patchmerger.acceleration.outputs import Classifier

@@ -5,8 +5,8 @@ import timm
 import torch
 import transformers
 from safetensors.torch import save_file
-from acceleration.test_outputs import transformers_vit
 
+from acceleration.test_outputs import transformers_vit
 from conftest import make_vit
 from patchmerger import insert, save
 from patchmerger.acceleration.teachers import find_teacher, weights_fingerprint
