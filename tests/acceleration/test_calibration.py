@@ -9,6 +9,7 @@ from torchvision.transforms.v2.functional import normalize
 from acceleration.test_outputs import ROPE, transformers_vit
 from conftest import make_images, make_timm, make_vit
 from patchmerger import calibrate, insert
+from patchmerger.acceleration.calibration import best_start
 from patchmerger.acceleration.outputs import divergence
 from patchmerger.data import Augmentation, DataSettings, ImageData, load_images
 from patchmerger.insertion import mergers
@@ -31,7 +32,7 @@ def found(digits):
     """The divergence on images that no query was fitted to, and the record, for each start."""
     (images, _), (others, _) = digits
     results = {}
-    for start in ("random", "spatial", "kmeans", "reconstruction"):
+    for start in ("random", "spatial", "kmeans", "soft", "reconstruction"):
         model = insert(trained_vit(), num_tokens=4, after=2)
         record = calibrate(model, images, start=start, steps=60)
         with torch.no_grad():
@@ -70,6 +71,19 @@ def test_the_sharpness_is_that_of_the_scores_that_was_best(found, digits):
     assert spread.item() == pytest.approx(record.sharpness, rel=1e-3)
 
 
+def test_a_soft_start_is_closer_than_noise_at_the_same_sharpness(found, digits):
+    gap, record, _ = found["soft"]
+    assert gap < found["random"][0]
+    assert record.start.startswith("kmeans")
+    assert record.sharpness == 1.0
+    assert len(record.tried) == 2
+
+
+def test_best_is_measured_for_what_follows():
+    assert best_start(recovers=False) == "reconstruction"
+    assert best_start(recovers=True) == "soft"
+
+
 def test_only_the_queries_change_and_the_modes_stay(digits):
     model = insert(trained_vit(), num_tokens=4, after=2).train()
     model.blocks[0].requires_grad_(False)
@@ -86,7 +100,8 @@ def test_only_the_queries_change_and_the_modes_stay(digits):
 def test_best_is_a_start_and_a_seed_gives_it_again(digits):
     models = [insert(trained_vit(), num_tokens=4, after=2) for _ in range(2)]
     for model in models:
-        calibrate(model, digits[0][0], steps=3, seed=5)
+        record = calibrate(model, digits[0][0], steps=3, seed=5)
+        assert record.start == "reconstruction"
     assert torch.equal(models[0].blocks[1].merger.weight, models[1].blocks[1].merger.weight)
 
 

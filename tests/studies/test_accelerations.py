@@ -63,6 +63,13 @@ def test_a_grid_is_measured_resumed_and_shown(trained, tmp_path, capsys):
     assert again["curves"] == results["curves"]
 
 
+def test_the_best_start_is_that_of_what_follows(trained, tmp_path):
+    out = tmp_path / "study"
+    results = accelerate_study(models=[trained], out=out, **{**QUICK, "starts": ["best"]})
+    assert {path.stem for path in out.glob("model-0/*.safetensors")} == {"1.3-reconstruction", "1.3-soft"}
+    assert [c["steps"] for c in results["cells"] if c["start"] == "best"] == [0, 4]
+
+
 def test_curves_are_means_of_differences_within_a_model():
     cells = [
         {"model": m, "start": start, "speedup": s, "budget": 0.0, "accuracy": a}

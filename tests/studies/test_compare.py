@@ -1,6 +1,7 @@
 """The comparison: alike training, paired statistics, the table, the picture; resumed and never overwritten."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from patchmerger.insertion import mergers
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.studies import compare as module
 from patchmerger.studies.compare import compare
+from patchmerger.studies.shared_work import SharedWork
 from patchmerger.studies.variants import Variant
 from patchmerger.tables import show_comparison
 from patchmerger.training_settings import TrainingSettings
@@ -111,6 +113,25 @@ def test_an_interrupted_comparison_trains_only_what_is_missing(out, monkeypatch,
     again = compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=out)
     first = json.loads((tmp_path / "results.json").read_text())
     assert again["variants"] == first["variants"]
+
+
+def test_what_another_process_trains_is_waited_for(out, results, monkeypatch, tmp_path, capsys):
+    shutil.copytree(out, tmp_path / "run", ignore=shutil.ignore_patterns("results.json.lock", ".work"))
+    (tmp_path / "run/results.json").unlink()
+    (tmp_path / "run/merged/seed-1").rename(tmp_path / "trained")
+    other = SharedWork(tmp_path / "run/.work", ["merged/seed-1"], lambda _: False)
+    monkeypatch.setattr("patchmerger.studies.runs.fit_images", pytest.fail)
+    (tmp_path / "run/.work").mkdir()
+    with other.lock("merged/seed-1") as held:
+
+        def finish(_: float) -> None:
+            (tmp_path / "trained").rename(tmp_path / "run/merged/seed-1")
+            held.release()
+
+        monkeypatch.setattr("patchmerger.studies.shared_work.time.sleep", finish)
+        again = compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=tmp_path / "run")
+    assert "waiting for merged/seed-1: another process is at it" in capsys.readouterr().err
+    assert again["variants"] == results["variants"]
 
 
 def test_one_seed_is_paired_over_images(tmp_path):

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any, get_args
 
-from patchmerger.acceleration.calibration import Start
+from patchmerger.acceleration.calibration import Start, best_start
 from patchmerger.acceleration.placing import choose_place
 from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.acceleration.run import AccelerationRun
@@ -58,7 +58,8 @@ def accelerate(
         num_tokens: Tokens that go on; chosen with the place if not given.
         positions: As in insert; by default what the model needs.
         measure: Let a measurement on this machine reach the speed-up, rather than the prediction.
-        start: How the merger's queries begin: best, reconstruction, kmeans, spatial or random.
+        start: How the merger's queries begin: reconstruction, soft, kmeans, spatial or random; best is soft where a
+            recovery follows, else reconstruction.
         calibration_images: Training images that the start is computed from, without labels.
         epochs: Length of the recovery in passes over the training images, also a part of one; 0 for none. 1 if not
             given.
@@ -135,7 +136,7 @@ def accelerate(
     folder.begin()
     run.keep("place", place.as_dict)
     run.judge_teacher(data.source)
-    student = run.start(place, start, calibration_images)
+    student = run.start(place, best_start(recovers=epochs != 0) if start == "best" else start, calibration_images)
     run.recover(student, epochs, seconds, augmentation)
     return run.finish(student, place, drop, rounds)
 

@@ -19,13 +19,25 @@ from patchmerger.insertion import InsertedMerger, mergers, remove
 from patchmerger.merger import PatchMerger
 from patchmerger.seams import host_class
 
-Start: TypeAlias = Literal["best", "reconstruction", "kmeans", "spatial", "random"]
+Start: TypeAlias = Literal["best", "reconstruction", "soft", "kmeans", "spatial", "random"]
 
 SHARPNESS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 """Standard deviations of the scores that are tried; queries drawn at random have 1."""
 
-BEST: Start = "reconstruction"
-"""What ``start="best"`` is: measured to be the best before any training and after a short one (docs/accelerate.md)."""
+SOFT = 1.0
+"""Standard deviation of the scores in ``start="soft"``: that of queries drawn at random."""
+
+
+def best_start(*, recovers: bool) -> Start:
+    """What ``start="best"`` is: measured to be the best with and without a training after it (docs/accelerate.md).
+
+    Queries that choose sharply change the outputs least as long as nothing is trained. But they drop most tokens, and
+    a softmax that is nearly one-hot hardly learns: a training ends higher from queries that are as soft as noise.
+
+    Args:
+        recovers: Whether the model is trained afterwards.
+    """
+    return "soft" if recovers else "reconstruction"
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Calibration:
     """What :func:`calibrate` did.
 
     Attributes:
-        start: The start that was asked for.
+        start: The start that was taken.
         images: Calibration images.
         mergers: One for each merger, first to last.
     """
@@ -71,8 +83,9 @@ def calibrate(
     - ``"spatial"``: what tells the tokens of one region of the image from the others;
     - ``"reconstruction"``: the best of these, then ``steps`` steps of Adam on the queries alone that bring scores
       and pooled features closer to the plain model's;
+    - ``"soft"``: as ``"kmeans"``, with a sharpness of :data:`SOFT`: for models that are trained afterwards;
     - ``"random"``: drawn anew, the reference;
-    - ``"best"``: what was measured to be best: :data:`BEST`.
+    - ``"best"``: ``"reconstruction"``, the measured best where no training follows (see :func:`best_start`).
 
     Args:
         model: A model with at least one PatchMerger; several are set first to last.
@@ -104,6 +117,8 @@ def calibrate(
     batches = _batches(model, images, batch_size)
     _check_size(model, batches)
     plain = remove(copy.deepcopy(model)) if plain is None else plain
+    start = best_start(recovers=False) if start == "best" else start
+    how, tried = ("kmeans", (SOFT,)) if start == "soft" else (start, tried)
     results = []
     with _frozen(model):
         student, teacher = Classifier(model), Classifier(plain.eval())
@@ -111,7 +126,7 @@ def calibrate(
             wanted = [teacher.with_features(batch) for batch in batches]
         for merger in present:
             search = QuerySearch(student, merger, batches, wanted, multi_label, seed, progress or (lambda *_: None))
-            results.append(search.run(BEST if start == "best" else start, tried, steps, lr))
+            results.append(search.run(how, tried, steps, lr))
     return Calibration(start, sum(map(len, batches)), tuple(results))
 
 

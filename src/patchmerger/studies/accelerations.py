@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchmerger.acceleration.accelerating import check_classes
-from patchmerger.acceleration.calibration import Start, calibrate
+from patchmerger.acceleration.calibration import Start, best_start, calibrate
 from patchmerger.acceleration.distillation import default_precision, distill
 from patchmerger.acceleration.outputs import Classifier
 from patchmerger.acceleration.placing import Place, choose_place
@@ -175,11 +175,12 @@ class _Bench:
             copy.deepcopy(self.model.teacher.net), place.num_tokens, place.after, positions=place.positions
         )
         (merger,) = mergers(student)
-        file = self.path / f"{name}.safetensors"
+        taken = best_start(recovers=budget > 0) if start == "best" else start
+        file = self.path / f"{place.wanted:g}-{taken}.safetensors"
         if not file.exists():
             teacher, size = self.model.teacher, square_input(self.model.teacher.net)
             images = calibration_batch(self.model.images.train, teacher, size, self.count, self.model.seed)
-            calibrate(student.to(self.device), images, start=start, seed=self.model.seed)
+            calibrate(student.to(self.device), images, start=taken, seed=self.model.seed)
             student.cpu()
             save_file(merger.module.state_dict(), file)
         merger.module.load_state_dict(load_file(file))

@@ -19,13 +19,15 @@ from patchmerger.fitting import MODEL_FOLDER, native_size
 from patchmerger.hub import load
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.paired import mean_sd
-from patchmerger.run_folder import RunFolder, default_folder
+from patchmerger.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json
 from patchmerger.studies.pictures import draw_comparison
 from patchmerger.studies.runs import Run, device_of, measure_speeds, summary, train_run
-from patchmerger.studies.variants import Variant, resolve_variants
+from patchmerger.studies.shared_work import SharedWork
+from patchmerger.studies.variants import Recipe, Variant, resolve_variants
 from patchmerger.training_settings import TrainingSettings
 
 PICTURE_FILE = "comparison.png"
+_WORK = ".work"
 
 
 def compare(
@@ -45,7 +47,8 @@ def compare(
 
     All variants see the same images in the same order under the same schedule and seeds. With no options: three
     stratified splits of the built-in digits, under five minutes on two cores. The same command again goes on
-    where it was interrupted, and prints the result when it is finished.
+    where it was interrupted, and prints the result when it is finished. Started in a second process, it shares the
+    trainings with the first.
 
     Args:
         data: The images.
@@ -82,17 +85,34 @@ def compare(
     recipes = resolve_variants(variants, model.resolve(native_size(splits)), merge)
     folder.begin()
     shared = {key: settings[key] for key in ("data", "augmentation", "training")}
-    runs: dict[str, dict[int, Run]] = {name: {} for name in recipes}
-    for seed in range(seeds):
+    units = {f"{name}/seed-{seed}": (name, seed) for seed in range(seeds) for name in recipes}
+    work = SharedWork(folder.path / _WORK, list(units), lambda unit: (folder.path / unit / RESULTS_FILE).exists())
+    for unit in work.take():
+        name, seed = units[unit]
         splits = split_images(images, seed=seed)
-        for name, recipe in recipes.items():
-            path = folder.path / name / f"seed-{seed}"
-            runs[name][seed] = train_run(splits, recipe, shared, path, seed=seed, progress=progress)
+        train_run(splits, recipes[name], shared, folder.path / unit, seed=seed, progress=progress)
 
+    with work.lock("results", timeout=-1):
+        if folder.results is not None:  # another process has finished it meanwhile
+            return folder.results
+        results = _results(folder, recipes, training, seeds, rounds)
+        draw_comparison(results, folder.path / PICTURE_FILE)
+        folder.finish(results)
+        return results
+
+
+def _results(
+    folder: RunFolder, recipes: dict[str, Recipe], training: TrainingSettings, seeds: int, rounds: int
+) -> dict[str, Any]:
+    """What the finished trainings show, with the speed of their models measured in turns."""
+    runs: dict[str, dict[int, Run]] = {}
+    for name in recipes:
+        paths = {seed: folder.path / name / f"seed-{seed}" for seed in range(seeds)}
+        runs[name] = {seed: Run(path, read_json(path / RESULTS_FILE)) for seed, path in paths.items()}
     baseline = "plain" if "plain" in recipes else next(iter(recipes))
     models = {name: load(folder.path / name / "seed-0" / MODEL_FOLDER) for name in recipes}
     first = runs[baseline][0].results
-    results = {
+    return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": folder.settings,
         "data": first["images"],
@@ -101,11 +121,8 @@ def compare(
         "variants": {name: _summary(name, runs, baseline) for name in recipes},
         "speed": measure_speeds(models, training, rounds=rounds, baseline=baseline),
         "environment": environment(device_of(training)),
+        "folder": str(folder.path),
     }
-    draw_comparison(results, folder.path / PICTURE_FILE)
-    results["folder"] = str(folder.path)
-    folder.finish(results)
-    return results
 
 
 def _summary(name: str, runs: dict[str, dict[int, Run]], baseline: str) -> dict[str, Any]:
