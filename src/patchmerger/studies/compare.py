@@ -77,8 +77,9 @@ def compare(
         "training": training, "seeds": seeds, "rounds": rounds,
     }  # fmt: skip
     folder = RunFolder(out or default_folder("compare", data.source, settings), settings)
-    if folder.results is not None:
-        return folder.results
+    finished = folder.results
+    if finished is not None:
+        return finished
 
     images = read_images(data)
     splits = split_images(images, seed=0)
@@ -93,8 +94,9 @@ def compare(
         train_run(splits, recipes[name], shared, folder.path / unit, seed=seed, progress=progress)
 
     with work.lock("results", timeout=-1):
-        if folder.results is not None:  # another process has finished it meanwhile
-            return folder.results
+        finished = folder.results
+        if finished is not None:  # by another process meanwhile
+            return finished
         results = _results(folder, recipes, training, seeds, rounds)
         draw_comparison(results, folder.path / PICTURE_FILE)
         folder.finish(results)
