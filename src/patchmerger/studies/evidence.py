@@ -72,6 +72,12 @@ STUDIES = (
         _of_config("sweep", "sweep-cifar10"),
     ),
     Study(
+        "CIFAR-10 from scratch, width 128",
+        "cifar10-width-128",
+        "The first question, for a CPU, with both controls and two seeds.",
+        _of_config("compare", "cifar10-width-128"),
+    ),
+    Study(
         "CIFAR-10, small",
         "cifar10-small",
         "The first question, with a budget for a CPU.",
