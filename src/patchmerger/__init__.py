@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from patchmerger.acceleration.distillation import distill
     from patchmerger.costs import Cost, cost
     from patchmerger.diagnosis import diagnose
-    from patchmerger.evaluation import evaluate
-    from patchmerger.fewshot import few_shot
-    from patchmerger.fitting import fit
+    from patchmerger.fewshot.probe import few_shot
     from patchmerger.hosts import Host, UnsupportedModelError, register_host
     from patchmerger.hub import load, push_to_hub, save
     from patchmerger.insertion import InsertedMerger, insert, mergers, remove
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from patchmerger.studies.compare import compare
     from patchmerger.studies.sweep import sweep
     from patchmerger.studies.transfer import transfer
+    from patchmerger.training.evaluation import evaluate
+    from patchmerger.training.fitting import fit
 
 __version__ = version("patchmerger")
 
@@ -42,9 +42,9 @@ _PUBLIC = {
     "cost": "costs",
     "distill": "acceleration.distillation",
     "diagnose": "diagnosis",
-    "evaluate": "evaluation",
-    "few_shot": "fewshot",
-    "fit": "fitting",
+    "evaluate": "training.evaluation",
+    "few_shot": "fewshot.probe",
+    "fit": "training.fitting",
     "from_vit_pytorch": "merger",
     "insert": "insertion",
     "load": "hub",

@@ -15,20 +15,23 @@ from patchmerger import __version__
 from patchmerger.acceleration.accelerating import accelerate
 from patchmerger.acceleration.table import show_acceleration, show_accelerations
 from patchmerger.costs import Cost, cost
-from patchmerger.evaluation import evaluate
-from patchmerger.fewshot import few_shot
-from patchmerger.fitting import fit
+from patchmerger.fewshot.probe import few_shot
+from patchmerger.fewshot.table import show_few_shot
 from patchmerger.models import MergeSettings, ModelSettings, build_model
 from patchmerger.planning import plan
 from patchmerger.speed.suite import bench
 from patchmerger.speed.tables import show_speed
 from patchmerger.studies.accelerations import accelerate_study
+from patchmerger.studies.census_table import show_census
 from patchmerger.studies.compare import compare
+from patchmerger.studies.comparison_table import show_comparison
 from patchmerger.studies.hosts import survey
 from patchmerger.studies.sweep import sweep
 from patchmerger.studies.tables import show_sweep, show_transfer
 from patchmerger.studies.transfer import transfer
-from patchmerger.tables import show_census, show_comparison, show_evaluation, show_few_shot, show_fit
+from patchmerger.training.evaluation import evaluate
+from patchmerger.training.fitting import fit
+from patchmerger.training.tables import show_evaluation, show_fit
 
 
 def model_cost(

@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import nn
 
-from patchmerger.benchmark import measure as measure_speed
 from patchmerger.block_costs import on_meta
 from patchmerger.block_inputs import Positions
 from patchmerger.costs import table_text
 from patchmerger.insertion import mergers as inserted
-from patchmerger.measurement import Measurement
 from patchmerger.named_models import named_model
 from patchmerger.placements import Placement, PlacementCosts, placements_within
+from patchmerger.speed.benchmark import measure as measure_speed
 from patchmerger.speed.compiling import Compile
-from patchmerger.timed_steps import Precision
+from patchmerger.speed.measurement import Measurement
+from patchmerger.speed.timed_steps import Precision
 
 
 @dataclass(frozen=True)

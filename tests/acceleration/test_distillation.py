@@ -13,7 +13,7 @@ from patchmerger.acceleration.distillation_task import DistillationTask
 from patchmerger.acceleration.outputs import divergence, feature_error
 from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.data import Augmentation, DataSettings, load_images
-from patchmerger.train import seed_step
+from patchmerger.training.task import seed_step
 from trained_on_digits import trained_vit
 
 pytestmark = [

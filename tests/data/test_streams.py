@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from patchmerger.checkpoints import AtomicCheckpointIO
 from patchmerger.data import BadImageError, DataSettings, ImageData, decode, load_images
 from patchmerger.data.streamed_batches import StreamLoader
-from patchmerger.evaluation import evaluate
-from patchmerger.fitting import fit
 from patchmerger.models import MergeSettings, ModelSettings
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.checkpoints import AtomicCheckpointIO
+from patchmerger.training.evaluation import evaluate
+from patchmerger.training.fitting import fit
+from patchmerger.training.settings import TrainingSettings
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),

@@ -11,7 +11,7 @@ from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.acceleration.table import show_accelerations
 from patchmerger.models import ModelSettings
 from patchmerger.studies.accelerations import accelerate_study, curves
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.settings import TrainingSettings
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -13,10 +13,10 @@ from patchmerger.insertion import mergers
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.studies import compare as module
 from patchmerger.studies.compare import compare
+from patchmerger.studies.comparison_table import show_comparison
 from patchmerger.studies.shared_work import SharedWork
 from patchmerger.studies.variants import Variant
-from patchmerger.tables import show_comparison
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.settings import TrainingSettings
 
 SETTINGS = {
     "model": ModelSettings(

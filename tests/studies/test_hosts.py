@@ -9,10 +9,10 @@ from patchmerger.architectures import Architecture
 from patchmerger.census import Finding
 from patchmerger.commands import run
 from patchmerger.studies import hosts as module
+from patchmerger.studies.census_table import show_census
 from patchmerger.studies.findings import Census, read_census
 from patchmerger.studies.hosts import survey
 from patchmerger.studies.hosts_page import main, render
-from patchmerger.tables import show_census
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

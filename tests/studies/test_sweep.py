@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from patchmerger.fitting import fit_images
 from patchmerger.hub import load
 from patchmerger.insertion import mergers
 from patchmerger.models import MergeSettings, ModelSettings
@@ -20,7 +19,8 @@ from patchmerger.studies.cells import check_cells, grid
 from patchmerger.studies.evidence_page import render
 from patchmerger.studies.sweep import sweep
 from patchmerger.studies.tables import show_sweep
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.fitting import fit_images
+from patchmerger.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -134,7 +134,7 @@ KILLED = """
     from patchmerger.models import ModelSettings
     from patchmerger.studies import runs
     from patchmerger.studies.sweep import sweep
-    from patchmerger.training_settings import TrainingSettings
+    from patchmerger.training.settings import TrainingSettings
 
     fit_images, trained = runs.fit_images, []
 

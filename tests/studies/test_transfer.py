@@ -19,7 +19,7 @@ from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.studies.evidence_page import render
 from patchmerger.studies.tables import show_transfer
 from patchmerger.studies.transfer import FineTuning, transfer
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.settings import TrainingSettings
 
 TRAINING = TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu")
 SETTINGS = {
@@ -132,7 +132,7 @@ KILLED = """
     from patchmerger.models import MergeSettings, ModelSettings
     from patchmerger.studies import runs, stages
     from patchmerger.studies.transfer import FineTuning, transfer
-    from patchmerger.training_settings import TrainingSettings
+    from patchmerger.training.settings import TrainingSettings
 
     done = []
 

@@ -15,12 +15,12 @@ from torch import nn
 
 from patchmerger.acceleration.distillation_task import DistillationTask
 from patchmerger.acceleration.recovery_settings import RecoverySettings
-from patchmerger.callbacks import Stopwatch, quiet
-from patchmerger.checkpoints import LAST
 from patchmerger.data import Augmentation, ImageData, ImageSplits, Transform
-from patchmerger.fitting import make_trainer, square_input
 from patchmerger.run_folder import RunFolder
-from patchmerger.training_settings import Precision
+from patchmerger.training.callbacks import Stopwatch, quiet
+from patchmerger.training.checkpoints import LAST
+from patchmerger.training.fitting import make_trainer, square_input
+from patchmerger.training.settings import Precision
 
 
 def distill(

@@ -14,8 +14,8 @@ from patchmerger.acceleration.outputs import Classifier, divergence, feature_err
 from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.hosts import find_host
 from patchmerger.merging_block import is_merging
-from patchmerger.train import TrainingTask, parameter_groups
-from patchmerger.training_settings import Precision
+from patchmerger.training.settings import Precision
+from patchmerger.training.task import TrainingTask, parameter_groups
 
 
 class DistillationTask(TrainingTask):

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from patchmerger.benchmark import measure as measure_speed
 from patchmerger.block_costs import on_meta
 from patchmerger.block_inputs import Positions
 from patchmerger.placements import Placement, PlacementCosts
 from patchmerger.planning import plan
-from patchmerger.timed_steps import Precision
+from patchmerger.speed.benchmark import measure as measure_speed
+from patchmerger.speed.timed_steps import Precision
 
 # Finer than powers of two, so that no more tokens go than must; the paper's 8 is the fewest, where there are enough.
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256)

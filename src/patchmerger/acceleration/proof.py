@@ -12,10 +12,10 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from patchmerger.acceleration.outputs import Classifier, divergence
 from patchmerger.acceleration.teachers import Teacher
 from patchmerger.data import ImageSet
-from patchmerger.features import extract_features
+from patchmerger.fewshot.features import extract_features
 from patchmerger.paired import over_images
 from patchmerger.run_folder import plain
-from patchmerger.train import score
+from patchmerger.training.task import score
 
 _BINS = 15
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from timm.optim import list_optimizers
 
-from patchmerger.training_settings import Precision, TrainingSettings
+from patchmerger.training.settings import Precision, TrainingSettings
 
 _RATE = 0.064
 

@@ -25,14 +25,14 @@ from patchmerger.acceleration.placing import Place, slower_but_safer
 from patchmerger.acceleration.proof import at_chance, chance_warning, prove, scores_of, some_of
 from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.acceleration.teachers import Teacher
-from patchmerger.benchmark import measure as measure_speed
 from patchmerger.data import Augmentation, EvalTransform, ImageSet, ImageSplits
 from patchmerger.environment import environment, find_device
-from patchmerger.fitting import MODEL_FOLDER, square_input
 from patchmerger.hub import save
 from patchmerger.insertion import insert, mergers
 from patchmerger.run_folder import RunFolder, write_json
-from patchmerger.timed_steps import Precision as Speed
+from patchmerger.speed.benchmark import measure as measure_speed
+from patchmerger.speed.timed_steps import Precision as Speed
+from patchmerger.training.fitting import MODEL_FOLDER, square_input
 
 PICTURE_FILE = "acceleration.png"
 

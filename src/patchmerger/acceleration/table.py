@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from patchmerger.tables import count_text, difference_text
+from patchmerger.texts import count_text, difference_text
 
 _ROWS = {"plain": "plain", "started": "merged, not trained", "recovered": "recovered"}
 

@@ -8,7 +8,8 @@ from patchmerger.data.decoding import BadImageError, decode
 from patchmerger.data.images import ImageSet
 from patchmerger.data.module import ImageData
 from patchmerger.data.order import RunOrder
-from patchmerger.data.settings import DataSettings, Images, ImageSplits, load_images, read_images, split_images
+from patchmerger.data.reading import load_images, read_images, split_images
+from patchmerger.data.settings import DataSettings, Images, ImageSplits
 from patchmerger.data.sources import Source, read_source
 from patchmerger.data.splits import divide
 from patchmerger.data.streams import ImageStream

@@ -10,7 +10,7 @@ from typing import Any
 
 from patchmerger.run_folder import plain, write_json
 from patchmerger.speed.compiling import Compile, compile_name
-from patchmerger.timed_steps import Precision
+from patchmerger.speed.timed_steps import Precision
 
 SCHEMA = 2
 _SAME_PLACE = ("cpu", "device_name", "torch", "threads")

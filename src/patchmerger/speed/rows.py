@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from patchmerger.benchmark import measure
 from patchmerger.speed.bar import Report, progress_bar
+from patchmerger.speed.benchmark import measure
 from patchmerger.speed.candidates import Candidates, build_candidates
 from patchmerger.speed.memory import is_out_of_memory, limited_to_free_memory, out_of_memory_text, release
 from patchmerger.speed.record import Record, RowKey

@@ -17,7 +17,7 @@ from patchmerger.costs import cost
 from patchmerger.environment import environment
 from patchmerger.hosts import block_names, find_host
 from patchmerger.insertion import mergers
-from patchmerger.timed_steps import DTYPES, Precision, fit_to_size, input_of
+from patchmerger.speed.timed_steps import DTYPES, Precision, fit_to_size, input_of
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from patchmerger.speed.compiling import Compile, check_compile
 from patchmerger.speed.pictures import draw_speed
 from patchmerger.speed.record import Record, RowKey
 from patchmerger.speed.rows import Rows
-from patchmerger.timed_steps import DTYPES, Precision
+from patchmerger.speed.timed_steps import DTYPES, Precision
 
 Mode: TypeAlias = Literal["both", "inference", "training"]
 

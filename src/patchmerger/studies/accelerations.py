@@ -22,14 +22,14 @@ from patchmerger.acceleration.proof import prove, scores_of
 from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.acceleration.run import calibration_batch
 from patchmerger.acceleration.teachers import Teacher, find_teacher
-from patchmerger.benchmark import measure
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, load_images
 from patchmerger.environment import environment, find_device
-from patchmerger.fitting import square_input
 from patchmerger.insertion import insert, mergers
 from patchmerger.paired import mean_sd
 from patchmerger.run_folder import RESULTS_FILE, RunFolder, default_folder, write_json
+from patchmerger.speed.benchmark import measure
 from patchmerger.studies.acceleration_pictures import draw_accelerations
+from patchmerger.training.fitting import square_input
 
 PICTURE_FILE = "accelerations.png"
 

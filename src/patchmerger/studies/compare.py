@@ -15,7 +15,6 @@ from patchmerger.data import (
     split_images,
 )
 from patchmerger.environment import environment
-from patchmerger.fitting import MODEL_FOLDER, native_size
 from patchmerger.hub import load
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.paired import mean_sd
@@ -24,7 +23,8 @@ from patchmerger.studies.pictures import draw_comparison
 from patchmerger.studies.runs import Run, device_of, measure_speeds, summary, train_run
 from patchmerger.studies.shared_work import SharedWork
 from patchmerger.studies.variants import Recipe, Variant, resolve_variants
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.fitting import MODEL_FOLDER, native_size
+from patchmerger.training.settings import TrainingSettings
 
 PICTURE_FILE = "comparison.png"
 _WORK = ".work"

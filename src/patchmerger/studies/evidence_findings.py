@@ -9,7 +9,7 @@ from typing import Any, Literal
 from patchmerger.paired import over_seeds
 from patchmerger.run_folder import plain
 from patchmerger.studies.evidence import EXPECTED
-from patchmerger.tables import difference_text
+from patchmerger.texts import difference_text
 
 Results = Mapping[str, Any]
 _CONTROLS = ("average", "shallow")

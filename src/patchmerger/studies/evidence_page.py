@@ -9,7 +9,7 @@ from pathlib import Path
 from patchmerger.run_folder import read_json, write_text
 from patchmerger.studies.evidence import EXPECTED, STUDIES, Study
 from patchmerger.studies.evidence_findings import Results, findings, kind_of, remarks, speedups, verdict
-from patchmerger.tables import difference_text
+from patchmerger.texts import difference_text
 
 RESULTS, PAGE = Path("results"), Path("docs/evidence.md")
 

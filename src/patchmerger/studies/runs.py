@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from patchmerger.benchmark import measure
 from patchmerger.data import ImageSplits
-from patchmerger.finetuning import Merge, identify_start
-from patchmerger.fitting import PREDICTIONS_FILE, fit_images
 from patchmerger.models import ModelSettings
 from patchmerger.paired import PairedDifference, mean_sd, over_images, over_seeds
 from patchmerger.run_folder import RunFolder, plain
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.speed.benchmark import measure
+from patchmerger.training.finetuning import Merge, identify_start
+from patchmerger.training.fitting import PREDICTIONS_FILE, fit_images
+from patchmerger.training.settings import TrainingSettings
 
 _DESCRIPTION = ("flops", "params", "tokens_in", "tokens_out", "mergers", "predicted_speedup")
 
@@ -57,7 +57,7 @@ def train_run(
     Args:
         images: Of this seed.
         recipe: The model and its merger; with ``init`` what is to differ from it.
-        shared: What :func:`~patchmerger.fitting.fit_images` is given besides: ``data``, ``augmentation``,
+        shared: What :func:`~patchmerger.training.fitting.fit_images` is given besides: ``data``, ``augmentation``,
             ``training``.
         path: The run's folder.
         seed: Of the run.

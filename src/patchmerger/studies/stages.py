@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from patchmerger.data import DataSettings, ImageSplits
-from patchmerger.fewshot import few_shot_images
-from patchmerger.finetuning import identify_start
-from patchmerger.fitting import square_input
+from patchmerger.fewshot.probe import few_shot_images
 from patchmerger.hub import describe, load
 from patchmerger.paired import PairedDifference, mean_sd, over_seeds
 from patchmerger.run_folder import RunFolder, plain
 from patchmerger.studies.runs import Runs, summary
+from patchmerger.training.finetuning import identify_start
+from patchmerger.training.fitting import square_input
 
 
 def few_shot_stage(

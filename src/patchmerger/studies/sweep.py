@@ -21,7 +21,6 @@ from patchmerger.data import (
     split_images,
 )
 from patchmerger.environment import environment
-from patchmerger.fitting import native_size
 from patchmerger.merger import Norm
 from patchmerger.models import MergeSettings, ModelSettings, build_model
 from patchmerger.paired import mean_sd
@@ -31,7 +30,8 @@ from patchmerger.studies.runs import Run, device_of, measure_speeds, summary, tr
 from patchmerger.studies.shared_work import SharedWork, shard_of
 from patchmerger.studies.sweep_pictures import draw_sweep
 from patchmerger.studies.variants import Recipe
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.fitting import native_size
+from patchmerger.training.settings import TrainingSettings
 
 PICTURE_FILE = "sweep.png"
 _WORK = ".work"

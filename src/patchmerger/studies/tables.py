@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from patchmerger.studies.cells import OPTIONS, PLAIN
-from patchmerger.tables import difference_text
+from patchmerger.texts import difference_text
 
 _WIDTH = 130  # a narrower terminal wraps, but no number is cut
 

@@ -20,8 +20,7 @@ from patchmerger.data import (
     split_images,
 )
 from patchmerger.environment import environment
-from patchmerger.fewshot import check_images, check_protocol
-from patchmerger.fitting import MODEL_FOLDER, native_size
+from patchmerger.fewshot.probe import check_images, check_protocol
 from patchmerger.hub import load
 from patchmerger.models import MergeSettings, ModelSettings, build_model
 from patchmerger.named_models import check_patches
@@ -31,7 +30,8 @@ from patchmerger.studies.shared_work import SharedWork
 from patchmerger.studies.stages import few_shot_stage, summarise_few_shot, summarise_training
 from patchmerger.studies.transfer_pictures import draw_transfer
 from patchmerger.studies.variants import Recipe, Variant, resolve_variants
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.fitting import MODEL_FOLDER, native_size
+from patchmerger.training.settings import TrainingSettings
 
 PICTURE_FILE = "transfer.png"
 UPSTREAM, FEW_SHOT, FINE_TUNED = "upstream", "few-shot", "fine-tuned"

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.settings import TrainingSettings
 
 SCRIPT = """
     import os, signal, sys
-    from patchmerger import checkpoints
+    from patchmerger.training import checkpoints
     from patchmerger.cli import main
 
     saves, replace = 0, os.replace

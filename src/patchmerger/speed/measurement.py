@@ -10,7 +10,7 @@ import torch
 
 from patchmerger.costs import table_text
 from patchmerger.speed.compiling import Compile, compile_name
-from patchmerger.timed_steps import Precision
+from patchmerger.speed.timed_steps import Precision
 
 
 @dataclass(frozen=True)

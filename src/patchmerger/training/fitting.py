@@ -12,8 +12,6 @@ from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from patchmerger.callbacks import Stopwatch, quiet
-from patchmerger.checkpoints import LAST
 from patchmerger.costs import cost
 from patchmerger.data import (
     Augmentation,
@@ -27,17 +25,19 @@ from patchmerger.data import (
 )
 from patchmerger.diagnosis import diagnose
 from patchmerger.environment import environment
-from patchmerger.finetuning import Init, Merge, identify_start, start_model
 from patchmerger.hub import save
 from patchmerger.insertion import mergers
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.named_models import check_patches
 from patchmerger.run_folder import RunFolder, default_folder, plain
-from patchmerger.sharding import gather_weights
-from patchmerger.train import TrainingTask, score, seed_step
-from patchmerger.trainers import make_trainer as make_trainer
-from patchmerger.trainers import predict
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.callbacks import Stopwatch, quiet
+from patchmerger.training.checkpoints import LAST
+from patchmerger.training.finetuning import Init, Merge, identify_start, start_model
+from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.sharding import gather_weights
+from patchmerger.training.task import TrainingTask, score, seed_step
+from patchmerger.training.trainers import make_trainer as make_trainer
+from patchmerger.training.trainers import predict
 
 MODEL_FOLDER = "model"
 PREDICTIONS_FILE = "test_predictions.safetensors"
@@ -123,7 +123,7 @@ def fit_images(
 ) -> dict[str, Any]:
     """Train on images that are loaded already; see :func:`fit`.
 
-    With ``init``, the settings of ``folder`` should hold its :func:`~patchmerger.finetuning.identify_start`.
+    With ``init``, the settings of ``folder`` should hold its :func:`~patchmerger.training.finetuning.identify_start`.
     """
     num_classes = len(images.class_names)
     training.check(multi_label=images.multi_label)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from patchmerger import benchmark
-from patchmerger.benchmark import measure
 from patchmerger.insertion import insert
+from patchmerger.speed import benchmark
+from patchmerger.speed.benchmark import measure
 
 QUICK = {"batch_size": 2, "rounds": 3, "warmup": 1, "round_seconds": 0.0}
 

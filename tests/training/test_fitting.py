@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from patchmerger.data import Augmentation, DataSettings
-from patchmerger.evaluation import evaluate
-from patchmerger.fitting import fit
 from patchmerger.hub import describe, load
 from patchmerger.models import MergeSettings, ModelSettings
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.evaluation import evaluate
+from patchmerger.training.fitting import fit
+from patchmerger.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 
@@ -28,11 +28,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.
 RUN = """
     import os, signal, sys
     from pathlib import Path
-    from patchmerger import checkpoints
+    from patchmerger.training import checkpoints
     from patchmerger.data import Augmentation, DataSettings
-    from patchmerger.fitting import fit
+    from patchmerger.training.fitting import fit
     from patchmerger.models import MergeSettings, ModelSettings
-    from patchmerger.training_settings import TrainingSettings
+    from patchmerger.training.settings import TrainingSettings
 
     saves, kill_at, half_written = 0, int(sys.argv[2]), sys.argv[3] == "half"
     replace = os.replace

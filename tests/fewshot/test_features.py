@@ -9,7 +9,7 @@ from conftest import make_vit
 from patchmerger import insert
 from patchmerger.data import EvalTransform, ImageSet
 from patchmerger.data.images import InMemory
-from patchmerger.features import extract_features, pre_logits
+from patchmerger.fewshot.features import extract_features, pre_logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -1,8 +1,8 @@
 import pytest
 import transformers
 
-from patchmerger.evaluation import evaluate
 from patchmerger.hub import save
+from patchmerger.training.evaluation import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

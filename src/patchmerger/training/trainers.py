@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
-from patchmerger.callbacks import ProgressBar, Stopwatch
-from patchmerger.checkpoints import AtomicCheckpointIO, KeepLast
 from patchmerger.data import ImageData
 from patchmerger.run_folder import RunFolder
-from patchmerger.sharding import ShardedStrategy
-from patchmerger.train import TrainingTask, gather
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.callbacks import ProgressBar, Stopwatch
+from patchmerger.training.checkpoints import AtomicCheckpointIO, KeepLast
+from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.sharding import ShardedStrategy
+from patchmerger.training.task import TrainingTask, gather
 
 
 def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopwatch, *, progress: bool) -> pl.Trainer:

@@ -14,7 +14,7 @@ from patchmerger import few_shot, insert, save
 from patchmerger.commands import run
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, load_images
 from patchmerger.data.images import InMemory
-from patchmerger.fewshot import STRENGTHS, draw, few_shot_images
+from patchmerger.fewshot.probe import STRENGTHS, draw, few_shot_images
 from patchmerger.hub import describe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -239,6 +239,6 @@ def test_what_cannot_work_is_refused_before_images_are_read(folder, tmp_path):
 )
 def test_saved_models_whose_features_are_not_known_are_refused(folder, monkeypatch, changes, text):
     saved = replace(describe(folder), **changes)
-    monkeypatch.setattr("patchmerger.fewshot.describe", lambda _: saved)
+    monkeypatch.setattr("patchmerger.fewshot.probe.describe", lambda _: saved)
     with pytest.raises(ValueError, match=text):
         few_shot(folder, data=DataSettings("no/such/place/at/all"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from patchmerger.ridge import RidgeClassifier, accuracy, choose_strength
+from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STRENGTHS = [2.0**-10, 1.0, 32.0, 2.0**20]

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, load_images
 from patchmerger.data.order import key
 from patchmerger.environment import environment, find_device
-from patchmerger.features import extract_features
-from patchmerger.fewshot_result import FewShot, KShot
+from patchmerger.fewshot.features import extract_features
+from patchmerger.fewshot.result import FewShot, KShot
+from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
 from patchmerger.hub import SavedConfig, describe, load
-from patchmerger.ridge import RidgeClassifier, accuracy, choose_strength
 from patchmerger.run_folder import write_json
 
 STRENGTHS = tuple(2.0**power for power in range(-10, 21, 2))
@@ -106,7 +106,7 @@ def few_shot_images(
         shots: Numbers of training images of each class, k.
         draws: How often the training images are drawn.
         seed: Fixes the draws.
-        **extraction: How images become features, as :func:`~patchmerger.features.extract_features` has it:
+        **extraction: How images become features, as :func:`~patchmerger.fewshot.features.extract_features` has it:
             ``image_size``, ``mean`` and ``std``, and by option ``crop_pct``, ``features`` (for a model that is not
             one of timm's), ``batch_size``, ``workers`` and ``progress``.
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from patchmerger import insert
-from patchmerger.callbacks import quiet
 from patchmerger.data import Augmentation, DataSettings, ImageData, load_images
-from patchmerger.train import TrainingTask, parameter_groups, score, seed_step
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.callbacks import quiet
+from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.task import TrainingTask, parameter_groups, score, seed_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 10}

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 
-from patchmerger.callbacks import quiet
 from patchmerger.data import DataSettings, ImageData, load_images
-from patchmerger.fitting import square_input
 from patchmerger.hub import describe, load
-from patchmerger.train import TrainingTask, score
-from patchmerger.training_settings import Precision, TrainingSettings
+from patchmerger.training.callbacks import quiet
+from patchmerger.training.fitting import square_input
+from patchmerger.training.settings import Precision, TrainingSettings
+from patchmerger.training.task import TrainingTask, score
 
 
 def evaluate(

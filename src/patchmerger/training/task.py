@@ -19,8 +19,8 @@ from torchmetrics.functional.classification import multiclass_accuracy, multilab
 from torchvision.transforms.v2.functional import normalize
 
 from patchmerger.merging_block import is_merging
-from patchmerger.sharding import ShardedStrategy, full, shard
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.sharding import ShardedStrategy, full, shard
 
 T = TypeVar("T")
 

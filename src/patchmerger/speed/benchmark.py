@@ -11,9 +11,9 @@ from patchmerger.costs import cost
 from patchmerger.environment import environment, find_device
 from patchmerger.example_inputs import example_input
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.measurement import Measurement, Timing
 from patchmerger.speed.compiling import Compile, check_compile
-from patchmerger.timed_steps import DTYPES, Precision, TimedStep, take_turns, timed_step
+from patchmerger.speed.measurement import Measurement, Timing
+from patchmerger.speed.timed_steps import DTYPES, Precision, TimedStep, take_turns, timed_step
 
 
 def measure(

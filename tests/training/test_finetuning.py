@@ -16,11 +16,11 @@ import patchmerger
 from patchmerger import insert, mergers
 from patchmerger.costs import cost
 from patchmerger.data import DataSettings
-from patchmerger.finetuning import identify_start, start_from
-from patchmerger.fitting import fit
 from patchmerger.hosts import find_host
 from patchmerger.models import MergeSettings, ModelSettings
-from patchmerger.training_settings import TrainingSettings
+from patchmerger.training.finetuning import identify_start, start_from
+from patchmerger.training.fitting import fit
+from patchmerger.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -155,7 +155,7 @@ def test_names_of_timm_are_started_from_with_their_weights(tmp_path, monkeypatch
         created.append((name, pretrained, args))
         return timm.models.vision_transformer.VisionTransformer(**SMALL)
 
-    monkeypatch.setattr("patchmerger.finetuning.timm.create_model", create)
+    monkeypatch.setattr("patchmerger.training.finetuning.timm.create_model", create)
     model = start("vit_tiny_patch16_224.augreg_in21k", merge=MergeSettings(num_tokens=4), img_size=64).model
     assert created == [("vit_tiny_patch16_224.augreg_in21k", True, {"img_size": 64})]
     assert model.head.out_features == 2
@@ -167,7 +167,7 @@ def test_weights_that_cannot_be_fetched_are_told_of(monkeypatch):
     def create(name, **args):
         raise FileNotFoundError("no network")
 
-    monkeypatch.setattr("patchmerger.finetuning.timm.create_model", create)
+    monkeypatch.setattr("patchmerger.training.finetuning.timm.create_model", create)
     with pytest.raises(
         FileNotFoundError, match=r"init \(vit_tiny_patch16_224\): its weights cannot be had: no network"
     ):

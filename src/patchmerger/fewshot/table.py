@@ -1,0 +1,38 @@
+"""What ``patchmerger fewshot`` prints."""
+
+from __future__ import annotations
+
+from math import log2
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from patchmerger.fewshot.result import FewShot
+
+
+def show_few_shot(result: FewShot) -> None:
+    """Print the table of ``patchmerger fewshot``."""
+    console = Console()
+    console.print(result.data)
+    table = Table(title=escape(result.model), box=box.SIMPLE_HEAD, title_style="bold")
+    for column in ("images\na class", "test accuracy\n%", "validation\n%", "strength chosen"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for r in result.results:
+        spread = "" if r.sd is None else f" ± {100 * r.sd:.2f}"
+        low, high = (f"2^{log2(strength):g}" for strength in (min(r.strengths), max(r.strengths)))
+        table.add_row(
+            str(r.shots),
+            f"{100 * r.mean:.2f}{spread}",
+            f"{100 * sum(r.validation_accuracies) / result.draws:.2f}",
+            low if low == high else f"{low} … {high}",
+        )
+    console.print(table)
+    images = result.images
+    console.print(
+        f"{f'mean ± sd over {result.draws} draws' if result.draws > 1 else 'one draw'} (seed {result.seed}); strength "
+        f"chosen on {images['validation']:,} validation images, accuracy on {images['test']:,} test images; "
+        f"{result.feature_dim} features of images of {result.image_size} pixels; "
+        f"{sum(result.seconds.values()):.0f} s on {result.environment['device_name']}"
+    )
