@@ -142,7 +142,7 @@ def test_families_and_reasons():
 
 
 def test_the_table(monkeypatch, capsys):
-    monkeypatch.setattr("patchmerger.tables._FEW", 0)
+    monkeypatch.setattr("patchmerger.studies.census_table._FEW", 0)
     assert show_census(CENSUS) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["timm", "5", "3", "0", "0"] in rows
