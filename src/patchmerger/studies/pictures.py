@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = {"plain": "#4d5562", "merged": "#d1495b", "paper": "#8d5fbf", "average": "#3b8ea5", "shallow": "#c79a2d"}
 _FURTHER = ["#2f7d4f", "#7a4b2a", "#1f5fa8", "#b0408f"]
@@ -72,6 +73,7 @@ def _training_curves(axes: Axes, results: dict[str, Any], colours: dict[str, str
         if len(curves) > 1:
             low, high = ([pick(values) for values in zip(*curves, strict=True)] for pick in (min, max))
             axes.fill_between(epochs, low, high, color=colours[name], alpha=0.15, lw=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"validation {results['metric']}, %")
     seeds = len(next(iter(results["variants"].values()))["history"])
