@@ -13,7 +13,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from conftest import NUM_PATCHES, SIZE, make_images, make_vit
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 from patchmerger.merger import PatchMerger, preset
 from patchmerger.reducers import AveragePool
 

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from conftest import make_images, make_timm, make_vit
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

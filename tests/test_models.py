@@ -4,7 +4,7 @@ import pytest
 import timm
 
 from patchmerger.costs import cost
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 from patchmerger.merger import PatchMerger
 from patchmerger.models import MergeSettings, ModelSettings, build_model, shallow_twin
 from patchmerger.reducers import AveragePool

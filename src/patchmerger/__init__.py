@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from patchmerger.fewshot.probe import few_shot
     from patchmerger.hosts import Host, UnsupportedModelError, register_host
     from patchmerger.hub import load, push_to_hub, save
-    from patchmerger.insertion import InsertedMerger, insert, mergers, remove
+    from patchmerger.inserted import InsertedMerger, mergers
+    from patchmerger.insertion import insert, remove
     from patchmerger.merger import PRESETS, PatchMerger, from_vit_pytorch, patch_merge, preset
     from patchmerger.planning import Plan, plan
     from patchmerger.speed.suite import bench
@@ -31,7 +32,7 @@ _PUBLIC = {
     "PRESETS": "merger",
     "Cost": "costs",
     "Host": "hosts",
-    "InsertedMerger": "insertion",
+    "InsertedMerger": "inserted",
     "PatchMerger": "merger",
     "Plan": "planning",
     "UnsupportedModelError": "hosts",
@@ -48,7 +49,7 @@ _PUBLIC = {
     "from_vit_pytorch": "merger",
     "insert": "insertion",
     "load": "hub",
-    "mergers": "insertion",
+    "mergers": "inserted",
     "patch_merge": "merger",
     "plan": "planning",
     "preset": "merger",

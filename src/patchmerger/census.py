@@ -14,7 +14,8 @@ from patchmerger.block_inputs import Positions
 from patchmerger.example_inputs import Example, example_input
 from patchmerger.hosts import UnsupportedModelError, find_host
 from patchmerger.hosts.host import Refusal
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 from patchmerger.observation import NotAsDescribedError, Sighting, constant_tokens, fill_stem, watch
 from patchmerger.seams import host_class
 

@@ -25,7 +25,7 @@ from patchmerger.block_costs import (
 from patchmerger.counted_costs import count_parts, count_plain
 from patchmerger.example_inputs import example_input
 from patchmerger.hosts import Host, block_names, find_host
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from patchmerger.block_costs import on_meta
 from patchmerger.example_inputs import example_input
 from patchmerger.hosts import block_names, find_host
-from patchmerger.insertion import mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import remove
 from patchmerger.seams import host_class
 
 EMBEDDING, HEAD = "patch_embed", "head"

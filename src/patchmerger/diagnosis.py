@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 
 
 @dataclass(frozen=True)

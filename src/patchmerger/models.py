@@ -12,7 +12,8 @@ from torch import nn
 from patchmerger.block_inputs import Positions
 from patchmerger.costs import cost
 from patchmerger.hosts import find_host
-from patchmerger.insertion import Prefix, insert
+from patchmerger.insertion import insert
+from patchmerger.insertion_request import Prefix
 from patchmerger.merger import Norm, init_with_spread, preset
 from patchmerger.reducers import AveragePool
 from patchmerger.run_folder import LATER

@@ -12,7 +12,7 @@ from torch import nn
 from patchmerger.block_costs import on_meta
 from patchmerger.block_inputs import Positions
 from patchmerger.costs import table_text
-from patchmerger.insertion import mergers as inserted
+from patchmerger.inserted import mergers as inserted
 from patchmerger.named_models import named_model
 from patchmerger.placements import Placement, PlacementCosts, placements_within
 from patchmerger.speed.benchmark import measure as measure_speed

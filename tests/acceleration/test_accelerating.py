@@ -17,7 +17,7 @@ from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.acceleration.table import show_acceleration
 from patchmerger.commands import run
 from patchmerger.data import DataSettings
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 from trained_on_digits import trained_vit
 
 pytestmark = [

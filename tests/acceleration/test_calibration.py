@@ -12,7 +12,7 @@ from patchmerger import calibrate, insert
 from patchmerger.acceleration.calibration import best_start
 from patchmerger.acceleration.outputs import divergence
 from patchmerger.data import Augmentation, DataSettings, ImageData, load_images
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 from patchmerger.reducers import AveragePool
 from trained_on_digits import trained_vit
 

@@ -8,7 +8,7 @@ from conftest import make_images, make_timm, make_vit
 from patchmerger import insert
 from patchmerger.acceleration.outputs import Classifier
 from patchmerger.acceleration.shortcut import Shortcut
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODELS = {

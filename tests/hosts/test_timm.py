@@ -21,7 +21,8 @@ from hosts.families import (
     make_family,
 )
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

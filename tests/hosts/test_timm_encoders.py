@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from conftest import make_timm
 from hosts.families import FAMILIES, Hand, family_images, gemma_table, make_family
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,8 @@ from hosts.families import FAMILIES, make_family
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.hosts.timm import _FAMILIES
 from patchmerger.hosts.timm_refusals import _REASONS
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

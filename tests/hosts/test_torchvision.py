@@ -12,7 +12,8 @@ from torchvision.models.vision_transformer import EncoderBlock, VisionTransforme
 
 from conftest import make_images
 from patchmerger.hosts import UnsupportedModelError, find_host
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 from patchmerger.merger import PatchMerger
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from patchmerger.hosts import UnsupportedModelError, find_host
 from patchmerger.hosts.transformers import _BY_NAME
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 
 transformers = pytest.importorskip("transformers", reason="an optional dependency")
 

@@ -9,7 +9,8 @@ import torch
 from conftest import SIZE, make_images, make_vit
 from hub.helpers import change_config, read_config
 from patchmerger.hub import describe, load, save
-from patchmerger.insertion import insert, mergers
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

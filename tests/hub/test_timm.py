@@ -12,7 +12,8 @@ from torch import nn
 from conftest import SIZE, make_images, make_vit
 from hub.helpers import assert_round_trip, change_config, read_config
 from patchmerger.hub import SavedConfig, SavedMerger, describe, load, save
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 from patchmerger.merger import PatchMerger, preset
 from patchmerger.reducers import AveragePool
 

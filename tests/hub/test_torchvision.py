@@ -9,7 +9,8 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 from hub.helpers import assert_round_trip, change_config, make_torchvision, read_config
 from patchmerger.hub import SavedConfig, SavedMerger, describe, load, save
 from patchmerger.hub.torchvision import arguments_of
-from patchmerger.insertion import insert, mergers
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,8 @@ import patchmerger
 from hub.helpers import TRANSFORMERS, assert_round_trip, change_config, make_transformers, read_config, run
 from patchmerger.hosts import find_host
 from patchmerger.hub import SavedMerger, describe, load, save
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 from patchmerger.reducers import AveragePool
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quiet_transformers")

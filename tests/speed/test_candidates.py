@@ -6,7 +6,8 @@ import torch
 
 from conftest import make_images, make_vit
 from patchmerger.hub import save
-from patchmerger.insertion import insert, mergers
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert
 from patchmerger.speed.candidates import build_candidates
 
 pytestmark = pytest.mark.usefixtures("one_thread")

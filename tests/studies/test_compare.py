@@ -9,7 +9,7 @@ from PIL import Image
 
 from patchmerger.data import DataSettings
 from patchmerger.hub import load
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.studies import compare as module
 from patchmerger.studies.compare import compare

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from patchmerger.hub import load
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.studies.cells import check_cells, grid
 from patchmerger.studies.evidence_page import render

@@ -14,7 +14,7 @@ from PIL import Image
 
 from patchmerger.data import DataSettings
 from patchmerger.hub import load
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.studies.evidence_page import render
 from patchmerger.studies.tables import show_transfer

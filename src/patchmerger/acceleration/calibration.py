@@ -15,7 +15,8 @@ from patchmerger.acceleration.outputs import Classifier
 from patchmerger.acceleration.query_search import Calibrated, QuerySearch
 from patchmerger.example_inputs import example_input
 from patchmerger.hosts import find_host
-from patchmerger.insertion import InsertedMerger, mergers, remove
+from patchmerger.inserted import InsertedMerger, mergers
+from patchmerger.insertion import remove
 from patchmerger.merger import PatchMerger
 from patchmerger.seams import host_class
 

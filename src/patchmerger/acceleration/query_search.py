@@ -13,7 +13,7 @@ from patchmerger.acceleration.outputs import Classifier, divergence, feature_err
 from patchmerger.acceleration.shortcut import Shortcut
 from patchmerger.acceleration.starts import kmeans_directions, spatial_directions, whitened_directions
 from patchmerger.hosts import find_host
-from patchmerger.insertion import InsertedMerger
+from patchmerger.inserted import InsertedMerger
 from patchmerger.merger import PatchMerger
 
 Tell = Callable[[str, float], None]

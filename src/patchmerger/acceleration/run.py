@@ -28,7 +28,8 @@ from patchmerger.acceleration.teachers import Teacher
 from patchmerger.data import Augmentation, EvalTransform, ImageSet, ImageSplits
 from patchmerger.environment import environment, find_device
 from patchmerger.hub import save
-from patchmerger.insertion import insert, mergers
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert
 from patchmerger.run_folder import RunFolder, write_json
 from patchmerger.speed.benchmark import measure as measure_speed
 from patchmerger.speed.timed_steps import Precision as Speed

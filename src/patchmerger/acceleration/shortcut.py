@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from patchmerger.acceleration.outputs import Classifier
 from patchmerger.hosts import find_host
-from patchmerger.insertion import InsertedMerger
+from patchmerger.inserted import InsertedMerger
 
 
 class Shortcut:

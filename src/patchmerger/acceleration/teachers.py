@@ -19,7 +19,7 @@ from patchmerger.acceleration.outputs import Classifier
 from patchmerger.hub import describe, load
 from patchmerger.hub.folders import PICKLES, PROCESSOR_NAME, how_to_convert
 from patchmerger.hub.libraries import library_of_model
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 from patchmerger.models import check_model_name
 from patchmerger.seams import host_class
 

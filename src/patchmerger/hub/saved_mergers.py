@@ -12,7 +12,9 @@ from torch import nn
 from patchmerger.block_inputs import Positions
 from patchmerger.hosts import find_host
 from patchmerger.hub.folders import CONFIG_NAME
-from patchmerger.insertion import InsertedMerger, Prefix, insert, mergers
+from patchmerger.inserted import InsertedMerger, mergers
+from patchmerger.insertion import insert
+from patchmerger.insertion_request import Prefix
 from patchmerger.merger import Norm, PatchMerger
 from patchmerger.merging_block import is_merging
 from patchmerger.reducers import AveragePool

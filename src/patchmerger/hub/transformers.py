@@ -23,7 +23,7 @@ from patchmerger.hub.library import Library, PlainConfig, SaveOptions, refuse_op
 from patchmerger.hub.processors import describe_processor, write_processor
 from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
 from patchmerger.hub.weights import Weights
-from patchmerger.insertion import mergers as mergers_in
+from patchmerger.inserted import mergers as mergers_in
 from patchmerger.seams import host_class
 
 # A merger is a child of its block: vit.encoder.layer.5.merger.weight. Qwen's visual.merger.… is not meant.

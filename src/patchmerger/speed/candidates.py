@@ -14,7 +14,8 @@ from torch import nn
 from patchmerger.block_costs import on_meta
 from patchmerger.block_inputs import Positions
 from patchmerger.hosts import find_host
-from patchmerger.insertion import insert, mergers, remove
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert, remove
 from patchmerger.named_models import named_model
 from patchmerger.placements import needed_positions
 

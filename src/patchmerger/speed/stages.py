@@ -16,7 +16,7 @@ from torch import nn
 from patchmerger.costs import cost
 from patchmerger.environment import environment
 from patchmerger.hosts import block_names, find_host
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 from patchmerger.speed.timed_steps import DTYPES, Precision, fit_to_size, input_of
 
 

@@ -24,7 +24,8 @@ from patchmerger.acceleration.run import calibration_batch
 from patchmerger.acceleration.teachers import Teacher, find_teacher
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, load_images
 from patchmerger.environment import environment, find_device
-from patchmerger.insertion import insert, mergers
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert
 from patchmerger.paired import mean_sd
 from patchmerger.run_folder import RESULTS_FILE, RunFolder, default_folder, write_json
 from patchmerger.speed.benchmark import measure

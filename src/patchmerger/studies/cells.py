@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from patchmerger.costs import cost
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 from patchmerger.merger import Norm
 from patchmerger.models import MergeSettings, ModelSettings, build_model
 

@@ -26,7 +26,7 @@ from patchmerger.data import (
 from patchmerger.diagnosis import diagnose
 from patchmerger.environment import environment
 from patchmerger.hub import save
-from patchmerger.insertion import mergers
+from patchmerger.inserted import mergers
 from patchmerger.models import MergeSettings, ModelSettings
 from patchmerger.named_models import check_patches
 from patchmerger.run_folder import RunFolder, default_folder, plain

@@ -1,0 +1,68 @@
+"""The mergers that a model has, and what each does to the tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from patchmerger.block_inputs import Positions
+from patchmerger.hosts import block_names, find_host
+from patchmerger.merging_block import is_merging
+
+
+@dataclass(frozen=True)
+class InsertedMerger:
+    """A merger in a model, and what it does to the tokens.
+
+    Attributes:
+        name: Its name in the model, such as ``"blocks.5.merger"``.
+        after: The block that it stands after, counted from 1.
+        module: The merger itself.
+        num_tokens: Tokens it gives, M.
+        num_passing_tokens: Prefix tokens that pass by it.
+        tokens_before: Tokens that arrive, prefix included; ``None`` where images of several sizes are taken.
+        tokens_after: Tokens that go on, prefix included.
+        positions: What became of positions in the blocks after it; ``None`` where those know of none.
+    """
+
+    name: str
+    after: int
+    module: nn.Module = field(repr=False)
+    num_tokens: int
+    num_passing_tokens: int
+    tokens_before: int | None
+    tokens_after: int
+    positions: Positions | None = None
+
+
+def mergers(model: nn.Module) -> list[InsertedMerger]:
+    """List the mergers in a model, first to last; an empty list where there is none.
+
+    Args:
+        model: A supported model.
+
+    Raises:
+        UnsupportedModelError: The model is not supported, so it cannot hold a merger either.
+    """
+    host = find_host(model)
+    tokens = None if host.num_patches is None else host.num_patches + host.num_prefix_tokens
+    found = []
+    for place, (block, name) in enumerate(zip(host.blocks, block_names(model, host), strict=True), start=1):
+        if not is_merging(block):
+            continue
+        tokens_after = block.num_passing_tokens + block.num_merged_tokens
+        found.append(
+            InsertedMerger(
+                name=f"{name}.merger",
+                after=place,
+                module=block.merger,
+                num_tokens=block.num_merged_tokens,
+                num_passing_tokens=block.num_passing_tokens,
+                tokens_before=tokens,
+                tokens_after=tokens_after,
+                positions=block.merge_positions,
+            )
+        )
+        tokens = tokens_after
+    return found
