@@ -53,6 +53,11 @@ def make_images(number: int = 2, size: int = 32) -> Tensor:
     return torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
+def tokens(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Fixed random tokens."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
 @pytest.fixture(params=list(VARIANTS))
 def variant(request: pytest.FixtureRequest) -> str:
     """Each variant in turn."""
@@ -78,3 +83,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Compiled graphs are kept by the process: one test's must not be another's."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from conftest import make_timm
 from hosts.families import FAMILIES, Hand, family_images, gemma_table, make_family
+from hosts.merged_families import places
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
@@ -29,10 +30,6 @@ def merge(model: nn.Module, num_tokens=5, after=2, **kwargs) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         return insert(model, num_tokens, after, **kwargs)
-
-
-def places(model: nn.Module) -> dict[int, nn.Module]:
-    return {found.after: found.module for found in mergers(model)}
 
 
 @pytest.mark.parametrize("pool", ["", "avg"])

@@ -11,6 +11,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from patchmerger.insertion import insert
+
 DEPTH, SIZE, NUM_PATCHES = 4, 32, 16
 _WIDTH = {"hidden_size": 32, "num_hidden_layers": DEPTH, "num_attention_heads": 2, "intermediate_size": 64}
 _VISION = {**_WIDTH, "image_size": SIZE, "patch_size": 8}
@@ -112,6 +114,9 @@ TINY: dict[str, Tiny] = {
     "VivitForVideoClassification": Tiny(_VISION | {"num_frames": 4, "tubelet_size": [2, 8, 8]} | _LABELS, patches=32),
 }
 
+# Older versions have fewer classes.
+FAMILIES = [name for name in TINY if hasattr(transformers, name.split()[0])]
+
 
 def make_model(name: str, **settings: Any) -> Any:
     """The model in eval mode; fixed weights, none of them near zero, so that every part of it counts."""
@@ -160,6 +165,14 @@ def make_inputs(name: str, seed: int = 1) -> dict[str, Tensor]:
     return inputs
 
 
+def padded_inputs() -> dict[str, Tensor]:
+    """An image of 4 × 4 patches and one of 3 × 4, with padding that is not zero."""
+    inputs = make_inputs("Siglip2VisionModel")
+    inputs["pixel_attention_mask"][1, 12:] = 0
+    inputs["spatial_shapes"][1, 0] = 3
+    return inputs
+
+
 def answers(outputs: Any) -> dict[str, Tensor]:
     """All tensors that a model gives, those of a model inside it too."""
     found: dict[str, Tensor] = {}
@@ -169,3 +182,28 @@ def answers(outputs: Any) -> dict[str, Tensor]:
         elif hasattr(value, "items"):
             found |= {f"{name}.{inner}": tensor for inner, tensor in answers(value).items()}
     return found
+
+
+def positions_of(name: str) -> str | None:
+    return "drop_bias" if "bias" in name else None
+
+
+def insert_into(name: str, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return insert(model, *args, positions=positions_of(name), **kwargs)
+
+
+def run(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return answers(model(**inputs))
+
+
+def assert_equal(given: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert given.keys() == expected.keys()
+    assert all(torch.equal(given[key], value) for key, value in expected.items())
+
+
+def gradients(model: nn.Module, inputs: dict[str, Tensor], times: int = 1) -> dict[str, Tensor]:
+    model.zero_grad()
+    outputs = [answers(model(**inputs)) for _ in range(times)]
+    sum(x.square().sum() for found in outputs for x in found.values() if x.requires_grad).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
