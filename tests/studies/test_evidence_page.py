@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from patchmerger.studies.evidence import STUDIES
-from patchmerger.studies.evidence_findings import findings, verdict
+from patchmerger.studies.evidence_findings import findings, remarks, verdict
 from patchmerger.studies.evidence_page import main, read_results, render
 
 ROOT = Path(__file__).parents[2]
@@ -91,3 +91,26 @@ def test_slower_training_is_not_shown():
     next(t for t in results["speed"]["training"]["timings"] if t["name"] == "merged")["speedup"] = 1.5
     assert verdict(results) == "accuracy shown; a training step 1.50 times as fast"
     assert "**not shown**; a training step takes 0.67 of it" in render({"cifar10-small": results})
+
+
+WIDE = json.loads((ROOT / "results" / "cifar10-width-128.json").read_text())
+
+
+def test_normalised_values_against_raw_ones_seed_by_seed():
+    found = copy.deepcopy(WIDE)
+    for name, metrics, validation in (("paper", [0.54, 0.53], [0.5, 0.6]), ("merged", [0.53, 0.5], [0.51, 0.58])):
+        found["variants"][name] |= {"metrics": metrics, "history": [[{"val_metric": value}] for value in validation]}
+    assert remarks(found)[-1].endswith(
+        "on test images +1.00, +3.00: +2.00 [-10.71, +14.71]; "
+        "on validation images -1.00, +2.00: +0.50 [-18.56, +19.56]."
+    )
+    assert not any("Normalised" in remark for remark in remarks(SMALL))
+
+
+def test_the_rank_of_a_is_its_mean_over_the_seeds():
+    found = copy.deepcopy(WIDE)
+    found["variants"]["merged"]["merger"] = [{"blocks.3.merger": {"effective_rank": rank}} for rank in (5.0, 7.0)]
+    rows = [line.split("|") for line in render({"cifar10-width-128": found}).splitlines() if line.startswith("| ")]
+    ranks = {row[1].strip(): row[-2].strip() for row in rows if len(row) == 10}
+    assert (ranks["variant"], ranks["plain"], ranks["merged"]) == ("rank of A", "–", "6.0")
+    assert "rank of A" not in render({"cifar10-small": SMALL})  # from before A was diagnosed

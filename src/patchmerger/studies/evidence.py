@@ -103,6 +103,14 @@ STUDIES = (
         _of_config("sweep", "sweep-cifar10-small"),
     ),
     Study(
+        "Raw or normalised values from scratch",
+        "merger-cifar10-small",
+        "Why does the merged model fall behind from scratch: what it mixes, or how fast its queries learn?",
+        _of_config("compare", "merger-cifar10-small"),
+        "In the variants named fast the queries learn 8 times as fast (`scale: 8` under AdamW). Six variants were "
+        f"tried: what is chosen here is to be tested by a study of its own. {_LOAD}",
+    ),
+    Study(
         "Digits",
         "digits",
         "Does everything work, in five minutes?",

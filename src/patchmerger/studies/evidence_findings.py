@@ -84,6 +84,8 @@ def remarks(found: Results) -> list[str]:
             )
     if found["settings"]["seeds"] == 1:
         lines.append("One seed: the interval knows nothing of the spread between trainings.")
+    if kind_of(found) == "compare" and found["variants"].keys() >= {"merged", "paper"}:
+        lines.append(_values(found))
     return lines
 
 
@@ -134,6 +136,23 @@ def _control(control: str, stage: str, merged: Results, variant: Results) -> Evi
         return EvidenceFinding("controls", claim, False, f"{100 * (ours[0] - theirs[0]):+.2f} points, of one seed")
     difference = over_seeds(ours, theirs)
     return EvidenceFinding("controls", claim, difference.low > 0, f"{difference_text(plain(difference))} points")
+
+
+def _values(found: Results) -> str:
+    """What normalising the values as well (the paper's printed setting) changes."""
+    ours, theirs = found["variants"]["paper"], found["variants"]["merged"]
+    on_test = _gaps(ours["metrics"], theirs["metrics"])
+    on_validation = _gaps(*([run[-1]["val_metric"] for run in own["history"]] for own in (ours, theirs)))
+    return (
+        "Normalised values (paper) against raw ones (merged), seed by seed, in points: "
+        f"on test images {on_test}; on validation images {on_validation}."
+    )
+
+
+def _gaps(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """The difference of each seed, and of several their mean with its interval."""
+    each = ", ".join(f"{100 * (a - b):+.2f}" for a, b in zip(ours, theirs, strict=True))
+    return each if len(ours) < 2 else f"{each}: {difference_text(plain(over_seeds(ours, theirs)))}"
 
 
 def _sweep_remarks(found: Results) -> list[str]:

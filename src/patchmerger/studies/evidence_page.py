@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from patchmerger.paired import mean_sd
 from patchmerger.run_folder import read_json, write_text
 from patchmerger.studies.evidence import EXPECTED, STUDIES, Study
 from patchmerger.studies.evidence_findings import Results, findings, kind_of, remarks, speedups, verdict
@@ -117,11 +119,15 @@ def _comparison_table(found: Results) -> str:
     for name, variant in found["variants"].items():
         rows.append(
             [name, f"{variant['flops'] / 1e9:.3g}", _mean(variant), difference_text(variant["difference"]),
-             f"{1 / variant['flops_ratio']:.2f}", *(f"{speeds[mode][name]:.2f}" for mode in ("inference", "training"))]
+             f"{1 / variant['flops_ratio']:.2f}", *(f"{speeds[mode][name]:.2f}" for mode in ("inference", "training")),
+             _ranks(variant.get("merger") or [])]
         )  # fmt: skip
     baseline = found["baseline"]
     head = ["variant", "GFLOPs", f"{found['metric']}, %", f"− {baseline}, points [95% interval]", "× fewer FLOPs"]
-    return _table([*head, "× faster, inference", "× faster, training step"], rows)
+    head += ["× faster, inference", "× faster, training step", "rank of A"]
+    if all(row[-1] == "–" for row in rows):  # results from before A was diagnosed
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return _table(head, rows)
 
 
 def _transfer_table(found: Results) -> str:
@@ -137,13 +143,19 @@ def _sweep_table(found: Results) -> str:
     rows = [["plain", "", f"{found['plain']['flops'] / 1e9:.3g}", _mean(found["plain"]), "–", "1", "–"]]
     for name, cell in found["cells"].items():
         inference = cell["speed"] and cell["speed"]["inference"]["timings"][1]["speedup"]
-        ranks = ", ".join(f"{merger['effective_rank']:.1f}" for merger in (cell["merger"] or {}).values())
         rows.append(
             [name, str(cell["merge"]["num_tokens"]), f"{cell['flops'] / 1e9:.3g}", _mean(cell),
-             difference_text(cell["difference"]), f"{inference:.2f}" if inference else "–", ranks or "–"]
+             difference_text(cell["difference"]), f"{inference:.2f}" if inference else "–",
+             _ranks([cell["merger"] or {}])]
         )  # fmt: skip
     head = ["cell", "M", "GFLOPs", f"{found['metric']}, %", "− plain, points [95% interval]", "× faster, inference"]
     return _table([*head, "rank of A"], rows)
+
+
+def _ranks(diagnoses: Sequence[Mapping[str, Any]]) -> str:
+    """The effective rank of each merger's A, the mean over the seeds; a dash where there is no merger."""
+    ranks = [[merger["effective_rank"] for merger in diagnosis.values()] for diagnosis in diagnoses]
+    return ", ".join(f"{mean_sd(of_one)[0]:.1f}" for of_one in zip(*ranks, strict=True)) or "–"
 
 
 def _mean(own: Results) -> str:
