@@ -19,3 +19,10 @@ def difference_text(difference: dict[str, Any] | None) -> str:
         return "–"
     mean, low, high = (100 * difference[key] for key in ("mean", "low", "high"))
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def shown_text(difference: dict[str, Any]) -> str:
+    """What the interval of a paired difference shows; one that holds 0 does not show that there is no difference."""
+    if difference["low"] > 0:
+        return "more accurate"
+    return "less accurate" if difference["high"] < 0 else "no difference shown"

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from patchmerger.texts import count_text, difference_text
+from patchmerger.texts import count_text, difference_text, shown_text
 
 
 def show_comparison(results: dict[str, Any]) -> None:
@@ -44,19 +44,6 @@ def show_comparison(results: dict[str, Any]) -> None:
     console.print(table)
     for name, v in results["variants"].items():
         if v["difference"] is not None:
-            console.print(f"{name}: {verdict(v['difference'])} {_than(v['difference'], baseline)}.")
+            paired = f"paired over {v['difference']['n']:,} {v['difference']['over']}"
+            console.print(f"{name} against {baseline}: {shown_text(v['difference'])} ({paired}).")
     console.print(f"Results, picture and models: {results['folder']}", soft_wrap=True)
-
-
-def verdict(difference: dict[str, Any]) -> str:
-    """In words: what the interval says."""
-    if difference["low"] > 0:
-        return "more accurate"
-    if difference["high"] < 0:
-        return "less accurate"
-    return "as accurate, within the interval,"
-
-
-def _than(difference: dict[str, Any], baseline: str) -> str:
-    word = "as" if verdict(difference).startswith("as") else "than"
-    return f"{word} {baseline} (paired over {difference['n']} {difference['over']})"

@@ -80,8 +80,8 @@ STUDIES = (
         "CIFAR-10 from scratch, width 128",
         "cifar10-width-128",
         "The first question, for a CPU, with both controls and the paper's printed setting.",
-        "patchmerger compare --config configs/cifar10-width-128.yaml --seeds 1 --out runs/cifar10-width-128-seed-0",
-        f"One of the two seeds of the configuration has been run. {_LOAD}",
+        _of_config("compare", "cifar10-width-128"),
+        _LOAD,
     ),
     Study(
         "CIFAR-10, small",

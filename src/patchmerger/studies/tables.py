@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from patchmerger.studies.cells import OPTIONS, PLAIN
-from patchmerger.texts import difference_text
+from patchmerger.texts import difference_text, shown_text
 
 _WIDTH = 130  # a narrower terminal wraps, but no number is cut
 
@@ -133,16 +133,9 @@ def show_transfer(results: dict[str, Any]) -> None:
 def _transfer_verdict(name: str, results: dict[str, Any]) -> str:
     """One line on a variant: where it is better or worse, and how much faster."""
     found = results["variants"][name]["stages"]
-    known = {stage: _shown(s["difference"]) for stage, s in found.items() if s["difference"] is not None}
+    known = {stage: shown_text(s["difference"]) for stage, s in found.items() if s["difference"] is not None}
     parts = [f"{text}: {', '.join(s for s in known if known[s] == text)}" for text in dict.fromkeys(known.values())]
     speed = {mode: {t["name"]: t["speedup"] for t in results["speed"][mode]["timings"]} for mode in results["speed"]}
     faster = f"{speed['training'][name]:.2f} × in training, {speed['inference'][name]:.2f} × in inference"
     predicted = 1 / results["variants"][name]["flops_ratio"]
     return f"{name}: {'; '.join(parts)}. Speed-up {faster} ({predicted:.2f} × predicted)."
-
-
-def _shown(difference: dict[str, Any]) -> str:
-    """What an interval shows; one that holds 0 does not show that there is no difference."""
-    if difference["low"] > 0:
-        return "more accurate"
-    return "less accurate" if difference["high"] < 0 else "no difference shown"
