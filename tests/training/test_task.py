@@ -9,8 +9,9 @@ from torch import nn
 from patchmerger import insert
 from patchmerger.data import Augmentation, DataSettings, ImageData, load_images
 from patchmerger.training.callbacks import quiet
+from patchmerger.training.parameter_groups import parameter_groups
 from patchmerger.training.settings import TrainingSettings
-from patchmerger.training.task import TrainingTask, parameter_groups, score, seed_step
+from patchmerger.training.task import TrainingTask, score, seed_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 10}
@@ -85,6 +86,32 @@ def test_layer_decay_gives_a_merger_the_rate_of_its_block():
     rate = {name: scales[id(p)] for name, p in model.named_parameters()}
     assert rate["blocks.0.merger.weight"] == rate["blocks.0.attn.qkv.weight"]
     assert rate["blocks.1.attn.qkv.weight"] == 2 * rate["blocks.0.merger.weight"]
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+def test_mergers_have_a_rate_of_their_own_when_asked(layer_decay):
+    model = tiny()
+    plainly, fast = (
+        {id(p): group.get("lr_scale", 1.0) for group in parameter_groups(model, settings) for p in group["params"]}
+        for settings in (
+            TrainingSettings(layer_decay=layer_decay),
+            TrainingSettings(layer_decay=layer_decay, merger_lr=8.0),
+        )
+    )
+    factors = {name: fast[id(p)] / plainly[id(p)] for name, p in model.named_parameters()}
+    assert factors == {name: 8.0 if ".merger." in name else 1.0 for name in factors}
+    assert len(plainly) == len(factors)  # each parameter in one group
+
+
+def test_the_rate_of_mergers_keeps_its_factor_throughout():
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(self, trainer, task, optimizer):
+            rates.append({group["merger"]: group["lr"] for group in optimizer.param_groups})
+
+    train(task_of(tiny(), lr=1e-3, merger_lr=8.0), callbacks=[Watch()])
+    assert [rate[True] for rate in rates] == pytest.approx([8 * rate[False] for rate in rates])
 
 
 def test_the_learning_rate_rises_then_falls_to_its_end():
@@ -230,6 +257,7 @@ def test_score_is_accuracy_or_mean_average_precision():
         ({"epochs": 0}, False, r"training.epochs \(0\) must be at least 1"),
         ({"epochs": 2, "warmup_epochs": 2}, False, r"training.warmup_epochs \(2\) must be below training.epochs \(2\)"),
         ({"lr": 0.0}, False, r"training.lr \(0.0\) must be above 0"),
+        ({"merger_lr": 0.0}, False, r"training.merger_lr \(0.0\) must be above 0"),
         ({"ema": 1.0}, False, r"training.ema \(1.0\) must be from 0"),
         ({"accumulate": 0}, False, r"training.accumulate \(0\)"),
         ({"optimizer": "adam_w"}, False, r"training.optimizer \('adam_w'\) is not one of timm's"),

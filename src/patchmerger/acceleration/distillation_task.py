@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from patchmerger.acceleration.outputs import Classifier, divergence, feature_error
 from patchmerger.acceleration.recovery_settings import RecoverySettings
 from patchmerger.hosts import find_host
-from patchmerger.merging_block import is_merging
+from patchmerger.training.parameter_groups import parameter_groups
 from patchmerger.training.settings import Precision
-from patchmerger.training.task import TrainingTask, parameter_groups
+from patchmerger.training.task import TrainingTask
 
 
 class DistillationTask(TrainingTask):
@@ -116,18 +116,13 @@ class DistillationTask(TrainingTask):
     def configure_optimizers(self) -> Any:
         """Timm's optimiser and weight decay; mergers and the rest have schedules of their own."""
         student: Any = self.model
-        mergers = {id(p) for block in self.model.modules() if is_merging(block) for p in block.merger.parameters()}
         groups: list[dict[str, Any]] = []
         schedules: list[Callable[[int], float]] = []
         for group in parameter_groups(student.net, self.settings):
-            for ours in (True, False):
-                chosen = [p for p in group["params"] if (id(p) in mergers) is ours]
-                if chosen:
-                    factor = self.recovery.merger_lr if ours else 1.0
-                    decay = 0.0 if ours else group["weight_decay"]
-                    rate = self.settings.lr * factor
-                    groups.append({**group, "params": chosen, "lr": rate, "weight_decay": decay})
-                    schedules.append(self.merger_rate if ours else self.rest_rate)
+            ours = group["merger"]
+            rate = self.settings.lr * (self.recovery.merger_lr if ours else 1.0)
+            groups.append({**group, "lr": rate, "weight_decay": 0.0 if ours else group["weight_decay"]})
+            schedules.append(self.merger_rate if ours else self.rest_rate)
         optimizer = create_optimizer_v2(groups, opt=self.recovery.optimizer, lr=self.settings.lr)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

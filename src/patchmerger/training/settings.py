@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from timm.optim import list_optimizers
+
+from patchmerger.run_folder import LATER
 
 Loss = Literal["softmax", "sigmoid"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
@@ -20,6 +22,7 @@ class TrainingSettings:
         batch_size: Images in a batch, on each device.
         optimizer: An optimiser of timm, such as "adamw", "sgd", "lamb".
         lr: The highest learning rate.
+        merger_lr: Factor on it for the mergers.
         min_lr: The learning rate at the end of the cosine.
         warmup_epochs: Epochs over which the learning rate rises.
         weight_decay: Weight decay, on matrices only: not on norms, biases, position embeddings and queries.
@@ -47,6 +50,7 @@ class TrainingSettings:
     batch_size: int = 32
     optimizer: str = "adamw"
     lr: float = 3e-3
+    merger_lr: float = field(default=1.0, metadata=LATER)
     min_lr: float = 0.0
     warmup_epochs: int = 1
     weight_decay: float = 0.05
@@ -77,8 +81,9 @@ class TrainingSettings:
             )
         if self.accumulate < 1:
             raise ValueError(f"training.accumulate ({self.accumulate}) must be at least 1")
-        if not self.lr > 0:
-            raise ValueError(f"training.lr ({self.lr}) must be above 0")
+        for name in ("lr", "merger_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"training.{name} ({getattr(self, name)}) must be above 0")
         if not 0 <= self.ema < 1:
             raise ValueError(f"training.ema ({self.ema}) must be from 0 (off) to below 1, such as 0.999")
         if self.optimizer not in list_optimizers():

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from timm.data import Mixup
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multilabel_average_precision
 from torchvision.transforms.v2.functional import normalize
 
-from patchmerger.merging_block import is_merging
+from patchmerger.training.parameter_groups import parameter_groups
 from patchmerger.training.settings import TrainingSettings
 from patchmerger.training.sharding import ShardedStrategy, full, shard
 
@@ -223,21 +223,6 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     torch.manual_seed(state)
     np.random.seed(state % 2**32)
     random.seed(state)
-
-
-def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """Parameter groups of timm: weight decay on matrices only, and layer-wise rates where asked for."""
-    without_decay = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
-    if settings.decay_queries:
-        blocks = {name: module for name, module in model.named_modules() if is_merging(module)}
-        without_decay -= {f"{name}.merger.weight" for name in blocks}
-    if settings.layer_decay is not None:
-        groups = param_groups_layer_decay(
-            model, settings.weight_decay, no_weight_decay_list=without_decay, layer_decay=settings.layer_decay
-        )
-    else:
-        groups = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=without_decay)
-    return list(groups)
 
 
 def _mixup(settings: TrainingSettings, num_classes: int) -> Mixup | None:

@@ -1,0 +1,45 @@
+"""What is trained how: weight decay and learning rate of each parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+from patchmerger.merging_block import is_merging
+from patchmerger.training.settings import TrainingSettings
+
+
+def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Parameter groups of timm: weight decay on matrices only, rates by layer and for the mergers where asked for.
+
+    Returns:
+        Groups as an optimiser takes them, of mergers' parameters alone (``"merger"`` is true) or of none of them.
+        ``"lr_scale"``, where there is one, is the factor on the learning rate that timm's schedules keep.
+    """
+    decayed, layer_decay = settings.weight_decay, settings.layer_decay
+    without_decay = _without_decay(model, settings)
+    if layer_decay is None:
+        groups = param_groups_weight_decay(model, decayed, no_weight_decay_list=without_decay)
+    else:
+        groups = param_groups_layer_decay(model, decayed, no_weight_decay_list=without_decay, layer_decay=layer_decay)
+    of_mergers = {id(p) for module in model.modules() if is_merging(module) for p in module.merger.parameters()}
+    apart = []
+    for group in groups:
+        for merger in (False, True):
+            chosen = [p for p in group["params"] if (id(p) in of_mergers) is merger]
+            if chosen:
+                apart.append({**group, "params": chosen, "merger": merger})
+    for group in apart:
+        if group["merger"] and settings.merger_lr != 1:
+            group["lr_scale"] = group.get("lr_scale", 1.0) * settings.merger_lr
+    return apart
+
+
+def _without_decay(model: nn.Module, settings: TrainingSettings) -> set[str]:
+    """Names of matrices that are not decayed: what the model names, queries among them."""
+    names = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
+    if settings.decay_queries:
+        names -= {f"{name}.merger.weight" for name, module in model.named_modules() if is_merging(module)}
+    return names
