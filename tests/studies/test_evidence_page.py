@@ -83,7 +83,7 @@ def test_without_controls_the_claim_is_not_shown():
     results = with_seeds({"plain": (0.0, 0.002), **CONTROLS})
     del results["variants"]["average"]
     assert verdict(results).startswith("accuracy shown;")
-    assert "Without average as controls" in render({"cifar10-small": results})
+    assert "Without average as a control," in render({"cifar10-small": results})
 
 
 def test_slower_training_is_not_shown():

@@ -80,7 +80,8 @@ def remarks(found: Results) -> list[str]:
         missing = [control for control in _CONTROLS if control not in found["variants"]]
         if missing:
             lines.append(
-                f"Without {' and '.join(missing)} as controls, nothing is to be credited to what merging learns."
+                f"Without {' and '.join(missing)} as {'controls' if len(missing) > 1 else 'a control'}, "
+                "nothing is to be credited to what merging learns."
             )
     if found["settings"]["seeds"] == 1:
         lines.append("One seed: the interval knows nothing of the spread between trainings.")

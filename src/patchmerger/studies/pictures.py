@@ -11,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 COLOURS = {"plain": "#4d5562", "merged": "#d1495b", "paper": "#8d5fbf", "average": "#3b8ea5", "shallow": "#c79a2d"}
 _FURTHER = ["#2f7d4f", "#7a4b2a", "#1f5fa8", "#b0408f"]
@@ -42,22 +43,32 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def _accuracy_against_speed(axes: Axes, results: dict[str, Any], colours: dict[str, str]) -> None:
-    timings = {t["name"]: t for t in results["speed"]["inference"]["timings"]}
-    for name, variant in results["variants"].items():
-        speed, value = timings[name]["images_per_second"], 100 * variant["metric_mean"]
-        spread = 100 * (variant["metric_sd"] or 0)
-        axes.errorbar(speed, value, yerr=spread or None, fmt="o", ms=9, capsize=4, color=colours[name])
-        axes.annotate(
-            name, (speed, value), xytext=(9, 7), textcoords="offset points", color=colours[name], weight="bold"
-        )
+    speeds = {t["name"]: t["images_per_second"] for t in results["speed"]["inference"]["timings"]}
+    points = {name: (speeds[name], 100 * variant["metric_mean"]) for name, variant in results["variants"].items()}
+    for name, point in points.items():
+        spread = 100 * (results["variants"][name]["metric_sd"] or 0)
+        axes.errorbar(*point, yerr=spread or None, fmt="o", ms=9, capsize=4, color=colours[name])
     axes.margins(x=0.3, y=0.25)
     environment = results["environment"]
     axes.set_xlabel(f"inference, images/s ({environment['device_name']})")
     axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
+    _name_points(axes, points, colours)
     seeds = results["settings"]["seeds"]
     axes.set_ylabel(f"test {results['metric']}, %" + (f" (mean ± sd of {seeds} seeds)" if seeds > 1 else ""))
     axes.set_title("Accuracy against measured speed", loc="left", weight="bold")
     axes.grid(alpha=0.25)
+
+
+def _name_points(axes: Axes, points: dict[str, tuple[float, float]], colours: dict[str, str]) -> None:
+    """Write each name beside its point, and above the names beside and below it."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    beside = axes.transData + ScaledTranslation(9 / 72, 7 / 72, axes.figure.dpi_scale_trans)
+    written: list[tuple[float, float]] = []
+    for name, (x, y) in sorted(points.items(), key=lambda point: point[1][1]):
+        below = [there for at, there in written if abs(at - x) < 0.3 * (right - left)]
+        y = max([y, *(there + 0.055 * (top - bottom) for there in below)])
+        written.append((x, y))
+        axes.text(x, y, name, transform=beside, color=colours[name], weight="bold")
 
 
 def _training_curves(axes: Axes, results: dict[str, Any], colours: dict[str, str]) -> None:
