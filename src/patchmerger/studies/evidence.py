@@ -81,8 +81,8 @@ STUDIES = (
         "cifar10-width-128",
         "The first question, for a CPU, with both controls and the paper's printed setting.",
         _of_config("compare", "cifar10-width-128"),
-        "The variant named fast (`scale: 8`: queries that learn 8 times as fast under AdamW) was added after the others, "
-        f"to test what a narrower model had shown. {_LOAD}",
+        "The variant named fast (`scale: 8`: queries that learn 8 times as fast under AdamW) was added "
+        f"after the others, to test what a narrower model had shown. {_LOAD}",
     ),
     Study(
         "CIFAR-10, small",
