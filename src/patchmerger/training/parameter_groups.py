@@ -16,23 +16,24 @@ def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[
 
     Returns:
         Groups as an optimiser takes them, of mergers' parameters alone (``"merger"`` is true) or of none of them.
-        ``"lr_scale"`` is the factor on the learning rate that timm's schedules keep.
+        ``"lr_scale"``, where there is one, is the factor on the learning rate that timm's schedules keep.
     """
+    decayed, layer_decay = settings.weight_decay, settings.layer_decay
     without_decay = _without_decay(model, settings)
-    if settings.layer_decay is None:
-        groups = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=without_decay)
+    if layer_decay is None:
+        groups = param_groups_weight_decay(model, decayed, no_weight_decay_list=without_decay)
     else:
-        groups = param_groups_layer_decay(
-            model, settings.weight_decay, no_weight_decay_list=without_decay, layer_decay=settings.layer_decay
-        )
+        groups = param_groups_layer_decay(model, decayed, no_weight_decay_list=without_decay, layer_decay=layer_decay)
     of_mergers = {id(p) for module in model.modules() if is_merging(module) for p in module.merger.parameters()}
     apart = []
     for group in groups:
-        rate = group.get("lr_scale", 1.0)
-        for merger, scale in ((False, rate), (True, rate * settings.merger_lr)):
+        for merger in (False, True):
             chosen = [p for p in group["params"] if (id(p) in of_mergers) is merger]
             if chosen:
-                apart.append({**group, "params": chosen, "merger": merger, "lr_scale": scale})
+                apart.append({**group, "params": chosen, "merger": merger})
+    for group in apart:
+        if group["merger"] and settings.merger_lr != 1:
+            group["lr_scale"] = group.get("lr_scale", 1.0) * settings.merger_lr
     return apart
 
 
