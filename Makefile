@@ -27,13 +27,13 @@ census: $(READY)  ## every model of timm, transformers and torchvision: does it 
 	$(MAKE) hosts-page
 
 speed-page: $(READY)  ## docs/measured-speed.md from results/bench-*.json
-	$(BIN)/python -m patchmerger.speed.page
+	$(BIN)/python -m tools.speed_page
 
 hosts-page: $(READY)  ## docs/hosts.md from results/hosts.json
-	$(BIN)/python -m patchmerger.studies.hosts_page
+	$(BIN)/python -m tools.hosts_page
 
 evidence-page: $(READY)  ## docs/evidence.md from results/*.json
-	$(BIN)/python -m patchmerger.studies.evidence_page
+	$(BIN)/python -m tools.evidence_page
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -13,25 +13,25 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from patchmerger import __version__
 from patchmerger.acceleration.accelerating import accelerate
-from patchmerger.acceleration.table import show_acceleration, show_accelerations
-from patchmerger.costs import Cost, cost
+from patchmerger.census.survey import survey
+from patchmerger.costs.model_cost import Cost, cost
+from patchmerger.costs.planning import plan
 from patchmerger.fewshot.probe import few_shot
-from patchmerger.fewshot.table import show_few_shot
-from patchmerger.models import MergeSettings, ModelSettings, build_model
-from patchmerger.planning import plan
+from patchmerger.models.build import MergeSettings, ModelSettings, build_model
+from patchmerger.reports.acceleration import show_acceleration, show_accelerations
+from patchmerger.reports.census import show_census
+from patchmerger.reports.comparison import show_comparison
+from patchmerger.reports.few_shot import show_few_shot
+from patchmerger.reports.speed import show_speed
+from patchmerger.reports.study_tables import show_sweep, show_transfer
+from patchmerger.reports.training import show_evaluation, show_fit
 from patchmerger.speed.suite import bench
-from patchmerger.speed.tables import show_speed
-from patchmerger.studies.accelerations import accelerate_study
-from patchmerger.studies.census_table import show_census
-from patchmerger.studies.compare import compare
-from patchmerger.studies.comparison_table import show_comparison
-from patchmerger.studies.hosts import survey
-from patchmerger.studies.sweep import sweep
-from patchmerger.studies.tables import show_sweep, show_transfer
-from patchmerger.studies.transfer import transfer
+from patchmerger.studies.acceleration_study import accelerate_study
+from patchmerger.studies.comparison import compare
+from patchmerger.studies.merger_sweep import sweep
+from patchmerger.studies.transfer_study import transfer
 from patchmerger.training.evaluation import evaluate
 from patchmerger.training.fitting import fit
-from patchmerger.training.tables import show_evaluation, show_fit
 
 
 def model_cost(

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from patchmerger.block_inputs import Positions
 from patchmerger.hosts import block_names, find_host
-from patchmerger.merging_block import is_merging
+from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.mechanism.blocks import is_merging
 
 
 @dataclass(frozen=True)

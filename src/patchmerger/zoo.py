@@ -22,8 +22,7 @@ from timm.models import (
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from patchmerger.insertion import insert
-from patchmerger.insertion_request import Prefix
+from patchmerger.insertion import Prefix, insert
 from patchmerger.merger import Norm, preset
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 from conftest import make_images, make_timm, make_vit
 from patchmerger import accelerate, insert, load, save
 from patchmerger.acceleration.accelerating import seconds_of
-from patchmerger.acceleration.recovery_settings import RecoverySettings
-from patchmerger.acceleration.table import show_acceleration
+from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.commands import run
 from patchmerger.data import DataSettings
 from patchmerger.inserted import mergers
+from patchmerger.reports.acceleration import show_acceleration
 from trained_on_digits import trained_vit
 
 pytestmark = [

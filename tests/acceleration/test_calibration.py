@@ -6,11 +6,11 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import normalize
 
-from acceleration.test_outputs import ROPE, transformers_vit
+from acceleration.test_classifier import ROPE, transformers_vit
 from conftest import make_images, make_timm, make_vit
 from patchmerger import calibrate, insert
 from patchmerger.acceleration.calibration import best_start
-from patchmerger.acceleration.outputs import divergence
+from patchmerger.acceleration.classifier import divergence
 from patchmerger.data import Augmentation, DataSettings, ImageData, load_images
 from patchmerger.inserted import mergers
 from patchmerger.reducers import AveragePool

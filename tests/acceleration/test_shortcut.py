@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from acceleration.test_outputs import ROPE, transformers_vit
+from acceleration.test_classifier import ROPE, transformers_vit
 from conftest import make_images, make_timm, make_vit
 from patchmerger import insert
-from patchmerger.acceleration.outputs import Classifier
+from patchmerger.acceleration.classifier import Classifier
 from patchmerger.acceleration.shortcut import Shortcut
 from patchmerger.inserted import mergers
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from conftest import make_images
 from hosts.own import PATCHES, WIDTH, MyRopeViT, MyViT
 from patchmerger import Host, insert, mergers, register_host, remove
-from patchmerger.block_inputs import BlockInputs
-from patchmerger.census import check_host
+from patchmerger.census.check import check_host
+from patchmerger.census.observation import NotAsDescribedError
 from patchmerger.hosts import UnsupportedModelError, find
-from patchmerger.observation import NotAsDescribedError
-from patchmerger.rotary import Rope
+from patchmerger.mechanism.block_inputs import BlockInputs
+from patchmerger.mechanism.rotary import Rope
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_registry")
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from hosts.families import FAMILIES, make_family
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.hosts.timm import _FAMILIES
-from patchmerger.hosts.timm_refusals import _REASONS
+from patchmerger.hosts.timm.families import _FAMILIES
+from patchmerger.hosts.timm.refusals import _REASONS
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from conftest import make_images
-from patchmerger.example_inputs import example_input
+from patchmerger.hosts.example_inputs import example_input
 from patchmerger.hub import load, save
 
 TRANSFORMERS = {

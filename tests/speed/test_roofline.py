@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from conftest import SIZE, make_vit
-from patchmerger.costs import cost
+from patchmerger.costs.model_cost import cost
 from patchmerger.insertion import insert
 from patchmerger.speed.roofline import Ceilings, Product, least_seconds, measure_ceilings, products_of
 

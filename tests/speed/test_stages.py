@@ -5,7 +5,7 @@ import timm
 import torch
 
 from conftest import SIZE, make_vit
-from patchmerger.costs import cost
+from patchmerger.costs.model_cost import cost
 from patchmerger.insertion import insert
 from patchmerger.speed import stages
 from patchmerger.speed.stages import measure_stages, stages_record

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from patchmerger.commands import build_parser, run
+from patchmerger.reports.speed import show_speed, speed_text
 from patchmerger.speed import rows
 from patchmerger.speed.suite import bench
-from patchmerger.speed.tables import show_speed, speed_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

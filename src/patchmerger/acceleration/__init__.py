@@ -1,5 +1,5 @@
-"""The acceleration room: a trained ViT in, a faster one as accurate out.
+"""A trained Vision Transformer in, a faster one as accurate out."""
 
-``accelerating`` is the whole; ``run`` goes through its steps and keeps what is done. A step has a module each:
-``placing`` (where), ``calibration`` (start), ``distillation`` (recover), ``proof`` (prove).
-"""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from patchmerger.acceleration.calibration import Start, best_start
-from patchmerger.acceleration.placing import choose_place
-from patchmerger.acceleration.recovery_settings import RecoverySettings
+from patchmerger.acceleration.placement import choose_place
 from patchmerger.acceleration.run import AccelerationRun
-from patchmerger.acceleration.teachers import Teacher, find_teacher
-from patchmerger.block_inputs import Positions
+from patchmerger.acceleration.settings import RecoverySettings
+from patchmerger.acceleration.teacher import Teacher, find_teacher
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation, load_images
 from patchmerger.data.unlabelled import is_unlabelled, load_unlabelled
-from patchmerger.run_folder import RunFolder, default_folder
+from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.runs.run_folder import RunFolder, default_folder
 
 
 def accelerate(

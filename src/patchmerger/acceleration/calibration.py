@@ -11,14 +11,14 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.outputs import Classifier
+from patchmerger.acceleration.classifier import Classifier
 from patchmerger.acceleration.query_search import Calibrated, QuerySearch
-from patchmerger.example_inputs import example_input
 from patchmerger.hosts import find_host
+from patchmerger.hosts.example_inputs import example_input
 from patchmerger.inserted import InsertedMerger, mergers
 from patchmerger.insertion import remove
+from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import PatchMerger
-from patchmerger.seams import host_class
 
 Start: TypeAlias = Literal["best", "reconstruction", "soft", "kmeans", "spatial", "random"]
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from patchmerger.acceleration.distillation_task import DistillationTask
-from patchmerger.acceleration.recovery_settings import RecoverySettings
+from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data import Augmentation, ImageData, ImageSplits, Transform
-from patchmerger.run_folder import RunFolder
+from patchmerger.runs.run_folder import RunFolder
 from patchmerger.training.callbacks import Stopwatch, quiet
 from patchmerger.training.checkpoints import LAST
 from patchmerger.training.fitting import make_trainer, square_input

@@ -10,8 +10,8 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from patchmerger.acceleration.outputs import Classifier, divergence, feature_error
-from patchmerger.acceleration.recovery_settings import RecoverySettings
+from patchmerger.acceleration.classifier import Classifier, divergence, feature_error
+from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.hosts import find_host
 from patchmerger.training.parameter_groups import parameter_groups
 from patchmerger.training.settings import Precision

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from patchmerger.acceleration.outputs import Classifier, divergence
-from patchmerger.acceleration.teachers import Teacher
+from patchmerger.acceleration.classifier import Classifier, divergence
+from patchmerger.acceleration.teacher import Teacher
 from patchmerger.data import ImageSet
 from patchmerger.fewshot.features import extract_features
-from patchmerger.paired import over_images
-from patchmerger.run_folder import plain
+from patchmerger.runs.run_folder import plain
+from patchmerger.runs.statistics import over_images
 from patchmerger.training.task import score
 
 _BINS = 15

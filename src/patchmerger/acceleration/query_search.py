@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.outputs import Classifier, divergence, feature_error
+from patchmerger.acceleration.classifier import Classifier, divergence, feature_error
+from patchmerger.acceleration.query_initialisation import kmeans_directions, spatial_directions, whitened_directions
 from patchmerger.acceleration.shortcut import Shortcut
-from patchmerger.acceleration.starts import kmeans_directions, spatial_directions, whitened_directions
 from patchmerger.hosts import find_host
 from patchmerger.inserted import InsertedMerger
 from patchmerger.merger import PatchMerger

@@ -18,19 +18,19 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
 from patchmerger.acceleration.calibration import Start, calibrate
+from patchmerger.acceleration.classifier import Classifier
 from patchmerger.acceleration.distillation import default_precision, distill, steps_of
-from patchmerger.acceleration.outputs import Classifier
-from patchmerger.acceleration.picture import draw_acceleration
-from patchmerger.acceleration.placing import Place, slower_but_safer
+from patchmerger.acceleration.placement import Place, slower_but_safer
 from patchmerger.acceleration.proof import at_chance, chance_warning, prove, scores_of, some_of
-from patchmerger.acceleration.recovery_settings import RecoverySettings
-from patchmerger.acceleration.teachers import Teacher
+from patchmerger.acceleration.settings import RecoverySettings
+from patchmerger.acceleration.teacher import Teacher
 from patchmerger.data import Augmentation, EvalTransform, ImageSet, ImageSplits
-from patchmerger.environment import environment, find_device
 from patchmerger.hub import save
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
-from patchmerger.run_folder import RunFolder, write_json
+from patchmerger.reports.acceleration import draw_acceleration
+from patchmerger.runs.environment import environment, find_device
+from patchmerger.runs.run_folder import RunFolder, write_json
 from patchmerger.speed.benchmark import measure as measure_speed
 from patchmerger.speed.timed_steps import Precision as Speed
 from patchmerger.training.fitting import MODEL_FOLDER, square_input

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.outputs import Classifier
+from patchmerger.acceleration.classifier import Classifier
 from patchmerger.hosts import find_host
 from patchmerger.inserted import InsertedMerger
 

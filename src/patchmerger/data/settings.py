@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from patchmerger.data.images import ImageSet
 from patchmerger.data.loading import BadFiles
 from patchmerger.data.streams import ImageStream
-from patchmerger.run_folder import LATER
+from patchmerger.runs.run_folder import LATER
 
 
 @dataclass(frozen=True)

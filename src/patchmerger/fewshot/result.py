@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from patchmerger.paired import mean_sd
-from patchmerger.run_folder import plain
+from patchmerger.runs.run_folder import plain
+from patchmerger.runs.statistics import mean_sd
 
 
 @dataclass(frozen=True)

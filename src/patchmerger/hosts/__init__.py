@@ -1,6 +1,5 @@
-"""Which models can take a merger: one small file for each host library says where its blocks and tokens are."""
+"""Which models can take a merger: for each host library, where its blocks and tokens are."""
 
-from patchmerger.hosts.find import block_names, find_host, register_host
-from patchmerger.hosts.host import Host, RelativeBias, UnsupportedModelError
+import lazy_loader
 
-__all__ = ["Host", "RelativeBias", "UnsupportedModelError", "block_names", "find_host", "register_host"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,8 +11,8 @@ from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from patchmerger.block_inputs import BlockInputs
-from patchmerger.seams import Seam, host_class
+from patchmerger.mechanism.block_inputs import BlockInputs
+from patchmerger.mechanism.subclassing import Seam, host_class
 
 Refusal: TypeAlias = Literal[
     "unknown", "wrapped", "changed", "not one sequence", "tied to N", "grid", "relative bias", "two merges"

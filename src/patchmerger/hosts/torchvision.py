@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
 
 from patchmerger.hosts.host import Host, UnsupportedModelError, refuse_unusual_blocks
-from patchmerger.seams import host_class
+from patchmerger.mechanism.subclassing import host_class
 
 
 def describe_torchvision(model: nn.Module) -> Host | None:

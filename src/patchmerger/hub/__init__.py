@@ -4,10 +4,6 @@ The folder is the one that the model's own library writes and reads (timm, trans
 the mergers under one more key, ``"patchmerger"``. Nothing is ever pickled.
 """
 
-from patchmerger.hub.loading import load
-from patchmerger.hub.saved_config import SavedConfig, describe
-from patchmerger.hub.saved_mergers import SavedMerger
-from patchmerger.hub.saving import save
-from patchmerger.hub.uploading import push_to_hub
+import lazy_loader
 
-__all__ = ["SavedConfig", "SavedMerger", "describe", "load", "push_to_hub", "save"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,7 @@ from patchmerger.hub.library import Library
 from patchmerger.hub.timm import Timm
 from patchmerger.hub.torchvision import Torchvision
 from patchmerger.hub.transformers import Transformers
-from patchmerger.seams import host_class
+from patchmerger.mechanism.subclassing import host_class
 
 _LIBRARIES: dict[str, Library] = {library.name: library for library in (Timm(), Torchvision(), Transformers())}
 

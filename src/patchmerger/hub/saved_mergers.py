@@ -9,14 +9,13 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
-from patchmerger.block_inputs import Positions
 from patchmerger.hosts import find_host
 from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.inserted import InsertedMerger, mergers
-from patchmerger.insertion import insert
-from patchmerger.insertion_request import Prefix
+from patchmerger.insertion import Prefix, insert
+from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.mechanism.blocks import is_merging
 from patchmerger.merger import Norm, PatchMerger
-from patchmerger.merging_block import is_merging
 from patchmerger.reducers import AveragePool
 
 KEY = "patchmerger"

@@ -16,7 +16,7 @@ from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.hub.library import Library, PlainConfig, Preprocessing, SaveOptions, refuse_options
 from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
 from patchmerger.hub.weights import Weights, write_weights
-from patchmerger.seams import host_class
+from patchmerger.mechanism.subclassing import host_class
 from patchmerger.zoo import without_merger
 
 

@@ -17,14 +17,14 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from patchmerger.example_inputs import example_input
+from patchmerger.hosts.example_inputs import example_input
 from patchmerger.hub.folders import CONFIG_NAME, read_json, write_json
 from patchmerger.hub.library import Library, PlainConfig, SaveOptions, refuse_options
 from patchmerger.hub.processors import describe_processor, write_processor
 from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
 from patchmerger.hub.weights import Weights
 from patchmerger.inserted import mergers as mergers_in
-from patchmerger.seams import host_class
+from patchmerger.mechanism.subclassing import host_class
 
 # A merger is a child of its block: vit.encoder.layer.5.merger.weight. Qwen's visual.merger.… is not meant.
 _MERGER = re.compile(r"\.(?P<block>\d+)\.merger\.(?P<rest>.+)$")

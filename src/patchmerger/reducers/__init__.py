@@ -1,5 +1,5 @@
 """Other ways to get from N tokens to M, behind the same ``insert``: for fair comparison."""
 
-from patchmerger.reducers.average_pool import AveragePool
+import lazy_loader
 
-__all__ = ["AveragePool"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from patchmerger.costs import cost
-from patchmerger.environment import environment, find_device
-from patchmerger.example_inputs import example_input
+from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import UnsupportedModelError
+from patchmerger.hosts.example_inputs import example_input
+from patchmerger.runs.environment import environment, find_device
 from patchmerger.speed.compiling import Compile, check_compile
 from patchmerger.speed.measurement import Measurement, Timing
 from patchmerger.speed.timed_steps import DTYPES, Precision, TimedStep, take_turns, timed_step

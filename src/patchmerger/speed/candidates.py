@@ -11,13 +11,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from patchmerger.block_costs import on_meta
-from patchmerger.block_inputs import Positions
+from patchmerger.costs.block_costs import on_meta
+from patchmerger.costs.placements import needed_positions
 from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
-from patchmerger.named_models import named_model
-from patchmerger.placements import needed_positions
+from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.models.named import named_model
 
 Against: TypeAlias = Literal["vit-pytorch"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from patchmerger.costs import table_text
+from patchmerger.costs.model_cost import table_text
 from patchmerger.speed.compiling import Compile, compile_name
 from patchmerger.speed.timed_steps import Precision
 

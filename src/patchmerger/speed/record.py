@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from patchmerger.run_folder import plain, write_json
+from patchmerger.runs.run_folder import plain, write_json
 from patchmerger.speed.compiling import Compile, compile_name
 from patchmerger.speed.timed_steps import Precision
 

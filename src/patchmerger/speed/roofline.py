@@ -29,9 +29,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchmerger.block_costs import on_meta
-from patchmerger.environment import device_name
-from patchmerger.example_inputs import example_input
+from patchmerger.costs.block_costs import on_meta
+from patchmerger.hosts.example_inputs import example_input
+from patchmerger.runs.environment import device_name
 from patchmerger.speed.timed_steps import DTYPES, Precision, fit_to_size
 
 _OPTIMIZER_BYTES = 28
@@ -114,7 +114,7 @@ def products_of(
     """The matrix products of a forward pass, found in a run on the meta device.
 
     Args:
-        model: Any model that :func:`~patchmerger.example_inputs.example_input` knows an input for; not changed.
+        model: Any model that :func:`~patchmerger.hosts.example_inputs.example_input` knows an input for; not changed.
         image_size: Pixels; ``None`` is the model's own.
         batch_size: Images.
         precision: Of weights and activations.

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from patchmerger.costs import cost
-from patchmerger.environment import environment
+from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import block_names, find_host
 from patchmerger.inserted import mergers
+from patchmerger.runs.environment import environment
 from patchmerger.speed.timed_steps import DTYPES, Precision, fit_to_size, input_of
 
 

@@ -8,11 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from patchmerger.costs import cost
-from patchmerger.environment import environment, find_device
+from patchmerger.costs.model_cost import cost
+from patchmerger.reports.speed_picture import draw_speed
+from patchmerger.runs.environment import environment, find_device
 from patchmerger.speed.candidates import Against, build_candidates
 from patchmerger.speed.compiling import Compile, check_compile
-from patchmerger.speed.pictures import draw_speed
 from patchmerger.speed.record import Record, RowKey
 from patchmerger.speed.rows import Rows
 from patchmerger.speed.timed_steps import DTYPES, Precision

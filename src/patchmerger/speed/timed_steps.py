@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchmerger.example_inputs import Example, example_input
-from patchmerger.seams import host_class
+from patchmerger.hosts.example_inputs import Example, example_input
+from patchmerger.mechanism.subclassing import host_class
 from patchmerger.speed.compiling import Compile, compiled
 from patchmerger.speed.memory import peak_of
 

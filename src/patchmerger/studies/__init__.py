@@ -1,1 +1,5 @@
 """Studies: each trains variants alike and writes one ``results.json``."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

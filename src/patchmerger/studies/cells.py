@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from patchmerger.costs import cost
+from patchmerger.costs.model_cost import cost
 from patchmerger.inserted import mergers
 from patchmerger.merger import Norm
-from patchmerger.models import MergeSettings, ModelSettings, build_model
+from patchmerger.models.build import MergeSettings, ModelSettings, build_model
 
 PLAIN = "plain"
 # Settings that a grid may vary beside place and number of tokens, and their short names.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from patchmerger.costs import cost
-from patchmerger.models import MergeSettings, ModelSettings, build_model, shallow_twin
+from patchmerger.costs.model_cost import cost
+from patchmerger.models.build import MergeSettings, ModelSettings, build_model, shallow_twin
 
 READY = {
     "plain": "the ViT as it is",

@@ -1,4 +1,5 @@
-"""The training room, on Lightning: ``fitting`` is one run from images to a saved model, ``task`` what a step does.
+"""Training on Lightning: one run from images to a saved model, resumed when interrupted."""
 
-``settings`` says how, ``finetuning`` where a run starts that does not start from noise, ``evaluation`` how good it is.
-"""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,7 +17,7 @@ from patchmerger.hub.folders import CONFIG_NAME, read_json
 from patchmerger.hub.saved_mergers import insert_mergers, read_mergers, write_mergers
 from patchmerger.hub.weights import misfit, read_weights
 from patchmerger.insertion import remove
-from patchmerger.models import MergeSettings, ModelSettings, build_model, check_model_name
+from patchmerger.models.build import MergeSettings, ModelSettings, build_model, check_model_name
 from patchmerger.zoo import without_merger
 
 Init: TypeAlias = str | Path

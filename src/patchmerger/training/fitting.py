@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from patchmerger.costs import cost
+from patchmerger.costs.model_cost import cost
 from patchmerger.data import (
     Augmentation,
     DataSettings,
@@ -24,12 +24,12 @@ from patchmerger.data import (
     load_images,
 )
 from patchmerger.diagnosis import diagnose
-from patchmerger.environment import environment
 from patchmerger.hub import save
 from patchmerger.inserted import mergers
-from patchmerger.models import MergeSettings, ModelSettings
-from patchmerger.named_models import check_patches
-from patchmerger.run_folder import RunFolder, default_folder, plain
+from patchmerger.models.build import MergeSettings, ModelSettings
+from patchmerger.models.named import check_patches
+from patchmerger.runs.environment import environment
+from patchmerger.runs.run_folder import RunFolder, default_folder, plain
 from patchmerger.training.callbacks import Stopwatch, quiet
 from patchmerger.training.checkpoints import LAST
 from patchmerger.training.finetuning import Init, Merge, identify_start, start_model

@@ -7,7 +7,7 @@ from typing import Any
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from patchmerger.merging_block import is_merging
+from patchmerger.mechanism.blocks import is_merging
 from patchmerger.training.settings import TrainingSettings
 
 

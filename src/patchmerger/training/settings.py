@@ -7,7 +7,7 @@ from typing import Literal
 
 from timm.optim import list_optimizers
 
-from patchmerger.run_folder import LATER
+from patchmerger.runs.run_folder import LATER
 
 Loss = Literal["softmax", "sigmoid"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]

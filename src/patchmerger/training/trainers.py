@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from patchmerger.data import ImageData
-from patchmerger.run_folder import RunFolder
+from patchmerger.runs.run_folder import RunFolder
 from patchmerger.training.callbacks import ProgressBar, Stopwatch
 from patchmerger.training.checkpoints import AtomicCheckpointIO, KeepLast
 from patchmerger.training.settings import TrainingSettings

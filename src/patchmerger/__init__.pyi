@@ -1,0 +1,32 @@
+from .acceleration import accelerate as accelerate
+from .acceleration import calibrate as calibrate
+from .acceleration import distill as distill
+from .costs import Cost as Cost
+from .costs import Plan as Plan
+from .costs import cost as cost
+from .costs import plan as plan
+from .diagnosis import diagnose as diagnose
+from .fewshot import few_shot as few_shot
+from .hosts import Host as Host
+from .hosts import UnsupportedModelError as UnsupportedModelError
+from .hosts import register_host as register_host
+from .hub import load as load
+from .hub import push_to_hub as push_to_hub
+from .hub import save as save
+from .inserted import InsertedMerger as InsertedMerger
+from .inserted import mergers as mergers
+from .insertion import insert as insert
+from .insertion import remove as remove
+from .merger import PRESETS as PRESETS
+from .merger import PatchMerger as PatchMerger
+from .merger import from_vit_pytorch as from_vit_pytorch
+from .merger import patch_merge as patch_merge
+from .merger import preset as preset
+from .speed import bench as bench
+from .studies import compare as compare
+from .studies import sweep as sweep
+from .studies import transfer as transfer
+from .training import evaluate as evaluate
+from .training import fit as fit
+
+__version__: str

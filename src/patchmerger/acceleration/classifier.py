@@ -1,0 +1,144 @@
+"""Scores and pooled features of a classifier of any library, alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchmerger.hosts import find_host
+from patchmerger.hosts.example_inputs import example_input
+from patchmerger.mechanism.subclassing import host_class
+
+
+class Classifier(nn.Module):
+    """A model as a function from images to scores, whatever its library calls its inputs and outputs.
+
+    Shapes: B images of S × S pixels, C classes, D features.
+
+    Args:
+        net: A supported model of timm, transformers or torchvision, or of one's own that gives (B, C).
+
+    Attributes:
+        net: The model itself, not a copy.
+        channels: Of the images that it takes.
+        num_outputs: C.
+
+    Raises:
+        ValueError: The model takes something else than images alone, or gives something else than (B, C).
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        example = example_input(net)
+        if example.others or example.images.ndim != 4:
+            raise ValueError(
+                f"model ({host_class(net).__name__}) takes more than images (B, 3, S, S): it is no classifier"
+            )
+        self._keyword = example.name
+        self.channels: int = example.images.shape[1]
+        self.num_outputs: int = self._count(example.images)
+        self._head = [_find_head(net, self.num_outputs)]  # in a list, so that it is not registered twice
+
+    @property
+    def head(self) -> nn.Linear | None:
+        """The last layer, which makes scores of pooled features (B, D); ``None`` where none is known."""
+        return self._head[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (B, C) of normalised images (B, 3, S, S)."""
+        output = self.net(images) if self._keyword is None else self.net(**{self._keyword: images})
+        return _scores(output, self.net)
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, C), and the pooled features (B, D) that the last layer makes them of: one pass for both."""
+        if self.head is None:
+            scores = self(images)
+            return scores, scores
+        seen: list[Tensor] = []
+        with self.head.register_forward_pre_hook(lambda _, given: seen.append(given[0])):
+            scores = self(images)
+        return scores, seen[0].flatten(1)
+
+    def _count(self, images: Tensor) -> int:
+        modes = [(module, module.training) for module in self.net.modules()]
+        with torch.no_grad():
+            output = self.eval()(images)
+        for module, training in modes:
+            module.training = training
+        if output.ndim != 2:
+            raise ValueError(f"model ({host_class(self.net).__name__}) gives {tuple(output.shape)}, and not (B, C)")
+        return int(output.shape[1])
+
+
+def _scores(output: Any, net: nn.Module) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if found is None:
+        found = getattr(output, "pooler_output", None)
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"model ({host_class(net).__name__}) gives {type(output).__name__} without logits: take the class of its "
+            "library that classifies images, such as ViTForImageClassification"
+        )
+    return found
+
+
+def _find_head(net: Any, num_outputs: int) -> nn.Linear | None:
+    """The last linear layer outside the blocks that gives the scores; the first one where two give their mean."""
+    if not hasattr(net, "get_classifier"):
+        return _linear(net, num_outputs)
+    known = net.get_classifier()
+    known = known[0] if isinstance(known, tuple) else known
+    if isinstance(known, nn.Linear | nn.Identity):
+        return known if isinstance(known, nn.Linear) else None
+    return _linear(net, num_outputs)
+
+
+def _linear(net: nn.Module, num_outputs: int) -> nn.Linear | None:
+    inside = {id(module) for block in find_host(net).blocks for module in block.modules()}
+    names = ("LayerNorm", "pooler", "proj")
+    found = [
+        module
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Linear)
+        and id(module) not in inside
+        and module.out_features == num_outputs
+        and not any(part in name.rsplit(".", 2)[-2:] for part in names)
+    ]
+    return found[0] if found else None
+
+
+def divergence(scores: Tensor, target: Tensor, *, temperature: float = 1.0, multi_label: bool = False) -> Tensor:
+    """How far scores are from those of another model: mean over the images of ``T² KL(softmax(t/T) ‖ softmax(s/T))``.
+
+    Args:
+        scores: s, (B, C).
+        target: t, (B, C), those of the model to be matched.
+        temperature: T. With a higher one the classes that both think unlikely count for more.
+        multi_label: Compare a yes or no for each class instead, and sum over the classes.
+
+    Returns:
+        A scalar, 0 where both agree, in nats.
+
+    Source: Hinton et al., *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531.
+    """
+    scores, target = scores.float() / temperature, target.float() / temperature
+    if multi_label:
+        wanted = target.sigmoid()
+        per_class = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+        least = F.binary_cross_entropy_with_logits(target, wanted, reduction="none")
+        return (per_class - least).sum(dim=1).mean() * temperature**2
+    log_p, log_q = scores.log_softmax(dim=1), target.log_softmax(dim=1)
+    return F.kl_div(log_p, log_q, log_target=True, reduction="batchmean") * temperature**2
+
+
+def feature_error(features: Tensor, target: Tensor) -> Tensor:
+    """Squared error of features (B, D), of the variance of the target over images: 1 is as bad as their mean."""
+    features, target = features.float(), target.float()
+    spread = (target - target.mean(dim=0)).square().sum(dim=1).mean()
+    return (features - target).square().sum(dim=1).mean() / spread.clamp(min=1e-12)

@@ -1,0 +1,137 @@
+"""Where to merge in a trained model, for a wanted speed-up: predicted or measured."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from patchmerger.costs.block_costs import on_meta
+from patchmerger.costs.placements import Placement, PlacementCosts
+from patchmerger.costs.planning import plan
+from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.speed.benchmark import measure as measure_speed
+from patchmerger.speed.timed_steps import Precision
+
+# Finer than powers of two, so that no more tokens go than must; the paper's 8 is the fewest, where there are enough.
+_COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256)
+# Placements that predict so many times the wanted speed-up are measured beside each other.
+_RESERVES = (1.0, 1.08, 1.16, 1.25, 1.35, 1.5)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one merger goes.
+
+    Attributes:
+        after: The block, counted from 1.
+        num_tokens: Tokens that go on.
+        positions: What ``insert`` is told of positions.
+        predicted: Speed-up by FLOPs.
+        measured: Speed-up as measured when the place was chosen; ``None`` where it was not.
+        wanted: The speed-up that was asked for; ``None`` where the place was given.
+    """
+
+    after: int
+    num_tokens: int
+    positions: Positions | None
+    predicted: float
+    measured: float | None = None
+    wanted: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def choose_place(
+    net: nn.Module,
+    *,
+    speedup: float | None = None,
+    after: int | None = None,
+    num_tokens: int | None = None,
+    positions: Positions | None = None,
+    measured: bool = False,
+    batch_size: int = 16,
+    precision: Precision = "float32",
+    rounds: int = 10,
+) -> Place:
+    """The latest place whose speed-up reaches what is wanted, and with as many tokens as it allows.
+
+    Args:
+        net: A plain model.
+        speedup: What is wanted; 2 if nothing is given.
+        after: The block to merge after, in its place.
+        num_tokens: Tokens that go on: alone, the latest place with so many is taken; with ``after``, it is the place.
+        positions: As in ``insert``.
+        measured: Whether a measurement on this machine must reach it, rather than the prediction by FLOPs.
+        batch_size: Of the measurement.
+        precision: Of the measurement.
+        rounds: Of the measurement.
+
+    Raises:
+        ValueError: No place reaches it, the message names the fastest; or a place that is not there.
+        UnsupportedModelError: The model cannot take a merger.
+    """
+    if after is not None:
+        if speedup is not None:
+            raise ValueError(f"speedup ({speedup:g}) and after ({after}) both say where to merge: give one of them")
+        return _given(net, after, 8 if num_tokens is None else num_tokens, positions)
+    wanted = 2.0 if speedup is None else speedup
+    patches = PlacementCosts(on_meta(net), None, positions).num_patches
+    least = min(8, max(1, patches // 4))
+    counts = [num_tokens] if num_tokens is not None else [n for n in _COUNTS if least <= n < patches] or [1]
+    if not measured:
+        best = plan(net, speedup=wanted, num_tokens=counts, positions=positions).placements[0]
+        return _place(best, wanted)
+    found: dict[str, Placement] = {}
+    for reserve in _RESERVES:
+        try:
+            best = plan(net, speedup=wanted * reserve, num_tokens=counts, positions=positions).placements[0]
+        except ValueError:
+            if not found:
+                raise
+            break
+        found.setdefault(best.line, best)
+    models = {"plain": net, **{line: p.apply(copy.deepcopy(net)) for line, p in found.items()}}
+    timings = measure_speed(models, batch_size=batch_size, precision=precision, rounds=rounds)
+    for line, placement in found.items():
+        if timings[line].speedup >= wanted:
+            return _place(placement, wanted, timings[line].speedup)
+    fastest = max(found, key=lambda line: timings[line].speedup)
+    raise ValueError(
+        f"speedup ({wanted:g}) is more than merging was measured to save here: {timings[fastest].speedup:.2f}× with "
+        f"{fastest} ({found[fastest].speedup:.2f}× predicted); a larger batch or model comes closer to the prediction, "
+        "or leave the measurement out"
+    )
+
+
+def _place(placement: Placement, wanted: float, measured: float | None = None) -> Place:
+    return Place(placement.after[0], placement.num_tokens[0], placement.positions, placement.speedup, measured, wanted)
+
+
+def _given(net: nn.Module, after: int, num_tokens: int, positions: Positions | None) -> Place:
+    costs = PlacementCosts(on_meta(net), None, positions)
+    if not 1 <= after < costs.depth:
+        raise ValueError(f"after ({after}) must be a block from 1 to {costs.depth - 1}: the model has {costs.depth}")
+    if not 1 <= num_tokens < costs.num_patches:
+        raise ValueError(
+            f"num_tokens ({num_tokens}) must be from 1 to {costs.num_patches - 1}: {costs.num_patches} patches arrive"
+        )
+    placement = costs.placement([after], [num_tokens])
+    return Place(after, num_tokens, placement.positions, placement.speedup)
+
+
+def slower_but_safer(net: nn.Module, place: Place) -> list[str]:
+    """Places that change the model less, in words, with the speed-up that they predict."""
+    costs = PlacementCosts(on_meta(net), None, place.positions)
+    found = []
+    if place.after + 1 < costs.depth:
+        later = costs.placement([place.after + 1], [place.num_tokens])
+        found.append(f"a later merge (--after {place.after + 1} --num_tokens {place.num_tokens}: {later.speedup:.2f}×)")
+    if 2 * place.num_tokens < costs.num_patches:
+        more = costs.placement([place.after], [2 * place.num_tokens])
+        found.append(f"more tokens (--after {place.after} --num_tokens {2 * place.num_tokens}: {more.speedup:.2f}×)")
+    return found

@@ -1,0 +1,5 @@
+"""What a Vision Transformer costs, and where a merger reaches a wanted cost."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,6 @@
+from .model_cost import Cost as Cost
+from .model_cost import PartCost as PartCost
+from .model_cost import cost as cost
+from .placements import Placement as Placement
+from .planning import Plan as Plan
+from .planning import plan as plan

@@ -1,0 +1,227 @@
+"""Where mergers can stand in a model, and what each choice costs: a few runs or formulas, then only additions.
+
+FLOPs add up over the blocks: those before a merger see N tokens, those after it M. With the costs of a model with a
+merger after block 1 and after block 2, those of all other places follow:
+
+    F(k, M) = embedding + Σ_{i ≤ k} b_i(N) + merger(N, M) + Σ_{i > k} b_i(M) + extra(M) + head(M)
+
+where:
+
+- b_i(n) is block i on n tokens, prefix tokens counted in;
+- extra(M) is what the first block after a merge costs more than it would further back (with rotary positions: their
+  centroids are computed there).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from patchmerger.costs.counting import count_parts
+from patchmerger.costs.model_cost import Cost, cost
+from patchmerger.hosts import UnsupportedModelError, block_names, find_host
+from patchmerger.insertion import insert
+from patchmerger.mechanism.block_inputs import Positions
+
+ImageSize = int | tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Mergers in a model, and the speed-up that they predict.
+
+    Attributes:
+        after: The blocks that the mergers stand after, counted from 1.
+        num_tokens: Tokens that each of them gives, prefix tokens not counted in.
+        flops: FLOPs of one image, 1 multiply-add = 2 FLOPs.
+        speedup: FLOPs of the plain model / ``flops``.
+        positions: What ``insert`` must be told of positions; ``None`` where its default will do.
+    """
+
+    after: tuple[int, ...]
+    num_tokens: tuple[int, ...]
+    flops: int
+    speedup: float
+    positions: Positions | None = None
+
+    @property
+    def line(self) -> str:
+        """The line of Python that makes it."""
+        tokens, after = ((x[0] if len(x) == 1 else list(x)) for x in (self.num_tokens, self.after))
+        positions = f", positions={self.positions!r}".replace("'", '"') if self.positions else ""
+        return f"patchmerger.insert(model, num_tokens={tokens}, after={after}{positions})"
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Insert the mergers into ``model``, in place."""
+        return insert(model, self.num_tokens, self.after, positions=self.positions)
+
+    def keeps_more(self, other: Placement) -> bool:
+        """Whether each merger is as late as the other's and keeps as many tokens, and some more so."""
+        ours, theirs = (*self.after, *self.num_tokens), (*other.after, *other.num_tokens)
+        return ours != theirs and all(a >= b for a, b in zip(ours, theirs, strict=True))
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """FLOPs with some number of tokens: of each block after a merge, and of what else depends on that number.
+
+    Attributes:
+        blocks: By name, as far back as the extra is not due.
+        merger: The merger, from N tokens.
+        extra: What the first block after a merge costs more.
+        end: All after the blocks.
+    """
+
+    blocks: dict[str, int]
+    merger: int
+    extra: int
+    end: int
+
+
+class PlacementCosts:
+    """FLOPs of a model for every placement of one merger or two.
+
+    Args:
+        plain: A supported model without mergers, on the meta device.
+        image_size: Pixels; ``None`` is the model's own.
+        positions: What ``insert`` is told of positions; by default what the model needs.
+
+    Raises:
+        UnsupportedModelError: The model cannot take a merger.
+    """
+
+    def __init__(self, plain: nn.Module, image_size: ImageSize, positions: Positions | None = None) -> None:
+        host = find_host(plain)
+        self.names = block_names(plain, host)
+        self.cost: Cost = cost(plain, image_size)
+        self.plain = {part.name: part.flops for part in self.cost.parts}
+        self.num_patches = self.cost.parts[0].tokens_in
+        if host.num_patches is not None:  # `insert` counts on the model's own image size
+            self.num_patches = min(self.num_patches, host.num_patches)
+        self._alike = len(host.blocks) > 2 and _shapes(host.blocks[1]) == _shapes(host.blocks[2])
+        self._model, self._size = plain, None if image_size is None else self.cost.image_size
+        self._singles: dict[int, _Merged] = {}
+        self._pairs: dict[tuple[int, int], int] = {}
+        self.positions = needed_positions(plain) if positions is None else positions
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the model."""
+        return len(self.names)
+
+    def placement(self, after: Sequence[int], num_tokens: Sequence[int]) -> Placement:
+        """The placement of one merger or two, with its cost."""
+        flops = self.flops(after, num_tokens)
+        return Placement(tuple(after), tuple(num_tokens), flops, self.cost.flops / flops, self.positions)
+
+    def flops(self, after: Sequence[int], num_tokens: Sequence[int]) -> int:
+        """FLOPs of one image with a merger after each block in ``after``; they give ``num_tokens`` each."""
+        merged = self._merged(num_tokens[0])
+        flops = self.plain["patch_embed"] + _total(self.plain, self.names[: after[0]]) + merged.merger + merged.extra
+        if len(after) == 2:
+            flops += _total(merged.blocks, self.names[after[0] : after[1]]) + self._pair(num_tokens[0], num_tokens[1])
+            merged = self._merged(num_tokens[1])
+            flops += merged.extra
+        return flops + _total(merged.blocks, self.names[after[-1] :]) + merged.end
+
+    def _merged(self, num_tokens: int) -> _Merged:
+        if num_tokens in self._singles:
+            return self._singles[num_tokens]
+        parts = self._parts([1], [num_tokens])
+        begin, *later = self.names
+        known = {"patch_embed", f"{begin}.merger", *self.names}
+        blocks, extra = {name: parts[name] for name in later}, 0
+        if len(later) > 1:
+            # Where the third block is like the second, one run shows the extra; else a second one must.
+            first = parts[later[0]] if self._alike else self._parts([2], [num_tokens])[later[1]]
+            extra = first - parts[later[1]]
+            blocks[later[0]] -= extra
+        self._singles[num_tokens] = _Merged(
+            blocks=blocks,
+            merger=parts[begin] + parts[f"{begin}.merger"] - self.plain[begin],
+            extra=extra,
+            end=sum(flops for name, flops in parts.items() if name not in known),
+        )
+        return self._singles[num_tokens]
+
+    def _pair(self, first: int, second: int) -> int:
+        """What a second merger costs, from ``first`` tokens to ``second``."""
+        if (first, second) not in self._pairs:
+            begin, merging, *later = self.names
+            once, twice = self._merged(first), self._merged(second)
+            others = self.plain["patch_embed"] + self.plain[begin] + once.merger + once.extra + once.blocks[merging]
+            others += twice.extra + _total(twice.blocks, later) + twice.end
+            self._pairs[first, second] = sum(self._parts([1, 2], [first, second]).values()) - others
+        return self._pairs[first, second]
+
+    def _parts(self, after: list[int], num_tokens: list[int]) -> dict[str, int]:
+        """FLOPs by part, as ``cost`` has them."""
+        model = insert(copy.deepcopy(self._model), num_tokens, after, positions=self.positions)
+        if isinstance(model, VisionTransformer):
+            return {part.name: part.flops for part in cost(model, self._size).parts}
+        return {part.name: part.flops for part in count_parts(model, self._size)}
+
+
+def needed_positions(model: nn.Module) -> Positions | None:
+    """What ``insert`` must be told of positions for this model; ``None`` where its default will do.
+
+    Args:
+        model: A supported model without mergers, on the meta device.
+    """
+    try:
+        insert(copy.deepcopy(model), 1, 1)
+    except UnsupportedModelError as error:
+        if error.kind != "relative bias":
+            raise
+        return "drop_bias"
+    return None
+
+
+def _shapes(block: nn.Module) -> list[tuple[object, ...]]:
+    """What makes two blocks alike."""
+    return [(type(m), *(p.shape for p in m.parameters(recurse=False))) for m in block.modules()]
+
+
+def _total(flops: dict[str, int], names: Sequence[str]) -> int:
+    return sum(flops[name] for name in names)
+
+
+def placements_within(costs: PlacementCosts, mergers: int, num_tokens: Sequence[int], budget: float) -> list[Placement]:
+    """The placements of at most ``budget`` FLOPs that keep the most: the latest first, then those with more tokens.
+
+    Left out are those to which another one is preferable: as late in every place, as many tokens in each, and more
+    so somewhere. So are pairs in which one of the two mergers would do.
+
+    Args:
+        costs: Of the model.
+        mergers: 1 or 2.
+        num_tokens: The numbers of tokens to choose from.
+        budget: FLOPs of one image.
+    """
+    found: list[Placement] = []
+    descending = sorted(set(num_tokens), reverse=True)
+    for tokens in combinations(descending, mergers):
+        for *first, last in _latest(costs, tokens, budget):
+            after = (*first, last)
+            if mergers == 1 or all(costs.flops([a], [t]) > budget for a, t in zip(after, tokens, strict=True)):
+                found.append(costs.placement(after, tokens))
+    best = [p for p in found if not any(other.keeps_more(p) for other in found)]
+    return sorted(best, key=lambda p: (p.after, p.num_tokens), reverse=True)
+
+
+def _latest(costs: PlacementCosts, tokens: Sequence[int], budget: float) -> list[tuple[int, ...]]:
+    """For one merger the latest place within the budget; for two the latest second one to each first one."""
+    starts = [()] if len(tokens) == 1 else [(place,) for place in range(1, costs.depth - 1)]
+    found = []
+    for start in starts:
+        begin = start[0] + 1 if start else 1
+        for last in range(costs.depth - 1, begin - 1, -1):
+            if costs.flops((*start, last), tokens) <= budget:
+                found.append((*start, last))
+                break
+    return found

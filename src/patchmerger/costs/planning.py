@@ -1,0 +1,229 @@
+"""Where to merge for a wanted speed-up or a FLOP budget."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from patchmerger.costs.block_costs import on_meta
+from patchmerger.costs.model_cost import table_text
+from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
+from patchmerger.inserted import mergers as inserted
+from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.models.named import named_model
+from patchmerger.speed.benchmark import measure as measure_speed
+from patchmerger.speed.compiling import Compile
+from patchmerger.speed.measurement import Measurement
+from patchmerger.speed.timed_steps import Precision
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Placements of mergers that meet a budget, the one to try first at the front.
+
+    Attributes:
+        model: The model's name.
+        image_size: Height and width in pixels.
+        plain_flops: FLOPs of one image without mergers.
+        budget: FLOPs of one image that no placement exceeds.
+        speedup: The wanted speed-up, where one was asked for rather than FLOPs.
+        placements: The latest first, then those with more tokens.
+        measured: The plain model and the first placements, measured; ``None`` if that was not asked for.
+    """
+
+    model: str
+    image_size: tuple[int, int]
+    plain_flops: int
+    budget: float
+    speedup: float | None
+    placements: tuple[Placement, ...]
+    measured: Measurement | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain Python values, for JSON."""
+        return {
+            "model": self.model,
+            "image_size": list(self.image_size),
+            "plain_flops": self.plain_flops,
+            "budget": self.budget,
+            "speedup": self.speedup,
+            "placements": [{**asdict(p), "line": p.line} for p in self.placements],
+            "measured": self.measured and self.measured.as_dict(),
+        }
+
+    def __str__(self) -> str:
+        """A table of the placements, and the line to paste."""
+        from rich.table import Table
+
+        height, width = self.image_size
+        wanted = f"{self.budget / 1e9:.4g} GFLOPs" if self.speedup is None else f"{self.speedup:g}× fewer FLOPs"
+        table = Table(
+            title=f"{self.model}, {height} × {width} pixels, {self.plain_flops / 1e9:.4g} GFLOPs: {wanted} or better"
+        )
+        columns = ["after block", "tokens", "GFLOPs", "predicted", "measured (quartiles)", "insert"]
+        for column in columns if self.measured else [c for c in columns if not c.startswith("measured")]:
+            table.add_column(column, justify="left" if column == "insert" else "right", no_wrap=True)
+        for p in self.placements:
+            cells = [", ".join(map(str, numbers)) for numbers in (p.after, p.num_tokens)]
+            cells += [f"{p.flops / 1e9:#.4g}", f"{p.speedup:.2f}×"]
+            table.add_row(*cells, *([_measured_text(self.measured, p)] if self.measured else []), p.line)
+        text = table_text(table) + "later is safer, and so are more tokens; a merger in a trained model must be trained"
+        return text if self.measured is None else f"{text}\n{self._verdict(self.measured)}"
+
+    def _verdict(self, measured: Measurement) -> str:
+        """What the measurement says of the wanted speed-up."""
+        timings = [t for t in measured.timings if t.name != measured.baseline]
+        wanted = self.speedup or self.plain_flops / self.budget
+        reach = sum(t.speedup >= wanted for t in timings)
+        verdict = f"measured, {reach} of {len(timings)} reach {wanted:.2f}×; {measured.conditions}"
+        if slower := [t.name for t in timings if t.speedup < 1]:
+            verdict += f"\nslower than the plain model here: {'; '.join(slower)}"
+        return verdict
+
+
+def _measured_text(measured: Measurement | None, placement: Placement) -> str:
+    timing = next((t for t in measured.timings if t.name == placement.line), None) if measured else None
+    if timing is None:
+        return "–"
+    slow, fast = timing.speedup_quartiles
+    return f"{timing.speedup:.2f}× ({slow:.2f} … {fast:.2f})"
+
+
+def plan(
+    model: str | nn.Module,
+    *,
+    speedup: float | None = None,
+    gflops: float | None = None,
+    mergers: int = 1,
+    num_tokens: Sequence[int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    positions: Positions | None = None,
+    limit: int = 10,
+    measure: int = 0,
+    batch_size: int = 16,
+    precision: Precision = "float32",
+    compile: Compile = False,
+    rounds: int = 10,
+    device: str | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Find where to merge for a wanted speed-up, or to stay within a budget of FLOPs.
+
+    Listed are the placements that change the model least: none stands in the list to which another is preferable
+    because it merges as late and keeps as many tokens. Nothing runs unless ``measure`` asks for it.
+
+    Args:
+        model: A timm architecture, the folder of a saved model, or a plain model.
+        speedup: Wanted speed-up, predicted by FLOPs: those of the plain model divided by those of the merged one.
+            2 if neither this nor ``gflops`` is given.
+        gflops: In its place a budget: GFLOPs (10⁹, a multiply-add is 2) for one image.
+        mergers: One merger, or two.
+        num_tokens: Numbers of tokens to choose from; by default powers of two from 8 (less where there are few
+            patches) to 128.
+        image_size: Pixels, one number or (height, width); the model's own by default.
+        positions: As in ``insert``; by default what the model needs.
+        limit: How many placements to list.
+        measure: How many of the first ones to measure on this machine, beside the plain model.
+        batch_size: Images in a batch, for ``measure``.
+        precision: float32, bf16 or fp16, for ``measure``.
+        compile: Compile the models with ``torch.compile`` (``"frozen"``: with constant weights), for ``measure``.
+        rounds: How often each model is timed, for ``measure``.
+        device: Where to measure; by default where the model is.
+        seed: Of the random weights and images, for ``measure``.
+
+    Returns:
+        The placements, with the line of Python for each.
+
+    Raises:
+        ValueError: No placement meets the budget: the message names the nearest that can be had. Or an argument
+            that cannot work.
+        UnsupportedModelError: The model cannot take a merger.
+    """
+    _check(speedup=speedup, gflops=gflops, mergers=mergers, limit=limit, measure=measure)
+    name = model if isinstance(model, str) else type(model).__name__
+    known = named_model(model, image_size) if isinstance(model, str) else model
+    if inserted(known):
+        raise ValueError(f"model ({name}) has a merger already: patchmerger.remove(model) takes it out")
+    costs = PlacementCosts(on_meta(known), image_size, positions)
+    if mergers >= costs.depth:
+        raise ValueError(f"mergers ({mergers}) must be fewer than the {costs.depth} blocks of {name}")
+    counts = _counts(costs, num_tokens, mergers)
+    if speedup is None and gflops is None:
+        speedup = 2.0
+    budget = gflops * 1e9 if gflops is not None else costs.cost.flops / (speedup or 1)
+    if budget >= costs.cost.flops:
+        raise ValueError(f"gflops ({gflops:g}) is met without a merger: {name} has {costs.cost.flops / 1e9:.4g} GFLOPs")
+    found = placements_within(costs, mergers, counts, budget)
+    if not found:
+        raise ValueError(_nearest(name, costs, mergers, counts, speedup, gflops, budget))
+    measured = None
+    if measure:
+        if isinstance(model, str):
+            known = named_model(model, image_size, seed=seed)
+        measured = measure_speed(
+            {"plain": known, **{p.line: p.apply(copy.deepcopy(known)) for p in found[: min(measure, limit)]}},
+            batch_size=batch_size,
+            image_size=image_size,
+            precision=precision,
+            compile=compile,
+            rounds=rounds,
+            device=device,
+            seed=seed,
+        )
+    cost = costs.cost
+    return Plan(name, cost.image_size, cost.flops, budget, speedup, tuple(found[:limit]), measured)
+
+
+def _counts(costs: PlacementCosts, num_tokens: Sequence[int] | None, mergers: int) -> list[int]:
+    """The numbers of tokens to choose from: those asked for, checked, or those that there are enough patches for."""
+    if num_tokens is None:  # the paper has 8
+        least = min(3, (costs.num_patches // 4).bit_length() - 1)
+        return [2**power for power in range(max(0, least), 8) if 2**power < costs.num_patches] or [1]
+    counts = list(num_tokens)
+    if not counts or any(type(count) is not int or not 1 <= count < costs.num_patches for count in counts):
+        raise ValueError(
+            f"num_tokens ({counts}) must be whole numbers from 1 to {costs.num_patches - 1}: "
+            f"{costs.num_patches} patches arrive"
+        )
+    if len(set(counts)) < mergers:
+        raise ValueError(f"num_tokens ({counts}) must be at least {mergers} numbers for {mergers} mergers")
+    return counts
+
+
+def _nearest(
+    name: str,
+    costs: PlacementCosts,
+    mergers: int,
+    counts: Sequence[int],
+    speedup: float | None,
+    gflops: float | None,
+    budget: float,
+) -> str:
+    """What to say of a budget that no placement meets."""
+    after = range(1, mergers + 1)
+    best = costs.placement(after, sorted(counts, reverse=True)[-mergers:])
+    least = f"{best.speedup:.2f}×, {best.flops / 1e9:.4g} GFLOPs, with {best.line}"
+    more = "" if min(counts) == 1 else "; fewer tokens (num_tokens) or a smaller model cost less"
+    asked = f"speedup ({speedup:g})" if gflops is None else f"gflops ({gflops:g})"
+    if best.flops <= budget:
+        return f"{asked} needs no second merger: one alone meets it, so give mergers=1"
+    return f"{asked} is more than merging saves in {name}: the nearest that can be had is {least}{more}"
+
+
+def _check(*, speedup: float | None, gflops: float | None, mergers: int, limit: int, measure: int) -> None:
+    if speedup is not None and gflops is not None:
+        raise ValueError(f"speedup ({speedup:g}) and gflops ({gflops:g}) are two budgets: give one of them")
+    if speedup is not None and not speedup > 1:
+        raise ValueError(f"speedup ({speedup:g}) must be above 1, the speed of the plain model")
+    if gflops is not None and not gflops > 0:
+        raise ValueError(f"gflops ({gflops:g}) must be above 0")
+    if mergers not in (1, 2):
+        raise ValueError(f"mergers ({mergers}) must be 1 or 2")
+    if limit < 1:
+        raise ValueError(f"limit ({limit}) must be at least 1")
+    if measure < 0:
+        raise ValueError(f"measure ({measure}) must be 0 or the number of placements to measure")

@@ -1,0 +1,112 @@
+"""An input that a model takes, made of zeros or noise: for counting, checking and measuring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchmerger.mechanism.subclassing import host_class
+
+
+@dataclass(frozen=True)
+class Example:
+    """Arguments for one call of a model.
+
+    Attributes:
+        images: The images (or spectrograms, or patches of images) in the form that the model takes.
+        name: The keyword that they go under; ``None`` for the first argument.
+        others: What else the model must be given.
+    """
+
+    images: Tensor
+    name: str | None = None
+    others: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, model: nn.Module) -> Any:
+        """The model's output."""
+        return (
+            model(self.images, **self.others) if self.name is None else model(**{self.name: self.images}, **self.others)
+        )
+
+
+def example_input(
+    model: nn.Module,
+    image_size: int | tuple[int, int] | None = None,
+    *,
+    batch_size: int = 1,
+    seed: int | None = None,
+) -> Example:
+    """Make an input for a model of timm, transformers or torchvision, or of one's own.
+
+    Args:
+        model: The model; its device and dtype are those of the input.
+        image_size: Pixels, one number or (height, width); ``None`` is the model's own. A model of one's own is asked
+            for its ``image_size`` or ``img_size``.
+        batch_size: Images.
+        seed: Of the noise (normal, standard deviation 1); ``None`` for zeros.
+
+    Raises:
+        ValueError: The size is neither given nor known, or the model takes no images of another size.
+    """
+    library = host_class(model).__module__.split(".")[0]
+    if library == "transformers":
+        example = _for_transformers(model, image_size, batch_size)
+    else:
+        own = _size_of_timm(model) if library == "timm" else _size_of_attribute(model)
+        size = own if image_size is None else _pair(image_size)
+        if size is None:
+            raise ValueError(
+                f"image_size (None) must be given: {host_class(model).__name__} does not say the size of its images"
+            )
+        channels = _channels(model)
+        example = Example(torch.zeros(batch_size, channels, *size))
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    if seed is None:
+        images = example.images
+    else:
+        images = torch.randn(example.images.shape, generator=torch.Generator().manual_seed(seed))
+    others = {name: value.to(like.device) for name, value in example.others.items()}
+    return Example(images.to(device=like.device, dtype=like.dtype), example.name, others)
+
+
+def _for_transformers(model: Any, image_size: int | tuple[int, int] | None, batch_size: int) -> Example:
+    config = getattr(model.config, "vision_config", None) or model.config
+    if hasattr(config, "num_mel_bins"):  # a spectrogram: time × frequency
+        if image_size is not None:
+            raise ValueError(f"image_size ({image_size}) means nothing to {host_class(model).__name__}")
+        return Example(torch.zeros(batch_size, config.max_length, config.num_mel_bins), "input_values")
+    if "siglip2" in config.model_type:
+        side = round(config.num_patches**0.5)
+        rows, columns = (side, side) if image_size is None else (s // config.patch_size for s in _pair(image_size))
+        patches = torch.zeros(batch_size, rows * columns, config.num_channels * config.patch_size**2)
+        real = torch.ones(batch_size, rows * columns, dtype=torch.long)
+        shapes = torch.tensor([[rows, columns]]).repeat(batch_size, 1)
+        return Example(patches, "pixel_values", {"pixel_attention_mask": real, "spatial_shapes": shapes})
+    size = _pair(config.image_size) if image_size is None else _pair(image_size)
+    frames = [config.num_frames] if hasattr(config, "num_frames") else []  # a video
+    return Example(torch.zeros(batch_size, *frames, getattr(config, "num_channels", 3), *size), "pixel_values")
+
+
+def _size_of_timm(model: Any) -> tuple[int, int]:
+    from timm.models import get_model_input_config
+
+    _, height, width = get_model_input_config(model)["input_size"]
+    return int(height), int(width)
+
+
+def _size_of_attribute(model: nn.Module) -> tuple[int, int] | None:
+    size = getattr(model, "image_size", None) or getattr(model, "img_size", None)
+    return None if size is None else _pair(size)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def _channels(model: nn.Module) -> int:
+    """Image channels: those of the first convolution."""
+    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)

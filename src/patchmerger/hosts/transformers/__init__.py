@@ -1,0 +1,1 @@
+"""The Vision Transformers of Hugging Face transformers."""

@@ -1,0 +1,114 @@
+"""The seams of transformers' models besides their blocks: what counts on N tokens after a merge is mended."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor
+
+from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.subclassing import Seam
+
+
+class NoBias(Seam):
+    """A module that computes a relative position bias: it gives none; its table stays, so state dicts do not change."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """No bias."""
+
+
+class UnbiasedAttention(Seam):
+    """An attention that adds a relative position bias of its own where it is told so."""
+
+    has_relative_position_bias = property(lambda _: False)  # a property hides what the instance says
+
+
+class MergedTransformer(Seam):
+    """A Transformer that knows of no padding.
+
+    Exporting, transformers gives the blocks a mask of its own, which hides nothing; so a user's is refused here.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers has it; an attention mask is refused."""
+        # The first two arguments are everywhere pixels and, at most, what of them is masked.
+        if kwargs.get("attention_mask") is not None or any(isinstance(value, Tensor) for value in args[2:]):
+            raise ValueError(
+                "attention_mask was given to a merged model, but it speaks of the tokens before the merge: call the "
+                "model without it"
+            )
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+class MergedRotaryTransformer(MergedTransformer):
+    """DINOv3 and Sapiens 2, whose rotary phases run through two turns from one side of an image to the other."""
+
+    def forward(self, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As transformers has it; a grid so coarse that phases do not tell what is between two patches is refused."""
+        model = cast(Any, self)
+        patch = model.config.patch_size
+        patch_height, patch_width = patch if isinstance(patch, (tuple, list)) else (patch, patch)
+        height, width = pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
+        stretch = 1.0
+        if model.training:  # where coordinates are scaled at random
+            stretch = (model.config.pos_embed_rescale or 1.0) * (model.config.pos_embed_jitter or 1.0)
+        merging = [module for module in model.modules() if is_merging(module)]
+        if min(height, width) <= 4 * stretch and any(block.merge_positions == "centroid" for block in merging):
+            raise ValueError(
+                f"pixel_values give {height} × {width} patches, whose rotary phases may differ by half a turn and more "
+                f"from one to the next, so that a merged token has no centroid: use more than {4 * stretch:g} patches "
+                "a side, or insert with positions='none'"
+            )
+        return super().forward(pixel_values, *args, **kwargs)
+
+
+class UnmaskedHead(Seam):
+    """SigLIP 2's attention pooling: merged tokens hold no padding, so it sees no mask."""
+
+    def forward(self, hidden_state: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, M, D) → (B, D)."""
+        return super().forward(hidden_state)  # type: ignore[misc, no-any-return]
+
+
+class _ShapesAndMask(NamedTuple):
+    """What the classifier hands on in the place of the shapes, since its own pooling must not see the mask."""
+
+    spatial_shapes: Tensor
+    pixel_attention_mask: Tensor
+
+
+class MergedSiglip2Classifier(Seam):
+    """SigLIP 2's classifier: its average runs over all merged tokens; only the tower may know of padding."""
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        pixel_attention_mask: Tensor | None = None,
+        spatial_shapes: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """As transformers has it."""
+        if pixel_attention_mask is not None:
+            spatial_shapes = _ShapesAndMask(spatial_shapes, pixel_attention_mask)
+        return super().forward(pixel_values, None, spatial_shapes, *args, **kwargs)  # type: ignore[misc]
+
+
+class MergedSiglip2Tower(Seam):
+    """SigLIP 2's vision tower: takes the mask from where the classifier put it."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers has it; a mask other than one of padding is refused."""
+        shapes = kwargs.get("spatial_shapes")
+        if isinstance(shapes, _ShapesAndMask):
+            # Versions of transformers name the mask differently; the classifier names it in its call.
+            name = next(name for name in kwargs if name.endswith("attention_mask"))
+            kwargs |= {"spatial_shapes": shapes.spatial_shapes, name: shapes.pixel_attention_mask}
+        masks = [value for name, value in kwargs.items() if name.endswith("attention_mask")] + list(args[1:2])
+        for mask in masks:
+            if mask is not None and mask.ndim != 2:
+                raise ValueError(
+                    f"pixel_attention_mask has shape {tuple(mask.shape)}, but a merged model needs (B, N), True = a "
+                    "real patch: what else a mask says of N tokens is not true of merged ones"
+                )
+        return super().forward(*args, **kwargs)  # type: ignore[misc]

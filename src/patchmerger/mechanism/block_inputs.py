@@ -1,0 +1,83 @@
+"""What a host gives its blocks besides the tokens, and what of it a block after the merge gets instead."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from patchmerger.mechanism.rotary import Rope
+from patchmerger.mechanism.subclassing import host_class
+
+Positions: TypeAlias = Literal["centroid", "none", "drop_bias"]
+
+
+@dataclass(frozen=True)
+class BlockInputs:
+    """The arguments of a host's blocks that count on N tokens.
+
+    Arguments that are not named here are passed on as they are, unless they are tensors: what an unknown tensor says
+    of N tokens is no longer true of M.
+
+    Attributes:
+        rope: The rotary table, or ``None``.
+        padding: Name of the attention mask (B, 1, queries, N) or (B, N), additive or bool, that hides padding and
+            nothing else; or ``None``. Its columns say which tokens are real: the merger leaves the others out, and
+            later blocks get no mask.
+        bias: Name of the relative position bias that all blocks share, or ``None``.
+        exported: Name of the attention mask that the host makes while ``torch.export`` traces it, though it hides
+            nothing; or ``None``. A seam of the host must refuse a user's mask, which cannot be told from it then.
+    """
+
+    rope: Rope | None = None
+    padding: str | None = None
+    bias: str | None = None
+    exported: str | None = None
+
+    def refuse_unknown(self, given: Mapping[str, Any]) -> None:
+        """Refuse masks and the like that cannot follow the tokens through a merge."""
+        known = [self.padding, self.bias, *(self.rope.arguments if self.rope else ())]
+        if torch.compiler.is_exporting():
+            known.append(self.exported)
+        for name, value in given.items():
+            counts_on_tokens = isinstance(value, Tensor) or (name == "is_causal" and bool(value))
+            if name in known or not counts_on_tokens:
+                continue
+            raise ValueError(
+                f"{name} was given to a merged model, but it speaks of the tokens before the merge; merged tokens have "
+                "no order and no padding: call the model without it"
+            )
+
+    def real_tokens(self, given: Mapping[str, Any], num_passing: int) -> Tensor | None:
+        """(B, N) bool, True = a real token, for the tokens that are merged; ``None`` where there is no padding."""
+        mask = None if self.padding is None else given.get(self.padding)
+        if mask is None:
+            return None
+        if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
+            raise ValueError(
+                f"{self.padding} ({type(mask).__name__}) must be a mask (B, N) or (B, 1, queries, N): choose another "
+                "attention implementation, such as 'sdpa'"
+            )
+        seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        if mask.ndim == 4:
+            seen = seen[:, 0].any(dim=-2)  # a padded token is seen by no query
+        return seen[:, num_passing:]
+
+    def without_places(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What changes for a block whose tokens are merged: neither padding nor bias, and no rotation."""
+        names = (self.padding, self.bias, self.exported)
+        gone: dict[str, Any] = {name: None for name in names if name is not None and name in given}
+        if self.rope is not None and self.rope.table(given) is not None:
+            gone.update(self.rope.without(given))
+        return gone
+
+
+def argument_names(block: nn.Module) -> tuple[str, ...]:
+    """Names of the positional arguments of a block after the tokens, as its own class has them."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(host_class(block).forward).parameters.values()
+    return tuple(p.name for p in parameters if p.kind in kinds)[2:]

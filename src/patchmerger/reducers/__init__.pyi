@@ -1,0 +1,1 @@
+from .average_pool import AveragePool as AveragePool

@@ -1,0 +1,94 @@
+"""The modules that ``insert`` puts in: new PatchMergers, or reducers that were given, tried out first."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from patchmerger.hosts import Host
+from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.merger import Init, Norm, PatchMerger
+
+
+def choose_reducers(
+    host: Host,
+    places: dict[int, int],
+    *,
+    passing: int,
+    positions: Positions | None,
+    norm: Norm,
+    scale: float,
+    init: Init | None,
+    reducer: nn.Module | Sequence[nn.Module] | None,
+) -> list[nn.Module]:
+    """The modules to put in, each on its block's device and in its dtype.
+
+    Args:
+        host: The model's description.
+        places: Tokens that go on after each block to merge after.
+        passing: Prefix tokens that pass by.
+        positions: What becomes of positions; a centroid needs to know the weights A.
+        norm: See :class:`~patchmerger.PatchMerger`.
+        scale: See :class:`~patchmerger.PatchMerger`.
+        init: See :class:`~patchmerger.PatchMerger`.
+        reducer: Modules to use in PatchMerger's place.
+
+    Raises:
+        ValueError: A reducer gives another shape than asked for, cannot do what the model needs, or stands beside
+            PatchMerger's options.
+    """
+    likes = [_example_parameter(host.blocks[place - 1]) for place in places]
+    if reducer is None:
+        return [
+            PatchMerger(host.dim, count, norm=norm, scale=scale, init=init, device=like.device, dtype=like.dtype)
+            for count, like in zip(places.values(), likes, strict=True)
+        ]
+    if (norm, scale, init) != ("scores", 1.0, None):
+        raise ValueError("norm, scale and init are PatchMerger's: they cannot be given together with a reducer")
+    given = [reducer] if isinstance(reducer, nn.Module) else list(reducer)
+    if len(given) != len(places) or len({id(module) for module in given}) < len(given):
+        raise ValueError(f"reducer must be one module for each of the {len(places)} places, none of them twice")
+    arriving = (host.num_patches or 4 * max(places.values())) + (0 if passing else host.num_prefix_tokens)
+    for module, count, like in zip(given, places.values(), likes, strict=True):
+        _check_abilities(module, positions == "centroid", host.inputs.padding is not None)
+        _check_shape(module, arriving, count, host.dim)
+        module.to(device=like.device, dtype=like.dtype)
+        arriving = count
+    return given
+
+
+def _example_parameter(block: nn.Module) -> Tensor:
+    return next(p for p in block.parameters() if p.is_floating_point())
+
+
+def _check_abilities(reducer: nn.Module, centroid: bool, padding: bool) -> None:
+    """Refuse a reducer that cannot tell its weights, or cannot leave padding out, where the model needs it."""
+    name, can = type(reducer).__name__, inspect.signature(reducer.forward).parameters
+    if centroid and "return_weights" not in can:
+        raise ValueError(
+            f"reducer ({name}) has no return_weights in its forward, so merged tokens have no centroid: give it one "
+            "that returns (Y, A), or choose positions='none'"
+        )
+    if padding and "mask" not in can:
+        raise ValueError(
+            f"reducer ({name}) has no mask in its forward, but this model's batches hold padding, which must not be "
+            "merged: give it one, (B, N) with True = a real token"
+        )
+
+
+def _check_shape(reducer: nn.Module, arriving: int, num_tokens: int, dim: int) -> None:
+    """Try the reducer on one image of zeros; a copy is used, so that the given one keeps its state."""
+    like = next(reducer.parameters(), torch.empty(0))
+    tokens = torch.zeros(1, arriving, dim, device=like.device, dtype=like.dtype)
+    with torch.no_grad():
+        merged = copy.deepcopy(reducer).eval()(tokens)
+    shape = tuple(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
+    if shape != (1, num_tokens, dim):
+        raise ValueError(
+            f"reducer ({type(reducer).__name__}) gives {shape} for {arriving} tokens of width {dim}, but "
+            f"num_tokens ({num_tokens}) asks for {(1, num_tokens, dim)}"
+        )

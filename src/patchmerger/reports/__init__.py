@@ -1,0 +1,1 @@
+"""Tables and pictures, made from results; imported by nothing below the command line."""

@@ -1,0 +1,90 @@
+"""Where a number was measured: device, threads, versions."""
+
+from __future__ import annotations
+
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Describe the machine, for the record beside every measured number.
+
+    Args:
+        device: The device that the numbers are measured on.
+
+    Returns:
+        Plain Python values: ``device`` (its kind) and ``device_name``, ``cpu``, ``cpu_capability`` (the vector
+        instructions that torch uses), ``cpu_count`` (CPUs that this process may use), ``threads`` (of torch),
+        ``load_average`` (runnable processes in the last minute, this one included: above ``cpu_count`` others
+        competed for the CPU, and several threads suffer most), ``platform``, the versions of ``python``,
+        ``torch`` and ``timm``, and ``cuda``, ``None`` without it.
+    """
+    device = torch.device(device)
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_count": _cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+    }
+
+
+def device_name(device: torch.device | str) -> str:
+    """The name of a device that a person would look up: the model of the GPU or of the CPU."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return _cpu_name() if device.type == "cpu" else device.type
+
+
+def find_device(device: torch.device | str | None = None) -> torch.device:
+    """The device to work on, checked to be there.
+
+    Args:
+        device: A device, or ``None`` for the accelerator where there is one and the CPU otherwise.
+
+    Raises:
+        ValueError: The device is not there.
+    """
+    if device is None:
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found if found is not None else torch.device("cpu")
+    try:
+        found = torch.device(device)
+        if found.type == "meta":
+            raise RuntimeError("nothing runs on the meta device")
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        present = torch.accelerator.current_accelerator(check_available=True)
+        names = "cpu" if present is None else f"cpu, {present.type}"
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(f"device ({str(device)!r}) is not there: {reason}; there is {names}") from error
+    return found
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpu_count() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,115 @@
+"""Units of work that several processes share in one folder, without doing one twice or losing one that was killed."""
+
+from __future__ import annotations
+
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from patchmerger.runs.run_folder import write_json
+
+
+class SharedWork:
+    """Units of work, such as "after-2-tokens-8/seed-0", which processes of one command take one by one.
+
+    Each unit has a lock that the operating system holds for the process that works on it, and gives back when that
+    process ends in whatever way: a lock file that was left behind locks nothing. A unit that fails leaves its error,
+    and is tried again by a process that starts later.
+
+    Args:
+        folder: Where locks and errors are kept; it is made.
+        units: Their names.
+        done: Tells of a unit whether it is done, from what is on disk.
+    """
+
+    def __init__(self, folder: Path, units: Sequence[str], done: Callable[[str], bool]) -> None:
+        self.folder = folder
+        self.units = list(units)
+        self.done = done
+        self._started = time.time()
+
+    def take(self, units: Sequence[str] | None = None, *, poll_seconds: float = 1.0) -> Iterator[str]:
+        """Yield one unit after the other, locked while it is worked on, until all are done or have failed.
+
+        Those that another process works on are waited for: it could be killed, and then they are taken over.
+
+        Args:
+            units: Which ones; by default all.
+            poll_seconds: Between two looks at those that others work on.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pending = list(self.units if units is None else units)
+        said = False
+        while pending:
+            held = []
+            for unit in pending:
+                if self.settled(unit):
+                    continue
+                try:
+                    with self.lock(unit):
+                        if not self.settled(unit):
+                            yield unit
+                except Timeout:
+                    held.append(unit)
+            pending = held
+            if pending:
+                if not said:
+                    print(f"waiting for {', '.join(pending)}: another process is at it", file=sys.stderr)
+                    said = True
+                time.sleep(poll_seconds)
+
+    def lock(self, unit: str, *, timeout: float = 0) -> FileLock:
+        """The lock of a unit, for a ``with`` statement.
+
+        Args:
+            unit: Its name.
+            timeout: Seconds to wait for it; −1 waits for good. ``Timeout`` is raised after them.
+        """
+        return FileLock(self._file(unit, "lock"), timeout=timeout)
+
+    def settled(self, unit: str) -> bool:
+        """Whether nothing is left to do: the unit is done, or it has failed since this process began."""
+        if self.done(unit):
+            return True
+        error = self.error(unit)
+        return error is not None and error["at"] >= self._started
+
+    def failed(self, unit: str, error: Exception) -> None:
+        """Keep the error of a unit; the full traceback too."""
+        text = f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))
+        write_json(self._file(unit, "error.json"), {"error": text, "at": time.time(), "traceback": trace})
+
+    def error(self, unit: str) -> dict[str, Any] | None:
+        """The error that a unit was left with; ``None`` for one that is done or has not failed."""
+        file = self._file(unit, "error.json")
+        if self.done(unit) or not file.exists():
+            return None
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return content
+
+    def _file(self, unit: str, ending: str) -> Path:
+        return self.folder / f"{unit.replace('/', '_')}.{ending}"
+
+
+def shard_of(units: Sequence[str], shard: str) -> list[str]:
+    """The units of one of several shards.
+
+    Args:
+        units: All of them.
+        shard: "2/3" for the second of three.
+
+    Raises:
+        ValueError: Something else than such a fraction.
+    """
+    number, slash, count = shard.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"shard ({shard!r}) must be i/n with i from 1 to n, such as 1/2 and 2/2")
+    return [unit for place, unit in enumerate(units) if place % int(count) == int(number) - 1]

@@ -1,0 +1,74 @@
+"""Paired comparison: the difference between two models, with a 95% interval."""
+
+from __future__ import annotations
+
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import nan, sqrt
+
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of the differences between paired values, with a 95% confidence interval.
+
+    Attributes:
+        mean: Mean difference.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        over: What was paired: "seeds" or "images".
+        n: Number of pairs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    over: str
+    n: int
+
+
+def over_seeds(ours: Sequence[float], theirs: Sequence[float]) -> PairedDifference:
+    """Student's t interval over runs that share their seed (and so their images, order and split).
+
+    Args:
+        ours: One value for each seed.
+        theirs: The other model's, for the same seeds.
+
+    Raises:
+        ValueError: Unequal lengths, or fewer than two pairs.
+    """
+    if len(ours) != len(theirs) or len(ours) < 2:
+        raise ValueError(f"ours ({len(ours)}) and theirs ({len(theirs)}) must be equally many values, at least 2")
+    return _t_interval([a - b for a, b in zip(ours, theirs, strict=True)], "seeds")
+
+
+def over_images(ours: Sequence[bool], theirs: Sequence[bool]) -> PairedDifference:
+    """Interval over the test images, for one run each: it knows nothing of the spread between seeds.
+
+    Args:
+        ours: For each test image, whether the model was right.
+        theirs: The other model's, for the same images.
+
+    Raises:
+        ValueError: Unequal lengths, or fewer than two images.
+    """
+    if len(ours) != len(theirs) or len(ours) < 2:
+        raise ValueError(f"ours ({len(ours)}) and theirs ({len(theirs)}) must be equally many values, at least 2")
+    return _t_interval([float(a) - float(b) for a, b in zip(ours, theirs, strict=True)], "images")
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the latter is NaN for one value."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, nan
+    return mean, sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def _t_interval(differences: Sequence[float], over: str) -> PairedDifference:
+    n = len(differences)
+    mean, sd = mean_sd(differences)
+    half = float(stats.t.ppf(0.975, n - 1)) * sd / sqrt(n)
+    return PairedDifference(mean, mean - half, mean + half, over, n)

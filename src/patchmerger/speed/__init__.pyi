@@ -1,0 +1,2 @@
+from .benchmark import measure as measure
+from .suite import bench as bench

@@ -1,0 +1,157 @@
+"""What the studies share: one training run in its folder, the paired difference of two models, measured speed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from patchmerger.data import ImageSplits
+from patchmerger.models.build import ModelSettings
+from patchmerger.runs.run_folder import RunFolder, plain
+from patchmerger.runs.statistics import PairedDifference, mean_sd, over_images, over_seeds
+from patchmerger.speed.benchmark import measure
+from patchmerger.training.finetuning import Merge, identify_start
+from patchmerger.training.fitting import PREDICTIONS_FILE, fit_images
+from patchmerger.training.settings import TrainingSettings
+
+_DESCRIPTION = ("flops", "params", "tokens_in", "tokens_out", "mergers", "predicted_speedup")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: Its folder.
+        results: The content of its ``results.json``.
+    """
+
+    path: Path
+    results: dict[str, Any]
+
+
+Runs = Mapping[int, Run]
+"""Finished runs of one model, by seed."""
+
+
+def train_run(
+    images: ImageSplits,
+    recipe: tuple[ModelSettings, Merge],
+    shared: Mapping[str, Any],
+    path: Path,
+    *,
+    seed: int,
+    name: str | None = None,
+    init: Path | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train one model with one seed, unless that is done; goes on where it was interrupted.
+
+    Args:
+        images: Of this seed.
+        recipe: The model and its merger; with ``init`` what is to differ from it.
+        shared: What :func:`~patchmerger.training.fitting.fit_images` is given besides: ``data``, ``augmentation``,
+            ``training``.
+        path: The run's folder.
+        seed: Of the run.
+        name: What to call it; by default the name of the folder above.
+        init: The folder of a model to start from.
+        progress: Say on standard error what is trained.
+    """
+    model, merge = recipe
+    # By its content alone: the folder of a study can be moved.
+    start = {} if init is None else {"init": identify_start(init)["sha256"]}
+    folder = RunFolder(path, {**shared, "model": model, "merge": merge, "seed": seed, **start})
+    if folder.results is not None:
+        return Run(path, folder.results)
+    title = f"{name or path.parent.name}, seed {seed}"
+    if progress:
+        print(f"{title}: training", file=sys.stderr)
+    if shared["training"].compile:
+        torch.compiler.reset()  # else some eight models of one class in a process reach torch's limit on recompilation
+    results = fit_images(
+        images, **shared, init=init, model=model, merge=merge, seed=seed, folder=folder, progress=progress
+    )
+    if progress:
+        value, seconds = 100 * results["test_metric"], results["seconds"]
+        print(f"{title}: {results['metric']} {value:.2f}% after {seconds:.0f} s", file=sys.stderr)
+    return Run(path, results)
+
+
+def summary(runs: Runs, baseline: Runs | None) -> dict[str, Any]:
+    """What tables and pictures show of one model: description, metric over the seeds, difference to the baseline.
+
+    Args:
+        runs: At least one.
+        baseline: Those of the model to compare with; ``None`` for the baseline itself.
+    """
+    own = [run.results for run in runs.values()]
+    values = [results["test_metric"] for results in own]
+    mean, sd = mean_sd(values)
+    return {
+        **{key: own[0][key] for key in _DESCRIPTION},
+        "metric_mean": mean,
+        "metric_sd": sd if len(values) > 1 else None,
+        "metrics": values,
+        "difference": None if baseline is None else plain(paired_difference(runs, baseline)),
+        "train_seconds": mean_sd([results["seconds"] for results in own])[0],
+    }
+
+
+def paired_difference(ours: Runs, theirs: Runs) -> PairedDifference | None:
+    """Paired over the seeds that both have where these are several, over the test images where it is one.
+
+    Returns:
+        The difference; ``None`` where there is nothing to pair: no common seed, or one with a metric that is not a mean
+        over images.
+    """
+    seeds = [seed for seed in ours if seed in theirs]
+    if len(seeds) > 1:
+        return over_seeds(*([runs[seed].results["test_metric"] for seed in seeds] for runs in (ours, theirs)))
+    if not seeds or ours[seeds[0]].results["metric"] != "accuracy":
+        return None
+    right = [load_file(runs[seeds[0]].path / PREDICTIONS_FILE) for runs in (ours, theirs)]
+    return over_images(*((r["predictions"] == r["targets"]).tolist() for r in right))
+
+
+def measure_speeds(
+    models: Mapping[str, nn.Module], training: TrainingSettings, *, rounds: int, baseline: str
+) -> dict[str, Any]:
+    """Measured speed in inference and in a training step, as the models are trained; they take turns.
+
+    Args:
+        models: Models by name.
+        training: Gives batch size, precision, device, and whether to compile.
+        rounds: How often each model is timed.
+        baseline: The name of the model to compare with.
+
+    Returns:
+        The measurements as plain values, by "inference" and "training".
+    """
+    precision = {"32-true": "float32", "16-mixed": "fp16"}.get(training.precision, "bf16")
+    return {
+        mode: measure(
+            models,
+            batch_size=training.batch_size,
+            training=mode == "training",
+            precision=precision,  # type: ignore[arg-type]
+            compile=training.compile,
+            rounds=rounds,
+            device=device_of(training),
+            baseline=baseline,
+        ).as_dict()
+        for mode in ("inference", "training")
+    }
+
+
+def device_of(training: TrainingSettings) -> torch.device:
+    """The device that a run with these settings trains on."""
+    gpu = training.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")

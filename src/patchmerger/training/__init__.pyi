@@ -1,0 +1,3 @@
+from .evaluation import evaluate as evaluate
+from .fitting import fit as fit
+from .settings import TrainingSettings as TrainingSettings

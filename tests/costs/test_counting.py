@@ -1,0 +1,66 @@
+import copy
+
+import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from conftest import SIZE, make_images, make_vit
+from patchmerger.costs.counting import count_parts, count_plain
+from patchmerger.costs.model_cost import cost
+from patchmerger.insertion import insert
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+COUNTED = {
+    "eva02_tiny_patch14_224": None,
+    "vit_small_patch16_dinov3": None,
+    "cait_xxs24_224": None,
+    "beit_base_patch16_224": "drop_bias",
+    "vit_relpos_small_patch16_224": "drop_bias",
+}
+
+
+def test_counting_agrees_with_the_formulas(variant):
+    """The same model by both ways: the two share no code beyond the meta device."""
+    model = insert(make_vit(variant), (9, 3), after=(1, 3))
+    by_formula, counted = cost(model), count_parts(model, None)
+    if by_formula.parts[-2].name == "attn_pool":  # the count takes all after the blocks together
+        blocks = by_formula.parts[:-2]
+        assert sum(part.flops for part in counted) == by_formula.flops
+        assert sum(part.params for part in counted) == by_formula.params
+    else:
+        blocks = by_formula.parts[:-1]
+        assert (counted[-1].flops, counted[-1].params) == (by_formula.parts[-1].flops, by_formula.parts[-1].params)
+    for part, expected in zip(counted, blocks, strict=False):
+        given = (part.name, part.tokens_in, part.tokens_out, part.flops, part.params)
+        assert given == (expected.name, expected.tokens_in, expected.tokens_out, expected.flops, expected.params)
+    assert count_plain(model, None) == by_formula.plain_flops
+
+
+@pytest.mark.parametrize("architecture", COUNTED)
+def test_models_without_formulas(architecture):
+    model = timm.create_model(architecture, **{**SIZE, "img_size": 64}).eval()
+    plain = cost(model)
+    assert plain.speedup == 1
+    assert plain.params == sum(p.numel() for p in model.parameters())
+    before = copy.deepcopy(model)
+    insert(model, 3, after=1, positions=COUNTED[architecture])
+    merged = cost(model)
+    assert merged.plain_flops == plain.flops
+    assert merged.params == sum(p.numel() for p in model.parameters())
+    assert merged.tokens_out == merged.tokens - 64 + 3
+    assert [part.name for part in merged.parts][1:4] == ["blocks.0", "blocks.0.merger", "blocks.1"]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        before.to("meta").requires_grad_(False)(make_images(1, 64).to("meta"))
+    assert counter.get_total_flops() == plain.flops
+    assert model.blocks[0].merger.weight.device.type == "cpu"
+
+
+def test_another_image_size():
+    model = insert(timm.create_model("vit_small_patch16_rope_224", **SIZE), 3)
+    large = cost(model, image_size=(64, 32))
+    assert (large.image_size, large.tokens, large.tokens_out) == ((64, 32), 33, 4)
+    assert model.patch_embed.img_size == (32, 32)
+    with pytest.raises(ValueError, match=r"image_size \(\(64, 64\)\): counting Cait on an input .* failed"):
+        cost(timm.create_model("cait_xxs24_224", **SIZE), image_size=64)

@@ -1,0 +1,123 @@
+"""Costs of placements, against those of models with mergers in these very places."""
+
+from itertools import combinations
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from conftest import SIZE, make_vit
+from patchmerger.costs.block_costs import on_meta
+from patchmerger.costs.counting import count_parts
+from patchmerger.costs.model_cost import cost
+from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
+from patchmerger.hosts import UnsupportedModelError
+from patchmerger.insertion import insert
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FORMULA = ["class token", "attention pooling", "registers, average pooling", "distilled", "differential blocks"]
+COUNTED = {
+    "vit_small_patch16_rope_224": None,
+    "vit_small_patch16_rope_mixed_224": None,
+    "vit_relpos_small_patch16_224": "drop_bias",
+}
+
+
+def check(model: nn.Module, image_size: int | None = None) -> None:
+    """Places of one merger and of two, each against the model itself."""
+    costs = PlacementCosts(on_meta(model), image_size)
+    for number, tokens in ((1, (9,)), (2, (9, 2))):
+        for after in combinations(range(1, costs.depth), number):
+            merged = costs.placement(after, tokens).apply(on_meta(model))
+            by_formula = isinstance(merged, VisionTransformer)
+            flops = cost(merged, image_size).flops if by_formula else sum(p.flops for p in count_parts(merged, None))
+            assert costs.flops(after, tokens) == flops, (after, tokens)
+
+
+@pytest.mark.parametrize("name", FORMULA)
+def test_with_formulas(name):
+    check(make_vit(name))
+
+
+@pytest.mark.parametrize("architecture", COUNTED)
+def test_counted(architecture):
+    with torch.device("meta"):
+        model = timm.create_model(architecture, **SIZE)
+    check(model)
+    assert PlacementCosts(model, None).positions == COUNTED[architecture]
+
+
+def test_another_image_size():
+    check(make_vit(), image_size=64)
+    assert PlacementCosts(on_meta(make_vit()), 64).num_patches == 16  # insert counts on the model's own size
+
+
+def test_blocks_that_are_not_alike():
+    model = make_vit()
+    for index, width in enumerate((16, 48, 24)):
+        model.blocks[index].mlp.fc1 = nn.Linear(32, width)
+        model.blocks[index].mlp.fc2 = nn.Linear(width, 32)
+    check(model)
+    with torch.device("meta"):
+        rotary = timm.create_model("vit_small_patch16_rope_224", **SIZE)
+    rotary.blocks[2].mlp.fc1 = nn.Linear(32, 8, device="meta")
+    rotary.blocks[2].mlp.fc2 = nn.Linear(8, 32, device="meta")
+    check(rotary)
+
+
+def test_two_blocks():
+    check(make_vit(depth=2))
+
+
+def test_a_model_that_takes_no_merger():
+    with pytest.raises(UnsupportedModelError, match="ResNet cannot take a merger"):
+        PlacementCosts(timm.create_model("resnet18"), None)
+
+
+@pytest.mark.parametrize("mergers", [1, 2])
+@pytest.mark.parametrize("speedup", [1.2, 1.5, 2.0])
+def test_none_is_listed_to_which_another_is_preferable(mergers, speedup):
+    costs = PlacementCosts(on_meta(make_vit(depth=6)), None)
+    counts, budget = (8, 4, 2), costs.cost.flops / speedup
+    everything = [
+        costs.placement(after, tokens)
+        for tokens in combinations(counts, mergers)
+        for after in combinations(range(1, 6), mergers)
+    ]
+    fitting = [p for p in everything if p.flops <= budget]
+    listed = placements_within(costs, mergers, counts, budget)
+    assert listed
+    assert all(p.flops <= budget and p.speedup >= speedup for p in listed)
+    assert not any(a.keeps_more(b) for a in listed for b in listed)
+    assert [p.after for p in listed] == sorted((p.after for p in listed), reverse=True)
+    for p in fitting:
+        would_do = mergers == 2 and any(
+            costs.flops([a], [t]) <= budget for a, t in zip(p.after, p.num_tokens, strict=True)
+        )
+        assert would_do or p in listed or any(other.keeps_more(p) for other in listed)
+
+
+def test_the_line_does_what_it_says():
+    import patchmerger
+
+    for placement in (
+        Placement((2,), (4,), 1, 1.0),
+        Placement((1, 3), (9, 4), 1, 1.0),
+        Placement((2,), (4,), 1, 1.0, "drop_bias"),
+    ):
+        architecture = "vit_relpos_small_patch16_224" if placement.positions else "vit_tiny_patch16_224"
+        model, other = (timm.create_model(architecture, **SIZE) for _ in range(2))
+        exec(placement.line, {"patchmerger": patchmerger, "model": model})
+        placement.apply(other)
+        found = [(m.after, m.num_tokens, m.positions) for m in patchmerger.mergers(model)]
+        assert found == [(m.after, m.num_tokens, m.positions) for m in patchmerger.mergers(other)]
+        assert [m[0] for m in found] == list(placement.after)
+    assert placement.line == 'patchmerger.insert(model, num_tokens=4, after=2, positions="drop_bias")'
+
+
+def test_insert_is_the_reference():
+    model = on_meta(make_vit())
+    assert PlacementCosts(model, None).flops([2], [4]) == cost(insert(on_meta(make_vit()), 4, 2)).flops

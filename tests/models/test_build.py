@@ -1,0 +1,88 @@
+"""Models from settings: names, arguments, mergers, and the shallow control."""
+
+import pytest
+import timm
+
+from patchmerger.costs.model_cost import cost
+from patchmerger.inserted import mergers
+from patchmerger.merger import PatchMerger
+from patchmerger.models.build import MergeSettings, ModelSettings, build_model, shallow_twin
+from patchmerger.reducers import AveragePool
+
+SMALL = ModelSettings(
+    "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 8, "num_heads": 2}
+)
+
+
+@pytest.mark.parametrize(("native", "size"), [(8, 32), (28, 32), (32, 32), (64, 64), (500, 64)])
+def test_the_default_model_has_64_tokens(native, size):
+    model = build_model(ModelSettings().resolve(native), num_classes=10)
+    assert model.patch_embed.num_patches == 64
+    assert cost(model).image_size == (size, size)
+
+
+def test_a_named_model_is_left_as_it_is():
+    assert SMALL.resolve(8) is SMALL
+
+
+def test_merge_settings_become_a_merger():
+    model = build_model(SMALL, MergeSettings(num_tokens=[16, 4], after=[2, 5], preset="vit-pytorch"), num_classes=3)
+    found = mergers(model)
+    assert [(m.after, m.num_tokens) for m in found] == [(2, 16), (5, 4)]
+    assert all(isinstance(m.module, PatchMerger) for m in found)
+    assert {(m.module.norm_mode, round(m.module.scale, 6)) for m in found} == {("both", round(32**-0.5, 6))}
+
+
+def test_norm_and_scale_take_the_presets_place():
+    (found,) = mergers(build_model(SMALL, MergeSettings(preset="paper", norm="none", scale=0.5), num_classes=3))
+    assert (found.module.norm_mode, found.module.scale) == ("none", 0.5)
+
+
+@pytest.mark.parametrize(("settings", "std"), [({"preset": "mean", "init_spread": 2.0}, 2.0), ({"scale": 0.5}, 2.0)])
+def test_the_spread_of_the_queries_at_the_start(settings, std):
+    (found,) = mergers(build_model(SMALL, MergeSettings(num_tokens=32, **settings), num_classes=3))
+    assert float(found.module.weight.detach().std()) == pytest.approx(std / 32**0.5, rel=0.15)
+    with pytest.raises(ValueError, match=r"init_spread \(0\) must be above 0"):
+        build_model(SMALL, MergeSettings(init_spread=0), num_classes=3)
+
+
+def test_average_pooling_stands_in_several_places():
+    model = build_model(SMALL, MergeSettings(num_tokens=[16, 4], after=[2, 5], reducer="average"), num_classes=3)
+    assert [type(m.module) for m in mergers(model)] == [AveragePool, AveragePool]
+
+
+def test_average_pooling_takes_no_preset():
+    with pytest.raises(ValueError, match=r"mean nothing with merge.reducer='average'"):
+        build_model(SMALL, MergeSettings(reducer="average", norm="both"), num_classes=3)
+
+
+def test_the_shallow_twin_is_the_closest_in_flops():
+    merged = cost(build_model(SMALL, MergeSettings(), num_classes=0)).flops
+    twin = shallow_twin(SMALL, merged, depth=8)
+    gaps = {
+        depth: abs(cost(timm.create_model(SMALL.name, num_classes=0, **{**SMALL.args, "depth": depth})).flops - merged)
+        for depth in range(1, 9)
+    }
+    assert twin.args["depth"] == min(gaps, key=gaps.__getitem__)
+    assert 4 <= twin.args["depth"] <= 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (ModelSettings(), r"model.name must be given"),
+        (
+            ModelSettings("vit_basse_patch16_224"),
+            r"no architecture.* did you mean vit_base_patch16_224",
+        ),
+        (ModelSettings("q" * 30), r"timm.list_models"),
+        (ModelSettings("vit_tiny_patch16_224", {"num_haeds": 3}), r"model.args \({'num_haeds': 3}\) do not fit"),
+        (ModelSettings("vit_tiny_patch16_224", {"global_pool": "middle"}), r"do not fit .*pooling"),
+        (ModelSettings("vit_dwee_patch16_reg1_gap_256", pretrained=True), r"has no weights for|no weights"),
+    ],
+)
+def test_models_that_cannot_be_built_are_refused(settings, text):
+    if settings.pretrained and timm.is_model_pretrained(settings.name):
+        pytest.skip("timm has weights for it now")
+    with pytest.raises(ValueError, match=text):
+        build_model(settings, num_classes=3)

@@ -1,0 +1,172 @@
+"""The comparison: alike training, paired statistics, the table, the picture; resumed and never overwritten."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from patchmerger.data import DataSettings
+from patchmerger.hub import load
+from patchmerger.inserted import mergers
+from patchmerger.models.build import MergeSettings, ModelSettings
+from patchmerger.reports.comparison import show_comparison
+from patchmerger.runs.shared_work import SharedWork
+from patchmerger.studies import compare as module
+from patchmerger.studies.comparison import compare
+from patchmerger.studies.variants import Variant
+from patchmerger.training.settings import TrainingSettings
+
+SETTINGS = {
+    "model": ModelSettings(
+        "vit_tiny_patch16_224",
+        {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2},
+    ),
+    "merge": MergeSettings(num_tokens=4),
+    "training": TrainingSettings(epochs=2, batch_size=256, accelerator="cpu"),
+    "rounds": 3,
+    "progress": False,
+}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "compare"
+    compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=folder)
+    return folder
+
+
+@pytest.fixture
+def results(out: Path) -> dict:
+    return json.loads((out / "results.json").read_text())
+
+
+def test_every_variant_is_trained_with_every_seed_and_kept(out, results):
+    assert list(results["variants"]) == ["plain", "merged", "average", "shallow"]
+    for name, variant in results["variants"].items():
+        runs = [json.loads((out / name / f"seed-{s}" / "results.json").read_text()) for s in (0, 1)]
+        assert variant["metrics"] == [run["test_metric"] for run in runs]
+        assert variant["metric_mean"] == pytest.approx(sum(variant["metrics"]) / 2)
+        assert [len(history) for history in variant["history"]] == [2, 2]
+        model = load(out / name / "seed-1" / "model")
+        assert [m.after for m in mergers(model)] == ([2] if name in ("merged", "average") else [])
+    assert len(load(out / "shallow" / "seed-0" / "model").blocks) < 4
+
+
+def test_variants_are_trained_alike(out, results):
+    settings = {name: json.loads((out / name / "seed-0" / "settings.json").read_text()) for name in results["variants"]}
+    for key in ("data", "augmentation", "training", "seed"):
+        assert len({json.dumps(s[key]) for s in settings.values()}) == 1
+    tests = [json.loads((out / name / "seed-0" / "results.json").read_text())["images"] for name in results["variants"]]
+    assert all(images == tests[0] for images in tests)
+
+
+def test_the_differences_are_paired_over_seeds(results):
+    plain = results["variants"]["plain"]
+    assert plain["difference"] is None
+    for name in ("merged", "average", "shallow"):
+        ours = results["variants"][name]
+        gaps = [a - b for a, b in zip(ours["metrics"], plain["metrics"], strict=True)]
+        assert ours["difference"]["mean"] == pytest.approx(sum(gaps) / 2)
+        assert ours["difference"]["over"] == "seeds"
+        assert ours["difference"]["low"] <= ours["difference"]["mean"] <= ours["difference"]["high"]
+
+
+def test_the_controls_cost_what_the_merged_model_costs(results):
+    flops = {name: variant["flops"] for name, variant in results["variants"].items()}
+    assert flops["merged"] < 0.75 * flops["plain"]
+    assert flops["average"] == pytest.approx(flops["merged"], rel=0.05)
+    assert flops["shallow"] == pytest.approx(flops["merged"], rel=0.3)
+
+
+def test_speed_is_measured_for_inference_and_training(results):
+    for mode in ("inference", "training"):
+        timings = {t["name"]: t for t in results["speed"][mode]["timings"]}
+        assert timings.keys() == results["variants"].keys()
+        assert all(len(t["round_seconds"]) == 3 for t in timings.values())
+
+
+def test_the_picture_is_drawn(out):
+    with Image.open(out / "comparison.png") as picture:
+        assert picture.width > 1200
+        assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
+
+
+def test_the_table_tells_everything(results, capsys):
+    show_comparison(results)
+    printed = capsys.readouterr().out
+    for word in ("17→5", "GFLOPs", "− plain, points", "[95% interval]", "images/s", "speed-up", "shallow"):
+        assert word in printed
+    assert printed.count("paired over 2 seeds") == 3
+
+
+def test_the_same_command_again_trains_nothing(out, results, monkeypatch):
+    monkeypatch.setattr(module, "read_images", pytest.fail)
+    again = compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=out)
+    assert again == results
+
+
+def test_an_interrupted_comparison_trains_only_what_is_missing(out, monkeypatch, tmp_path):
+    (out / "results.json").rename(tmp_path / "results.json")
+    monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)
+    again = compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=out)
+    first = json.loads((tmp_path / "results.json").read_text())
+    assert again["variants"] == first["variants"]
+
+
+def test_what_another_process_trains_is_waited_for(out, results, monkeypatch, tmp_path, capsys):
+    shutil.copytree(out, tmp_path / "run", ignore=shutil.ignore_patterns("results.json.lock", ".work"))
+    (tmp_path / "run/results.json").unlink()
+    (tmp_path / "run/merged/seed-1").rename(tmp_path / "trained")
+    other = SharedWork(tmp_path / "run/.work", ["merged/seed-1"], lambda _: False)
+    monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)
+    (tmp_path / "run/.work").mkdir()
+    with other.lock("merged/seed-1") as held:
+
+        def finish(_: float) -> None:
+            (tmp_path / "trained").rename(tmp_path / "run/merged/seed-1")
+            held.release()
+
+        monkeypatch.setattr("patchmerger.runs.shared_work.time.sleep", finish)
+        again = compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=tmp_path / "run")
+    assert "waiting for merged/seed-1: another process is at it" in capsys.readouterr().err
+    assert again["variants"] == results["variants"]
+
+
+def test_one_seed_is_paired_over_images(tmp_path):
+    results = compare(**SETTINGS, seeds=1, out=tmp_path / "one")
+    difference = results["variants"]["merged"]["difference"]
+    assert (difference["over"], difference["n"]) == ("images", results["data"]["test"])
+    assert difference["mean"] == pytest.approx(
+        results["variants"]["merged"]["metric_mean"] - results["variants"]["plain"]["metric_mean"]
+    )
+
+
+def test_variants_of_ones_own(tmp_path):
+    own = {
+        "plain": None,
+        "four": Variant(merge=MergeSettings(num_tokens=2, after=1)),
+        "wide": Variant(model={"embed_dim": 32}),
+    }
+    settings = {**SETTINGS, "training": TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu")}
+    results = compare(**settings, variants=own, seeds=1, out=tmp_path / "own")
+    assert results["variants"]["four"]["mergers"] == [{"after": 1, "num_tokens": 2}]
+    assert results["variants"]["wide"]["params"] > 2 * results["variants"]["plain"]["params"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"seeds": 0}, r"seeds \(0\) must be at least 1"),
+        ({"variants": ["plain", "merge"]}, r"'merge' is not ready-made: choose from plain, merged, paper"),
+        ({"variants": ["plain", "plain"]}, r"names one twice"),
+        ({"variants": []}, r"variants is empty"),
+        ({"merge": MergeSettings(num_tokens=64)}, r"num_tokens \(64\) after block 2 is more than the 16 tokens"),
+        ({"data": DataSettings("nowhere")}, r"nowhere"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_training(tmp_path, monkeypatch, changes, text):
+    monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
+        compare(**{**SETTINGS, **changes}, out=tmp_path / "run")

@@ -1,0 +1,213 @@
+"""The sweep: every cell trained alike, shared by processes, resumed after a kill; a failed cell loses no other."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tools.evidence_page import render
+
+from patchmerger.hub import load
+from patchmerger.inserted import mergers
+from patchmerger.models.build import MergeSettings, ModelSettings
+from patchmerger.reports.study_tables import show_sweep
+from patchmerger.studies.cells import check_cells, grid
+from patchmerger.studies.merger_sweep import sweep
+from patchmerger.training.fitting import fit_images
+from patchmerger.training.settings import TrainingSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODEL = ModelSettings(
+    "vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
+)
+SETTINGS = {
+    "after": [1, 3],
+    "num_tokens": [2, 4],
+    "model": MODEL,
+    "training": TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu"),
+    "rounds": 1,
+    "progress": False,
+}
+NAMES = [f"after-{after}-tokens-{count}" for after in (1, 3) for count in (2, 4)]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "sweep"
+    sweep(**SETTINGS, further={"two": MergeSettings(after=[1, 3], num_tokens=[8, 2])}, seeds=2, out=folder)
+    return folder
+
+
+@pytest.fixture
+def results(out: Path) -> dict:
+    return json.loads((out / "results.json").read_text())
+
+
+def test_every_cell_is_trained_with_every_seed(out, results):
+    assert list(results["cells"]) == [*NAMES, "two"]
+    for name, cell in [*results["cells"].items(), ("plain", results["plain"])]:
+        runs = [json.loads((out / name / f"seed-{s}" / "results.json").read_text()) for s in (0, 1)]
+        assert cell["metrics"] == [run["test_metric"] for run in runs]
+        assert cell["flops"] == runs[0]["flops"]
+    assert [(m.after, m.num_tokens) for m in mergers(load(out / "two" / "seed-1" / "model"))] == [(1, 8), (3, 2)]
+    assert (results["errors"], results["missing"]) == ({}, [])
+
+
+def test_a_cell_is_compared_with_plain_in_accuracy_cost_and_speed(results):
+    for cell in results["cells"].values():
+        gaps = [a - b for a, b in zip(cell["metrics"], results["plain"]["metrics"], strict=True)]
+        assert cell["difference"]["mean"] == pytest.approx(sum(gaps) / 2)
+        assert cell["flops"] < results["plain"]["flops"]
+        for mode in ("inference", "training"):
+            assert cell["speed"][mode]["timings"][0]["name"] == "plain"
+        for merger in cell["merger"].values():
+            assert 1 <= merger["effective_rank"] <= merger["num_tokens"]
+    assert len(results["cells"]["two"]["merger"]) == 2
+
+
+def test_the_picture_and_the_table(out, results, capsys):
+    with Image.open(out / "sweep.png") as picture:
+        assert picture.width > 1800
+        assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
+    assert show_sweep(results) == 0
+    printed = capsys.readouterr().out
+    for word in ("plain", "two", "8, 2", "GFLOPs", "− plain, points", "speed-up", "rank"):
+        assert word in printed
+
+
+def test_the_page_of_the_evidence_tells_it(results):
+    page = render({"sweep-cifar10-small": results})
+    assert "| digits, 1 epochs, 2 seeds, CPU | 5 mergers |" in page
+    assert "Most accurate: `" in page
+    assert all(f"| {name} |" in page for name in [*NAMES, "two", "plain"])
+
+
+def test_the_same_command_again_trains_nothing(out, results, monkeypatch):
+    monkeypatch.setattr("patchmerger.studies.merger_sweep.read_images", pytest.fail)
+    further = {"two": MergeSettings(after=[1, 3], num_tokens=[8, 2])}
+    assert sweep(**SETTINGS, further=further, seeds=2, out=out) == results
+
+
+def test_a_failed_cell_is_shown_loses_no_other_and_is_tried_again(tmp_path, monkeypatch, capsys):
+    def breaks(*args, merge, **kwargs):
+        if merge is not None and merge.after == 1:
+            raise FloatingPointError("the loss is nan")
+        return fit_images(*args, merge=merge, **kwargs)
+
+    settings = {**SETTINGS, "num_tokens": [4], "out": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        patch.setattr("patchmerger.studies.training_runs.fit_images", breaks)
+        results = sweep(**settings)
+    assert results["errors"] == {"after-1-tokens-4/seed-0": "FloatingPointError: the loss is nan"}
+    assert results["cells"]["after-1-tokens-4"]["metric_mean"] is None
+    assert results["cells"]["after-3-tokens-4"]["metric_mean"] is not None
+    assert show_sweep(results) == 1
+    assert "tries again what failed" in capsys.readouterr().out
+    again = sweep(**settings)
+    assert again["errors"] == {}
+    assert again["cells"]["after-1-tokens-4"]["metric_mean"] is not None
+    assert again["cells"]["after-3-tokens-4"]["metrics"] == results["cells"]["after-3-tokens-4"]["metrics"]
+
+
+def test_shards_make_up_the_whole(tmp_path, monkeypatch):
+    settings = {**SETTINGS, "after": [2], "out": tmp_path / "run"}
+    first = sweep(**settings, shard="1/2")
+    assert first["missing"] == ["after-2-tokens-2/seed-0"]
+    assert not (tmp_path / "run" / "results.json").exists()
+    show_sweep(first)
+    whole = sweep(**settings, shard="2/2")
+    assert whole["missing"] == []
+    monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)
+    assert sweep(**settings) == whole
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    from patchmerger.models.build import ModelSettings
+    from patchmerger.studies import runs
+    from patchmerger.studies.merger_sweep import sweep
+    from patchmerger.training.settings import TrainingSettings
+
+    fit_images, trained = runs.fit_images, []
+
+    def fit_or_die(*args, folder, **kwargs):
+        trained.append(f"{folder.path.parent.name}/{folder.path.name}")
+        if len(trained) == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fit_images(*args, folder=folder, **kwargs)
+
+    runs.fit_images = fit_or_die
+    sweep(
+        after=[1, 3], num_tokens=[4], rounds=1, out=Path(sys.argv[1]), progress=False,
+        model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4,
+            "num_heads": 2}),
+        training=TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu"),
+    )
+    print(trained)
+"""
+
+
+@pytest.mark.slow  # the same machinery as transfer's
+def test_a_kill_loses_at_most_the_run_in_flight(tmp_path):
+    def start(kill_at: int) -> subprocess.CompletedProcess[str]:
+        code = ["-W", "ignore", "-c", textwrap.dedent(KILLED), str(tmp_path / "run"), str(kill_at)]
+        return subprocess.run(
+            [sys.executable, *code], capture_output=True, text=True, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    assert start(2).returncode == -signal.SIGKILL
+    resumed = start(0)
+    assert resumed.stdout == "['after-1-tokens-4/seed-0', 'after-3-tokens-4/seed-0']\n", resumed.stderr
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_grid_of_more_than_places_and_tokens():
+    cells = grid(MergeSettings(), after=[2], num_tokens=[4, 8], norm=["scores", "both"], init_spread=[0.1])
+    assert [cell.name for cell in cells] == [
+        f"after-2-tokens-{count}-norm-{norm}-spread-0.1" for count in (4, 8) for norm in ("scores", "both")
+    ]
+    assert cells[1].merge == MergeSettings(num_tokens=4, after=2, norm="both", init_spread=0.1)
+    assert cells[1].options == {"norm": "both", "init_spread": 0.1}
+
+
+def test_cells_that_cannot_be_built_are_all_told():
+    cells = grid(MergeSettings(), after=[2, 4], num_tokens=[4, 16, 20])
+    with pytest.raises(ValueError, match="5 of 6 cells cannot be trained; nothing was") as error:
+        check_cells(cells, MODEL, 10)
+    for text in (
+        "after-2-tokens-16: num_tokens (16) after block 2 merges nothing: 16 tokens arrive",
+        "after-2-tokens-20: num_tokens (20) after block 2 is more than the 16 tokens that arrive",
+        "after-4-tokens-4: after (4) must be a block from 1 to 3",
+    ):
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"seeds": 0}, r"seeds \(0\) must be at least 1"),
+        ({"rounds": 0}, r"rounds \(0\) must be at least 1"),
+        ({"after": []}, r"after is empty"),
+        ({"after": [2, 2]}, r"after \(\[2, 2\]\) names a value twice"),
+        ({"merge": MergeSettings(num_tokens=2)}, r"merge.after and merge.num_tokens are what a sweep varies"),
+        ({"further": {"plain": MergeSettings()}}, r"further names a cell 'plain', which there is already"),
+        ({"further": {"../a": MergeSettings()}}, r"the name '../a' must be letters"),
+        ({"after": [4]}, r"2 of 2 cells cannot be trained"),
+        ({"shard": "3/2"}, r"shard \('3/2'\)"),
+        ({"training": replace(SETTINGS["training"], devices=2)}, r"training.devices \(2\).* must be 1"),
+        ({"training": replace(SETTINGS["training"], epochs=0)}, r"training.epochs \(0\)"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_before_training(tmp_path, changes, text):
+    with pytest.raises(ValueError, match=text):
+        sweep(**{**SETTINGS, **changes}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

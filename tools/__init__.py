@@ -1,0 +1,1 @@
+"""Pages and queues of this repository, made from its committed results; not part of the package."""

@@ -1,0 +1,174 @@
+"""What the results of a study show, by rules that are the same for all: never more than their intervals do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from patchmerger.reports.numbers import difference_text
+from patchmerger.runs.run_folder import plain
+from patchmerger.runs.statistics import over_seeds
+from tools.evidence_studies import EXPECTED
+
+Results = Mapping[str, Any]
+_CONTROLS = ("average", "shallow")
+
+
+@dataclass(frozen=True)
+class EvidenceFinding:
+    """A part of the claim, and whether it is shown.
+
+    Attributes:
+        about: The part.
+        claim: In words.
+        shown: Whether the numbers show it.
+        numbers: The numbers.
+    """
+
+    about: Literal["accuracy", "time", "controls"]
+    claim: str
+    shown: bool
+    numbers: str
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"{self.claim}: {'shown' if self.shown else '**not shown**'}; {self.numbers}."
+
+
+def kind_of(found: Results) -> str:
+    """The command that made the results: "compare", "sweep" or "transfer"."""
+    return str(found.get("study", "compare"))
+
+
+def findings(found: Results) -> list[EvidenceFinding]:
+    """The parts of the claim that the study is about; none for a sweep or a study of something else."""
+    if not _is_about_the_claim(found):
+        return []
+    stages = list(_stages(found))
+    accuracy = [_accuracy(stage, own, margin) for stage, own, margin in stages]
+    controls = [
+        _control(control, stage, own, found["variants"][control])
+        for stage, own, _ in stages
+        for control in _CONTROLS
+        if control in found["variants"]
+    ]
+    return [*accuracy, _time(found), *controls]
+
+
+def verdict(found: Results) -> str:
+    """The claim as a whole, in a few words."""
+    if kind_of(found) == "sweep":
+        failed = f", {len(found['errors'])} runs failed" if found["errors"] else ""
+        return f"{len(found['cells'])} mergers{failed}"
+    if not _is_about_the_claim(found):
+        return "another question"
+    parts = findings(found)
+    if all(part.shown for part in parts) and found["variants"].keys() >= set(_CONTROLS):
+        return "**shown**"
+    accuracy = all(part.shown for part in parts if part.about == "accuracy")
+    speedup = speedups(found)["training"]["merged"]
+    return f"accuracy {'' if accuracy else '**not** '}shown; a training step {speedup:.2f} times as fast"
+
+
+def remarks(found: Results) -> list[str]:
+    """What else a reader must know."""
+    if kind_of(found) == "sweep":
+        return _sweep_remarks(found)
+    lines = []
+    if _is_about_the_claim(found):
+        missing = [control for control in _CONTROLS if control not in found["variants"]]
+        if missing:
+            lines.append(
+                f"Without {' and '.join(missing)} as {'controls' if len(missing) > 1 else 'a control'}, "
+                "nothing is to be credited to what merging learns."
+            )
+    if found["settings"]["seeds"] == 1:
+        lines.append("One seed: the interval knows nothing of the spread between trainings.")
+    if kind_of(found) == "compare" and found["variants"].keys() >= {"merged", "paper"}:
+        lines.append(_values(found))
+    return lines
+
+
+def speedups(found: Results) -> dict[str, dict[str, float]]:
+    """Measured speed-ups of the variants, by "inference" and "training"."""
+    return {mode: {t["name"]: t["speedup"] for t in measured["timings"]} for mode, measured in found["speed"].items()}
+
+
+def _is_about_the_claim(found: Results) -> bool:
+    return kind_of(found) != "sweep" and found["baseline"] == "plain" and "merged" in found["variants"]
+
+
+def _stages(found: Results) -> Iterator[tuple[str, Results, float]]:
+    """Of the merged model: the name of the stage ("" for the only one), what it gave, and the margin."""
+    merged = found["variants"]["merged"]
+    if kind_of(found) != "transfer":
+        yield "", merged, EXPECTED.margin
+        return
+    for stage, own in merged["stages"].items():
+        yield stage, own, EXPECTED.few_shot_margin if stage.endswith("-shot") else EXPECTED.margin
+
+
+def _accuracy(stage: str, own: Results, margin: float) -> EvidenceFinding:
+    claim = f"At most {100 * margin:g} points below plain{f', {stage}' if stage else ''}"
+    difference = own["difference"]
+    if difference is None:
+        return EvidenceFinding("accuracy", claim, False, "there is nothing to pair")
+    numbers = f"{difference_text(difference)} points over {difference['n']:,} {difference['over']}"
+    if difference["high"] < -margin:
+        numbers += ", so more than that is lost at this scale"
+    shown = difference["low"] >= -margin and difference["over"] == "seeds"
+    return EvidenceFinding("accuracy", claim, shown, numbers)
+
+
+def _time(found: Results) -> EvidenceFinding:
+    faster = speedups(found)
+    share = 1 / faster["training"]["merged"]
+    numbers = f"a training step takes {share:.2f} of it, inference {1 / faster['inference']['merged']:.2f}"
+    claim = f"Trained in at most {EXPECTED.training_time:g} of plain's time"
+    return EvidenceFinding("time", claim, share <= EXPECTED.training_time, numbers)
+
+
+def _control(control: str, stage: str, merged: Results, variant: Results) -> EvidenceFinding:
+    ours: Sequence[float] = merged["metrics"]
+    theirs: Sequence[float] = (variant["stages"][stage] if stage else variant)["metrics"]
+    claim = f"Better than {control}{f', {stage}' if stage else ''}"
+    if len(ours) < 2:
+        return EvidenceFinding("controls", claim, False, f"{100 * (ours[0] - theirs[0]):+.2f} points, of one seed")
+    difference = over_seeds(ours, theirs)
+    return EvidenceFinding("controls", claim, difference.low > 0, f"{difference_text(plain(difference))} points")
+
+
+def _values(found: Results) -> str:
+    """What normalising the values as well (the paper's printed setting) changes."""
+    ours, theirs = found["variants"]["paper"], found["variants"]["merged"]
+    on_test = _gaps(ours["metrics"], theirs["metrics"])
+    on_validation = _gaps(*([run[-1]["val_metric"] for run in own["history"]] for own in (ours, theirs)))
+    return (
+        "Normalised values (paper) against raw ones (merged), seed by seed, in points: "
+        f"on test images {on_test}; on validation images {on_validation}."
+    )
+
+
+def _gaps(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """The difference of each seed, and of several their mean with its interval."""
+    each = ", ".join(f"{100 * (a - b):+.2f}" for a, b in zip(ours, theirs, strict=True))
+    return each if len(ours) < 2 else f"{each}: {difference_text(plain(over_seeds(ours, theirs)))}"
+
+
+def _sweep_remarks(found: Results) -> list[str]:
+    lines = [f"{unit} failed: {error}." for unit, error in found["errors"].items()]
+    trained = {name: cell for name, cell in found["cells"].items() if cell["metric_mean"] is not None}
+    if not trained:
+        return lines
+    best = max(trained, key=lambda name: float(trained[name]["metric_mean"]))
+    lines.append(f"Most accurate: `{best}`, {difference_text(trained[best]['difference'])} points to plain.")
+    known = {name: cell["difference"] for name, cell in trained.items() if cell["difference"] is not None}
+    kept = [f"`{name}`" for name, difference in known.items() if difference["low"] >= -EXPECTED.margin]
+    lines.append(
+        f"At most {100 * EXPECTED.margin:g} points below plain with the interval: {', '.join(kept) or 'none'}."
+    )
+    lines.append("The best of many looks better than it is: what is chosen here is to be tested by a study of its own.")
+    if found["settings"]["seeds"] == 1:
+        lines.append("One seed: intervals are over test images and know nothing of the spread between trainings.")
+    return lines

@@ -1,0 +1,191 @@
+"""The page of the evidence, made from the committed results: ``python -m tools.evidence_page``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from patchmerger.reports.numbers import difference_text
+from patchmerger.runs.run_folder import read_json, write_text
+from patchmerger.runs.statistics import mean_sd
+from tools.evidence_findings import Results, findings, kind_of, remarks, speedups, verdict
+from tools.evidence_studies import EXPECTED, STUDIES, Study
+
+RESULTS, PAGE = Path("results"), Path("docs/evidence.md")
+
+_INTRO = """\
+# The evidence
+
+<!-- Made by `make evidence-page` from results/*.json; what is written here by hand is lost. -->
+
+The paper's claim: a Vision Transformer with a PatchMerger halfway, M = 8, is as accurate as the plain one, upstream
+and downstream, at about half the compute. This page says what of it has been measured with this library, at which
+scale, and what has not. Every number is from the file that is named beside it, made again by the command below it.
+
+The claim counts as **shown** by a study where the whole 95% interval of *merged − plain*, over seeds, is above
+−{margin} points (few-shot −{few_shot}), a training step takes at most {time} of the time, and merged is above both
+controls: average pooling in the merger's place, and a shallower plain model of its FLOPs. Anything else is
+**not shown**. An interval that holds 0 shows no difference, and does not show that there is none.
+
+| study | scale | result |
+|---|---|---|
+{rows}
+"""
+
+
+def render(results: Mapping[str, Results]) -> str:
+    """The page, in Markdown.
+
+    Args:
+        results: The content of the result files that are there, by the name of the file.
+    """
+    rows = []
+    sections = []
+    for study in STUDIES:
+        found = results.get(study.file)
+        anchor = "".join(c for c in study.title.lower().replace(" ", "-") if c.isalnum() or c == "-")
+        scale, result = ("–", "ready, **not run**") if found is None else (_scale(found), verdict(found))
+        rows.append(f"| [{study.title}](#{anchor}) | {scale} | {result} |")
+        sections.append(_section(study, found))
+    intro = _INTRO.format(
+        margin=f"{100 * EXPECTED.margin:g}",
+        few_shot=f"{100 * EXPECTED.few_shot_margin:g}",
+        time=f"{EXPECTED.training_time:g}",
+        rows="\n".join(rows),
+    )
+    return "\n".join([intro, *sections])
+
+
+def _section(study: Study, found: Results | None) -> str:
+    parts = [f"## {study.title}\n", f"{study.question}\n"]
+    if found is None:
+        parts.append("**Ready, not run.** Nothing is known of it yet.\n")
+    else:
+        table = {"sweep": _sweep_table, "transfer": _transfer_table}.get(kind_of(found), _comparison_table)
+        parts += [f"{_conditions(found)}\n", f"{table(found)}\n"]
+        parts += [f"- {finding}" for finding in findings(found)]
+        parts += [f"- {remark}" for remark in (*remarks(found), study.caveat) if remark]
+        parts.append(f"\nSource: `results/{study.file}.json`, by\n")
+    return "\n".join([*parts, f"```console\n$ {_command(study, found)}\n```\n"])
+
+
+def _command(study: Study, found: Results | None) -> str:
+    """The command that was run, without what only changes what is shown; before that the one to run."""
+    command = study.command if found is None else str(found["command"])
+    return command.replace(" --traceback", "").replace(" --progress false", "")
+
+
+def _seeds(found: Results) -> str:
+    seeds = found["settings"]["seeds"]
+    return f"{seeds} seed{'s' if seeds > 1 else ''}"
+
+
+def _scale(found: Results) -> str:
+    settings = found["settings"]
+    images = settings["data"]["source"].rsplit("/", 1)[-1]
+    if kind_of(found) == "transfer":
+        images += f" → {settings['downstream']['source'].rsplit('/', 1)[-1]}"
+    return f"{images}, {settings['training']['epochs']} epochs, {_seeds(found)}, {_device(found)}"
+
+
+def _device(found: Results) -> str:
+    return "CPU" if found["environment"]["device"] == "cpu" else str(found["environment"]["device_name"])
+
+
+def _conditions(found: Results) -> str:
+    settings, where = found["settings"], found["environment"]
+    data = found["data"]
+    if kind_of(found) == "transfer":
+        described = "; then ".join(data.values())
+        tuning = settings["finetuning"]["training"]["epochs"]
+        epochs = f"{settings['training']['epochs']} epochs upstream, {tuning} of fine-tuning"
+    else:
+        described = data if isinstance(data, str) else data["description"]
+        epochs = f"{settings['training']['epochs']} epochs"
+    model = settings["model"]
+    args = ", ".join(f"{key} {value}" for key, value in model["args"].items())
+    name = f"`{model['name']}`" if model["name"] else "the default small ViT"
+    return (
+        f"{described}. Model: {name}{f' ({args})' if args else ''}. {epochs}, {_seeds(found)}; on "
+        f"{where['device_name']}, torch {where['torch']}, timm {where['timm']}."
+    )
+
+
+def _comparison_table(found: Results) -> str:
+    speeds = speedups(found)
+    rows = []
+    for name, variant in found["variants"].items():
+        rows.append(
+            [name, f"{variant['flops'] / 1e9:.3g}", _mean(variant), difference_text(variant["difference"]),
+             f"{1 / variant['flops_ratio']:.2f}", *(f"{speeds[mode][name]:.2f}" for mode in ("inference", "training")),
+             _ranks(variant.get("merger") or [])]
+        )  # fmt: skip
+    baseline = found["baseline"]
+    head = ["variant", "GFLOPs", f"{found['metric']}, %", f"− {baseline}, points [95% interval]", "× fewer FLOPs"]
+    head += ["× faster, inference", "× faster, training step", "rank of A"]
+    if all(row[-1] == "–" for row in rows):  # results from before A was diagnosed
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return _table(head, rows)
+
+
+def _transfer_table(found: Results) -> str:
+    rows = []
+    for stage in found["variants"][found["baseline"]]["stages"]:
+        for name, variant in found["variants"].items():
+            own = variant["stages"][stage]
+            rows.append([stage, name, _mean(own), difference_text(own["difference"])])
+    return _table(["stage", "variant", "accuracy, %", f"− {found['baseline']}, points [95% interval]"], rows)
+
+
+def _sweep_table(found: Results) -> str:
+    rows = [["plain", "", f"{found['plain']['flops'] / 1e9:.3g}", _mean(found["plain"]), "–", "1", "–"]]
+    for name, cell in found["cells"].items():
+        inference = cell["speed"] and cell["speed"]["inference"]["timings"][1]["speedup"]
+        rows.append(
+            [name, str(cell["merge"]["num_tokens"]), f"{cell['flops'] / 1e9:.3g}", _mean(cell),
+             difference_text(cell["difference"]), f"{inference:.2f}" if inference else "–",
+             _ranks([cell["merger"] or {}])]
+        )  # fmt: skip
+    head = ["cell", "M", "GFLOPs", f"{found['metric']}, %", "− plain, points [95% interval]", "× faster, inference"]
+    return _table([*head, "rank of A"], rows)
+
+
+def _ranks(diagnoses: Sequence[Mapping[str, Any]]) -> str:
+    """The effective rank of each merger's A, the mean over the seeds; a dash where there is no merger."""
+    ranks = [[merger["effective_rank"] for merger in diagnosis.values()] for diagnosis in diagnoses]
+    return ", ".join(f"{mean_sd(of_one)[0]:.1f}" for of_one in zip(*ranks, strict=True)) or "–"
+
+
+def _mean(own: Results) -> str:
+    if own["metric_mean"] is None:
+        return "failed"
+    spread = "" if own["metric_sd"] is None else f" ± {100 * own['metric_sd']:.2f}"
+    return f"{100 * own['metric_mean']:.2f}{spread}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    line = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, line, *rows))
+
+
+def read_results(folder: Path) -> dict[str, Results]:
+    """The result files of the studies that are in ``folder``, by name."""
+    files = {study.file: folder / f"{study.file}.json" for study in STUDIES}
+    return {name: read_json(file) for name, file in files.items() if file.exists()}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Make the page.
+
+    Args:
+        arguments: The folder of the results and the page to write; by default those of this repository.
+    """
+    paths = [Path(argument) for argument in arguments]
+    results, page = paths or (RESULTS, PAGE)
+    write_text(page, render(read_results(results)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
