@@ -19,7 +19,7 @@ from hosts.own import PATCHES, WIDTH, MyViT
 from patchmerger import Host, register_host
 from patchmerger.census import check as census
 from patchmerger.census.check import Finding, examine
-from patchmerger.hosts import find
+from patchmerger.hosts import registry as find
 from patchmerger.hosts.example_inputs import Example
 from patchmerger.hosts.timm.families import describe_timm
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from tools.hosts_page import main, render
 
+from patchmerger.census import survey as module
 from patchmerger.census.architectures import Architecture
 from patchmerger.census.check import Finding
 from patchmerger.census.findings import Census, read_census
 from patchmerger.census.survey import survey
 from patchmerger.commands import run
 from patchmerger.reports.census import show_census
-from patchmerger.studies import hosts as module
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

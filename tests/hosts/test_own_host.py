@@ -15,7 +15,8 @@ from hosts.own import PATCHES, WIDTH, MyRopeViT, MyViT
 from patchmerger import Host, insert, mergers, register_host, remove
 from patchmerger.census.check import check_host
 from patchmerger.census.observation import NotAsDescribedError
-from patchmerger.hosts import UnsupportedModelError, find
+from patchmerger.hosts import UnsupportedModelError
+from patchmerger.hosts import registry as find
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.rotary import Rope
 

@@ -13,7 +13,7 @@ from patchmerger.inserted import mergers
 from patchmerger.models.build import MergeSettings, ModelSettings
 from patchmerger.reports.comparison import show_comparison
 from patchmerger.runs.shared_work import SharedWork
-from patchmerger.studies import compare as module
+from patchmerger.studies import comparison as module
 from patchmerger.studies.comparison import compare
 from patchmerger.studies.variants import Variant
 from patchmerger.training.settings import TrainingSettings

@@ -132,7 +132,7 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     from patchmerger.models.build import ModelSettings
-    from patchmerger.studies import runs
+    from patchmerger.studies import training_runs as runs
     from patchmerger.studies.merger_sweep import sweep
     from patchmerger.training.settings import TrainingSettings
 

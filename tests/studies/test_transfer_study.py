@@ -130,7 +130,8 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     from patchmerger.models.build import MergeSettings, ModelSettings
-    from patchmerger.studies import runs, stages
+    from patchmerger.studies import training_runs as runs
+    from patchmerger.studies import transfer_stages as stages
     from patchmerger.studies.transfer_study import FineTuning, transfer
     from patchmerger.training.settings import TrainingSettings
 

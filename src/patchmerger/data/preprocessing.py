@@ -1,0 +1,42 @@
+"""How images are prepared for a model: one type for data, saving, training and acceleration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images are prepared in evaluation: resize, crop the middle, normalise.
+
+    Attributes:
+        mean: Mean of each channel, for pixels from 0 to 1.
+        std: Standard deviation of each channel.
+        crop_pct: Share of the resized image that is kept, in the middle.
+        interpolation: How images are resized: "bicubic", "bilinear", "nearest", "box", "hamming" or "lanczos".
+
+    Raises:
+        ValueError: Another number of channels in ``mean`` than in ``std``, a ``std`` that is not above 0, a
+            ``crop_pct`` that is not above 0, an unknown ``interpolation``.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float = 1.0
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError(f"mean ({self.mean}) and std ({self.std}) must have one number for each channel")
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise ValueError(f"mean ({self.mean}) must be finite and std ({self.std}) above 0 for each channel")
+        if not (math.isfinite(self.crop_pct) and self.crop_pct > 0):
+            raise ValueError(f"crop_pct ({self.crop_pct}) must be above 0, and is mostly at most 1")
+        if self.interpolation not in INTERPOLATIONS:
+            known = ", ".join(map(repr, INTERPOLATIONS))
+            raise ValueError(f"interpolation ({self.interpolation!r}) must be one of {known}")
