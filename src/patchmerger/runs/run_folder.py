@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-
 import dataclasses
 import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
-
 
 SETTINGS_FILE = "settings.json"
 RESULTS_FILE = "results.json"
