@@ -60,7 +60,7 @@ def test_device_and_dtype():
 
 
 def test_presets():
-    assert set(PRESETS) == {"default", "paper", "vit-pytorch", "mean"}
+    assert set(PRESETS) == {"default", "paper", "vit-pytorch", "mean", "located"}
     for name in PRESETS:
         assert PatchMerger(64, 8, **preset(name, dim=64))(torch.randn(1, 5, 64)).shape == (1, 8, 64)
     assert preset("paper", dim=64) == {"norm": "both", "scale": 1.0, "init": None}

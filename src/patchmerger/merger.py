@@ -6,13 +6,16 @@ import copy
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from patchmerger.prior import GridPrior
+
 Norm: TypeAlias = Literal["scores", "both", "none"]
 Init: TypeAlias = Tensor | Callable[[Tensor], Any]
+Prior: TypeAlias = Literal["grid"]
 
 
 def patch_merge(
@@ -22,9 +25,10 @@ def patch_merge(
     norm: Callable[[Tensor], Tensor] | None = None,
     normalize_values: bool = False,
     scale: float = 1.0,
+    prior: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Merge N tokens into M: ``S = scale · W norm(X)ᵀ``, ``A = softmax(S over N)``, ``Y = A X``.
+    """Merge N tokens into M: ``S = scale · W norm(X)ᵀ + L``, ``A = softmax(S over N)``, ``Y = A X``.
 
     Shapes: B images, N tokens in, M tokens out, D features.
 
@@ -34,6 +38,7 @@ def patch_merge(
         norm: Applied to X before the scores; ``None`` leaves X as it is.
         normalize_values: Mix norm(X) instead of X: ``Y = A norm(X)``.
         scale: Factor on the scores.
+        prior: L, (M, N) or (B, M, N), added to the scores; ``None`` is 0, as in the paper.
         mask: (B, N) bool, True = a real token. Padding gets exactly zero weight, whatever it holds
             (NaN too); an image without a real token gives Y = 0.
 
@@ -48,6 +53,8 @@ def patch_merge(
     keys = x if norm is None else norm(x)
     scores = (scale * weight) @ keys.transpose(1, 2)  # (B, M, N)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if prior is not None:
+        scores = scores + prior
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
     weights = scores.softmax(dim=-1)  # (B, M, N)
@@ -69,7 +76,11 @@ class PatchMerger(nn.Module):
     - norm is ``nn.LayerNorm(dim, eps=1e-6)``, kept as ``norm``.
 
     N may differ from call to call; M does not. The module holds no more than W and the norm:
-    ``num_tokens · dim + 2 · dim`` parameters.
+    ``num_tokens · dim + 2 · dim`` parameters (and 4 · ``num_tokens`` for a prior).
+
+    With ``prior="grid"`` the queries are *located*: a Gaussian over positions is added to the scores of each,
+    ``Y = softmax(scale · W norm(X)ᵀ + L) X`` with ``L[m, n] = −½ ‖(p_n − c_m) / s_m‖²``, whose centre c_m and width
+    s_m are learned and start on a grid of M tiles (:class:`~patchmerger.prior.GridPrior`). That is not in the paper.
 
     Args:
         dim: Features of a token, D.
@@ -80,12 +91,13 @@ class PatchMerger(nn.Module):
         init: W itself, (num_tokens, dim), or a function that fills a tensor in place (as in ``nn.init``)
             or returns one. By default W ~ N(0, 1 / (scale² · dim)), so that the scores of normalised
             tokens start with a standard deviation near 1 whatever ``dim`` is.
+        prior: ``"grid"`` for located queries, kept as ``prior``; :meth:`forward` then needs the tokens' positions.
         device: Where W and the norm are made.
         dtype: Their dtype.
 
     Raises:
-        ValueError: ``dim`` or ``num_tokens`` below 1, an unknown ``norm``, a ``scale`` that is zero or not
-            finite, an ``init`` of another shape.
+        ValueError: ``dim`` or ``num_tokens`` below 1, an unknown ``norm`` or ``prior``, a ``scale`` that is zero or
+            not finite, an ``init`` of another shape.
         TypeError: ``dim`` or ``num_tokens`` is no whole number.
 
     Settings that have a name are in :data:`PRESETS`; :func:`preset` gives their arguments.
@@ -99,6 +111,7 @@ class PatchMerger(nn.Module):
         norm: Norm = "scores",
         scale: float = 1.0,
         init: Init | None = None,
+        prior: Prior | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -114,13 +127,25 @@ class PatchMerger(nn.Module):
             raise ValueError(f"norm ({norm!r}) must be one of {', '.join(map(repr, get_args(Norm)))}")
         if not (math.isfinite(scale) and scale != 0):
             raise ValueError(f"scale ({scale}) must be finite and not zero: 1.0, or dim**-0.5 as vit-pytorch has it")
+        if prior not in (None, *get_args(Prior)):
+            raise ValueError(f"prior ({prior!r}) must be None, as in the paper, or 'grid' for located queries")
         self.dim = dim
         self.num_tokens = num_tokens
         self.norm_mode: Norm = norm
         self.scale = float(scale)
         self.weight = nn.Parameter(torch.empty(num_tokens, dim, device=device, dtype=dtype))
         self.norm = None if norm == "none" else nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
+        self.prior = None if prior is None else GridPrior(num_tokens, device=device, dtype=dtype)
         self._fill_weight(init)
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether :meth:`forward` must be given where the tokens are."""
+        return self.prior is not None
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay would pull towards average pooling, or out of their places."""
+        return {"weight"} | {f"prior.{name}" for name, _ in (self.prior or nn.Module()).named_parameters()}
 
     def _fill_weight(self, init: Init | None) -> None:
         with torch.no_grad():
@@ -136,26 +161,40 @@ class PatchMerger(nn.Module):
             self.weight.copy_(filled)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+        return_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Merge (B, N, dim) tokens into (B, num_tokens, dim).
 
         Args:
             x: Tokens, (B, N, dim), N ≥ 1.
             mask: (B, N) bool, True = a real token; padding gets exactly zero weight.
+            positions: Where the tokens are, (N, 2) or (B, N, 2): row and column, each from 0 to 1. Needed by located
+                queries, and looked at by no others.
             return_weights: Give the weights A as well, from the same computation.
 
         Returns:
             Y (B, num_tokens, dim); with ``return_weights`` the pair of Y and A (B, num_tokens, N).
 
         Raises:
-            ValueError: ``x`` is not (B, N, dim), ``mask`` is not (B, N), or, in eager mode, an image has no
-                real token at all (compiled or exported, such an image gives Y = 0).
+            ValueError: ``x`` is not (B, N, dim), ``mask`` is not (B, N), located queries get no ``positions`` or those
+                of another shape, or, in eager mode, an image has no real token at all (compiled or exported, such an
+                image gives Y = 0).
             TypeError: ``mask`` is not boolean.
         """
         self._check_input(x, mask)
         merged, weights = patch_merge(
-            x, self.weight, norm=self.norm, normalize_values=self.norm_mode == "both", scale=self.scale, mask=mask
+            x,
+            self.weight,
+            norm=self.norm,
+            normalize_values=self.norm_mode == "both",
+            scale=self.scale,
+            prior=None if self.prior is None else self._located(x, positions),
+            mask=mask,
         )
         return (merged, weights) if return_weights else merged
 
@@ -166,6 +205,20 @@ class PatchMerger(nn.Module):
             raise ValueError(f"x must have at least one token to merge, got {tuple(x.shape)}")
         if mask is not None:
             check_mask(x, mask)
+
+    def _located(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """L, (M, N) or (B, M, N)."""
+        if positions is None:
+            raise ValueError(
+                f"positions must be given to a merger with prior='grid': (N, 2) or (B, N, 2), from 0 to 1, for x "
+                f"{tuple(x.shape)}"
+            )
+        if positions.shape not in ((x.shape[1], 2), (*x.shape[:2], 2)):
+            raise ValueError(
+                f"positions must be (N, 2) or (B, N, 2) for x {tuple(x.shape)}, got {tuple(positions.shape)}"
+            )
+        prior: Tensor = cast(GridPrior, self.prior)(positions)
+        return prior
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
@@ -197,6 +250,7 @@ PRESETS: dict[str, str] = {
     "paper": "the equation as printed, Y = softmax(W Xᵀ) X, with one X, layer-normalised, in both places; no scale",
     "vit-pytorch": "vit-pytorch's PatchMerger: scores and values normalised, scale dim**-0.5, W ~ N(0, 1)",
     "mean": "starts as average pooling: W near zero, so that all tokens weigh alike at first",
+    "located": "each query has a place and a width in the image, learned, from a grid; W near zero (not in the paper)",
 }
 """The named settings and what each one means; :func:`preset` gives their arguments."""
 
@@ -205,11 +259,11 @@ def preset(name: str, dim: int) -> dict[str, Any]:
     """Arguments of a named setting, for :class:`PatchMerger` and ``insert`` alike.
 
     Args:
-        name: One of :data:`PRESETS`: ``"default"``, ``"paper"``, ``"vit-pytorch"``, ``"mean"``.
+        name: One of :data:`PRESETS`: ``"default"``, ``"paper"``, ``"vit-pytorch"``, ``"mean"``, ``"located"``.
         dim: Features of a token; the scale of some settings depends on it.
 
     Returns:
-        The keyword arguments ``norm``, ``scale`` and ``init``.
+        The keyword arguments ``norm``, ``scale`` and ``init``, and ``prior`` where there is one.
 
     Raises:
         ValueError: An unknown ``name``.
@@ -226,6 +280,8 @@ def preset(name: str, dim: int) -> dict[str, Any]:
         return {"norm": "both", "scale": dim**-0.5, "init": None}
     if name == "mean":
         return {"norm": "scores", "scale": 1.0, "init": init_with_spread(0.02)}
+    if name == "located":
+        return {"norm": "scores", "scale": 1.0, "init": init_with_spread(0.02), "prior": "grid"}
     raise ValueError(f"preset ({name!r}) must be one of {', '.join(map(repr, PRESETS))}")
 
 
