@@ -16,7 +16,9 @@ from timm.models.vision_transformer import VisionTransformer
 from conftest import make_images
 from patchmerger import cost, load, mergers, remove, save, zoo
 from patchmerger.commands import run
-from patchmerger.models.build import MergeSettings, ModelSettings, build_model, shallow_twin
+from patchmerger.models.build import build_model
+from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.studies.variants import shallow_twin
 from patchmerger.zoo import SIZES, create, plain_name, without_merger
 
 pytestmark = pytest.mark.usefixtures("one_thread")

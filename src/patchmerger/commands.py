@@ -17,7 +17,8 @@ from patchmerger.census.survey import survey
 from patchmerger.costs.model_cost import Cost, cost
 from patchmerger.costs.planning import plan
 from patchmerger.fewshot.probe import few_shot
-from patchmerger.models.build import MergeSettings, ModelSettings, build_model
+from patchmerger.models.build import build_model
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.acceleration import show_acceleration, show_accelerations
 from patchmerger.reports.census import show_census
 from patchmerger.reports.comparison import show_comparison

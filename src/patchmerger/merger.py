@@ -299,7 +299,7 @@ def init_with_spread(spread: float, scale: float = 1.0) -> Callable[[Tensor], An
         ValueError: ``spread`` is not above 0 or not finite: queries that start alike stay alike.
     """
     if not (math.isfinite(spread) and spread > 0):
-        raise ValueError(f"init_spread ({spread}) must be above 0, as queries that start alike stay alike: 1.0, say")
+        raise ValueError(f"logit_std ({spread}) must be above 0, as queries that start alike stay alike: 1.0, say")
     return functools.partial(_fill, spread=spread / abs(scale))
 
 

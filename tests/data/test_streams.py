@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from patchmerger.data import BadImageError, DataSettings, ImageData, decode, load_images
 from patchmerger.data.streamed_batches import StreamLoader
-from patchmerger.models.build import MergeSettings, ModelSettings
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.training.checkpoints import AtomicCheckpointIO
 from patchmerger.training.evaluation import evaluate
 from patchmerger.training.fitting import fit

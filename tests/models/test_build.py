@@ -1,4 +1,4 @@
-"""Models from settings: names, arguments, mergers, and the shallow control."""
+"""Models from settings: names, arguments, mergers."""
 
 import pytest
 import timm
@@ -6,7 +6,8 @@ import timm
 from patchmerger.costs.model_cost import cost
 from patchmerger.inserted import mergers
 from patchmerger.merger import PatchMerger
-from patchmerger.models.build import MergeSettings, ModelSettings, build_model, shallow_twin
+from patchmerger.models.build import build_model
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reducers import AveragePool
 
 SMALL = ModelSettings(
@@ -38,33 +39,15 @@ def test_norm_and_scale_take_the_presets_place():
     assert (found.module.norm_mode, found.module.scale) == ("none", 0.5)
 
 
-@pytest.mark.parametrize(("settings", "std"), [({"preset": "mean", "init_spread": 2.0}, 2.0), ({"scale": 0.5}, 2.0)])
-def test_the_spread_of_the_queries_at_the_start(settings, std):
+@pytest.mark.parametrize(("settings", "std"), [({"preset": "mean", "logit_std": 2.0}, 2.0), ({"scale": 0.5}, 2.0)])
+def test_the_logit_std_of_the_queries_at_the_start(settings, std):
     (found,) = mergers(build_model(SMALL, MergeSettings(num_tokens=32, **settings), num_classes=3))
     assert float(found.module.weight.detach().std()) == pytest.approx(std / 32**0.5, rel=0.15)
-    with pytest.raises(ValueError, match=r"init_spread \(0\) must be above 0"):
-        build_model(SMALL, MergeSettings(init_spread=0), num_classes=3)
 
 
 def test_average_pooling_stands_in_several_places():
     model = build_model(SMALL, MergeSettings(num_tokens=[16, 4], after=[2, 5], reducer="average"), num_classes=3)
     assert [type(m.module) for m in mergers(model)] == [AveragePool, AveragePool]
-
-
-def test_average_pooling_takes_no_preset():
-    with pytest.raises(ValueError, match=r"mean nothing with merge.reducer='average'"):
-        build_model(SMALL, MergeSettings(reducer="average", norm="both"), num_classes=3)
-
-
-def test_the_shallow_twin_is_the_closest_in_flops():
-    merged = cost(build_model(SMALL, MergeSettings(), num_classes=0)).flops
-    twin = shallow_twin(SMALL, merged, depth=8)
-    gaps = {
-        depth: abs(cost(timm.create_model(SMALL.name, num_classes=0, **{**SMALL.args, "depth": depth})).flops - merged)
-        for depth in range(1, 9)
-    }
-    assert twin.args["depth"] == min(gaps, key=gaps.__getitem__)
-    assert 4 <= twin.args["depth"] <= 5
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from patchmerger import fit
 from patchmerger.acceleration.settings import RecoverySettings
-from patchmerger.models.build import ModelSettings
+from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.acceleration import show_accelerations
 from patchmerger.studies.acceleration_study import accelerate_study, curves
 from patchmerger.training.settings import TrainingSettings

@@ -10,7 +10,7 @@ from PIL import Image
 from patchmerger.data import DataSettings
 from patchmerger.hub import load
 from patchmerger.inserted import mergers
-from patchmerger.models.build import MergeSettings, ModelSettings
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.comparison import show_comparison
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies import comparison as module

@@ -15,7 +15,7 @@ from tools.evidence_page import render
 
 from patchmerger.hub import load
 from patchmerger.inserted import mergers
-from patchmerger.models.build import MergeSettings, ModelSettings
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.study_tables import show_sweep
 from patchmerger.studies.cells import check_cells, grid
 from patchmerger.studies.merger_sweep import sweep
@@ -131,7 +131,7 @@ def test_shards_make_up_the_whole(tmp_path, monkeypatch):
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from patchmerger.models.build import ModelSettings
+    from patchmerger.models.settings import ModelSettings
     from patchmerger.studies import training_runs as runs
     from patchmerger.studies.merger_sweep import sweep
     from patchmerger.training.settings import TrainingSettings
@@ -171,12 +171,12 @@ def test_a_kill_loses_at_most_the_run_in_flight(tmp_path):
 
 
 def test_a_grid_of_more_than_places_and_tokens():
-    cells = grid(MergeSettings(), after=[2], num_tokens=[4, 8], norm=["scores", "both"], init_spread=[0.1])
+    cells = grid(MergeSettings(), after=[2], num_tokens=[4, 8], norm=["scores", "both"], logit_std=[0.1])
     assert [cell.name for cell in cells] == [
-        f"after-2-tokens-{count}-norm-{norm}-spread-0.1" for count in (4, 8) for norm in ("scores", "both")
+        f"after-2-tokens-{count}-norm-{norm}-logit-std-0.1" for count in (4, 8) for norm in ("scores", "both")
     ]
-    assert cells[1].merge == MergeSettings(num_tokens=4, after=2, norm="both", init_spread=0.1)
-    assert cells[1].options == {"norm": "both", "init_spread": 0.1}
+    assert cells[1].merge == MergeSettings(num_tokens=4, after=2, norm="both", logit_std=0.1)
+    assert cells[1].options == {"norm": "both", "logit_std": 0.1}
 
 
 def test_cells_that_cannot_be_built_are_all_told():

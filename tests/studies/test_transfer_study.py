@@ -16,7 +16,7 @@ from tools.evidence_page import render
 from patchmerger.data import DataSettings
 from patchmerger.hub import load
 from patchmerger.inserted import mergers
-from patchmerger.models.build import MergeSettings, ModelSettings
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.study_tables import show_transfer
 from patchmerger.studies.transfer_study import FineTuning, transfer
 from patchmerger.training.settings import TrainingSettings
@@ -129,7 +129,7 @@ def test_one_seed_is_paired_over_draws_and_images(tmp_path):
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from patchmerger.models.build import MergeSettings, ModelSettings
+    from patchmerger.models.settings import MergeSettings, ModelSettings
     from patchmerger.studies import training_runs as runs
     from patchmerger.studies import transfer_stages as stages
     from patchmerger.studies.transfer_study import FineTuning, transfer

@@ -17,7 +17,7 @@ from patchmerger import insert, mergers
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import DataSettings
 from patchmerger.hosts import find_host
-from patchmerger.models.build import MergeSettings, ModelSettings
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.training.finetuning import identify_start, start_from
 from patchmerger.training.fitting import fit
 from patchmerger.training.settings import TrainingSettings

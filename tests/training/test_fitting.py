@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from patchmerger.data import Augmentation, DataSettings
 from patchmerger.hub import describe, load
-from patchmerger.models.build import MergeSettings, ModelSettings
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.training.evaluation import evaluate
 from patchmerger.training.fitting import fit
 from patchmerger.training.settings import TrainingSettings
@@ -31,7 +31,7 @@ RUN = """
     from patchmerger.training import checkpoints
     from patchmerger.data import Augmentation, DataSettings
     from patchmerger.training.fitting import fit
-    from patchmerger.models.build import MergeSettings, ModelSettings
+    from patchmerger.models.settings import MergeSettings, ModelSettings
     from patchmerger.training.settings import TrainingSettings
 
     saves, kill_at, half_written = 0, int(sys.argv[2]), sys.argv[3] == "half"

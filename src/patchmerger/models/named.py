@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from patchmerger.hub import load
-from patchmerger.models.build import ModelSettings, build_model, check_model_name
+from patchmerger.models.build import build_model, check_model_name
+from patchmerger.models.settings import ModelSettings
 
 
 def named_model(name: str, image_size: int | tuple[int, int] | None = None, *, seed: int | None = None) -> nn.Module:

@@ -13,11 +13,12 @@ import torch
 from patchmerger.costs.model_cost import cost
 from patchmerger.inserted import mergers
 from patchmerger.merger import Norm
-from patchmerger.models.build import MergeSettings, ModelSettings, build_model
+from patchmerger.models.build import build_model
+from patchmerger.models.settings import MergeSettings, ModelSettings
 
 PLAIN = "plain"
 # Settings that a grid may vary beside place and number of tokens, and their short names.
-OPTIONS = {"norm": "norm", "scale": "scale", "init_spread": "spread"}
+OPTIONS = {"norm": "norm", "scale": "scale", "logit_std": "logit-std"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def grid(
     num_tokens: Sequence[int],
     norm: Sequence[Norm] = (),
     scale: Sequence[float] = (),
-    init_spread: Sequence[float] = (),
+    logit_std: Sequence[float] = (),
     further: Mapping[str, MergeSettings] | None = None,
 ) -> list[Cell]:
     """Every combination of the values, and further cells.
@@ -54,7 +55,7 @@ def grid(
         num_tokens: Numbers of tokens that go on, M.
         norm: Where to normalise; as ``merge`` has it if empty.
         scale: Factors on the scores, likewise.
-        init_spread: Standard deviations of the scores at the start, likewise.
+        logit_std: Standard deviations of the scores at the start, likewise.
         further: Cells with a merger of their own, by name.
 
     Raises:
@@ -65,7 +66,7 @@ def grid(
     if (merge.after, merge.num_tokens) != (plain.after, plain.num_tokens):
         raise ValueError("merge.after and merge.num_tokens are what a sweep varies: give after and num_tokens")
     values: dict[str, Sequence[Any]] = {"after": after, "num_tokens": num_tokens}
-    options = {"norm": norm, "scale": scale, "init_spread": init_spread}
+    options = {"norm": norm, "scale": scale, "logit_std": logit_std}
     for name, given in {**values, **options}.items():
         if len(set(given)) < len(given):
             raise ValueError(f"{name} ({list(given)}) names a value twice")

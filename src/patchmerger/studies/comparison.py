@@ -15,7 +15,7 @@ from patchmerger.data import (
     split_images,
 )
 from patchmerger.hub import load
-from patchmerger.models.build import MergeSettings, ModelSettings
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.comparison import draw_comparison
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json

@@ -21,7 +21,8 @@ from patchmerger.data import (
     split_images,
 )
 from patchmerger.merger import Norm
-from patchmerger.models.build import MergeSettings, ModelSettings, build_model
+from patchmerger.models.build import build_model
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.sweep import draw_sweep
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, plain, read_json, write_json
@@ -44,7 +45,7 @@ def sweep(
     num_tokens: list[int] = [4, 8, 16],  # noqa: B006 - read, never changed
     norm: list[Norm] = [],  # noqa: B006
     scale: list[float] = [],  # noqa: B006
-    init_spread: list[float] = [],  # noqa: B006
+    logit_std: list[float] = [],  # noqa: B006
     further: dict[str, MergeSettings] = {},  # noqa: B006
     data: DataSettings = DataSettings(),
     model: ModelSettings = ModelSettings(),
@@ -68,7 +69,7 @@ def sweep(
         num_tokens: Numbers of tokens that go on, M.
         norm: Where to normalise, "scores", "both" or "none": the grid is trained with each; as in merge if not given.
         scale: Factors on the scores, likewise.
-        init_spread: Standard deviations of the scores at the start, likewise.
+        logit_std: Standard deviations of the scores at the start, likewise.
         further: Mergers outside the grid, by name, such as two of them: {two: {after: [2, 4], num_tokens: [16, 8]}}.
         data: The images.
         model: The plain Vision Transformer.
@@ -100,7 +101,7 @@ def sweep(
         )
     augmentation = augmentation or default_augmentation(data.source)
     settings: dict[str, Any] = {
-        "after": after, "num_tokens": num_tokens, "norm": norm, "scale": scale, "init_spread": init_spread,
+        "after": after, "num_tokens": num_tokens, "norm": norm, "scale": scale, "logit_std": logit_std,
         "further": further, "data": data, "model": model, "merge": merge, "augmentation": augmentation,
         "training": training, "seeds": seeds, "rounds": rounds,
     }  # fmt: skip
@@ -114,7 +115,7 @@ def sweep(
     training.check(multi_label=splits.multi_label)
     cells = grid(
         merge, after=_places(model) if after is None else after, num_tokens=num_tokens, norm=norm, scale=scale,
-        init_spread=init_spread, further=further,
+        logit_std=logit_std, further=further,
     )  # fmt: skip
     flops = check_cells(cells, model, len(images.class_names))
     recipes: dict[str, Recipe] = {PLAIN: (model, None)} | {cell.name: (model, cell.merge) for cell in cells}

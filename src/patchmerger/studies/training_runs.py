@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from patchmerger.data import ImageSplits
-from patchmerger.models.build import ModelSettings
+from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.run_folder import RunFolder, plain
 from patchmerger.runs.statistics import PairedDifference, mean_sd, over_images, over_seeds
 from patchmerger.speed.benchmark import measure

@@ -21,8 +21,9 @@ from patchmerger.data import (
 )
 from patchmerger.fewshot.probe import check_images, check_protocol
 from patchmerger.hub import load
-from patchmerger.models.build import MergeSettings, ModelSettings, build_model
+from patchmerger.models.build import build_model
 from patchmerger.models.named import check_patches
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.transfer import draw_transfer
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from patchmerger.costs.model_cost import cost
-from patchmerger.models.build import MergeSettings, ModelSettings, build_model, shallow_twin
+from patchmerger.models.build import build_model
+from patchmerger.models.settings import MergeSettings, ModelSettings
 
 READY = {
     "plain": "the ViT as it is",
@@ -69,8 +70,29 @@ def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> Recipe:
     if name == "merged":
         return model, merge
     if name == "paper":
-        return model, replace(merge, preset="paper", norm=None, scale=None, init_spread=None, reducer="patchmerger")
+        return model, replace(merge, preset="paper", norm=None, scale=None, logit_std=None, reducer="patchmerger")
     if name == "average":
-        return model, replace(merge, preset="default", norm=None, scale=None, init_spread=None, reducer="average")
+        return model, replace(merge, preset="default", norm=None, scale=None, logit_std=None, reducer="average")
     merged = build_model(model, merge, num_classes=0)
     return shallow_twin(model, cost(merged).flops, depth=len(merged.blocks)), None  # type: ignore[arg-type]
+
+
+def shallow_twin(settings: ModelSettings, merged_flops: int, *, depth: int) -> ModelSettings:
+    """The plain model with as many blocks as bring it closest to the merged model's FLOPs.
+
+    The control for depth: a merger that is no better than leaving blocks out is worth nothing.
+
+    Args:
+        settings: The plain model.
+        merged_flops: FLOPs of the merged model.
+        depth: Blocks of the plain model.
+    """
+
+    def gap(blocks: int) -> int:
+        return abs(cost(build_model(_with_depth(settings, blocks), num_classes=0)).flops - merged_flops)
+
+    return _with_depth(settings, min(range(1, depth + 1), key=gap))
+
+
+def _with_depth(settings: ModelSettings, depth: int) -> ModelSettings:
+    return replace(settings, args=settings.args | {"depth": depth})

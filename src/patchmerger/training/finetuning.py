@@ -17,7 +17,8 @@ from patchmerger.hub.folders import CONFIG_NAME, read_json
 from patchmerger.hub.saved_mergers import insert_mergers, read_mergers, write_mergers
 from patchmerger.hub.weights import misfit, read_weights
 from patchmerger.insertion import remove
-from patchmerger.models.build import MergeSettings, ModelSettings, build_model, check_model_name
+from patchmerger.models.build import apply_merge, build_model, check_model_name
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.zoo import without_merger
 
 Init: TypeAlias = str | Path
@@ -182,12 +183,12 @@ def _merge(model: nn.Module, merge: Merge, init: Init) -> None:
     if merge == "auto" or (merge is None and present is None):
         return
     if present is None:
-        cast(MergeSettings, merge).apply(model)
+        apply_merge(model, cast(MergeSettings, merge))
         return
     way_out = "leave merge out to go on with what is there, or take it out with patchmerger.remove and save that"
     if merge is None:
         raise ValueError(f"merge (null) asks for a plain model, but init ({init}) has {_words(present)}: {way_out}")
-    asked = write_mergers(merge.apply(remove(copy.deepcopy(model))))
+    asked = write_mergers(apply_merge(remove(copy.deepcopy(model)), merge))
     if asked is None or _words(asked, exactly=True) != _words(present, exactly=True):
         raise ValueError(
             f"merge asks for {_words(asked or present, exactly=True)}, but init ({init}) has "

@@ -26,8 +26,8 @@ from patchmerger.data import (
 from patchmerger.diagnosis import diagnose
 from patchmerger.hub import save
 from patchmerger.inserted import mergers
-from patchmerger.models.build import MergeSettings, ModelSettings
 from patchmerger.models.named import check_patches
+from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder, plain
 from patchmerger.training.callbacks import Stopwatch, quiet

@@ -1,0 +1,127 @@
+"""Which model, and how it merges tokens, as settings: ModelSettings and MergeSettings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias, get_args
+
+Preset: TypeAlias = Literal["default", "paper", "vit-pytorch", "mean"]
+Norm: TypeAlias = Literal["scores", "both", "none"]
+Prefix: TypeAlias = Literal["keep", "merge"]
+Positions: TypeAlias = Literal["centroid", "none", "drop_bias"]
+ReducerName: TypeAlias = Literal["patchmerger", "average"]
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """Where tokens are merged, to how many, and how: what ``patchmerger.insert`` is given.
+
+    Args:
+        num_tokens: Tokens that go on (a list for several mergers).
+        after: The block to merge after, counted from 1; half the depth if not given (a list for several).
+        positions: What merged tokens are given in place of positions, for models whose blocks are told where tokens
+            are: "centroid" (RoPE; its default), "none" (RoPE), or "drop_bias" (relative position bias).
+        prefix: Whether class and register tokens pass by the merger ("keep") or are merged too ("merge").
+        preset: A named setting: "default", "paper", "vit-pytorch" or "mean".
+        norm: Where to normalise, in place of the preset's: "scores", "both" or "none".
+        scale: Factor on the scores, in place of the preset's.
+        logit_std: Standard deviation of the scores of normalised tokens at the start, in place of the preset's (1;
+            "mean": 0.02). Near 0 each merged token starts as the average of all, from some 3 on mostly as one of them.
+        reducer: "patchmerger", or "average" for average pooling in its place.
+
+    Raises:
+        ValueError: A value that no model can take.
+    """
+
+    num_tokens: int | list[int] = 8
+    after: int | list[int] | None = None
+    positions: Positions | None = None
+    prefix: Prefix = "keep"
+    preset: Preset = "default"
+    norm: Norm | None = None
+    scale: float | None = None
+    logit_std: float | None = None
+    reducer: ReducerName = "patchmerger"
+
+    def __post_init__(self) -> None:
+        _check_choices(self, positions=Positions, prefix=Prefix, preset=Preset, norm=Norm, reducer=ReducerName)
+        _check_counts("num_tokens", self.num_tokens, "the paper uses 8")
+        if self.after is not None:
+            _check_counts("after", self.after, "blocks are counted from 1")
+        elif isinstance(self.num_tokens, Sequence):
+            raise ValueError(f"merge.num_tokens ({self.num_tokens}) is a list: say after which blocks in merge.after")
+        places, counts = self.places()
+        if len(places) != len(counts) or len(set(places)) < len(places):
+            raise ValueError(
+                f"merge.after ({self.after}) must name as many different blocks as merge.num_tokens "
+                f"({self.num_tokens}) has numbers"
+            )
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale != 0):
+            raise ValueError(f"merge.scale ({self.scale}) must be finite and not 0: 1.0, say")
+        if self.logit_std is not None and not (math.isfinite(self.logit_std) and self.logit_std > 0):
+            raise ValueError(
+                f"merge.logit_std ({self.logit_std}) must be above 0, as queries that start alike stay alike: 1.0, say"
+            )
+        queries = (self.preset, self.norm, self.scale, self.logit_std)
+        if self.reducer == "average" and queries != ("default", None, None, None):
+            raise ValueError(
+                "merge.preset, merge.norm, merge.scale and merge.logit_std mean nothing with merge.reducer='average'"
+            )
+
+    def places(self) -> tuple[list[int | None], list[int]]:
+        """The blocks to merge after, ``None`` for half the depth, and the tokens that go on after each."""
+        places: list[int | None] = [*self.after] if isinstance(self.after, Sequence) else [self.after]
+        counts = [*self.num_tokens] if isinstance(self.num_tokens, Sequence) else [self.num_tokens] * len(places)
+        return places, counts
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A Vision Transformer of timm.
+
+    Args:
+        name: A timm architecture, such as "vit_small_patch16_224", or a size of patchmerger.zoo, where merge.… says
+            what merges; "ARCHITECTURE.TAG" for given weights. If not given, a small ViT with 64 tokens (width 48,
+            4 blocks, 2 heads, average pooling; for 32 pixels, or 64 where the images are larger).
+        args: Arguments for timm.create_model, such as img_size, patch_size, embed_dim, depth, num_heads,
+            drop_path_rate, class_token, global_pool.
+        pretrained: Start from timm's weights instead of random ones.
+    """
+
+    name: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+
+    def sized(self, image_size: int | None) -> ModelSettings:
+        """The same model for images of ``image_size`` pixels, which is ``img_size`` in timm; as it is for ``None``."""
+        if image_size is None:
+            return self
+        if image_size < 1:
+            raise ValueError(f"image_size ({image_size}) must be at least one pixel")
+        if self.args.get("img_size", image_size) != image_size:
+            raise ValueError(f"image_size ({image_size}) and model.args ({self.args}) name two sizes: give one of them")
+        return replace(self, args=self.args | {"img_size": image_size})
+
+    def resolve(self, image_size: int) -> ModelSettings:
+        """Fill in the default model where none is named, for images of ``image_size`` pixels."""
+        if self.name is not None:
+            return self
+        size = 32 if image_size <= 32 else 64
+        small: dict[str, Any] = {"img_size": size, "patch_size": size // 8, "embed_dim": 48, "depth": 4, "num_heads": 2}
+        small |= {"class_token": False, "global_pool": "avg"}
+        return replace(self, name="vit_tiny_patch16_224", args=small | self.args)
+
+
+def _check_choices(settings: MergeSettings, **choices: Any) -> None:
+    for name, kind in choices.items():
+        value, allowed = getattr(settings, name), get_args(kind)
+        if value not in allowed and not (value is None and name in ("positions", "norm")):
+            raise ValueError(f"merge.{name} ({value!r}) must be one of {', '.join(map(repr, allowed))}")
+
+
+def _check_counts(name: str, value: Any, advice: str) -> None:
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if not numbers or any(type(n) is not int or n < 1 for n in numbers):
+        raise ValueError(f"merge.{name} ({value!r}) must be a whole number of at least 1, or a list of them; {advice}")

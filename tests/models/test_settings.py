@@ -1,0 +1,55 @@
+"""Settings of a model and of its mergers: checked where they are made, without torch."""
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from patchmerger.merger import PRESETS
+from patchmerger.models.settings import MergeSettings, ModelSettings, Preset
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts"),
+    [
+        ({"num_tokens": 0}, r"merge.num_tokens \(0\) must be .* at least 1"),
+        ({"num_tokens": []}, r"merge.num_tokens \(\[\]\)"),
+        ({"num_tokens": [8, True], "after": [1, 2]}, r"merge.num_tokens \(\[8, True\]\)"),
+        ({"after": -1}, r"merge.after \(-1\) must be"),
+        ({"num_tokens": [8, 4]}, r"merge.num_tokens \(\[8, 4\]\) is a list.*merge.after"),
+        ({"num_tokens": [8, 4], "after": [1, 2, 3]}, r"merge.after \(\[1, 2, 3\]\).*merge.num_tokens \(\[8, 4\]\)"),
+        ({"num_tokens": 8, "after": [2, 2]}, r"merge.after \(\[2, 2\]\).*different blocks"),
+        ({"preset": "papper"}, r"merge.preset \('papper'\) must be one of .*'paper'"),
+        ({"norm": "values"}, r"merge.norm \('values'\) must be one of .*'both'"),
+        ({"positions": "nowhere"}, r"merge.positions \('nowhere'\) must be one of 'centroid'"),
+        ({"prefix": "drop"}, r"merge.prefix \('drop'\) must be one of 'keep', 'merge'"),
+        ({"reducer": "max"}, r"merge.reducer \('max'\) must be one of .*'average'"),
+        ({"scale": float("nan")}, r"merge.scale \(nan\)"),
+        ({"logit_std": 0}, r"merge.logit_std \(0\) must be above 0"),
+        ({"reducer": "average", "norm": "both"}, r"merge.norm.* mean nothing with merge.reducer='average'"),
+    ],
+)
+def test_settings_that_no_model_can_take_are_refused(settings, facts):
+    with pytest.raises(ValueError, match=facts):
+        MergeSettings(**settings)
+
+
+def test_one_number_of_tokens_holds_for_each_place():
+    assert MergeSettings(8, after=[3, 6]).places() == ([3, 6], [8, 8])
+    assert MergeSettings(8).places() == ([None], [8])
+
+
+def test_every_preset_can_be_asked_for():
+    assert get_args(Preset) == tuple(PRESETS)
+
+
+def test_an_image_size_is_named_once():
+    assert ModelSettings("vit_tiny_patch16_224").sized(64).args == {"img_size": 64}
+    with pytest.raises(ValueError, match=r"image_size \(32\) and model.args"):
+        ModelSettings("vit_tiny_patch16_224", {"img_size": 64}).sized(32)
+
+
+def test_settings_need_no_torch():
+    code = "import sys, patchmerger.models.settings; print({'torch', 'timm'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
