@@ -11,7 +11,7 @@ from conftest import make_images, make_timm, make_vit
 from patchmerger import calibrate, insert
 from patchmerger.acceleration.calibration import best_start
 from patchmerger.acceleration.classifier import divergence
-from patchmerger.data import Augmentation, DataSettings, ImageData, load_images
+from patchmerger.data import Augmentation, DataSettings, ImageData, Preprocessing, load_images
 from patchmerger.inserted import mergers
 from patchmerger.reducers import AveragePool
 from trained_on_digits import trained_vit
@@ -22,7 +22,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def digits():
     images = load_images(DataSettings(), seed=0)
-    data = ImageData(images, image_size=8, batch_size=300, epochs=1, augmentation=Augmentation("none", flip=False))
+    data = ImageData(
+        images,
+        preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3),
+        image_size=8,
+        batch_size=300,
+        epochs=1,
+        augmentation=Augmentation("none", flip=False),
+    )
     pixels, targets = next(iter(data.val_dataloader())), next(iter(data.test_dataloader()))
     return tuple((normalize(x.float() / 255, [0.5] * 3, [0.5] * 3), y) for x, y in (pixels, targets))
 

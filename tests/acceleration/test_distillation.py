@@ -12,7 +12,7 @@ from patchmerger.acceleration.classifier import divergence, feature_error
 from patchmerger.acceleration.distillation import default_precision, steps_of
 from patchmerger.acceleration.distillation_task import DistillationTask
 from patchmerger.acceleration.settings import RecoverySettings
-from patchmerger.data import Augmentation, DataSettings, load_images
+from patchmerger.data import Augmentation, DataSettings, Preprocessing, load_images
 from patchmerger.training.task import seed_step
 from trained_on_digits import trained_vit
 
@@ -20,7 +20,8 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
 ]
-AS_THEY_ARE = {"augmentation": Augmentation("none", flip=False), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)
+AS_THEY_ARE = {"augmentation": Augmentation("none", flip=False), "preprocessing": HALF}
 SETTINGS = {"batch_size": 64, "accelerator": "cpu"}
 
 
@@ -37,7 +38,7 @@ def merged():
 def task_of(labels=True, total_steps=100, **settings):
     return DistillationTask(
         merged(), trained_vit(), RecoverySettings(**SETTINGS | settings), precision="32-true", labels=labels,
-        total_steps=total_steps, seed=0, steps_per_epoch=10, mean=(0.5,) * 3, std=(0.5,) * 3,
+        total_steps=total_steps, seed=0, steps_per_epoch=10, preprocessing=HALF,
     )  # fmt: skip
 
 

@@ -20,7 +20,9 @@ def test_a_model_in_memory_and_its_folder_are_the_same_teacher(tmp_path):
     from_folder, from_run = find_teacher(tmp_path / "run" / "model"), find_teacher(str(tmp_path / "run"))
     in_memory = find_teacher(model, mean=(0.1, 0.2, 0.3))
     assert from_folder.fingerprint == from_run.fingerprint == in_memory.fingerprint
-    assert from_folder.mean == from_run.mean == in_memory.mean == (0.1, 0.2, 0.3)
+    assert (
+        from_folder.preprocessing.mean == from_run.preprocessing.mean == in_memory.preprocessing.mean == (0.1, 0.2, 0.3)
+    )
     assert (from_run.num_classes, from_run.class_names) == (5, tuple("abcde"))
 
 
@@ -36,7 +38,7 @@ def test_a_folder_of_transformers_keeps_its_image_processor(tmp_path):
     processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.2, 0.3, 0.4])
     save(transformers_vit(), tmp_path / "vit", image_processor=processor)
     teacher = find_teacher(tmp_path / "vit")
-    assert teacher.mean == (0.2, 0.3, 0.4)
+    assert teacher.preprocessing.mean == (0.2, 0.3, 0.4)
     assert list(teacher.saving["image_processor"].image_mean) == [0.2, 0.3, 0.4]
 
 

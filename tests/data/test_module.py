@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from patchmerger.data import Augmentation, DataSettings, ImageData, ImageSet, ImageSplits, load_images
+from patchmerger.data import Augmentation, DataSettings, ImageData, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.batches import TrainImages
 from patchmerger.data.images import InMemory
 from patchmerger.data.order import random_state_kept
@@ -20,6 +20,7 @@ from patchmerger.data.transforms import TrainTransform
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"  # in Lightning
 )
+HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)
 BATCHES = 6  # an epoch
 
 
@@ -34,7 +35,7 @@ def splits_of(train: int = 26, test: int = 7) -> ImageSplits:
 
 
 def module(**options: Any) -> ImageData:
-    options = {"image_size": 8, "batch_size": 4, "epochs": 3, "seed": 5, "workers": 0, **options}
+    options = {"image_size": 8, "preprocessing": HALF, "batch_size": 4, "epochs": 3, "seed": 5, "workers": 0, **options}
     return ImageData(splits_of(), **options)
 
 
@@ -243,7 +244,9 @@ def test_a_function_of_ones_own_augments() -> None:
 
 
 def test_digits_by_default() -> None:
-    data = ImageData(load_images(DataSettings(), seed=0), image_size=8, batch_size=64, epochs=1, workers=0)
+    data = ImageData(
+        load_images(DataSettings(), seed=0), image_size=8, preprocessing=HALF, batch_size=64, epochs=1, workers=0
+    )
     assert (data.steps_per_epoch, data.total_batches) == (20, 20)
     images, targets = next(iter(data.train_dataloader()))
     assert (images.dtype, tuple(images.shape)) == (torch.uint8, (64, 3, 8, 8))
@@ -254,5 +257,5 @@ def test_digits_by_default() -> None:
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="26 training images do not fill one batch of 27"):
         module(batch_size=27)
-    with pytest.raises(ValueError, match="workers must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match=r"workers \(-1\) must be 0 or more"):
         module(workers=-1)

@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from typing import Any
 
 import jsonargparse
 import pytest
 
-from patchmerger.data import DataSettings, load_images, read_images, split_images
+from patchmerger.data import Augmentation, DataSettings, default_augmentation, load_images, read_images, split_images
 
 
 def test_digits_in_three() -> None:
@@ -37,7 +38,49 @@ def test_every_setting_is_explained_in_the_help(capsys: pytest.CaptureFixture[st
     assert made.data == DataSettings("a/b", memory_gib=0.5)
 
 
-def test_importing_patchmerger_leaves_the_data_room_alone() -> None:
-    code = "import sys, patchmerger; print('patchmerger.data' in sys.modules or 'lightning' in sys.modules)"
+def test_settings_import_nothing_heavy() -> None:
+    code = (
+        "import sys, patchmerger.data.settings, patchmerger.data.preprocessing;"
+        "print({'torch', 'timm', 'lightning', 'datasets', 'sklearn', 'numpy'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"validation": 0.7}, r"validation \(0\.7\).* from 0 to 0\.5"),
+        ({"crop_pct": 1.1}, r"crop_pct \(1\.1\).* at most 1"),
+        ({"bad_files": "ignore"}, r"bad_files \('ignore'\).*\"error\" or \"skip\""),
+        ({"memory_gib": -1}, r"memory_gib \(-1\).* 0 or more"),
+        ({"memory_gib": float("nan")}, r"memory_gib \(nan\).* 0 or more"),
+        ({"workers": -1}, r"workers \(-1\).* 0 or more"),
+        ({"shuffle_buffer": 0}, r"shuffle_buffer \(0\).* at least 1"),
+        ({"samples": 5}, r"samples \(5\).* streaming to true"),
+        ({"samples": 0, "streaming": True}, r"samples \(0\).* at least 1"),
+    ],
+)
+def test_settings_are_checked_when_they_are_made(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"crop": "random"}, r"crop \('random'\).*\"pad\", \"resized\" or \"none\""),
+        ({"auto": "auto"}, r"auto \('auto'\).*\"trivial\" or \"rand\""),
+        ({"scale": (0.5, 0.2)}, r"scale \(\(0\.5, 0\.2\)\).*smallest <= largest"),
+        ({"erasing": 1.5}, r"erasing \(1\.5\).* probability"),
+    ],
+)
+def test_augmentation_is_checked_when_it_is_made(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**wrong)
+
+
+def test_writing_is_not_flipped() -> None:
+    assert not default_augmentation("digits").flip
+    assert not default_augmentation("torchvision:SVHN").flip
+    assert default_augmentation("torchvision:CIFAR10") == default_augmentation("some/folder") == Augmentation()

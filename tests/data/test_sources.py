@@ -254,13 +254,6 @@ def test_torchvision_with_its_files(tmp_path: Path) -> None:
     assert torch.equal(images.sets["train"][4], pixels(11))
 
 
-def test_wrong_options() -> None:
-    with pytest.raises(ValueError, match='bad_files must be "error" or "skip", got \'ignore\''):
-        read_images(DataSettings("digits", bad_files="ignore"))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="memory_gib must be 0 or more"):
-        read_images(DataSettings("digits", memory_gib=-1))
-
-
 SHELF = os.environ.get("PATCHMERGER_DATA")
 
 

@@ -7,12 +7,13 @@ from torchvision.transforms.v2.functional import normalize
 
 from conftest import make_vit
 from patchmerger import insert
-from patchmerger.data import EvalTransform, ImageSet
+from patchmerger.data import EvalTransform, ImageSet, Preprocessing
 from patchmerger.data.images import InMemory
 from patchmerger.fewshot.features import extract_features, pre_logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+PREPROCESSING = Preprocessing(MEAN, STD)
 
 
 def make_set(count, size=(32, 32), seed=0):
@@ -22,7 +23,7 @@ def make_set(count, size=(32, 32), seed=0):
 
 
 def extract(model, *sets, **options):
-    given = {"image_size": 32, "mean": MEAN, "std": STD, "batch_size": 4, "progress": False}
+    given = {"image_size": 32, "preprocessing": PREPROCESSING, "batch_size": 4, "progress": False}
     return extract_features(model, sets, **{**given, **options})
 
 
@@ -55,9 +56,9 @@ def test_several_sets_and_any_batch_size_give_the_same(vit):
 
 
 def test_images_of_another_size_are_fitted():
-    images = make_set(2, size=(40, 50))
-    (features,) = extract(nn.Linear(1, 1), images, features=mean_colour, image_size=16, crop_pct=0.8)
-    fitted = torch.stack([EvalTransform(16, 0.8)(images[i]) for i in range(2)])
+    images, cropped = make_set(2, size=(40, 50)), Preprocessing(MEAN, STD, 0.8, "bilinear")
+    (features,) = extract(nn.Linear(1, 1), images, features=mean_colour, image_size=16, preprocessing=cropped)
+    fitted = torch.stack([EvalTransform(16, cropped)(images[i]) for i in range(2)])
     expected = mean_colour(None, normalize(fitted.float() / 255, list(MEAN), list(STD)))
     torch.testing.assert_close(features, expected)
 

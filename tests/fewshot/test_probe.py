@@ -12,14 +12,14 @@ from sklearn.preprocessing import StandardScaler
 
 from patchmerger import few_shot, insert, save
 from patchmerger.commands import run
-from patchmerger.data import DataSettings, ImageSet, ImageSplits, load_images
+from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.images import InMemory
 from patchmerger.fewshot.probe import STRENGTHS, draw, few_shot_images
 from patchmerger.hub import describe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 10}
-INPUT = {"image_size": 8, "mean": (0.5,) * 3, "std": (0.5,) * 3, "progress": False}
+INPUT = {"image_size": 8, "preprocessing": Preprocessing((0.5,) * 3, (0.5,) * 3), "progress": False}
 
 
 @pytest.fixture(scope="module")

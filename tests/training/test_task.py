@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from patchmerger import insert
-from patchmerger.data import Augmentation, DataSettings, ImageData, load_images
+from patchmerger.data import Augmentation, DataSettings, ImageData, Preprocessing, load_images
 from patchmerger.training.callbacks import quiet
 from patchmerger.training.parameter_groups import parameter_groups
 from patchmerger.training.settings import TrainingSettings
 from patchmerger.training.task import TrainingTask, score, seed_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
+HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 10}
 
 
@@ -31,16 +32,16 @@ def task_of(model, steps_per_epoch=5, multi_label=False, **settings):
         steps_per_epoch=steps_per_epoch,
         num_classes=10,
         multi_label=multi_label,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
+        preprocessing=HALF,
     )
 
 
 def train(task, images=None, epochs=2, **trainer):
     images = images or load_images(DataSettings(validation=0), seed=0)
     data = ImageData(
-        images, image_size=8, batch_size=128, epochs=epochs, augmentation=Augmentation("none", flip=False), workers=0
-    )
+        images, image_size=8, preprocessing=HALF, batch_size=128, epochs=epochs,
+        augmentation=Augmentation("none", flip=False), workers=0,
+    )  # fmt: skip
     loop = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,

@@ -112,8 +112,8 @@ def accelerate(
         "model": teacher.name, "weights": teacher.fingerprint, "data": data, "speedup": speedup, "after": after,
         "num_tokens": num_tokens, "positions": positions, "measure": measure, "start": start,
         "calibration_images": calibration_images, "epochs": epochs, "budget": budget, "max_drop": drop,
-        "labels": use_labels, "recovery": recovery, "augmentation": augmentation, "mean": teacher.mean,
-        "std": teacher.std, "rounds": rounds, "seed": seed,
+        "labels": use_labels, "recovery": recovery, "augmentation": augmentation,
+        "preprocessing": teacher.preprocessing, "rounds": rounds, "seed": seed,
     }  # fmt: skip
     folder = RunFolder(Path(out) if out else default_folder("accelerate", teacher.name, settings), settings)
     if folder.results is not None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from patchmerger.acceleration.distillation_task import DistillationTask
 from patchmerger.acceleration.settings import RecoverySettings
-from patchmerger.data import Augmentation, ImageData, ImageSplits, Transform
+from patchmerger.data import Augmentation, ImageData, ImageSplits, Preprocessing, Transform
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.training.callbacks import Stopwatch, quiet
 from patchmerger.training.checkpoints import LAST
@@ -28,9 +28,7 @@ def distill(
     teacher: nn.Module,
     data: ImageSplits,
     *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    crop_pct: float = 1.0,
+    preprocessing: Preprocessing,
     epochs: float | None = None,
     steps: int | None = None,
     recovery: RecoverySettings = RecoverySettings(),
@@ -50,9 +48,7 @@ def distill(
         student: The merged model, trained in place.
         teacher: The plain model; it is left as it was.
         data: Images; targets are not looked at where ``labels`` is false.
-        mean: Mean of each channel of the models' input, for pixels from 0 to 1.
-        std: Standard deviation of each channel.
-        crop_pct: In evaluation, the share of the resized image that is kept.
+        preprocessing: How images are prepared for both models.
         epochs: Passes over the training images, also a part of one, such as 0.5; 1 if ``steps`` is not given either.
         steps: In its place the number of batches.
         recovery: How to train.
@@ -74,7 +70,7 @@ def distill(
     if out is None:
         with tempfile.TemporaryDirectory() as passing:
             return distill(
-                student, teacher, data, mean=mean, std=std, crop_pct=crop_pct, epochs=epochs, steps=steps,
+                student, teacher, data, preprocessing=preprocessing, epochs=epochs, steps=steps,
                 recovery=recovery, labels=labels, augmentation=augmentation, workers=workers, seed=seed,
                 out=Path(passing), progress=progress,
             )  # fmt: skip
@@ -82,7 +78,7 @@ def distill(
     recovery.check(labels=labels)
     image_size = square_input(student)
     loader = ImageData(
-        data, image_size=image_size, crop_pct=crop_pct, batch_size=recovery.batch_size, epochs=1, seed=seed,
+        data, image_size=image_size, preprocessing=preprocessing, batch_size=recovery.batch_size, epochs=1, seed=seed,
         augmentation=augmentation, workers=workers,
     )  # fmt: skip
     total = steps_of(epochs, steps, loader.steps_per_epoch)
@@ -94,7 +90,7 @@ def distill(
     with quiet(), _as_it_was(teacher):
         task = DistillationTask(
             student, teacher, recovery, precision=precision, labels=labels, total_steps=total, seed=seed,
-            steps_per_epoch=loader.steps_per_epoch, multi_label=data.multi_label, mean=mean, std=std,
+            steps_per_epoch=loader.steps_per_epoch, multi_label=data.multi_label, preprocessing=preprocessing,
         )  # fmt: skip
         trainer = make_trainer(task.settings, folder, stopwatch, progress=progress and sys.stdout.isatty())
         trainer.limit_train_batches = total

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from patchmerger.acceleration.classifier import Classifier, divergence, feature_error
 from patchmerger.acceleration.settings import RecoverySettings
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.training.parameter_groups import parameter_groups
 from patchmerger.training.settings import Precision
@@ -37,8 +38,7 @@ class DistillationTask(TrainingTask):
         seed: Of the run.
         steps_per_epoch: Batches in an epoch.
         multi_label: Whether targets are (B, C), several labels an image.
-        mean: Of each channel, for pixels from 0 to 1.
-        std: Of each channel.
+        preprocessing: How images are normalised.
     """
 
     def __init__(
@@ -53,8 +53,7 @@ class DistillationTask(TrainingTask):
         seed: int,
         steps_per_epoch: int,
         multi_label: bool = False,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        preprocessing: Preprocessing,
     ) -> None:
         recovery.check(labels=labels)
         classifier = Classifier(student)
@@ -65,8 +64,7 @@ class DistillationTask(TrainingTask):
             steps_per_epoch=steps_per_epoch,
             num_classes=classifier.num_outputs,
             multi_label=multi_label,
-            mean=mean,
-            std=std,
+            preprocessing=preprocessing,
         )
         self.recovery = recovery
         self.labels = labels

@@ -36,7 +36,7 @@ def scores_of(
         progress: Show a bar, on a terminal.
     """
     (scores,) = extract_features(
-        classifier, [images], image_size=image_size, mean=teacher.mean, std=teacher.std, crop_pct=teacher.crop_pct,
+        classifier, [images], image_size=image_size, preprocessing=teacher.preprocessing,
         features=lambda model, batch: model(batch), batch_size=batch_size, workers=workers, progress=progress,
     )  # fmt: skip
     return scores
@@ -87,10 +87,11 @@ def chance_warning(teacher: Teacher, accuracy: float, source: str) -> str:
     names = (
         "" if teacher.class_names is None else f"; the model's first classes are {', '.join(teacher.class_names[:3])}"
     )
+    images = teacher.preprocessing
     return (
         f"model ({teacher.name}) is right on {100 * accuracy:.1f}% of the held-out images of {source}, no more than by "
         f"chance among {teacher.num_classes} classes. The usual causes are a wrong normalisation (mean "
-        f"{list(teacher.mean)}, std {list(teacher.std)} are taken; mean= and std= change them) and classes in another "
+        f"{list(images.mean)}, std {list(images.std)} are taken; mean= and std= change them) and classes in another "
         f"order than the model's{names}"
     )
 

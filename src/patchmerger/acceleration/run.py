@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import normalize
 
 from patchmerger.acceleration.calibration import Start, calibrate
 from patchmerger.acceleration.classifier import Classifier
@@ -24,7 +23,7 @@ from patchmerger.acceleration.placement import Place, slower_but_safer
 from patchmerger.acceleration.proof import at_chance, chance_warning, prove, scores_of, some_of
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.acceleration.teacher import Teacher
-from patchmerger.data import Augmentation, EvalTransform, ImageSet, ImageSplits
+from patchmerger.data import Augmentation, EvalTransform, ImageSet, ImageSplits, normalize
 from patchmerger.hub import save
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
@@ -198,8 +197,8 @@ class AccelerationRun:
                 images.train, None, images.test, images.class_names, images.multi_label, (), images.description
             )
         return distill(
-            student, self.teacher.net, images, mean=self.teacher.mean, std=self.teacher.std,
-            crop_pct=self.teacher.crop_pct, steps=steps, recovery=self.recovery, labels=self.labels,
+            student, self.teacher.net, images, preprocessing=self.teacher.preprocessing,
+            steps=steps, recovery=self.recovery, labels=self.labels,
             augmentation=augmentation, workers=self.workers, seed=self.seed, out=out,
             progress=self.progress and not quietly,
         )  # fmt: skip
@@ -239,10 +238,9 @@ class AccelerationRun:
 
 def calibration_batch(images: ImageSet, teacher: Teacher, image_size: int, count: int, seed: int) -> Tensor:
     """Some images as in evaluation, normalised: (n, 3, S, S)."""
-    chosen, fit = some_of(images, count, seed), EvalTransform(image_size, teacher.crop_pct)
-    pixels = torch.stack([fit(chosen[number]) for number in range(len(chosen))]).float() / 255
-    normalized: Tensor = normalize(pixels, list(teacher.mean), list(teacher.std))
-    return normalized
+    chosen, fit = some_of(images, count, seed), EvalTransform(image_size, teacher.preprocessing)
+    pixels = torch.stack([fit(chosen[number]) for number in range(len(chosen))])
+    return normalize(pixels, teacher.preprocessing)
 
 
 @contextmanager

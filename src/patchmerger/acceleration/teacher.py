@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from patchmerger.acceleration.classifier import Classifier
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub import describe, load
 from patchmerger.hub.folders import PICKLES, PROCESSOR_NAME, how_to_convert
 from patchmerger.hub.libraries import library_of_model
@@ -33,9 +34,7 @@ class Teacher:
         net: The model, in eval mode.
         num_classes: Outputs of its head.
         class_names: One name a class, where they are known.
-        mean: Mean of each channel of its input, for pixels from 0 to 1.
-        std: Standard deviation of each channel.
-        crop_pct: In evaluation, the share of the resized image that is kept.
+        preprocessing: How its images are prepared.
         fingerprint: A hash of its weights.
         saving: What ``patchmerger.save`` must be told, so that the preprocessing stays as it is.
     """
@@ -44,9 +43,7 @@ class Teacher:
     net: nn.Module
     num_classes: int
     class_names: tuple[str, ...] | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float
+    preprocessing: Preprocessing
     fingerprint: str
     saving: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -96,17 +93,17 @@ def find_teacher(
         )
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"mean ({list(mean)}) and std ({list(std)}) must be three numbers each, std above 0")
-    saving = said.get("saving", {"mean": mean, "std": std, "crop_pct": crop_pct or said.get("crop_pct")})
+    preprocessing = Preprocessing(
+        mean, std, crop_pct or said.get("crop_pct") or 1.0, said.get("interpolation") or "bicubic"
+    )
     return Teacher(
         name=name,
         net=net.eval(),
         num_classes=wrapped.num_outputs,
         class_names=said.get("class_names"),
-        mean=tuple(mean),
-        std=tuple(std),
-        crop_pct=crop_pct or said.get("crop_pct") or 1.0,
+        preprocessing=preprocessing,
         fingerprint=weights_fingerprint(net),
-        saving=saving,
+        saving=said.get("saving", asdict(preprocessing)),
     )
 
 
@@ -172,10 +169,16 @@ def _said_by(net: nn.Module) -> dict[str, Any]:
             "mean": config["mean"],
             "std": config["std"],
             "crop_pct": config["crop_pct"],
+            "interpolation": config["interpolation"],
             "class_names": tuple(names) if isinstance(names, list | tuple) else None,
         }
     if library == "torchvision":
-        return {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 0.875}
+        return {
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "crop_pct": 0.875,
+            "interpolation": "bilinear",
+        }
     return {}
 
 
@@ -183,7 +186,8 @@ def _said_by_folder(folder: Path | str) -> dict[str, Any]:
     """What a saved model says of its images."""
     saved = describe(folder)
     said: dict[str, Any] = {
-        "mean": saved.mean, "std": saved.std, "crop_pct": saved.crop_pct, "class_names": saved.class_names
+        "mean": saved.mean, "std": saved.std, "crop_pct": saved.crop_pct,
+        "interpolation": saved.interpolation, "class_names": saved.class_names
     }  # fmt: skip
     if saved.library == "transformers" and isinstance(folder, Path) and (folder / PROCESSOR_NAME).is_file():
         processor = import_module("transformers").AutoImageProcessor.from_pretrained(str(folder))

@@ -4,16 +4,16 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from patchmerger.data.decoding import BadImageError, Picture, decode, size_of
 from patchmerger.data.images import Encoded, ImageSet, InMemory, OnReading
+from patchmerger.data.settings import BadFiles
 
 T = TypeVar("T")
-BadFiles = Literal["error", "skip"]
 _SAMPLE = 64
 _CHUNK = 256
 _SMALL = 3 * 128 * 128
@@ -74,10 +74,8 @@ def load_sets(
         The splits by name, and the bad files that were left out.
 
     Raises:
-        ValueError: If a file is not an image and ``bad_files`` is ``"error"``, or ``bad_files`` is neither.
+        ValueError: If a file is not an image and ``bad_files`` is ``"error"``.
     """
-    if bad_files not in ("error", "skip"):
-        raise ValueError(f'bad_files must be "error" or "skip", got {bad_files!r}')
     per_image = {name: _bytes_per_image(split.images) for name, split in encoded.items()}
     in_memory = sum(per_image[name] * len(split.images) for name, split in encoded.items()) <= memory_limit
     loaded: dict[str, ImageSet] = {}

@@ -10,10 +10,12 @@ from patchmerger.data.batches import EvaluationImages, Loader, TrainImages
 from patchmerger.data.images import ImageSet
 from patchmerger.data.loading import usable_cores
 from patchmerger.data.order import EvaluationOrder, RunOrder
-from patchmerger.data.settings import ImageSplits
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.settings import Augmentation
+from patchmerger.data.splits import ImageSplits
 from patchmerger.data.streamed_batches import StreamLoader
 from patchmerger.data.streams import ImageStream
-from patchmerger.data.transforms import Augmentation, EvalTransform, TrainTransform, Transform
+from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
 
 
 class ImageData(lightning.LightningDataModule):
@@ -27,10 +29,10 @@ class ImageData(lightning.LightningDataModule):
     Args:
         splits: Training, validation and test images.
         image_size: Height and width S of the batches.
+        preprocessing: How images are resized and cropped in evaluation.
         batch_size: Images a batch and device.
         epochs: How often all training images are seen.
         seed: Order and augmentation depend on it, on the epoch and on the image, and on nothing else.
-        crop_pct: In evaluation, the share of the resized image that is kept.
         augmentation: How training images are varied, or a function of one image that does so.
         workers: Processes that load images; by default 0 where at most two cores are at hand for each device,
             else one less than there are cores for each device, at most 8.
@@ -47,16 +49,16 @@ class ImageData(lightning.LightningDataModule):
         splits: ImageSplits,
         *,
         image_size: int,
+        preprocessing: Preprocessing,
         batch_size: int,
         epochs: int,
         seed: int = 0,
-        crop_pct: float = 1.0,
         augmentation: Augmentation | Transform = Augmentation(),  # noqa: B008 (frozen)
         workers: int | None = None,
     ) -> None:
         super().__init__()
         if workers is not None and workers < 0:
-            raise ValueError(f"workers must be 0 or more, got {workers}")
+            raise ValueError(f"workers ({workers}) must be 0 or more")
         self.splits = splits
         self.image_size = image_size
         self.batch_size = batch_size
@@ -67,7 +69,7 @@ class ImageData(lightning.LightningDataModule):
         self.train_transform: Transform = (
             TrainTransform(image_size, augmentation) if isinstance(augmentation, Augmentation) else augmentation
         )
-        self.eval_transform = EvalTransform(image_size, crop_pct)
+        self.eval_transform = EvalTransform(image_size, preprocessing)
         self._order()  # says now that there are too few images
 
     @property

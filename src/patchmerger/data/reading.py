@@ -1,9 +1,9 @@
 """From what a user says about the data to the images of a run."""
 
 from patchmerger.data.loading import load_sets
-from patchmerger.data.settings import DataSettings, Images, ImageSplits
+from patchmerger.data.settings import DataSettings
 from patchmerger.data.sources import read_source
-from patchmerger.data.splits import divide
+from patchmerger.data.splits import Images, ImageSplits, divide
 from patchmerger.data.streaming import stream_images
 
 
@@ -19,10 +19,6 @@ def read_images(settings: DataSettings) -> Images:
     """
     if settings.streaming:
         raise ValueError("data.streaming is for one training, patchmerger fit: nothing else reads images in order only")
-    if settings.samples is not None:
-        raise ValueError(f"data.samples ({settings.samples}) means nothing without data.streaming")
-    if settings.memory_gib < 0:
-        raise ValueError(f"memory_gib must be 0 or more, got {settings.memory_gib}")
     source = read_source(
         settings.source,
         root=settings.root,

@@ -1,11 +1,14 @@
-"""What a user says about the data, and what becomes of it: a whole dataset, the images of one run."""
+"""Which images to use and how training images are varied, as settings that are checked when they are made."""
 
-from dataclasses import dataclass, field
+from __future__ import annotations
 
-from patchmerger.data.images import ImageSet
-from patchmerger.data.loading import BadFiles
-from patchmerger.data.streams import ImageStream
-from patchmerger.runs.run_folder import LATER
+from dataclasses import dataclass
+from typing import Literal
+
+BadFiles = Literal["error", "skip"]
+"""What to do with a file that is not an image: stop and name it, or leave it out and list it."""
+
+_WRITTEN = ("MNIST", "EMNIST", "KMNIST", "QMNIST", "USPS", "SVHN")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class DataSettings:
         samples: With streaming, the training images in an epoch, where the source does not say how many there are.
         shuffle_buffer: With streaming, the images among which the next one is drawn; each process that reads holds
             so many, encoded.
+
+    Raises:
+        ValueError: A number is out of its range, or ``samples`` is given without ``streaming``.
     """
 
     source: str = "digits"
@@ -44,55 +50,72 @@ class DataSettings:
     bad_files: BadFiles = "error"
     memory_gib: float = 2.0
     workers: int | None = None
-    streaming: bool = field(default=False, metadata=LATER)
-    samples: int | None = field(default=None, metadata=LATER)
-    shuffle_buffer: int = field(default=1000, metadata=LATER)
+    streaming: bool = False
+    samples: int | None = None
+    shuffle_buffer: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation <= 0.5:
+            raise ValueError(f"validation ({self.validation}) must be a share from 0 to 0.5 of the training images")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct ({self.crop_pct}) must be above 0 and at most 1")
+        if self.bad_files not in ("error", "skip"):
+            raise ValueError(f'bad_files ({self.bad_files!r}) must be "error" or "skip"')
+        if not self.memory_gib >= 0:
+            raise ValueError(f"memory_gib ({self.memory_gib}) must be 0 or more")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers ({self.workers}) must be 0 or more")
+        if self.shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer ({self.shuffle_buffer}) must be at least 1")
+        if self.samples is not None and not self.streaming:
+            raise ValueError(f"samples ({self.samples}) means nothing without streaming: set streaming to true")
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples ({self.samples}) must be the number of training images in an epoch, at least 1")
 
 
 @dataclass(frozen=True)
-class Images:
-    """A whole dataset, read and checked, not yet divided for a seed.
+class Augmentation:
+    """How training images are varied.
+
+    For anything else, give ``ImageData`` a function of your own (a ``Transform``) in its place.
 
     Attributes:
-        sets: Images by ``"train"`` and, where there are such splits, ``"validation"`` and ``"test"``.
-        class_names: The name of each class number.
-        skipped: The files that were left out, with the reason.
-        settings: What it was read with.
-        remarks: What a user should know, such as a folder that was not read.
+        crop: ``"pad"`` resizes the shorter side to the image size, pads by an eighth of it and crops at random;
+            ``"resized"`` crops a random part of the area and resizes it (as for ImageNet); ``"none"`` crops the middle.
+        scale: For ``"resized"``, the smallest and largest share of the area.
+        flip: Mirror every other image, left to right; not for images of writing.
+        auto: Also ``"trivial"`` (TrivialAugment, arXiv 2103.10158), ``"rand"`` (RandAugment, arXiv 1909.13719).
+        erasing: The probability of painting a random rectangle grey (arXiv 1708.04896).
+
+    Raises:
+        ValueError: An unknown name, or a number out of its range.
     """
 
-    sets: dict[str, ImageSet]
-    class_names: tuple[str, ...]
-    skipped: tuple[str, ...]
-    settings: DataSettings
-    remarks: tuple[str, ...]
+    crop: Literal["pad", "resized", "none"] = "pad"
+    scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+    auto: Literal["trivial", "rand"] | None = None
+    erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("pad", "resized", "none"):
+            raise ValueError(f'crop ({self.crop!r}) must be "pad", "resized" or "none"')
+        if self.auto not in (None, "trivial", "rand"):
+            raise ValueError(f'auto ({self.auto!r}) must be None, "trivial" or "rand"')
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale ({self.scale}) must be two shares, 0 < smallest <= largest <= 1")
+        if not 0 <= self.erasing <= 1:
+            raise ValueError(f"erasing ({self.erasing}) must be a probability, from 0 to 1")
 
 
-@dataclass(frozen=True)
-class ImageSplits:
-    """The images of one run.
+def default_augmentation(source: str) -> Augmentation:
+    """The augmentation for a source where none is asked for: ``Augmentation()``, less for written characters.
 
-    Attributes:
-        train: To learn from.
-        validation: To watch and choose by, or None.
-        test: For the final number, to be looked at once.
-        class_names: The name of each class number.
-        multi_label: Whether an image may have several labels (targets are zeros and ones then).
-        skipped: The files that were left out, with the reason.
-        description: In words: source, numbers of images and classes, where each set comes from.
+    Args:
+        source: As in ``DataSettings``. The built-in ``"digits"`` are not varied at all: they are centred, and small
+            enough to be learned in a minute; torchvision's MNIST, EMNIST, KMNIST, QMNIST, USPS and SVHN are not
+            mirrored.
     """
-
-    train: ImageSet
-    validation: ImageSet | None
-    test: ImageSet
-    class_names: tuple[str, ...]
-    multi_label: bool
-    skipped: tuple[str, ...]
-    description: str
-
-    @property
-    def to_look_at(self) -> ImageSet:
-        """A set that some images may be taken from: validation, or else train, or test where train is streamed."""
-        if self.validation is not None:
-            return self.validation
-        return self.test if isinstance(self.train, ImageStream) else self.train
+    if source == "digits":
+        return Augmentation(crop="none", flip=False)
+    return Augmentation(flip=source.removeprefix("torchvision:") not in _WRITTEN)

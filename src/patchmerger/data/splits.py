@@ -9,9 +9,60 @@ from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, Strati
 from torch import Tensor
 
 from patchmerger.data.images import ImageSet
+from patchmerger.data.settings import DataSettings
+from patchmerger.data.streams import ImageStream
 
 FOLDS = 5
 """Into how many parts data without a test set is divided: five seeds in a row test every image exactly once."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A whole dataset, read and checked, not yet divided for a seed.
+
+    Attributes:
+        sets: Images by ``"train"`` and, where there are such splits, ``"validation"`` and ``"test"``.
+        class_names: The name of each class number.
+        skipped: The files that were left out, with the reason.
+        settings: What it was read with.
+        remarks: What a user should know, such as a folder that was not read.
+    """
+
+    sets: dict[str, ImageSet]
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...]
+    settings: DataSettings
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """The images of one run.
+
+    Attributes:
+        train: To learn from.
+        validation: To watch and choose by, or None.
+        test: For the final number, to be looked at once.
+        class_names: The name of each class number.
+        multi_label: Whether an image may have several labels (targets are zeros and ones then).
+        skipped: The files that were left out, with the reason.
+        description: In words: source, numbers of images and classes, where each set comes from.
+    """
+
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+    class_names: tuple[str, ...]
+    multi_label: bool
+    skipped: tuple[str, ...]
+    description: str
+
+    @property
+    def to_look_at(self) -> ImageSet:
+        """A set that some images may be taken from: validation, or else train, or test where train is streamed."""
+        if self.validation is not None:
+            return self.validation
+        return self.test if isinstance(self.train, ImageStream) else self.train
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Any
 
 from patchmerger.data.folders import SPLIT_NAMES
 from patchmerger.data.loading import EncodedSet, load_sets
-from patchmerger.data.settings import DataSettings, ImageSplits
+from patchmerger.data.settings import DataSettings
+from patchmerger.data.splits import ImageSplits
 from patchmerger.data.streams import (
     Held,
     ImageStream,
@@ -33,8 +34,6 @@ def stream_images(settings: DataSettings) -> ImageSplits:
             training images is neither known nor given.
         FileNotFoundError: There is nothing to stream.
     """
-    if settings.shuffle_buffer < 1:
-        raise ValueError(f"data.shuffle_buffer ({settings.shuffle_buffer}) must be at least 1")
     streams, known = open_streams(settings.source, settings.subset)
     named = {SPLIT_NAMES[name.lower()]: rows for name, rows in streams.items() if name.lower() in SPLIT_NAMES}
     if "train" not in named or len(named) < 2:
@@ -43,7 +42,7 @@ def stream_images(settings: DataSettings) -> ImageSplits:
             "validation or test, for nothing is held out of a stream"
         )
     samples = settings.samples if settings.samples is not None else known
-    if samples is None or samples < 1:
+    if samples is None:
         raise ValueError(
             f"data.samples ({settings.samples}) must be the number of training images in an epoch, which "
             f"{settings.source} does not say"

@@ -7,7 +7,8 @@ import torch
 from patchmerger.data.folders import Files
 from patchmerger.data.images import ImageSet
 from patchmerger.data.loading import EncodedSet, load_sets
-from patchmerger.data.settings import DataSettings, ImageSplits
+from patchmerger.data.settings import DataSettings
+from patchmerger.data.splits import ImageSplits
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 

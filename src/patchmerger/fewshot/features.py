@@ -9,9 +9,8 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import normalize
 
-from patchmerger.data import EvalTransform, ImageSet, Loader
+from patchmerger.data import EvalTransform, ImageSet, Loader, Preprocessing, normalize
 from patchmerger.data.batches import EvaluationImages
 from patchmerger.data.loading import usable_cores
 from patchmerger.data.order import EvaluationOrder
@@ -47,9 +46,7 @@ def extract_features(
     sets: Sequence[ImageSet],
     *,
     image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    crop_pct: float = 1.0,
+    preprocessing: Preprocessing,
     features: FeatureFunction = pre_logits,
     batch_size: int = 128,
     workers: int | None = None,
@@ -61,9 +58,7 @@ def extract_features(
         model: The model.
         sets: Images, such as those of several splits; they share one progress bar.
         image_size: Height and width S that images are fitted to.
-        mean: Mean of each channel, for pixels from 0 to 1.
-        std: Standard deviation of each channel.
-        crop_pct: The share of the resized image that is kept, in the middle.
+        preprocessing: How they are resized, cropped and normalised.
         features: What gives the features; by default :func:`pre_logits`.
         batch_size: Images in a batch.
         workers: Processes that load images; chosen by the number of cores by default.
@@ -76,7 +71,7 @@ def extract_features(
         TypeError: The model is not one of timm's, and ``features`` is not given.
         ValueError: ``features`` gives anything but one row of numbers for each image.
     """
-    loaders = [_loader(images, EvalTransform(image_size, crop_pct), batch_size, workers) for images in sets]
+    loaders = [_loader(images, EvalTransform(image_size, preprocessing), batch_size, workers) for images in sets]
     like = next(model.parameters())
     modes = [(module, module.training) for module in model.modules()]
     extracted: list[Tensor] = []
@@ -86,7 +81,7 @@ def extract_features(
             for loader in loaders:
                 parts = []
                 for images, _ in loader:
-                    normalized = normalize(images.to(like.device).float() / 255, list(mean), list(std))
+                    normalized = normalize(images.to(like.device), preprocessing)
                     part = features(model, normalized.to(like.dtype))
                     if part.ndim != 2 or len(part) != len(images):
                         raise ValueError(f"features gives {tuple(part.shape)} for {len(images)} images, not (B, D)")

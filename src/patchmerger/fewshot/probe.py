@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchmerger.data import DataSettings, ImageSet, ImageSplits, load_images
+from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.order import key
 from patchmerger.fewshot.features import extract_features
 from patchmerger.fewshot.result import FewShot, KShot
@@ -78,10 +78,14 @@ def few_shot(
     images = load_images(data, seed=seed)
     check_images(images, counts)
     net = load(folder, device=place)
+    if saved.mean is None or saved.std is None:
+        raise ValueError(f"model ({folder}) does not say how its images are normalised")
+    preprocessing = Preprocessing(
+        saved.mean, saved.std, data.crop_pct or saved.crop_pct or 1.0, saved.interpolation or "bicubic"
+    )
     result = few_shot_images(
-        net, images, shots=counts, draws=draws, seed=seed, image_size=image_size, mean=saved.mean, std=saved.std,
-        crop_pct=saved.crop_pct if data.crop_pct is None else data.crop_pct, batch_size=batch_size,
-        workers=data.workers, progress=progress,
+        net, images, shots=counts, draws=draws, seed=seed, image_size=image_size, preprocessing=preprocessing,
+        batch_size=batch_size, workers=data.workers, progress=progress,
     )  # fmt: skip
     result = replace(result, model=str(folder))
     if out is not None:
@@ -107,7 +111,7 @@ def few_shot_images(
         draws: How often the training images are drawn.
         seed: Fixes the draws.
         **extraction: How images become features, as :func:`~patchmerger.fewshot.features.extract_features` has it:
-            ``image_size``, ``mean`` and ``std``, and by option ``crop_pct``, ``features`` (for a model that is not
+            ``image_size`` and ``preprocessing``, and by option ``features`` (for a model that is not
             one of timm's), ``batch_size``, ``workers`` and ``progress``.
 
     Returns:

@@ -202,8 +202,8 @@ class _Bench:
         model, steps, seconds = self.model, round(budget * self.model.steps), 0.0
         if steps:
             seconds = distill(
-                student, model.teacher.net, model.images, mean=model.teacher.mean, std=model.teacher.std,
-                crop_pct=model.teacher.crop_pct, steps=steps, recovery=recovery, augmentation=model.augmentation,
+                student, model.teacher.net, model.images, preprocessing=model.teacher.preprocessing,
+                steps=steps, recovery=recovery, augmentation=model.augmentation,
                 workers=model.data.workers, seed=model.seed, out=self.path / name, progress=False,
             )["seconds"]  # fmt: skip
         scores, taught = (self._scores(net) for net in (student, copy.deepcopy(model.teacher.net)))

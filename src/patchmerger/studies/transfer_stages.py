@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from patchmerger.data import DataSettings, ImageSplits
+from patchmerger.data import DataSettings, ImageSplits, Preprocessing
 from patchmerger.fewshot.probe import few_shot_images
 from patchmerger.hub import describe, load
 from patchmerger.runs.run_folder import RunFolder, plain
@@ -53,11 +53,13 @@ def few_shot_stage(
     net = load(model, device=device)
     if saved.mean is None or saved.std is None:
         raise ValueError(f"{model} does not say how its images are normalised")
+    preprocessing = Preprocessing(
+        saved.mean, saved.std, data.crop_pct or saved.crop_pct or 1.0, saved.interpolation or "bicubic"
+    )
     folder.begin()
     found = few_shot_images(
-        net, images, shots=shots, draws=draws, seed=seed, image_size=square_input(net), mean=saved.mean,
-        std=saved.std, crop_pct=(saved.crop_pct or 1.0) if data.crop_pct is None else data.crop_pct,
-        workers=data.workers, progress=progress,
+        net, images, shots=shots, draws=draws, seed=seed, image_size=square_input(net),
+        preprocessing=preprocessing, workers=data.workers, progress=progress,
     )  # fmt: skip
     results = found.as_dict()
     folder.finish(results)

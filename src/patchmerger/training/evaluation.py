@@ -8,7 +8,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 
-from patchmerger.data import DataSettings, ImageData, load_images
+from patchmerger.data import DataSettings, ImageData, Preprocessing, load_images
 from patchmerger.hub import describe, load
 from patchmerger.training.callbacks import quiet
 from patchmerger.training.fitting import square_input
@@ -57,8 +57,11 @@ def evaluate(
             f"on {_some(saved.class_names)}"
         )
     net = load(folder)
+    preprocessing = Preprocessing(
+        saved.mean, saved.std, data.crop_pct or saved.crop_pct, saved.interpolation or "bicubic"
+    )
     loader = ImageData(
-        images, image_size=square_input(net), crop_pct=saved.crop_pct, epochs=1, workers=data.workers,
+        images, image_size=square_input(net), preprocessing=preprocessing, epochs=1, workers=data.workers,
         batch_size=min(batch_size, len(images.train)),  # an ImageData must be able to train
     )  # fmt: skip
     batches = loader.test_dataloader() if split == "test" else loader.val_dataloader()
@@ -66,7 +69,7 @@ def evaluate(
         raise ValueError(f"split ('validation'): {data.source} has no validation images with data.validation = 0")
     task = TrainingTask(
         net, TrainingSettings(loss="sigmoid" if images.multi_label else "softmax"), seed=seed, steps_per_epoch=1,
-        num_classes=len(images.class_names), multi_label=images.multi_label, mean=saved.mean, std=saved.std,
+        num_classes=len(images.class_names), multi_label=images.multi_label, preprocessing=preprocessing,
     )  # fmt: skip
     with quiet():
         trainer = pl.Trainer(

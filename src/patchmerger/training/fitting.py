@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from patchmerger.data import (
     ImageData,
     ImageSplits,
     ImageStream,
+    Preprocessing,
     default_augmentation,
     load_images,
 )
@@ -134,12 +136,14 @@ def fit_images(
     image_size = square_input(net)
     check_patches(net, (image_size, image_size))
     own_crop = config["crop_pct"] if model.pretrained or init is not None else 1.0
-    crop_pct = own_crop if data.crop_pct is None else data.crop_pct
+    preprocessing = Preprocessing(
+        config["mean"], config["std"], data.crop_pct or own_crop, interpolation=config["interpolation"]
+    )
 
     loader = ImageData(
         images,
         image_size=image_size,
-        crop_pct=crop_pct,
+        preprocessing=preprocessing,
         batch_size=training.batch_size,
         epochs=training.epochs,
         seed=seed,
@@ -159,8 +163,7 @@ def fit_images(
         steps_per_epoch=loader.steps_per_epoch,
         num_classes=num_classes,
         multi_label=images.multi_label,
-        mean=config["mean"],
-        std=config["std"],
+        preprocessing=preprocessing,
     )
     whole = copy.deepcopy(net) if training.strategy == "fsdp" else None
     folder.begin()
@@ -183,15 +186,15 @@ def fit_images(
         "seconds": stopwatch.seconds,
         "images_per_second": stopwatch.images_per_second,
         "history": task.history,
-        "merger": _diagnosed(task, final, images, EvalTransform(image_size, crop_pct)),
+        "merger": _diagnosed(task, final, images, EvalTransform(image_size, preprocessing)),
         "settings": folder.settings,
         "folder": str(folder.path),
         "environment": environment(trainer.strategy.root_device),
     }
     if trainer.is_global_zero:
         save(
-            final, folder.path / MODEL_FOLDER, mean=config["mean"], std=config["std"], crop_pct=crop_pct,
-            interpolation=config["interpolation"], class_names=list(images.class_names), overwrite=True,
+            final, folder.path / MODEL_FOLDER, **asdict(preprocessing),
+            class_names=list(images.class_names), overwrite=True,
         )  # fmt: skip
         if not images.multi_label:
             save_file({"predictions": scores.argmax(dim=1), "targets": targets}, folder.path / PREDICTIONS_FILE)

@@ -16,8 +16,9 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multilabel_average_precision
-from torchvision.transforms.v2.functional import normalize
 
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.transforms import normalize
 from patchmerger.training.parameter_groups import parameter_groups
 from patchmerger.training.settings import TrainingSettings
 from patchmerger.training.sharding import ShardedStrategy, full, shard
@@ -38,8 +39,7 @@ class TrainingTask(pl.LightningModule):
         steps_per_epoch: Batches in an epoch.
         num_classes: C.
         multi_label: Whether targets are (B, C), several labels an image, instead of (B,).
-        mean: Of each channel, for pixels from 0 to 1.
-        std: Of each channel.
+        preprocessing: How images are normalised.
     """
 
     def __init__(
@@ -51,8 +51,7 @@ class TrainingTask(pl.LightningModule):
         steps_per_epoch: int,
         num_classes: int,
         multi_label: bool = False,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        preprocessing: Preprocessing,
     ) -> None:
         super().__init__()
         settings.check(multi_label=multi_label)
@@ -62,7 +61,7 @@ class TrainingTask(pl.LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.num_classes = num_classes
         self.multi_label = multi_label
-        self.mean, self.std = list(mean), list(std)
+        self.preprocessing = preprocessing
         self.mix = _mixup(settings, num_classes)
         self.loss = _loss(settings, mixes=self.mix is not None, multi_label=multi_label)
         self.ema = ModelEmaV3(model, decay=settings.ema) if settings.ema else None
@@ -78,8 +77,7 @@ class TrainingTask(pl.LightningModule):
     def normalize(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 → floats with the mean and standard deviation of the model's input."""
         dtype = next(self.model.parameters()).dtype
-        normalized: Tensor = normalize(images.float() / 255, self.mean, self.std)
-        return normalized.to(dtype)
+        return normalize(images, self.preprocessing).to(dtype)
 
     def configure_model(self) -> None:
         """Share the weights out over the devices where the strategy is to."""
