@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -19,13 +21,15 @@ from patchmerger.costs.planning import plan
 from patchmerger.fewshot.probe import few_shot
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reports.acceleration import show_acceleration, show_accelerations
+from patchmerger.reports.acceleration import show_acceleration
+from patchmerger.reports.acceleration_study import report_accelerations
 from patchmerger.reports.census import show_census
-from patchmerger.reports.comparison import show_comparison
+from patchmerger.reports.comparison import report_comparison
 from patchmerger.reports.few_shot import show_few_shot
 from patchmerger.reports.speed import show_speed
-from patchmerger.reports.study_tables import show_sweep, show_transfer
+from patchmerger.reports.sweep import report_sweep
 from patchmerger.reports.training import show_evaluation, show_fit
+from patchmerger.reports.transfer import report_transfer
 from patchmerger.speed.suite import bench
 from patchmerger.studies.acceleration_study import accelerate_study
 from patchmerger.studies.comparison import compare
@@ -59,12 +63,12 @@ def model_cost(
 
 # What runs, what shows its results (and may give an exit status), and a summary.
 COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], int | None], str]] = {
-    "compare": (compare, show_comparison, "train the same ViT with and without a merger, side by side"),
-    "sweep": (sweep, show_sweep, "train a grid of mergers: where to merge, and to how many tokens"),
-    "transfer": (transfer, show_transfer, "train upstream, then few-shot and fine-tuned on other images"),
+    "compare": (compare, report_comparison, "train the same ViT with and without a merger, side by side"),
+    "sweep": (sweep, report_sweep, "train a grid of mergers: where to merge, and to how many tokens"),
+    "transfer": (transfer, report_transfer, "train upstream, then few-shot and fine-tuned on other images"),
     "fit": (fit, show_fit, "train one ViT, merged or plain"),
     "accelerate": (accelerate, show_acceleration, "make a trained ViT faster, and as accurate again"),
-    "accelerate-study": (accelerate_study, show_accelerations, "accelerate trained ViTs: speed-ups times budgets"),
+    "accelerate-study": (accelerate_study, report_accelerations, "accelerate trained ViTs: speed-ups times budgets"),
     "test": (evaluate, show_evaluation, "evaluate a saved model on images"),
     "fewshot": (few_shot, show_few_shot, "few-shot accuracy of a saved model's features"),
     "bench": (bench, show_speed, "measure a merged ViT's speed against the plain one's"),
@@ -116,7 +120,7 @@ def build_parser() -> ArgumentParser:
             fail_untyped=False,
             as_group=False,
             as_positional=name in POSITIONAL,
-            skip=set() if argument is None else {argument},
+            skip=({"command"} & signature(function).parameters.keys()) | ({argument} - {None}),
         )
         subcommands.add_subcommand(name, command, help=summary)
     return parser
@@ -133,6 +137,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     function, show, _ = COMMANDS[name]
     values: Namespace = parser.instantiate(options)[name]
     given = {key: value for key, value in vars(values).items() if key != "config"}
+    if "command" in signature(function).parameters:
+        given["command"] = shlex.join([parser.prog, *arguments])
     warnings.filterwarnings("once", category=UserWarning)
     try:
         results = function(**given)

@@ -9,7 +9,7 @@ import pytest
 from patchmerger import fit
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.models.settings import ModelSettings
-from patchmerger.reports.acceleration import show_accelerations
+from patchmerger.reports.acceleration_study import PICTURE_FILE, report_accelerations
 from patchmerger.studies.acceleration_study import accelerate_study, curves
 from patchmerger.training.settings import TrainingSettings
 
@@ -45,8 +45,8 @@ def test_a_grid_is_measured_resumed_and_shown(trained, tmp_path, capsys):
     saved = json.loads((trained / "results.json").read_text())
     assert plain["accuracy"] == pytest.approx(saved["test_metric"])
     assert results["places"]["1.3"]["predicted"] >= 1.3
-    assert (out / "accelerations.png").stat().st_size > 10_000
-    show_accelerations(results)
+    report_accelerations(results)
+    assert (out / PICTURE_FILE).stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "kmeans" in printed
     assert f"{100 * plain['accuracy']:.2f} (+0.00)" in printed

@@ -11,7 +11,7 @@ from patchmerger.data import DataSettings
 from patchmerger.hub import load
 from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reports.comparison import show_comparison
+from patchmerger.reports.comparison import PICTURE_FILE, report_comparison
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies import comparison as module
 from patchmerger.studies.comparison import compare
@@ -87,14 +87,11 @@ def test_speed_is_measured_for_inference_and_training(results):
         assert all(len(t["round_seconds"]) == 3 for t in timings.values())
 
 
-def test_the_picture_is_drawn(out):
-    with Image.open(out / "comparison.png") as picture:
+def test_the_picture_and_the_table(out, results, capsys):
+    report_comparison(results)
+    with Image.open(out / PICTURE_FILE) as picture:
         assert picture.width > 1200
         assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
-
-
-def test_the_table_tells_everything(results, capsys):
-    show_comparison(results)
     printed = capsys.readouterr().out
     for word in ("17→5", "GFLOPs", "− plain, points", "[95% interval]", "images/s", "speed-up", "shallow"):
         assert word in printed

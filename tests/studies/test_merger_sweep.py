@@ -16,7 +16,7 @@ from tools.evidence_page import render
 from patchmerger.hub import load
 from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reports.study_tables import show_sweep
+from patchmerger.reports.sweep import PICTURE_FILE, report_sweep, show_sweep
 from patchmerger.studies.cells import check_cells, grid
 from patchmerger.studies.merger_sweep import sweep
 from patchmerger.training.fitting import fit_images
@@ -73,10 +73,10 @@ def test_a_cell_is_compared_with_plain_in_accuracy_cost_and_speed(results):
 
 
 def test_the_picture_and_the_table(out, results, capsys):
-    with Image.open(out / "sweep.png") as picture:
+    assert report_sweep(results) == 0
+    with Image.open(out / PICTURE_FILE) as picture:
         assert picture.width > 1800
         assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
-    assert show_sweep(results) == 0
     printed = capsys.readouterr().out
     for word in ("plain", "two", "8, 2", "GFLOPs", "− plain, points", "speed-up", "rank"):
         assert word in printed

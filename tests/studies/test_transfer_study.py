@@ -17,7 +17,7 @@ from patchmerger.data import DataSettings
 from patchmerger.hub import load
 from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reports.study_tables import show_transfer
+from patchmerger.reports.transfer import PICTURE_FILE, report_transfer
 from patchmerger.studies.transfer_study import FineTuning, transfer
 from patchmerger.training.settings import TrainingSettings
 
@@ -86,10 +86,10 @@ def test_the_differences_are_paired_over_seeds(results):
 
 
 def test_the_picture_and_the_table(out, results, capsys):
-    with Image.open(out / "transfer.png") as picture:
+    report_transfer(results)
+    with Image.open(out / PICTURE_FILE) as picture:
         assert picture.width > 1500
         assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
-    show_transfer(results)
     printed = capsys.readouterr().out
     for word in (*STAGES, "− plain, points", "images/s", "merged: ", "× predicted"):
         assert word in printed
@@ -123,7 +123,6 @@ def test_one_seed_is_paired_over_draws_and_images(tmp_path):
     results = transfer(**SETTINGS, seeds=1, out=tmp_path / "one")
     over = {name: found["difference"]["over"] for name, found in results["variants"]["merged"]["stages"].items()}
     assert over == {"upstream": "images", "1-shot": "draws", "5-shot": "draws", "fine-tuned": "images"}
-    show_transfer(results)
 
 
 KILLED = """

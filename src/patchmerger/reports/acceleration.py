@@ -73,35 +73,6 @@ def _verdict(results: dict[str, Any]) -> str:
     )
 
 
-def show_accelerations(results: dict[str, Any]) -> None:
-    """Print the table of ``patchmerger accelerate-study``: a row for each start and speed-up, a column a budget."""
-    console = Console()
-    console.width = max(console.width, 110)
-    budgets = results["settings"]["budgets"]
-    speed = {t["name"]: t["speedup"] for t in results["speed"]["timings"]}
-    models = len(results["models"])
-    table = Table(
-        title=f"test accuracy, % (points lost or won), by share of the original training; {models} plain model"
-        f"{'s' if models > 1 else ''}",
-        box=box.SIMPLE_HEAD,
-        title_style="bold",
-    )
-    table.add_column("start")
-    for column in ("speed-up\nmeasured (predicted)", "tokens, after", *(f"{100 * b:g}%" for b in budgets)):
-        table.add_column(column, justify="right", no_wrap=True)
-    for start, speedup in dict.fromkeys((c["start"], c["speedup"]) for c in results["curves"]):
-        cells = {c["budget"]: c for c in results["curves"] if (c["start"], c["speedup"]) == (start, speedup)}
-        place = results["places"].get(f"{speedup:g}")
-        where = ("1", "–") if place is None else (
-            f"{speed[f'{speedup:g}']:.2f} ({place['predicted']:.2f})", f"{place['num_tokens']}, {place['after']}"
-        )  # fmt: skip
-        values = [f"{100 * cells[b]['accuracy']:.2f} ({100 * cells[b]['difference']:+.2f})" for b in budgets]
-        table.add_row(start, *where, *values)
-    console.print(table)
-    console.print(results["data"], soft_wrap=True)
-    console.print(f"Results and picture: {results['folder']}", soft_wrap=True)
-
-
 _GREY, _RED, _BLUE = "#4d5562", "#d1495b", "#3b8ea5"
 STAGES = {"plain": "plain", "started": "merged,\nnot trained", "recovered": "recovered"}
 

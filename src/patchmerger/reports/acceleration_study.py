@@ -1,4 +1,4 @@
-"""The picture of a study of accelerations: accuracy kept against measured speed, a line for each budget."""
+"""The table and the picture of ``patchmerger accelerate-study``: accuracy kept against measured speed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,50 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 _GREY = "#4d5562"
 _BUDGETS = ["#e9a23b", "#d1495b", "#8d5fbf", "#3b8ea5", "#2f7d4f"]
+
+
+PICTURE_FILE = "accelerations.png"
+
+
+def report_accelerations(results: dict[str, Any]) -> None:
+    """Draw the picture of ``patchmerger accelerate-study`` into its folder, and print the table."""
+    draw_accelerations(results, Path(results["folder"]) / PICTURE_FILE)
+    show_accelerations(results)
+
+
+def show_accelerations(results: dict[str, Any]) -> None:
+    """Print the table of ``patchmerger accelerate-study``: a row for each start and speed-up, a column a budget."""
+    console = Console()
+    console.width = max(console.width, 110)
+    budgets = results["settings"]["budgets"]
+    speed = {t["name"]: t["speedup"] for t in results["speed"]["timings"]}
+    models = len(results["models"])
+    table = Table(
+        title=f"test accuracy, % (points lost or won), by share of the original training; {models} plain model"
+        f"{'s' if models > 1 else ''}",
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+    )
+    table.add_column("start")
+    for column in ("speed-up\nmeasured (predicted)", "tokens, after", *(f"{100 * b:g}%" for b in budgets)):
+        table.add_column(column, justify="right", no_wrap=True)
+    for start, speedup in dict.fromkeys((c["start"], c["speedup"]) for c in results["curves"]):
+        cells = {c["budget"]: c for c in results["curves"] if (c["start"], c["speedup"]) == (start, speedup)}
+        place = results["places"].get(f"{speedup:g}")
+        where = ("1", "–") if place is None else (
+            f"{speed[f'{speedup:g}']:.2f} ({place['predicted']:.2f})", f"{place['num_tokens']}, {place['after']}"
+        )  # fmt: skip
+        values = [f"{100 * cells[b]['accuracy']:.2f} ({100 * cells[b]['difference']:+.2f})" for b in budgets]
+        table.add_row(start, *where, *values)
+    console.print(table)
+    console.print(results["data"], soft_wrap=True)
+    console.print(f"Results and picture: {results['folder']}", soft_wrap=True)
 
 
 def draw_accelerations(results: dict[str, Any], path: Path) -> None:

@@ -18,6 +18,14 @@ from rich.table import Table
 
 from patchmerger.reports.numbers import count_text, difference_text, shown_text
 
+PICTURE_FILE = "comparison.png"
+
+
+def report_comparison(results: dict[str, Any]) -> None:
+    """Draw the picture of ``patchmerger compare`` into its folder, and print the table."""
+    draw_comparison(results, Path(results["folder"]) / PICTURE_FILE)
+    show_comparison(results)
+
 
 def show_comparison(results: dict[str, Any]) -> None:
     """Print the table of ``patchmerger compare`` and what it means."""

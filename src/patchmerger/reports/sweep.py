@@ -1,4 +1,4 @@
-"""The picture of a sweep, as the paper draws it: accuracy against cost, and a map of places and numbers of tokens."""
+"""The table and the picture of ``patchmerger sweep``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,32 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from patchmerger.studies.cells import OPTIONS
+from patchmerger.reports.numbers import difference_text
 
+# Settings that a grid may vary beside place and number of tokens, as tables call them.
+OPTIONS = {"norm": "norm", "scale": "scale", "logit_std": "logit std"}
+
+_WIDTH = 130  # a narrower terminal wraps, but no number is cut
 _PLAIN = "#4d5562"
 _COLOURS = ["#d1495b", "#3b8ea5", "#c79a2d", "#2f7d4f", "#8d5fbf", "#7a4b2a"]
 _FURTHER = "#1f5fa8"
 
 Cells = list[dict[str, Any]]
+
+
+PICTURE_FILE = "sweep.png"
+
+
+def report_sweep(results: dict[str, Any]) -> int:
+    """Draw the picture of ``patchmerger sweep`` into its folder, and print the table."""
+    if not results["missing"]:
+        draw_sweep(results, Path(results["folder"]) / PICTURE_FILE)
+    return show_sweep(results)
 
 
 def draw_sweep(results: dict[str, Any], path: Path) -> None:
@@ -142,3 +160,72 @@ def _heat_map(axes: Axes, results: dict[str, Any], cells: Cells) -> None:
     axes.set_title(what[0].upper() + what[1:], loc="left", weight="bold")
     axes.spines[:].set_visible(False)
     axes.figure.colorbar(image, ax=axes, fraction=0.05)
+
+
+def show_sweep(results: dict[str, Any]) -> int:
+    """Print the table of ``patchmerger sweep``; the exit status is 1 where a cell failed."""
+    console = Console()
+    console.width = max(console.width, _WIDTH)
+    console.print(_sweep_table(results))
+    for unit, error in results["errors"].items():
+        console.print(f"[bold]failed[/bold] {escape(unit)}: {escape(error)}", soft_wrap=True)
+    if results["errors"]:
+        console.print("The same command tries again what failed.")
+    if results["missing"]:
+        console.print(
+            f"{len(results['missing'])} runs are not done, so speed is not measured and nothing is drawn yet."
+        )
+    console.print(f"Results, picture and models: {results['folder']}", soft_wrap=True)
+    return 1 if results["errors"] else 0
+
+
+def _sweep_table(results: dict[str, Any]) -> Table:
+    seeds = results["settings"]["seeds"]
+    title = f"{results['settings']['data']['source']}, {seeds} seed{'s' if seeds > 1 else ''}"
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
+    varied = [name for name in OPTIONS if results["settings"][name]]
+    table.add_column("merged\nafter", justify="right")
+    table.add_column("tokens\nM", justify="right")
+    for name in varied:
+        table.add_column(OPTIONS[name], justify="right")
+    for column in (
+        "GFLOPs", f"{results['metric']}\n%", "− plain, points\n[95% interval]", "trained\ns",
+        "speed-up\n(predicted)", "speed-up\nin training", "rank\nof A", "queries\nalike",
+    ):  # fmt: skip
+        table.add_column(column, justify="right", no_wrap=True)
+    plain = results["plain"]
+    table.add_row("plain", "", *("" for _ in varied), *_columns(plain, plain, None))
+    for name, cell in results["cells"].items():
+        merge, speed = cell["merge"], cell["speed"]
+        if cell["options"] is None:
+            first, options = [escape(name), _listed(merge["num_tokens"])], ["–"] * len(varied)
+        else:
+            first = [_listed(merge["after"]), _listed(merge["num_tokens"])]
+            options = [str(cell["options"][option]) for option in varied]
+        table.add_row(*first, *options, *_columns(cell, plain, speed))
+    return table
+
+
+def _columns(cell: dict[str, Any], plain: dict[str, Any], speed: dict[str, Any] | None) -> list[str]:
+    gflops = f"{cell['flops'] / 1e9:.3g}"
+    if cell["metric_mean"] is None:
+        accuracy = ["–", "–", "–"]
+    else:
+        spread = "" if cell["metric_sd"] is None else f" ± {100 * cell['metric_sd']:.2f}"
+        accuracy = [f"{100 * cell['metric_mean']:.2f}{spread}", difference_text(cell["difference"])]
+        accuracy.append(f"{cell['train_seconds']:.0f}")
+    if cell is plain:
+        speeds = ["1", "1"]
+    elif speed is None:
+        speeds = [f"– ({plain['flops'] / cell['flops']:.2f})", "–"]
+    else:
+        inference, training = (speed[mode]["timings"][1]["speedup"] for mode in ("inference", "training"))
+        speeds = [f"{inference:.2f} ({plain['flops'] / cell['flops']:.2f})", f"{training:.2f}"]
+    mergers = (cell["merger"] or {}).values()
+    ranks = [f"{m['effective_rank']:.1f}" for m in mergers]
+    alike = [f"{m['similarity']:.2f}" for m in mergers if m["similarity"] is not None]
+    return [gflops, *accuracy, *speeds, ", ".join(ranks), ", ".join(alike)]
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "half" if value is None else str(value)

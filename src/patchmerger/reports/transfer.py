@@ -1,4 +1,4 @@
-"""The picture of a transfer study: the metric of each stage, and the difference to the plain model."""
+"""The table and the picture of ``patchmerger transfer``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,81 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from patchmerger.reports.comparison import colours_of
+from patchmerger.reports.numbers import difference_text, shown_text
+
+_WIDTH = 130  # a narrower terminal wraps, but no number is cut
+
+
+PICTURE_FILE = "transfer.png"
+
+
+def report_transfer(results: dict[str, Any]) -> None:
+    """Draw the picture of ``patchmerger transfer`` into its folder, and print the table."""
+    draw_transfer(results, Path(results["folder"]) / PICTURE_FILE)
+    show_transfer(results)
+
+
+def show_transfer(results: dict[str, Any]) -> None:
+    """Print the table of ``patchmerger transfer`` and what it means."""
+    console = Console()
+    console.width = max(console.width, _WIDTH)
+    settings, baseline = results["settings"], results["baseline"]
+    seeds = settings["seeds"]
+    sources = f"{settings['data']['source']} → {settings['downstream']['source']}"
+    title = f"{sources}, {seeds} seed{'s' if seeds > 1 else ''}"
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("variant", no_wrap=True)
+    columns = ("GFLOPs", "accuracy\n%", f"− {baseline}, points\n[95% interval]", "seconds", "images/s", "× faster")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    stages = list(results["variants"][baseline]["stages"])
+    for stage in stages:
+        for name, variant in results["variants"].items():
+            found = variant["stages"][stage]
+            base = results["variants"][baseline]["stages"][stage]
+            spread = "" if found["metric_sd"] is None else f" ± {100 * found['metric_sd']:.2f}"
+            # All k share one pass for the features.
+            timed = "train_seconds" in found or stage == stages[1]
+            seconds = found.get("train_seconds", found.get("feature_seconds"))
+            table.add_row(
+                stage if name == next(iter(results["variants"])) else "",
+                escape(name),
+                f"{found.get('flops', variant['flops']) / 1e9:.3g}",
+                f"{100 * found['metric_mean']:.2f}{spread}",
+                difference_text(found["difference"]),
+                f"{seconds:.0f}" if timed else "",
+                f"{found['images_per_second']:,.0f}" if timed else "",
+                f"{found['images_per_second'] / base['images_per_second']:.2f}" if timed else "",
+                end_section=name == list(results["variants"])[-1],
+            )
+    console.print(table)
+    for name in results["variants"]:
+        if name != baseline:
+            console.print(escape(_transfer_verdict(name, results)), soft_wrap=True)
+    console.print(
+        "Seconds and images/s: of training, and of making the features that all k share, one after another; the "
+        "speed-ups in the line above are measured with the models in turns.",
+        soft_wrap=True,
+    )
+    console.print(f"Results, picture and models: {results['folder']}", soft_wrap=True)
+
+
+def _transfer_verdict(name: str, results: dict[str, Any]) -> str:
+    """One line on a variant: where it is better or worse, and how much faster."""
+    found = results["variants"][name]["stages"]
+    known = {stage: shown_text(s["difference"]) for stage, s in found.items() if s["difference"] is not None}
+    parts = [f"{text}: {', '.join(s for s in known if known[s] == text)}" for text in dict.fromkeys(known.values())]
+    speed = {mode: {t["name"]: t["speedup"] for t in results["speed"][mode]["timings"]} for mode in results["speed"]}
+    faster = f"{speed['training'][name]:.2f} × in training, {speed['inference'][name]:.2f} × in inference"
+    predicted = 1 / results["variants"][name]["flops_ratio"]
+    return f"{name}: {'; '.join(parts)}. Speed-up {faster} ({predicted:.2f} × predicted)."
 
 
 def draw_transfer(results: dict[str, Any], path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +24,11 @@ from patchmerger.acceleration.teacher import Teacher, find_teacher
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, load_images
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
-from patchmerger.reports.acceleration_study import draw_accelerations
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, write_json
 from patchmerger.runs.statistics import mean_sd
 from patchmerger.speed.benchmark import measure
 from patchmerger.training.fitting import square_input
-
-PICTURE_FILE = "accelerations.png"
 
 
 def accelerate_study(
@@ -45,6 +41,7 @@ def accelerate_study(
     calibration_images: int = 512,
     rounds: int = 15,
     out: Path | None = None,
+    command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Accelerate trained plain models to several speed-ups with several budgets of training.
@@ -61,6 +58,7 @@ def accelerate_study(
         calibration_images: Training images that a start is computed from.
         rounds: Rounds of the speed measurement, in which all models take turns.
         out: The folder; runs/accelerate-study-FINGERPRINT if not given.
+        command: The command line that asked for it, kept in the results.
         progress: Say what is done.
 
     Returns:
@@ -99,7 +97,7 @@ def accelerate_study(
     }
     speed = measure({"plain": net, **merged}, batch_size=min(32, recovery.batch_size), rounds=rounds, device=device)
     results = {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command,
         "settings": folder.settings,
         "models": [str(path) for path in models],
         "data": trained[0].images.description,
@@ -111,7 +109,6 @@ def accelerate_study(
         "environment": environment(device),
         "folder": str(folder.path),
     }
-    draw_accelerations(results, folder.path / PICTURE_FILE)
     folder.finish(results)
     return results
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from patchmerger.data import (
 )
 from patchmerger.hub import load
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reports.comparison import draw_comparison
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json
 from patchmerger.runs.shared_work import SharedWork
@@ -26,7 +23,6 @@ from patchmerger.studies.variants import Recipe, Variant, resolve_variants
 from patchmerger.training.fitting import MODEL_FOLDER, native_size
 from patchmerger.training.settings import TrainingSettings
 
-PICTURE_FILE = "comparison.png"
 _WORK = ".work"
 
 
@@ -41,6 +37,7 @@ def compare(
     seeds: int = 3,
     rounds: int = 15,
     out: Path | None = None,
+    command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the same ViT with and without a merger on the same images, and compare them.
@@ -61,6 +58,7 @@ def compare(
         seeds: How often each variant is trained; seed s fixes weights, order and held-out images alike.
         rounds: Rounds of the speed measurement, in which the variants take turns.
         out: The folder; runs/compare-DATA-FINGERPRINT if not given.
+        command: The command line that asked for it, kept in the results.
         progress: Say what is being trained, with a progress bar on a terminal.
 
     Returns:
@@ -97,8 +95,7 @@ def compare(
         finished = folder.results
         if finished is not None:  # by another process meanwhile
             return finished
-        results = _results(folder, recipes, training, seeds, rounds)
-        draw_comparison(results, folder.path / PICTURE_FILE)
+        results = {"command": command, **_results(folder, recipes, training, seeds, rounds)}
         folder.finish(results)
         return results
 
@@ -115,7 +112,6 @@ def _results(
     models = {name: load(folder.path / name / "seed-0" / MODEL_FOLDER) for name in recipes}
     first = runs[baseline][0].results
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": folder.settings,
         "data": first["images"],
         "metric": first["metric"],

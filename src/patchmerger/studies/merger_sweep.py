@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +22,6 @@ from patchmerger.data import (
 from patchmerger.merger import Norm
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reports.sweep import draw_sweep
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, plain, read_json, write_json
 from patchmerger.runs.shared_work import SharedWork, shard_of
@@ -34,7 +32,6 @@ from patchmerger.studies.variants import Recipe
 from patchmerger.training.fitting import native_size
 from patchmerger.training.settings import TrainingSettings
 
-PICTURE_FILE = "sweep.png"
 _WORK = ".work"
 _SPEED = "speed"
 
@@ -56,6 +53,7 @@ def sweep(
     rounds: int = 15,
     shard: str | None = None,
     out: Path | None = None,
+    command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train a merger for every place and number of tokens, and compare accuracy, cost and measured speed.
@@ -81,6 +79,7 @@ def sweep(
         shard: "1/2" trains the first of two parts, for machines that do not see one folder; the command without it
             makes the table once the folders are put together.
         out: The folder; runs/sweep-DATA-FINGERPRINT if not given.
+        command: The command line that asked for it, kept in the results.
         progress: Say what is being trained, with a progress bar on a terminal.
 
     Returns:
@@ -134,11 +133,10 @@ def sweep(
             if finished is not None and not finished["errors"]:  # by another process meanwhile
                 return finished
             speeds = _speeds(cells, recipes, training, rounds, folder.path, len(images.class_names), work)
-            results = _results(folder, cells, flops, splits, speeds, work)
-            draw_sweep(results, folder.path / PICTURE_FILE)
+            results = _results(folder, cells, flops, splits, speeds, work, command)
             folder.finish(results)
             return results
-    return _results(folder, cells, flops, splits, {}, work)
+    return _results(folder, cells, flops, splits, {}, work, command)
 
 
 def _places(model: ModelSettings) -> list[int]:
@@ -207,6 +205,7 @@ def _results(
     splits: ImageSplits,
     speeds: dict[str, Any],
     work: SharedWork,
+    command: str | None,
 ) -> dict[str, Any]:
     runs: dict[str, dict[int, Run]] = {}
     for unit in work.units:
@@ -228,7 +227,7 @@ def _results(
     training = TrainingSettings(**folder.settings["training"])
     return {
         "study": "sweep",
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command,
         "settings": folder.settings,
         "model": settings and settings["model"],
         "data": splits.description,

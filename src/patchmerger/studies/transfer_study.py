@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +22,6 @@ from patchmerger.hub import load
 from patchmerger.models.build import build_model
 from patchmerger.models.named import check_patches
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reports.transfer import draw_transfer
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json
 from patchmerger.runs.shared_work import SharedWork
@@ -34,7 +31,6 @@ from patchmerger.studies.variants import Recipe, Variant, resolve_variants
 from patchmerger.training.fitting import MODEL_FOLDER, native_size
 from patchmerger.training.settings import TrainingSettings
 
-PICTURE_FILE = "transfer.png"
 UPSTREAM, FEW_SHOT, FINE_TUNED = "upstream", "few-shot", "fine-tuned"
 
 
@@ -68,6 +64,7 @@ def transfer(
     seeds: int = 3,
     rounds: int = 15,
     out: Path | None = None,
+    command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train upstream, then evaluate on other images: few-shot on frozen features, and fine-tuned.
@@ -92,6 +89,7 @@ def transfer(
         seeds: How often all is done; seed s fixes weights, order, held-out images and draws alike for all variants.
         rounds: Rounds of the speed measurement, in which the variants take turns.
         out: The folder; runs/transfer-DATA-FINGERPRINT if not given.
+        command: The command line that asked for it, kept in the results.
         progress: Say what is being done, with a progress bar on a terminal.
 
     Returns:
@@ -133,7 +131,7 @@ def transfer(
         name, seed = units[unit]
         study.run(name, recipes[name], split_images(above, seed=seed), split_images(below, seed=seed), seed)
     with work.lock("results", timeout=-1):
-        return folder.results or _finish(folder, study, recipes, first, training, seeds, rounds)
+        return folder.results or _finish(folder, study, recipes, first, training, seeds, rounds, command)
 
 
 def _finish(
@@ -144,6 +142,7 @@ def _finish(
     training: TrainingSettings,
     seeds: int,
     rounds: int,
+    command: str | None,
 ) -> dict[str, Any]:
     """Put together what the stages gave, and measure the speed."""
     for name in recipes:
@@ -153,7 +152,7 @@ def _finish(
     models = {name: load(study.folder(name, 0) / UPSTREAM / MODEL_FOLDER) for name in recipes}
     results = {
         "study": "transfer",
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command,
         "settings": folder.settings,
         "data": {UPSTREAM: first[0].description, "downstream": first[1].description},
         "baseline": baseline,
@@ -162,7 +161,6 @@ def _finish(
         "environment": environment(device_of(training)),
         "folder": str(folder.path),
     }
-    draw_transfer(results, folder.path / PICTURE_FILE)
     folder.finish(results)
     return results
 
