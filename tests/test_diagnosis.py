@@ -99,9 +99,9 @@ def test_reducers_that_do_not_tell_are_left_out():
 
 @pytest.mark.parametrize(("spread", "scale"), [(1.0, 1.0), (0.1, 1.0), (2.0, 0.25), (2.0, -0.25)])
 def test_the_spread_is_that_of_the_scores_at_the_start(spread, scale):
-    from patchmerger.merger import init_with_spread
+    from patchmerger.merger import init_with_logit_std
 
     torch.manual_seed(0)
-    merger = PatchMerger(64, 200, scale=scale, init=init_with_spread(spread, scale))
+    merger = PatchMerger(64, 200, scale=scale, init=init_with_logit_std(spread, scale))
     scores = scale * merger.weight @ merger.norm(torch.randn(1, 500, 64))[0].T
     assert float(scores.detach().std()) == pytest.approx(spread, rel=0.05)

@@ -52,7 +52,7 @@ def test_merged_prefix_equals_the_composition_by_hand(images):
     plain = copy.deepcopy(model)
     insert(model, 3, prefix="merge")
     (found,) = mergers(model)
-    assert (found.num_passing_tokens, found.tokens_before, found.tokens_after) == (0, 4 + NUM_PATCHES, 3)
+    assert (found.num_kept_prefix_tokens, found.tokens_before, found.tokens_after) == (0, 4 + NUM_PATCHES, 3)
     assert torch.equal(model(images), by_hand(plain, images, {2: found.module}, passing=0))
 
 
@@ -72,7 +72,7 @@ def test_one_hot_weights_change_nothing(variant):
 
 def test_default_is_half_way_and_eight_tokens(vit):
     (found,) = mergers(insert(vit))
-    assert (found.name, found.after, found.num_tokens, found.num_passing_tokens) == ("blocks.1.merger", 2, 8, 1)
+    assert (found.name, found.after, found.num_tokens, found.num_kept_prefix_tokens) == ("blocks.1.merger", 2, 8, 1)
     assert (found.tokens_before, found.tokens_after) == (17, 9)
     assert found.module is vit.blocks[1].merger
 

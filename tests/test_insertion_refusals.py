@@ -26,8 +26,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"reducer": nn.LSTM(32, 32)}, r"reducer \(LSTM\) gives tuple for 16 tokens"),
         ({"reducer": AveragePool(4), "scale": 2.0}, "norm, scale and init are PatchMerger's"),
         ({"reducer": AveragePool(4), "init": torch.ones(4, 32)}, "norm, scale and init are PatchMerger's"),
-        ({"reducer": [AveragePool(4)] * 2, "after": (1, 2)}, "one module for each of the 2 places, none of them twice"),
-        ({"reducer": AveragePool(4), "after": (1, 2)}, "one module for each of the 2 places"),
+        (
+            {"reducer": [AveragePool(4)] * 2, "after": (1, 2)},
+            "one module for each of the 2 blocks .* none of them twice",
+        ),
+        ({"reducer": AveragePool(4), "after": (1, 2)}, "one module for each of the 2 blocks"),
         ({"after": 0}, r"after \(0\) must be a block from 1 to 3: the model has 4 blocks, counted from 1"),
         ({"after": 4}, r"after \(4\) must be a block from 1 to 3"),
         ({"after": -1}, r"after \(-1\) must be a block from 1 to 3"),

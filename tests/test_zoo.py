@@ -117,7 +117,7 @@ def test_the_mergers_options_are_those_of_insert():
     model = timm.create_model(TINY, **SMALL, num_tokens=4, preset="paper", norm="none", scale=0.5, prefix="merge",
         global_pool="avg", class_token=False)  # fmt: skip
     (merger,) = mergers(model)
-    assert (merger.module.norm_mode, merger.module.scale, merger.num_passing_tokens) == ("none", 0.5, 0)
+    assert (merger.module.norm_mode, merger.module.scale, merger.num_kept_prefix_tokens) == ("none", 0.5, 0)
 
 
 def test_the_mergers_options_are_no_arguments_of_timms():

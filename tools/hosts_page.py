@@ -89,8 +89,8 @@ A model of your own: [describe it in ten lines](insert.md#a-model-of-ones-own).
 
 `positions` is what [`insert`](insert.md) does about the places of tokens in the blocks after a merger. **–**: the
 blocks are given none. **centroid**: rotary positions (RoPE); each merged token gets the centroid of its patches, or
-none with `positions="none"`. **drop_bias**: a relative position bias, which merged tokens cannot have; refused unless
-`positions="drop_bias"` asks to leave it out after the merger. *Prefix* is the number of tokens before the patches.
+none with `positions="drop"`. **drop**: a relative position bias, which merged tokens cannot have; refused unless
+`positions="drop"` asks to leave it out after the merger. *Prefix* is the number of tokens before the patches.
 """
 
 _REFUSED = """\

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from patchmerger.hosts import block_names, find_host
-from patchmerger.mechanism.block_inputs import Positions
 from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.options import Positions
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class InsertedMerger:
         after: The block that it stands after, counted from 1.
         module: The merger itself.
         num_tokens: Tokens it gives, M.
-        num_passing_tokens: Prefix tokens that pass by it.
+        num_kept_prefix_tokens: Prefix tokens that it leaves as they are.
         tokens_before: Tokens that arrive, prefix included; ``None`` where images of several sizes are taken.
         tokens_after: Tokens that go on, prefix included.
         positions: What became of positions in the blocks after it; ``None`` where those know of none.
@@ -30,7 +30,7 @@ class InsertedMerger:
     after: int
     module: nn.Module = field(repr=False)
     num_tokens: int
-    num_passing_tokens: int
+    num_kept_prefix_tokens: int
     tokens_before: int | None
     tokens_after: int
     positions: Positions | None = None
@@ -51,17 +51,18 @@ def mergers(model: nn.Module) -> list[InsertedMerger]:
     for place, (block, name) in enumerate(zip(host.blocks, block_names(model, host), strict=True), start=1):
         if not is_merging(block):
             continue
-        tokens_after = block.num_passing_tokens + block.num_merged_tokens
+        state = block.merge_state
+        tokens_after = state.num_kept_prefix_tokens + state.num_tokens
         found.append(
             InsertedMerger(
                 name=f"{name}.merger",
                 after=place,
                 module=block.merger,
-                num_tokens=block.num_merged_tokens,
-                num_passing_tokens=block.num_passing_tokens,
+                num_tokens=state.num_tokens,
+                num_kept_prefix_tokens=state.num_kept_prefix_tokens,
                 tokens_before=tokens,
                 tokens_after=tokens_after,
-                positions=block.merge_positions,
+                positions=state.positions,
             )
         )
         tokens = tokens_after

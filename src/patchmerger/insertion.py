@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar, get_args
 
 from torch import nn
 
 from patchmerger.hosts import Host, UnsupportedModelError, find_host
 from patchmerger.inserted import mergers
-from patchmerger.mechanism.block_inputs import BlockInputs, Positions, argument_names
-from patchmerger.mechanism.blocks import ATTRIBUTES, LaterBlock, MergingBlock, is_merging
+from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
+from patchmerger.mechanism.blocks import LaterBlock, MergeState, MergingBlock, is_merging
+from patchmerger.mechanism.options import Norm, Positions, Prefix
 from patchmerger.mechanism.subclassing import (
-    Seam,
+    Subclass,
     attach,
     detach,
     has_own_forward,
-    has_seam,
     host_class,
-    modules_with_seam,
+    subclassed_modules,
 )
-from patchmerger.merger import Init, Norm
+from patchmerger.merger import Init
 from patchmerger.reducers.build import choose_reducers
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -51,12 +51,12 @@ def insert(
         num_tokens: Tokens that go on, M. A sequence for several mergers.
         after: The block to merge after, counted from 1, up to depth − 1; by default half the depth, as in the
             paper. A sequence for several mergers.
-        prefix: ``"keep"`` lets class, distillation and register tokens pass by untouched; ``"merge"`` merges
+        prefix: ``"keep"`` leaves class, distillation and register tokens as they are; ``"merge"`` merges
             them with the rest, for models whose pooling needs none of them.
         positions: For models that tell each block where the tokens are. With rotary positions (RoPE) ``"centroid"``,
             the default, gives each merged token the centroid of the patches in it, Σ A (row, column), image by image;
-            ``"none"`` gives none. A relative position bias has no value for a merged token: only ``"drop_bias"``,
-            which leaves it out of the blocks after the merge, is taken there.
+            ``"drop"`` gives none. A relative position bias has no value for a merged token: only ``"drop"``, which
+            leaves it out of the blocks after the merge, is taken there.
         norm: See :class:`~patchmerger.PatchMerger`.
         scale: See :class:`~patchmerger.PatchMerger`.
         init: See :class:`~patchmerger.PatchMerger`.
@@ -76,8 +76,8 @@ def insert(
     request = checked_request(model, host, num_tokens=num_tokens, after=after, prefix=prefix, positions=positions)
     reducers = choose_reducers(
         host,
-        request.places,
-        passing=request.passing,
+        request.num_tokens,
+        num_kept_prefix_tokens=request.num_kept_prefix_tokens,
         positions=request.positions,
         norm=norm,
         scale=scale,
@@ -85,37 +85,36 @@ def insert(
         reducer=reducer,
     )
 
-    for (place, tokens), merger in zip(request.places.items(), reducers, strict=True):
-        block = host.blocks[place - 1]
+    for after_block, merger in zip(request.num_tokens, reducers, strict=True):
+        block = host.blocks[after_block - 1]
         block.merger = merger.train(block.training)
-        vars(block)["num_merged_tokens"] = tokens
-    _place_seams(host, request.passing, request.positions)
+    _subclass_blocks(host, request)
     return model
 
 
-def _place_seams(host: Host, passing: int, positions: Positions | None) -> None:
-    """Give each block from the first merge on the seam that it needs, and those parts that must know of a merge."""
-    merging = ["num_merged_tokens" in vars(block) for block in host.blocks]
-    first = merging.index(True)
-    for block in host.blocks[first:]:
-        is_first = block is host.blocks[first]
-        seam: type[Seam] = MergingBlock if "num_merged_tokens" in vars(block) else LaterBlock
-        if positions == "drop_bias" and not is_first:
+def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
+    """Subclass each block from the first merge on that needs it, and those parts that must know of a merge."""
+    num_tokens = _present_mergers(host) | request.num_tokens
+    first = min(num_tokens)
+    for number, block in enumerate(host.blocks[first - 1 :], start=first):
+        after_merge = number > first
+        if request.positions == "drop" and after_merge:
             for bias in host.biases:
-                _give_seam(block.get_submodule(bias.holder), bias.seam)
-        if seam is LaterBlock and host.inputs == BlockInputs():
+                attach(block.get_submodule(bias.holder), bias.subclass)
+        if number not in num_tokens and host.inputs == BlockInputs():
             continue
-        _give_seam(block, seam)
-        vars(block).update(
-            block_inputs=host.inputs,
-            input_names=argument_names(block),
-            merge_positions=positions,
-            after_merge=not is_first,
-            num_passing_tokens=passing,
-            num_expected_tokens=_expected(host) if is_first else None,
+        attach(block, MergingBlock if number in num_tokens else LaterBlock)
+        block.merge_state = MergeState(  # type: ignore[assignment]
+            inputs=host.inputs,
+            argument_names=argument_names(block),
+            positions=request.positions,
+            after_merge=after_merge,
+            num_kept_prefix_tokens=request.num_kept_prefix_tokens,
+            num_tokens=num_tokens.get(number, 0),
+            num_expected_tokens=None if after_merge else _expected(host),
         )
-    for module, its_seam in host.seams:
-        _give_seam(module, its_seam)
+    for module, mixin in host.subclasses:
+        attach(module, mixin)
 
 
 def _expected(host: Host) -> int | None:
@@ -123,12 +122,9 @@ def _expected(host: Host) -> int | None:
     return host.num_prefix_tokens + host.num_patches if host.counted and host.num_patches is not None else None
 
 
-def _give_seam(module: nn.Module, seam: type[Seam]) -> None:
-    if type(module).__mro__[1] is seam:
-        return
-    if isinstance(module, Seam):
-        detach(module)
-    attach(module, seam)
+def _present_mergers(host: Host) -> dict[int, int]:
+    """The tokens that go on after each block that merges already."""
+    return {i: b.merge_state.num_tokens for i, b in enumerate(host.blocks, start=1) if is_merging(b)}
 
 
 def remove(model: ModelT) -> ModelT:
@@ -147,7 +143,7 @@ def remove(model: ModelT) -> ModelT:
         TypeError: Another library changed a class since; nothing was changed.
     """
     find_host(model)
-    changed = modules_with_seam(model)
+    changed = subclassed_modules(model)
     if not changed:
         raise ValueError(f"model ({host_class(model).__name__}) has no merger to remove")
     merging = [module for module in changed if is_merging(module)]
@@ -155,12 +151,8 @@ def remove(model: ModelT) -> ModelT:
     for block in merging:
         del block.merger
     for module in changed:
-        for name in ATTRIBUTES:
-            vars(module).pop(name, None)
+        vars(module).pop("merge_state", None)
     return model
-
-
-Prefix = Literal["keep", "merge"]
 
 
 @dataclass(frozen=True)
@@ -168,13 +160,13 @@ class InsertionRequest:
     """A merger to put in, known to fit the model.
 
     Attributes:
-        places: The tokens that go on after each block to merge after (counted from 1), in order.
-        passing: Prefix tokens that pass by the mergers.
-        positions: What becomes of positions after them; ``None`` where the blocks know of none.
+        num_tokens: The tokens that go on after each block to merge after (counted from 1), in order.
+        num_kept_prefix_tokens: Prefix tokens that the mergers leave as they are.
+        positions: What merged tokens have in place of positions; ``None`` where the blocks know of none.
     """
 
-    places: dict[int, int]
-    passing: int
+    num_tokens: dict[int, int]
+    num_kept_prefix_tokens: int
     positions: Positions | None
 
 
@@ -191,15 +183,17 @@ def checked_request(
 
     The arguments and what is raised are those of :func:`patchmerger.insert`.
     """
-    places = _places(host, num_tokens, after)
-    passing = _num_passing_tokens(model, host, prefix)
+    wanted = _num_tokens_by_block(host, num_tokens, after)
+    num_kept = _num_kept_prefix_tokens(model, host, prefix)
     positions = _positions(model, host, positions)
-    _check_blocks(model, host, places)
-    _check_chain(host, places, passing)
-    return InsertionRequest(places, passing, positions)
+    _check_blocks(model, host, wanted)
+    _check_chain(host, wanted, num_kept)
+    return InsertionRequest(wanted, num_kept, positions)
 
 
-def _places(host: Host, num_tokens: int | Sequence[int], after: int | Sequence[int] | None) -> dict[int, int]:
+def _num_tokens_by_block(
+    host: Host, num_tokens: int | Sequence[int], after: int | Sequence[int] | None
+) -> dict[int, int]:
     """The tokens that go on after each block to merge after, in order."""
     depth = len(host.blocks)
     if depth < 2:
@@ -211,66 +205,61 @@ def _places(host: Host, num_tokens: int | Sequence[int], after: int | Sequence[i
         if isinstance(num_tokens, Sequence):
             raise ValueError(f"num_tokens ({list(num_tokens)}) is a sequence: say after which blocks in `after`")
         after = depth // 2
-    places = list(after) if isinstance(after, Sequence) else [after]
-    counts = list(num_tokens) if isinstance(num_tokens, Sequence) else [num_tokens] * len(places)
-    if len(places) != len(counts) or not places:
-        raise ValueError(f"after ({places}) and num_tokens ({counts}) must be equally long and not empty")
-    for place, count in zip(places, counts, strict=True):
-        if type(place) is not int or not 1 <= place < depth:
+    blocks = list(after) if isinstance(after, Sequence) else [after]
+    counts = list(num_tokens) if isinstance(num_tokens, Sequence) else [num_tokens] * len(blocks)
+    if len(blocks) != len(counts) or not blocks:
+        raise ValueError(f"after ({blocks}) and num_tokens ({counts}) must be equally long and not empty")
+    for block, count in zip(blocks, counts, strict=True):
+        if type(block) is not int or not 1 <= block < depth:
             raise ValueError(
-                f"after ({place!r}) must be a block from 1 to {depth - 1}: the model has {depth} blocks, "
+                f"after ({block!r}) must be a block from 1 to {depth - 1}: the model has {depth} blocks, "
                 "counted from 1, and at least one must follow the merger"
             )
         if type(count) is not int or count < 1:
             raise ValueError(f"num_tokens ({count!r}) must be a whole number of at least 1; the paper uses 8")
-    if len(set(places)) < len(places):
-        raise ValueError(f"after ({places}) names a block twice")
-    return dict(sorted(zip(places, counts, strict=True)))
+    if len(set(blocks)) < len(blocks):
+        raise ValueError(f"after ({blocks}) names a block twice")
+    return dict(sorted(zip(blocks, counts, strict=True)))
 
 
-def _num_passing_tokens(model: nn.Module, host: Host, prefix: Prefix) -> int:
-    """Tokens that pass by a merger with this ``prefix``."""
+def _num_kept_prefix_tokens(model: nn.Module, host: Host, prefix: Prefix) -> int:
+    """Prefix tokens that a merger leaves as they are with this ``prefix``."""
     if prefix not in ("keep", "merge"):
         raise ValueError(f"prefix ({prefix!r}) must be 'keep' or 'merge'")
     if prefix == "merge" and host.prefix_is_needed:
         raise ValueError(f"prefix ('merge') would merge tokens that are needed: {host.prefix_is_needed}; use 'keep'")
-    passing = host.num_prefix_tokens if prefix == "keep" else 0
+    num_kept = host.num_prefix_tokens if prefix == "keep" else 0
     for present in mergers(model):
-        if present.num_passing_tokens != passing:
+        if present.num_kept_prefix_tokens != num_kept:
             raise ValueError(f"prefix ({prefix!r}) must be the same as that of {present.name}, which is there already")
-    return passing
+    return num_kept
 
 
 def _positions(model: nn.Module, host: Host, positions: Positions | None) -> Positions | None:
     """What becomes of positions after a merge: as asked, or the default for this host."""
-    if positions not in (None, "centroid", "none", "drop_bias"):
-        raise ValueError(f"positions ({positions!r}) must be 'centroid', 'none' or 'drop_bias'")
+    if positions not in (None, *get_args(Positions)):
+        raise ValueError(f"positions ({positions!r}) must be 'centroid' or 'drop'")
+    name = host_class(model).__name__
     if host.biases or host.inputs.bias:
         if positions is None:
             raise UnsupportedModelError(
                 model,
                 "its blocks add a relative position bias, which has no value for a merged token",
-                "positions='drop_bias' leaves the bias out of the blocks after the merge",
+                "positions='drop' leaves the bias out of the blocks after the merge",
                 "relative bias",
             )
-        if positions != "drop_bias":
+        if positions == "centroid":
             raise ValueError(
-                f"positions ({positions!r}) means nothing here: {host_class(model).__name__} has a relative position "
-                "bias; 'drop_bias' leaves it out of the blocks after the merge"
+                f"positions ('centroid') is for rotary positions, but {name} has a relative position bias: 'drop' "
+                "leaves it out of the blocks after the merge"
             )
     elif host.inputs.rope is not None:
-        if positions == "drop_bias":
-            raise ValueError(
-                f"positions ('drop_bias') means nothing here: {host_class(model).__name__} has rotary positions and no "
-                "relative position bias; choose 'centroid' or 'none'"
-            )
         positions = positions or "centroid"
         if positions == "centroid" and host.no_centroid:
-            raise ValueError(f"positions ('centroid') cannot be had: {host.no_centroid}, or choose 'none'")
+            raise ValueError(f"positions ('centroid') cannot be had: {host.no_centroid}, or choose 'drop'")
     elif positions is not None:
         raise ValueError(
-            f"positions ({positions!r}) means nothing here: the blocks of {host_class(model).__name__} are given no "
-            "positions; leave it out"
+            f"positions ({positions!r}) means nothing here: the blocks of {name} are given no positions; leave it out"
         )
     for present in mergers(model):
         if present.positions != positions:
@@ -281,16 +270,16 @@ def _positions(model: nn.Module, host: Host, positions: Positions | None) -> Pos
     return positions
 
 
-def _check_blocks(model: nn.Module, host: Host, places: dict[int, int]) -> None:
-    """Refuse blocks that have a merger already, or where a seam would have no effect."""
-    for place, block in enumerate(host.blocks, start=1):
-        if place in places and is_merging(block):
-            raise ValueError(f"after ({place}): there is a merger already; remove(model) takes it out")
-        if place in places or (place > min(places) and host.inputs != BlockInputs()):
-            _check_block(model, place, block)
-    holders = [(block.get_submodule(bias.holder), bias.seam) for block in host.blocks for bias in host.biases]
-    for module, seam in (*host.seams, *holders):
-        if hasattr(seam, "forward") and has_own_forward(module):
+def _check_blocks(model: nn.Module, host: Host, wanted: dict[int, int]) -> None:
+    """Refuse blocks that have a merger already, or where a subclass would have no effect."""
+    for number, block in enumerate(host.blocks, start=1):
+        if number in wanted and is_merging(block):
+            raise ValueError(f"after ({number}): there is a merger already; remove(model) takes it out")
+        if number in wanted or (number > min(wanted) and host.inputs != BlockInputs()):
+            _check_block(model, number, block)
+    holders = [(block.get_submodule(bias.holder), bias.subclass) for block in host.blocks for bias in host.biases]
+    for module, mixin in (*host.subclasses, *holders):
+        if hasattr(mixin, "forward") and has_own_forward(module):
             raise UnsupportedModelError(
                 model,
                 f"its {host_class(module).__name__} has a forward of its own in its __dict__ (patched by another "
@@ -300,32 +289,33 @@ def _check_blocks(model: nn.Module, host: Host, places: dict[int, int]) -> None:
             )
 
 
-def _check_block(model: nn.Module, place: int, block: nn.Module) -> None:
+def _check_block(model: nn.Module, number: int, block: nn.Module) -> None:
     if has_own_forward(block):
         raise UnsupportedModelError(
             model,
-            f"block {place} has a forward of its own in its __dict__ (patched by another tool), "
+            f"block {number} has a forward of its own in its __dict__ (patched by another tool), "
             "which would hide the merger",
             "insert before that tool, or merge after another block",
             "changed",
         )
-    taken = [] if has_seam(block, Seam) else [name for name in ("merger", *ATTRIBUTES) if hasattr(block, name)]
-    if taken:
+    taken = [name for name in ("merger", "merge_state") if hasattr(block, name)]
+    if taken and not isinstance(block, Subclass):
         raise UnsupportedModelError(
             model,
-            f"block {place} has an attribute named {taken[0]!r} already",
+            f"block {number} has an attribute named {taken[0]!r} already",
             "merge after another block",
             "changed",
         )
 
 
-def _check_chain(host: Host, places: dict[int, int], passing: int) -> None:
+def _check_chain(host: Host, wanted: dict[int, int], num_kept_prefix_tokens: int) -> None:
     """No merger may give more tokens than arrive at it, counting those that are there already."""
-    counts = {i: block.num_merged_tokens for i, block in enumerate(host.blocks, start=1) if is_merging(block)}
     arriving = host.num_patches
-    if arriving is not None and passing == 0:
+    if arriving is not None and num_kept_prefix_tokens == 0:
         arriving += host.num_prefix_tokens
-    for place, count in sorted((counts | places).items()):
+    for number, count in sorted((_present_mergers(host) | wanted).items()):
         if arriving is not None and count > arriving:
-            raise ValueError(f"num_tokens ({count}) after block {place} is more than the {arriving} tokens that arrive")
+            raise ValueError(
+                f"num_tokens ({count}) after block {number} is more than the {arriving} tokens that arrive"
+            )
         arriving = count

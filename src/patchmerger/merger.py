@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from patchmerger.mechanism.options import Norm
 from patchmerger.prior import GridPrior
 
-Norm: TypeAlias = Literal["scores", "both", "none"]
 Init: TypeAlias = Tensor | Callable[[Tensor], Any]
 Prior: TypeAlias = Literal["grid"]
 
@@ -150,7 +150,7 @@ class PatchMerger(nn.Module):
     def _fill_weight(self, init: Init | None) -> None:
         with torch.no_grad():
             if init is None:
-                init = init_with_spread(1.0, self.scale)
+                init = init_with_logit_std(1.0, self.scale)
             filled = init if isinstance(init, Tensor) else init(self.weight)
             if not isinstance(filled, Tensor) or filled is self.weight:
                 return
@@ -279,32 +279,32 @@ def preset(name: str, dim: int) -> dict[str, Any]:
     if name == "vit-pytorch":
         return {"norm": "both", "scale": dim**-0.5, "init": None}
     if name == "mean":
-        return {"norm": "scores", "scale": 1.0, "init": init_with_spread(0.02)}
+        return {"norm": "scores", "scale": 1.0, "init": init_with_logit_std(0.02)}
     if name == "located":
-        return {"norm": "scores", "scale": 1.0, "init": init_with_spread(0.02), "prior": "grid"}
+        return {"norm": "scores", "scale": 1.0, "init": init_with_logit_std(0.02), "prior": "grid"}
     raise ValueError(f"preset ({name!r}) must be one of {', '.join(map(repr, PRESETS))}")
 
 
-def init_with_spread(spread: float, scale: float = 1.0) -> Callable[[Tensor], Any]:
-    """An ``init`` for a wanted spread of the scores: W ~ N(0, (spread / scale)² / dim).
+def init_with_logit_std(logit_std: float, scale: float = 1.0) -> Callable[[Tensor], Any]:
+    """An ``init`` for a wanted standard deviation of the scores (logits): W ~ N(0, (logit_std / scale)² / dim).
 
-    The scores of normalised tokens then start with a standard deviation near ``spread``: near 0 every output token
+    The scores of normalised tokens then start with a standard deviation near ``logit_std``: near 0 every output token
     starts as the average of all tokens, from some 3 on mostly as one of them. The default of PatchMerger is 1.
 
     Args:
-        spread: The standard deviation of the scores at the start.
+        logit_std: The standard deviation of the scores at the start.
         scale: The ``scale`` of the merger that it is for.
 
     Raises:
-        ValueError: ``spread`` is not above 0 or not finite: queries that start alike stay alike.
+        ValueError: ``logit_std`` is not above 0 or not finite: queries that start alike stay alike.
     """
-    if not (math.isfinite(spread) and spread > 0):
-        raise ValueError(f"logit_std ({spread}) must be above 0, as queries that start alike stay alike: 1.0, say")
-    return functools.partial(_fill, spread=spread / abs(scale))
+    if not (math.isfinite(logit_std) and logit_std > 0):
+        raise ValueError(f"logit_std ({logit_std}) must be above 0, as queries that start alike stay alike: 1.0, say")
+    return functools.partial(_fill, logit_std=logit_std / abs(scale))
 
 
-def _fill(weight: Tensor, *, spread: float) -> None:
-    nn.init.normal_(weight, std=spread / weight.shape[-1] ** 0.5)
+def _fill(weight: Tensor, *, logit_std: float) -> None:
+    nn.init.normal_(weight, std=logit_std / weight.shape[-1] ** 0.5)
 
 
 def from_vit_pytorch(module: nn.Module) -> PatchMerger:

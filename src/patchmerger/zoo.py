@@ -22,8 +22,9 @@ from timm.models import (
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from patchmerger.insertion import Prefix, insert
-from patchmerger.merger import Norm, preset
+from patchmerger.insertion import insert
+from patchmerger.mechanism.options import Norm, Prefix
+from patchmerger.merger import preset
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def create(
         num_tokens: Tokens that go on, M; a sequence for several mergers. 0 leaves the merger out, whatever the
             arguments below say: the plain model of this size.
         after: The block to merge after, counted from 1; half the depth by default. A sequence for several.
-        prefix: Whether the class token passes by (``"keep"``) or is merged too; see :func:`~patchmerger.insert`.
+        prefix: Whether the class token stays as it is (``"keep"``) or is merged too; see :func:`~patchmerger.insert`.
         preset: A named setting of the merger; see :data:`~patchmerger.PRESETS`.
         norm: Where to normalise, in place of the preset's; see :class:`~patchmerger.PatchMerger`.
         scale: Factor on the scores, in place of the preset's.

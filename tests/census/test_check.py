@@ -37,10 +37,10 @@ MERGED: dict[str, tuple[dict[str, Any], str | None, int, int]] = {
     "eva02_tiny_patch14_224": ({"depth": 2}, "centroid", 1, 256),
     "vit_small_patch16_dinov3": ({"depth": 2}, "centroid", 5, 256),
     "vit_small_patch16_rope_mixed_224": ({"depth": 2}, "centroid", 1, 196),
-    "beit_base_patch16_224": ({"depth": 2}, "drop_bias", 1, 196),
-    "beitv2_base_patch16_224": ({"depth": 2}, "drop_bias", 1, 196),
-    "vit_relpos_small_patch16_224": ({"depth": 2}, "drop_bias", 0, 196),
-    "vit_srelpos_small_patch16_224": ({"depth": 2}, "drop_bias", 0, 196),
+    "beit_base_patch16_224": ({"depth": 2}, "drop", 1, 196),
+    "beitv2_base_patch16_224": ({"depth": 2}, "drop", 1, 196),
+    "vit_relpos_small_patch16_224": ({"depth": 2}, "drop", 0, 196),
+    "vit_srelpos_small_patch16_224": ({"depth": 2}, "drop", 0, 196),
     "naflexvit_base_patch16_gap": ({"depth": 2}, None, 4, 576),
     "qwen3_vit_88m": ({"depth": 2}, "centroid", 0, 2304),
     "deepseek_vit_412m": ({"depth": 2}, "centroid", 0, 1521),
@@ -68,11 +68,11 @@ def of_timm(name: str, **options: Any) -> Finding:
 def test_a_sample_of_timm_is_merged(name):
     options, positions, prefix, patches = MERGED[name]
     found = of_timm(name, **options)
-    assert (found.status, found.reason if positions != "drop_bias" else None) == ("merged", None)
+    assert (found.status, found.reason if positions != "drop" else None) == ("merged", None)
     assert (found.positions, found.blocks, found.prefix, found.patches) == (positions, 2, prefix, patches)
-    assert found.kind == ("relative bias" if positions == "drop_bias" else None)
-    if positions == "drop_bias":  # refused by default
-        assert found.way_out.startswith("positions='drop_bias' leaves the bias out")
+    assert found.kind == ("relative bias" if positions == "drop" else None)
+    if positions == "drop":  # refused by default
+        assert found.way_out.startswith("positions='drop' leaves the bias out")
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -95,7 +95,7 @@ OF_TRANSFORMERS: dict[str, tuple[dict[str, Any], str | None, int, int]] = {
     "DeiTForImageClassification": (SMALL, None, 2, 196),
     "Dinov2WithRegistersModel": (SMALL, None, 5, 196),
     "DINOv3ViTModel": (SMALL | {"num_register_tokens": 4}, "centroid", 5, 196),
-    "BeitModel": (SMALL | {"use_relative_position_bias": True}, "drop_bias", 1, 196),
+    "BeitModel": (SMALL | {"use_relative_position_bias": True}, "drop", 1, 196),
     "SiglipVisionModel": (SMALL, None, 0, 196),
     "ASTModel": (SMALL, None, 2, 1212),
     "VideoMAEModel": (SMALL, None, 0, 1568),

@@ -23,7 +23,7 @@ FOUND = (
     Finding("timm", "vit_base_patch14_dinov2", "VisionTransformer", "merged", blocks=12, prefix=1, patches=1369),
     Finding("timm", "vit_gap", "VisionTransformer", "merged", blocks=12, prefix=0, patches=196),
     Finding(
-        "timm", "beit", "Beit", "merged", "relative bias", "it has a bias", "positions='drop_bias'", "drop_bias",
+        "timm", "beit", "Beit", "merged", "relative bias", "it has a bias", "positions='drop'", "drop",
         blocks=12, prefix=1, patches=196,
     ),
     Finding("timm", "eva", "Eva", "merged", positions="centroid", blocks=24, prefix=1, patches=256),
@@ -133,7 +133,7 @@ def test_families_and_reasons():
     families = [(f.library, f.name, f.positions, f.by_default, len(f.members)) for f in CENSUS.families]
     assert families == [
         ("timm", "VisionTransformer", None, True, 3),
-        ("timm", "Beit", "drop_bias", False, 1),
+        ("timm", "Beit", "drop", False, 1),
         ("timm", "Eva", "centroid", True, 1),
     ]
     assert CENSUS.families[0].prefixes == [0, 1]
@@ -147,7 +147,7 @@ def test_the_table(monkeypatch, capsys):
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["timm", "5", "3", "0", "0"] in rows
     assert ["VisionTransformer", "timm", "0,", "1", "–", "3"] in rows
-    assert ["Beit", "timm", "1", "drop_bias", "1"] in rows
+    assert ["Beit", "timm", "1", "drop", "1"] in rows
     assert ["not", "one", "sequence", "it", "convolves", "3"] in rows
     assert ["DinatModel", "(transformers):", "not", "buildable;", "ImportError:", "needs", "natten"] in rows
 
@@ -159,7 +159,7 @@ def test_the_page():
     assert "| **all** | **5** | **4** | **1** |" in page
     names = "`vit_base_patch16_224`, `vit_base_patch14_dinov2`, `vit_gap`"
     assert f"| `VisionTransformer` | 3 | 0, 1 | – | {names} |" in page
-    assert "| `Beit` | 1 | 1 | drop_bias, to be asked for | `beit` |" in page
+    assert "| `Beit` | 1 | 1 | drop, to be asked for | `beit` |" in page
     assert "<details>" not in page
     assert "(3, *not one sequence*)" in page
     assert "| it convolves | take a ViT | 3 | timm: ResNet, VGG; torchvision: ResNet |" in page

@@ -16,8 +16,8 @@ COUNTED = {
     "eva02_tiny_patch14_224": None,
     "vit_small_patch16_dinov3": None,
     "cait_xxs24_224": None,
-    "beit_base_patch16_224": "drop_bias",
-    "vit_relpos_small_patch16_224": "drop_bias",
+    "beit_base_patch16_224": "drop",
+    "vit_relpos_small_patch16_224": "drop",
 }
 
 

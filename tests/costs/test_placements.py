@@ -22,7 +22,7 @@ FORMULA = ["class token", "attention pooling", "registers, average pooling", "di
 COUNTED = {
     "vit_small_patch16_rope_224": None,
     "vit_small_patch16_rope_mixed_224": None,
-    "vit_relpos_small_patch16_224": "drop_bias",
+    "vit_relpos_small_patch16_224": "drop",
 }
 
 
@@ -106,7 +106,7 @@ def test_the_line_does_what_it_says():
     for placement in (
         Placement((2,), (4,), 1, 1.0),
         Placement((1, 3), (9, 4), 1, 1.0),
-        Placement((2,), (4,), 1, 1.0, "drop_bias"),
+        Placement((2,), (4,), 1, 1.0, "drop"),
     ):
         architecture = "vit_relpos_small_patch16_224" if placement.positions else "vit_tiny_patch16_224"
         model, other = (timm.create_model(architecture, **SIZE) for _ in range(2))
@@ -115,7 +115,7 @@ def test_the_line_does_what_it_says():
         found = [(m.after, m.num_tokens, m.positions) for m in patchmerger.mergers(model)]
         assert found == [(m.after, m.num_tokens, m.positions) for m in patchmerger.mergers(other)]
         assert [m[0] for m in found] == list(placement.after)
-    assert placement.line == 'patchmerger.insert(model, num_tokens=4, after=2, positions="drop_bias")'
+    assert placement.line == 'patchmerger.insert(model, num_tokens=4, after=2, positions="drop")'
 
 
 def test_insert_is_the_reference():

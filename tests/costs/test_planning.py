@@ -59,8 +59,8 @@ def test_two_mergers_and_positions_that_the_host_needs():
     model = timm.create_model("vit_relpos_small_patch16_224", **SIZE | {"depth": 5})
     found = plan(model, mergers=2, num_tokens=[6, 2], speedup=1.8)
     assert found.placements[0].num_tokens == (6, 2)
-    assert 'positions="drop_bias"' in found.placements[0].line
-    assert insert(model, [6, 2], found.placements[0].after, positions="drop_bias") is model
+    assert 'positions="drop"' in found.placements[0].line
+    assert insert(model, [6, 2], found.placements[0].after, positions="drop") is model
 
 
 def test_the_model_stays_as_it_is():

@@ -51,7 +51,7 @@ def _rope(architecture: str, prefix: int = 0, sizes: Mapping[str, Any] = _SIZE, 
 
 
 def _bias(architecture: str, prefix: int = 0, **arguments: Any) -> Family:
-    return Family(architecture, arguments, prefix, "drop_bias")
+    return Family(architecture, arguments, prefix, "drop")
 
 
 def _naflex(prefix: int = 0, rope: str = "", **arguments: Any) -> Family:

@@ -10,7 +10,7 @@ from hosts.families import FAMILIES, make_family
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 
-BIAS = [name for name, family in FAMILIES.items() if family.positions == "drop_bias"]
+BIAS = [name for name, family in FAMILIES.items() if family.positions == "drop"]
 
 
 @functools.cache

@@ -85,7 +85,7 @@ def test_rotary_positions_follow_the_tokens(images):
     for block in plain.blocks[2:]:
         x = block(x, centroid_table(weights))
     torch.testing.assert_close(model(images), plain.head(x[:, 0]), rtol=1e-5, atol=1e-5)
-    without = insert(copy.deepcopy(plain), 3, positions="none", init=found.module.weight)
+    without = insert(copy.deepcopy(plain), 3, positions="drop", init=found.module.weight)
     assert not torch.allclose(without(images), model(images), atol=1e-4)
 
 

@@ -45,7 +45,7 @@ def test_later_blocks_see_merged_tokens_and_the_prefix_is_the_prefix(name):
     model = make_merged(name)
     counts = [x.shape[1] - prefix for x in arriving(model, images)]
     assert counts == [NUM_PATCHES, 9, 5, 5]
-    assert [found.num_passing_tokens for found in mergers(model)] == [prefix, prefix]
+    assert [found.num_kept_prefix_tokens for found in mergers(model)] == [prefix, prefix]
     assert [found.tokens_after for found in mergers(model)] == [prefix + 9, prefix + 5]
 
 

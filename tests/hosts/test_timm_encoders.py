@@ -143,7 +143,7 @@ def make_gemma(kind: str) -> nn.Module:
     return make_family("Gemma 4") if kind == "classifier" else make_encoder("Gemma 4", global_pool="avg")
 
 
-@pytest.mark.parametrize("positions", ["centroid", "none"])
+@pytest.mark.parametrize("positions", ["centroid", "drop"])
 @pytest.mark.parametrize("kind", ["classifier", "encoder"])
 @torch.no_grad()
 def test_each_image_gets_what_it_gets_alone(kind, positions):
@@ -205,7 +205,7 @@ def test_patches_in_another_order_are_refused():
         for call in (model, model.forward_features, lambda b, m=model: m.forward_intermediates(b, output_fmt="NLC")):
             with pytest.raises(ValueError, match=message):
                 call(shuffled)
-    free = merge(make_family("Gemma 4"), positions="none")
+    free = merge(make_family("Gemma 4"), positions="drop")
     torch.testing.assert_close(free(shuffled), free(batch), rtol=0, atol=1e-5)
 
 

@@ -250,7 +250,7 @@ def test_patches_left_out_in_training():
     features = model.forward_features(**batch_of(*GRIDS[2:]))
     assert features["patch_valid"].all()
     assert features["patch_valid"].shape == (2, NUM_TOKENS)
-    rotary = insert(make_plain("MAP", "mixed", patch_drop_rate=0.5), NUM_TOKENS, positions="none").train()
+    rotary = insert(make_plain("MAP", "mixed", patch_drop_rate=0.5), NUM_TOKENS, positions="drop").train()
     assert rotary(batch_of(*GRIDS[2:])).shape == (2, 5)
 
 

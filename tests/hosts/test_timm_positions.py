@@ -26,14 +26,13 @@ def test_a_bias_is_dropped_on_request_only(name):
     model = make_plain(name)
     before = [type(m) for m in model.modules()]
     with pytest.raises(
-        UnsupportedModelError, match=r"a relative position bias, which has no value .* positions='drop_bias' leaves"
+        UnsupportedModelError, match=r"a relative position bias, which has no value .* positions='drop' leaves"
     ) as error:
         insert(model, 5)
     assert error.value.kind == "relative bias"
     assert [type(m) for m in model.modules()] == before
-    for positions in ("centroid", "none"):
-        with pytest.raises(ValueError, match=rf"positions \('{positions}'\) means nothing here: .* 'drop_bias'"):
-            insert(model, 5, positions=positions)
+    with pytest.raises(ValueError, match=r"positions \('centroid'\) .* 'drop'"):
+        insert(model, 5, positions="centroid")
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-tuple:UserWarning", "ignore:torch.searchsorted:UserWarning")  # timm's
@@ -64,7 +63,7 @@ def test_dropped_tables_stay_in_the_state_dict(name):
 @torch.no_grad()
 def test_no_positions(name):
     images, plain = family_images(), make_plain(name)
-    model = insert(make_plain(name), 5, 2, positions="none")
+    model = insert(make_plain(name), 5, 2, positions="drop")
     hand = Hand(plain, FAMILIES[name].prefix, places(model))
     hand.no_positions = True
     torch.testing.assert_close(model(images), hand(images), rtol=0, atol=1e-5)
@@ -102,13 +101,13 @@ def test_patches_too_few_for_a_stretched_table():
     for call in (model, model.forward_features, model.forward_intermediates):
         with pytest.raises(ValueError, match="with 4 × 8 patches its rotary positions turn by more than half a turn"):
             call(torch.randn(1, 3, 32, 64))
-    assert insert(make_plain("DINOv3"), 5, positions="none")(torch.randn(1, 3, 32, 64)).shape == (1, 5)
+    assert insert(make_plain("DINOv3"), 5, positions="drop")(torch.randn(1, 3, 32, 64)).shape == (1, 5)
     narrow = make_family("EVA-02", img_size=40)
     with pytest.raises(
-        ValueError, match=r"positions \('centroid'\) cannot be had: with 5 × 5 patches .* choose 'none'"
+        ValueError, match=r"positions \('centroid'\) cannot be had: with 5 × 5 patches .* choose 'drop'"
     ):
         insert(narrow, 5)
-    assert insert(narrow, 5, positions="none")(torch.randn(1, 3, 40, 40)).shape == (1, 5)
+    assert insert(narrow, 5, positions="drop")(torch.randn(1, 3, 40, 40)).shape == (1, 5)
     jittered = make_merged("Sapiens 2").train()  # by a factor of 2, in training
     with pytest.raises(ValueError, match="with 6 × 6 patches its rotary positions turn by more than half a turn"):
         jittered(family_images())
@@ -120,7 +119,7 @@ def test_patches_that_are_left_out_are_in_no_grid():
         model = make_family(name, patch_drop_rate=0.5)
         with pytest.raises(ValueError, match=r"positions \('centroid'\) cannot be had: its patch_drop_rate leaves"):
             insert(model, 5)
-        insert(model, 5, positions="none").train()
+        insert(model, 5, positions="drop").train()
         assert model(family_images()).shape == (2, 5)
     unrotated = insert(make_family("EVA", patch_drop_rate=0.5), 5).train()
     assert unrotated(family_images()).shape == (2, 5)

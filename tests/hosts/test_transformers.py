@@ -112,7 +112,7 @@ def test_the_tokens_are_what_is_said_of_them(name):
     prefix, patches = TINY[name].prefix, TINY[name].patches
     model = insert_into(name, make_model(name), 3)
     (found,) = mergers(model)
-    assert (found.after, found.num_passing_tokens, found.tokens_after) == (2, prefix, prefix + 3)
+    assert (found.after, found.num_kept_prefix_tokens, found.tokens_after) == (2, prefix, prefix + 3)
     assert found.tokens_before in (None, prefix + patches)
     seen: list[Tensor] = []
     for block in find_host(model).blocks:
@@ -221,13 +221,13 @@ def test_a_grid_too_coarse_for_centroids_is_refused():
     model.config.pos_embed_rescale = 2.0
     with pytest.raises(ValueError, match=r"pixel_values give 5 × 5 patches, .* use more than 8 patches a side"):
         model.train()(torch.ones(1, 3, 40, 40))
-    insert(remove(model), 3, positions="none")(torch.ones(1, 3, 32, 40))
+    insert(remove(model), 3, positions="drop")(torch.ones(1, 3, 32, 40))
 
 
 def test_no_positions():
     plain, model = make_model("DINOv3ViTModel"), make_model("DINOv3ViTModel")
     inputs = make_inputs("DINOv3ViTModel")
-    (found,) = mergers(insert(model, 3, positions="none"))
+    (found,) = mergers(insert(model, 3, positions="drop"))
     blocks = find_host(plain).blocks
     blocks[1].register_forward_hook(lambda m, a, x: torch.cat((x[:, :4], found.module(x[:, 4:])), dim=1))
     identity = (torch.ones(3, 16), torch.zeros(3, 16))

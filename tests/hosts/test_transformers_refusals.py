@@ -21,13 +21,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_relative_bias_is_dropped_only_when_asked_for():
     for name in ("BeitModel with bias", "Data2VecVisionForImageClassification with both biases"):
-        with pytest.raises(UnsupportedModelError, match=r"a relative position bias.*positions='drop_bias' leaves"):
+        with pytest.raises(UnsupportedModelError, match=r"a relative position bias.*positions='drop' leaves"):
             insert(make_model(name), 3)
     shared = make_model("BeitModel", use_shared_relative_position_bias=True)
     if not hasattr(shared, "shared_position_bias"):
         pytest.skip("this version gives the bias to the blocks as such")
     with pytest.raises(UnsupportedModelError, match=r"^BeitModel cannot take a merger: .* share as an attention mask"):
-        insert(shared, 3, positions="drop_bias")
+        insert(shared, 3, positions="drop")
 
 
 # Masks

@@ -185,7 +185,7 @@ def answers(outputs: Any) -> dict[str, Tensor]:
 
 
 def positions_of(name: str) -> str | None:
-    return "drop_bias" if "bias" in name else None
+    return "drop" if "bias" in name else None
 
 
 def insert_into(name: str, model: nn.Module, *args: Any, **kwargs: Any) -> Any:

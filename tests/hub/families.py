@@ -13,7 +13,7 @@ FAMILIES = {
     "DeiTForImageClassificationWithTeacher": ({}, {}),
     "Dinov2WithRegistersForImageClassification": ({}, {}),
     "DINOv3ViTModel": ({"num_register_tokens": 2, "image_size": 48}, {}),
-    "BeitForImageClassification": ({"use_relative_position_bias": True}, {"positions": "drop_bias"}),
+    "BeitForImageClassification": ({"use_relative_position_bias": True}, {"positions": "drop"}),
     "CLIPVisionModelWithProjection": ({}, {}),
     "SiglipVisionModel": ({}, {}),
     "Siglip2VisionModel": ({"num_patches": 16, "image_size": None}, {}),

@@ -46,7 +46,7 @@ def test_a_plain_folder_has_nothing_of_ours(folder):
     assert torch.equal(load(folder)(make_images()), make_vit()(make_images()))
 
 
-@pytest.mark.parametrize("positions", ["centroid", "none"])
+@pytest.mark.parametrize("positions", ["centroid", "drop"])
 def test_positions(positions, folder):
     model = insert(make_rope(), 4, positions=positions)
     save(model, folder)

@@ -8,7 +8,7 @@ from torch import nn
 
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
 from patchmerger.mechanism.rotary import Rope
-from patchmerger.mechanism.subclassing import Seam, attach
+from patchmerger.mechanism.subclassing import Subclass, attach
 
 PADDED = BlockInputs(padding="mask")
 REAL = torch.tensor([[True] * 5, [True, True, True, False, False]])
@@ -78,7 +78,7 @@ def test_what_a_later_block_gets():
     assert BlockInputs().without_places(given) == {}
 
 
-class Marked(Seam):
+class Marked(Subclass):
     def forward(self, x, *args, **kwargs):
         return super().forward(x, *args, **kwargs)
 

@@ -29,7 +29,7 @@ def test_plain_and_merged_have_the_same_weights():
 def test_without_a_seed_nothing_has_weights():
     found = build_candidates("beit_base_patch16_224", num_tokens=[64, 8], after=[4, 8], against=None)
     assert all(p.is_meta for model in found.models.values() for p in model.parameters())
-    assert found.positions == "drop_bias"
+    assert found.positions == "drop"
     assert found.num_tokens == (64, 8)
 
 

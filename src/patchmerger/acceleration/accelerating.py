@@ -14,7 +14,7 @@ from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.acceleration.teacher import Teacher, find_teacher
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation, load_images
 from patchmerger.data.unlabelled import is_unlabelled, load_unlabelled
-from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.mechanism.options import Positions
 from patchmerger.runs.run_folder import RunFolder, default_folder
 
 

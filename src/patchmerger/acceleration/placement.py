@@ -11,7 +11,7 @@ from torch import nn
 from patchmerger.costs.block_costs import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts
 from patchmerger.costs.planning import plan
-from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.mechanism.options import Positions
 from patchmerger.speed.benchmark import measure as measure_speed
 from patchmerger.speed.timed_steps import Precision
 

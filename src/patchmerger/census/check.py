@@ -16,7 +16,7 @@ from patchmerger.hosts.example_inputs import Example, example_input
 from patchmerger.hosts.host import Refusal
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
-from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.mechanism.options import Positions
 from patchmerger.mechanism.subclassing import host_class
 
 Status: TypeAlias = Literal["merged", "refused", "not buildable", "failed"]
@@ -150,7 +150,7 @@ def _try(model: nn.Module) -> tuple[Positions | None, UnsupportedModelError | No
         if error.kind != "relative bias":
             return None, error
         refusal = error
-        insert(model, NUM_TOKENS[0], positions="drop_bias")
+        insert(model, NUM_TOKENS[0], positions="drop")
     (merger,) = mergers(model)
     remove(model)
     _check_parts(model, before, "remove")
@@ -167,7 +167,7 @@ def _compare(model: nn.Module, example: Example, positions: Positions | None) ->
     for num_tokens in NUM_TOKENS:
         insert(model, num_tokens, positions=positions)
         (merger,) = mergers(model)
-        passing = merger.num_passing_tokens
+        passing = merger.num_kept_prefix_tokens
         _check_merged(plain, watch(model, blocks, example), merger.after, passing, num_tokens)
         remove(model)
         _check_parts(model, before, "remove")

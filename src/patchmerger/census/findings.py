@@ -11,7 +11,7 @@ from typing import Any
 
 from patchmerger.census.architectures import Library
 from patchmerger.census.check import Finding
-from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.mechanism.options import Positions
 
 # In transformers: what follows the name of a model in the name of a class.
 _MODEL_OF_CLASS = re.compile(r"(Vision|Image)?(Model(WithProjection)?|For\w+Classification(WithTeacher)?)$")

@@ -35,8 +35,8 @@ from timm.models.vision_transformer import (
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchmerger.mechanism.blocks import LaterBlock, is_merging
-from patchmerger.mechanism.subclassing import detach, has_seam, host_class
+from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.subclassing import Subclass, detach, host_class
 from patchmerger.merger import PatchMerger
 
 Source: TypeAlias = Literal["formula", "counted"]
@@ -75,7 +75,7 @@ def block_flops(block: nn.Module, tokens: int, dim: int) -> PartFlops:
         linear = sum(module.weight.numel() for module in inner if type(module) is nn.Linear)
         return PartFlops(2 * tokens * linear + sum(_attention(m, tokens) for m in inner), tokens, "formula")
     clone = on_meta(block)
-    if has_seam(clone, LaterBlock):
+    if isinstance(clone, Subclass):
         detach(clone)
     if is_merging(block):
         del clone.merger

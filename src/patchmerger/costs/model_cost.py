@@ -174,7 +174,7 @@ def cost(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> C
         flops = block_flops(block, tokens, host.dim)
         parts.append(PartCost(name, tokens, tokens, flops.flops, parameters[name], flops.source))
         if merger := inserted.get(index + 1):
-            passing, merged = merger.num_passing_tokens, merger.num_tokens
+            passing, merged = merger.num_kept_prefix_tokens, merger.num_tokens
             if tokens - passing < merged:
                 raise ValueError(
                     f"image_size {size} brings {tokens - passing} tokens to {merger.name}, fewer than the "

@@ -26,7 +26,7 @@ from patchmerger.costs.counting import count_parts
 from patchmerger.costs.model_cost import Cost, cost
 from patchmerger.hosts import UnsupportedModelError, block_names, find_host
 from patchmerger.insertion import insert
-from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.mechanism.options import Positions
 
 ImageSize = int | tuple[int, int] | None
 
@@ -178,7 +178,7 @@ def needed_positions(model: nn.Module) -> Positions | None:
     except UnsupportedModelError as error:
         if error.kind != "relative bias":
             raise
-        return "drop_bias"
+        return "drop"
     return None
 
 

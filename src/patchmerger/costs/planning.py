@@ -13,7 +13,7 @@ from patchmerger.costs.block_costs import on_meta
 from patchmerger.costs.model_cost import table_text
 from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
 from patchmerger.inserted import mergers as inserted
-from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.mechanism.options import Positions
 from patchmerger.models.named import named_model
 from patchmerger.speed.benchmark import measure as measure_speed
 from patchmerger.speed.compiling import Compile

@@ -12,7 +12,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from patchmerger.mechanism.block_inputs import BlockInputs
-from patchmerger.mechanism.subclassing import Seam, host_class
+from patchmerger.mechanism.subclassing import Subclass, host_class
 
 Refusal: TypeAlias = Literal[
     "unknown", "wrapped", "changed", "not one sequence", "tied to N", "grid", "relative bias", "two merges"
@@ -26,7 +26,7 @@ class UnsupportedModelError(ValueError):
         kind: The class of the reason: ``"wrapped"`` (compiled, scripted, sharded, in another module), ``"changed"``
             (by another tool), ``"not one sequence"`` (hierarchical, convolutional, several streams), ``"tied to N"``
             (weights that belong to the places of tokens), ``"grid"`` (tokens are put back into a grid after the
-            merge), ``"relative bias"`` (removable, by ``positions="drop_bias"``), ``"unknown"``.
+            merge), ``"relative bias"`` (removable, by ``positions="drop"``), ``"unknown"``.
         reason: The reason in words.
         way_out: What would do.
     """
@@ -44,15 +44,15 @@ class UnsupportedModelError(ValueError):
 
 @dataclass(frozen=True)
 class RelativeBias:
-    """Where a block keeps a relative position bias for N tokens, and the seam that takes it away.
+    """Where a block keeps a relative position bias for N tokens, and the subclass that takes it away.
 
     Attributes:
         holder: Name of the submodule of a block that adds the bias (``"attn"``, say).
-        seam: The seam for it, without which it would fail on M tokens.
+        subclass: The subclass for it, without which it would fail on M tokens.
     """
 
     holder: str
-    seam: type[Seam]
+    subclass: type[Subclass]
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Host:
         num_patches: Patch tokens of an image; ``None`` where images of several sizes are taken, or where patches are
             left out in training.
         inputs: What else the blocks are called with that counts on N tokens.
-        biases: Relative position biases of each block; a merger needs ``positions="drop_bias"`` then.
+        biases: Relative position biases of each block; a merger needs ``positions="drop"`` then.
         no_centroid: Why merged tokens cannot have the centroid of their patches, where there is a rotary table, and
             what would help; or ``None``.
         prefix_is_needed: Why the tokens before the patches must stay apart, or ``None``.
-        seams: Modules other than the blocks (the model itself, its pooling) that must know of a merge, each with its
-            seam.
+        subclasses: Modules other than the blocks (the model itself, its pooling) that must know of a merge, each with
+            its subclass.
         counted: Whether each forward pass is refused where other than ``num_prefix_tokens + num_patches`` tokens
             arrive at the first merger; set for registered hosts, which nobody else has tried.
     """
@@ -85,7 +85,7 @@ class Host:
     biases: tuple[RelativeBias, ...] = ()
     no_centroid: str | None = None
     prefix_is_needed: str | None = None
-    seams: Sequence[tuple[nn.Module, type[Seam]]] = field(default=())
+    subclasses: Sequence[tuple[nn.Module, type[Subclass]]] = field(default=())
     counted: bool = False
 
 

@@ -12,10 +12,10 @@ from torch import nn
 from patchmerger.hosts import find_host
 from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.inserted import InsertedMerger, mergers
-from patchmerger.insertion import Prefix, insert
-from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.insertion import insert
 from patchmerger.mechanism.blocks import is_merging
-from patchmerger.merger import Norm, PatchMerger
+from patchmerger.mechanism.options import Norm, Positions, Prefix
+from patchmerger.merger import PatchMerger
 from patchmerger.reducers import AveragePool
 
 KEY = "patchmerger"
@@ -30,7 +30,7 @@ class SavedMerger:
     Attributes:
         after: The block that it stands after, counted from 1.
         num_tokens: Tokens it gives, M.
-        prefix: Whether prefix tokens pass by (``"keep"``) or are merged too (``"merge"``).
+        prefix: Whether prefix tokens stay as they are (``"keep"``) or are merged too (``"merge"``).
         reducer: ``"PatchMerger"`` or ``"AveragePool"``.
         norm: Of a PatchMerger; else ``None``.
         scale: Of a PatchMerger; else ``None``.
@@ -90,7 +90,7 @@ def insert_mergers(model: nn.Module, saved: Iterable[SavedMerger]) -> None:
 
 
 def _describe(merger: InsertedMerger, num_prefix_tokens: int) -> SavedMerger:
-    prefix: Prefix = "keep" if merger.num_passing_tokens == num_prefix_tokens else "merge"
+    prefix: Prefix = "keep" if merger.num_kept_prefix_tokens == num_prefix_tokens else "merge"
     module, place = merger.module, (merger.after, merger.num_tokens, prefix)
     if type(module) is AveragePool:
         return SavedMerger(*place, reducer="AveragePool", positions=merger.positions)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from patchmerger.mechanism.rotary import Rope
 from patchmerger.mechanism.subclassing import host_class
-
-Positions: TypeAlias = Literal["centroid", "none", "drop_bias"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class BlockInputs:
             later blocks get no mask.
         bias: Name of the relative position bias that all blocks share, or ``None``.
         exported: Name of the attention mask that the host makes while ``torch.export`` traces it, though it hides
-            nothing; or ``None``. A seam of the host must refuse a user's mask, which cannot be told from it then.
+            nothing; or ``None``. A subclass of the host must refuse a user's mask, which cannot be told from it then.
     """
 
     rope: Rope | None = None
@@ -52,7 +50,7 @@ class BlockInputs:
                 "no order and no padding: call the model without it"
             )
 
-    def real_tokens(self, given: Mapping[str, Any], num_passing: int) -> Tensor | None:
+    def real_tokens(self, given: Mapping[str, Any], num_prefix: int) -> Tensor | None:
         """(B, N) bool, True = a real token, for the tokens that are merged; ``None`` where there is no padding."""
         mask = None if self.padding is None else given.get(self.padding)
         if mask is None:
@@ -65,7 +63,7 @@ class BlockInputs:
         seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         if mask.ndim == 4:
             seen = seen[:, 0].any(dim=-2)  # a padded token is seen by no query
-        return seen[:, num_passing:]
+        return seen[:, num_prefix:]
 
     def without_places(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What changes for a block whose tokens are merged: neither padding nor bias, and no rotation."""

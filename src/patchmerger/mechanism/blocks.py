@@ -1,16 +1,45 @@
-"""The seams of the blocks: one that merges the tokens which leave it, and those after it."""
+"""The blocks that a merger changes: the one that merges, and those after a merge."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 
-from patchmerger.mechanism.block_inputs import BlockInputs, Positions
+from patchmerger.mechanism.block_inputs import BlockInputs
+from patchmerger.mechanism.options import Positions
 from patchmerger.mechanism.rotary import Rope
-from patchmerger.mechanism.subclassing import Seam, has_seam
+from patchmerger.mechanism.subclassing import Subclass
+
+
+@dataclass(frozen=True)
+class MergeState:
+    """What a block from the first merge on knows; it is kept in the block as ``merge_state``.
+
+    Attributes:
+        inputs: What of the block's arguments counts on N tokens.
+        argument_names: Names of its positional arguments after the tokens.
+        positions: What merged tokens have in place of positions; ``None`` where the host's blocks know of none.
+        after_merge: Whether the tokens that come in are merged ones.
+        num_kept_prefix_tokens: The first tokens of the sequence, which no merger changes.
+        num_tokens: M, the tokens that this block's merger gives; 0 where the block does not merge.
+        num_expected_tokens: P + N where another number at this block's merger is refused, or ``None``.
+    """
+
+    inputs: BlockInputs
+    argument_names: tuple[str, ...]
+    positions: Positions | None
+    after_merge: bool
+    num_kept_prefix_tokens: int
+    num_tokens: int = 0
+    num_expected_tokens: int | None = None
+
+    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments after the tokens, by name."""
+        return {**dict(zip(self.argument_names[: len(args)], args, strict=True)), **kwargs}
 
 
 @dataclass
@@ -37,84 +66,53 @@ class Origin:
         return Origin(self.weights, table, {} if table is None else rope.merge(given, self.weights))
 
 
-# What the seams below keep in a block, beside the child `merger`.
-ATTRIBUTES = (
-    "block_inputs",
-    "input_names",
-    "merge_positions",
-    "after_merge",
-    "num_passing_tokens",
-    "num_merged_tokens",
-    "num_expected_tokens",
-)
+class LaterBlock(Subclass):
+    """A block after a merge: it is given the positions of merged tokens, and no mask or bias of those before."""
 
-
-class LaterBlock(Seam):
-    """A block after a merge: it is given the positions of merged tokens, and no mask or bias of those before.
-
-    Attributes:
-        block_inputs: What of its arguments counts on N tokens.
-        input_names: Names of its positional arguments after the tokens.
-        merge_positions: What becomes of positions; ``None`` where the host's blocks know of none.
-        after_merge: Whether the tokens that come in are merged ones.
-    """
-
-    block_inputs: BlockInputs
-    input_names: tuple[str, ...]
-    merge_positions: Positions | None
-    after_merge: bool
+    merge_state: MergeState
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As the host's block, (B, P + M, D) → (B, P + M, D)."""
-        given = self.named(args, kwargs)
-        self.block_inputs.refuse_unknown(given)
-        if not self.after_merge:
+        state = self.merge_state
+        given = state.named(args, kwargs)
+        state.inputs.refuse_unknown(given)
+        if not state.after_merge:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
-        merged = self.block_inputs.without_places(given)
-        if self.merge_positions != "centroid":
+        merged = state.inputs.without_places(given)
+        if state.positions != "centroid":
             return super().forward(x, **{**given, **merged})  # type: ignore[misc]
-        origin = origin_of(x).turned(self.block_inputs.rope, given)
+        origin = origin_of(x).turned(state.inputs.rope, given)
         output = super().forward(x, **{**given, **merged, **origin.rope_arguments})  # type: ignore[misc]
         _tokens(output).patchmerger_origin = origin  # type: ignore[attr-defined]
         return output
 
-    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments after the tokens, by name."""
-        return {**dict(zip(self.input_names[: len(args)], args, strict=True)), **kwargs}
-
 
 class MergingBlock(LaterBlock):
-    """Runs the host's own block, then its child ``merger`` on the tokens that come out.
+    """A block that merges: the host's own, then its child ``merger`` on the tokens that come out.
 
     Attributes:
         merger: The reducer, (B, N, D) → (B, M, D).
-        num_passing_tokens: The first tokens of the sequence, which pass by the merger untouched.
-        num_merged_tokens: M.
-        num_expected_tokens: P + N where another number is refused, or ``None``.
     """
 
     merger: nn.Module
-    num_passing_tokens: int
-    num_merged_tokens: int
-    num_expected_tokens: int | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """(B, P + N, D) → (B, P + M, D), for P tokens that pass by."""
-        passing = self.num_passing_tokens
+        """(B, P + N, D) → (B, P + M, D), for P kept prefix tokens."""
+        state, prefix = self.merge_state, self.merge_state.num_kept_prefix_tokens
         output = super().forward(x, *args, **kwargs)
         x = _tokens(output)  # (B, P + N, D)
-        if self.num_expected_tokens not in (None, x.shape[1]):
-            raise _other_number(x, self.num_expected_tokens)
-        mask = None if self.after_merge else self.block_inputs.real_tokens(self.named(args, kwargs), passing)
+        if state.num_expected_tokens not in (None, x.shape[1]):
+            raise _other_number(x, state.num_expected_tokens)
+        mask = None if state.after_merge else state.inputs.real_tokens(state.named(args, kwargs), prefix)
         arguments = {} if mask is None else {"mask": mask}
         origin = None
-        if self.merge_positions == "centroid":
-            merged, weights = self.merger(x[:, passing:], return_weights=True, **arguments)
-            origin = Origin(weights @ origin_of(x).weights if self.after_merge else weights)
+        if state.positions == "centroid":
+            merged, weights = self.merger(x[:, prefix:], return_weights=True, **arguments)
+            origin = Origin(weights @ origin_of(x).weights if state.after_merge else weights)
         else:
-            merged = self.merger(x[:, passing:] if passing else x, **arguments)  # (B, M, D)
-        if passing:
-            merged = torch.cat((x[:, :passing], merged), dim=1)  # (B, P + M, D)
+            merged = self.merger(x[:, prefix:] if prefix else x, **arguments)  # (B, M, D)
+        if prefix:
+            merged = torch.cat((x[:, :prefix], merged), dim=1)  # (B, P + M, D)
         if origin is not None:
             merged.patchmerger_origin = origin
         return (merged, *output[1:]) if isinstance(output, tuple) else merged
@@ -133,7 +131,7 @@ def origin_of(x: Tensor) -> Origin:
         raise RuntimeError(
             "merged tokens came without their positions: something between two blocks replaced their tensor (as "
             "checkpointing with use_reentrant=True does): checkpoint with use_reentrant=False, or insert with "
-            "positions='none'"
+            "positions='drop'"
         )
     return origin
 
@@ -150,7 +148,12 @@ def _is_whole(x: Tensor) -> bool:
 
 def is_merging(block: nn.Module) -> TypeGuard[MergingBlock]:
     """Whether tokens are merged after ``block``."""
-    return has_seam(block, MergingBlock)
+    return isinstance(block, MergingBlock)
+
+
+def any_centroid(blocks: Iterable[nn.Module]) -> bool:
+    """Whether merged tokens have the centroid of their patches in one of ``blocks``."""
+    return any(isinstance(block, LaterBlock) and block.merge_state.positions == "centroid" for block in blocks)
 
 
 def _tokens(output: Any) -> Tensor:

@@ -1,7 +1,7 @@
-"""The mechanism: an object gets a subclass of its own class, made on the fly, and can be given its class back.
+"""An object gets a subclass of its own class, made on the fly, and can be given its class back.
 
-A seam is a mixin whose methods call ``super()``. ``attach(module, Seam)`` makes the class
-``Seam + type(module)`` (the idiom of ``torch.nn.utils.parametrize`` and of FSDP2) and gives it to that one
+A :class:`Subclass` is a mixin whose methods call ``super()``. ``attach(module, Mixin)`` makes the class
+``Mixin + type(module)`` (the idiom of ``torch.nn.utils.parametrize`` and of FSDP2) and gives it to that one
 object; no ``forward`` of a host library is copied or rewritten, no hook is registered.
 
 Hooks would be shorter and are a trap: ``torch.compile`` does not guard on the hooks of nested modules, so a merged
@@ -15,50 +15,55 @@ from typing import Any, cast
 from torch import nn
 
 
-class Seam:
+class Subclass:
     """Base of the mixins that :func:`attach` puts before a module's own class."""
 
     patchmerger_host_class: type[nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle and copy by the seam and the host's class, both importable; the class made of them is not."""
+        """Pickle and copy by the mixin and the host's class, both importable; the class made of them is not."""
         reduced = cast(tuple[Any, ...], super().__reduce_ex__(2))
-        return (_blank, (_seam_class(type(self)), self.patchmerger_host_class), *reduced[2:])
+        return (_blank, (mixin_of(self), self.patchmerger_host_class), *reduced[2:])
 
 
-_combined: dict[tuple[type[Seam], type[nn.Module]], type[nn.Module]] = {}
+_combined: dict[tuple[type[Subclass], type[nn.Module]], type[nn.Module]] = {}
 
 
-def _combine(seam: type[Seam], host_class: type[nn.Module]) -> type[nn.Module]:
+def _combine(mixin: type[Subclass], host_class: type[nn.Module]) -> type[nn.Module]:
     """One class for each pair, so that compiled graphs are found again and ``type(a) is type(b)`` holds."""
-    if (seam, host_class) in _combined:
-        return _combined[seam, host_class]
+    if (mixin, host_class) in _combined:
+        return _combined[mixin, host_class]
     names = {
         "patchmerger_host_class": host_class,
         "__module__": host_class.__module__,
         "__qualname__": host_class.__qualname__,
         "__doc__": host_class.__doc__,
     }
-    cls = cast(type[nn.Module], type(host_class.__name__, (seam, host_class), names))
-    return _combined.setdefault((seam, host_class), cls)
+    cls = cast(type[nn.Module], type(host_class.__name__, (mixin, host_class), names))
+    return _combined.setdefault((mixin, host_class), cls)
 
 
-def _seam_class(cls: type) -> type[Seam]:
-    """The seam in a class made by :func:`_combine`, also below the subclass that FSDP2 makes of it."""
-    for base in cls.__mro__:
-        if "patchmerger_host_class" in vars(base):
-            return base.__bases__[0]
-    raise TypeError(f"{cls.__name__} has no seam")
+def mixin_of(module: Subclass) -> type[Subclass]:
+    """The mixin in the class of ``module``, also below the subclass that FSDP2 makes of it."""
+    made = next(base for base in type(module).__mro__ if "patchmerger_host_class" in vars(base))
+    return cast(type[Subclass], made.__bases__[0])
 
 
-def _blank(seam: type[Seam], host_class: type[nn.Module]) -> nn.Module:
-    cls = _combine(seam, host_class)
+def _blank(mixin: type[Subclass], host_class: type[nn.Module]) -> nn.Module:
+    cls = _combine(mixin, host_class)
     return cls.__new__(cls)
 
 
-def attach(module: nn.Module, seam: type[Seam]) -> None:
-    """Give ``module`` the class ``seam + type(module)``; its parameters, buffers and hooks stay as they are."""
-    _change_class(module, _combine(seam, type(module)))
+def attach(module: nn.Module, mixin: type[Subclass]) -> None:
+    """Give ``module`` the class ``mixin + its own class``, in the place of any mixin that it has.
+
+    Its parameters, buffers and hooks stay as they are.
+    """
+    if isinstance(module, Subclass):
+        if mixin_of(module) is mixin:
+            return
+        detach(module)
+    _change_class(module, _combine(mixin, type(module)))
 
 
 def detach(*modules: nn.Module) -> None:
@@ -89,16 +94,11 @@ def has_own_forward(module: nn.Module) -> bool:
     return own is not None and getattr(own, "__func__", None) is not type(module).forward
 
 
-def modules_with_seam(model: nn.Module) -> list[nn.Module]:
-    """All parts of ``model``, and itself, that carry a seam."""
-    return [module for module in model.modules() if isinstance(module, Seam)]
-
-
-def has_seam(module: nn.Module, seam: type[Seam]) -> bool:
-    """Whether ``module`` carries ``seam``."""
-    return isinstance(module, seam)
+def subclassed_modules(model: nn.Module) -> list[nn.Module]:
+    """All parts of ``model``, and itself, whose class :func:`attach` made."""
+    return [module for module in model.modules() if isinstance(module, Subclass)]
 
 
 def host_class(module: nn.Module) -> type[nn.Module]:
-    """The class of ``module`` as its library made it, whether or not it carries a seam."""
+    """The class of ``module`` as its library made it, whether or not :func:`attach` changed it."""
     return getattr(module, "patchmerger_host_class", type(module))

@@ -11,7 +11,7 @@ from torch import nn
 
 from patchmerger.hosts import find_host
 from patchmerger.insertion import insert
-from patchmerger.merger import init_with_spread, preset
+from patchmerger.merger import init_with_logit_std, preset
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reducers import AveragePool
 from patchmerger.zoo import without_merger
@@ -54,7 +54,7 @@ def apply_merge(model: nn.Module, merge: MergeSettings) -> nn.Module:
     given = {"norm": merge.norm, "scale": merge.scale}
     arguments |= {name: value for name, value in given.items() if value is not None}
     if merge.logit_std is not None:
-        arguments["init"] = init_with_spread(merge.logit_std, arguments["scale"])
+        arguments["init"] = init_with_logit_std(merge.logit_std, arguments["scale"])
     return insert(model, merge.num_tokens, merge.after, **where, **arguments)
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
+from patchmerger.mechanism.options import Norm, Positions, Prefix
+
 Preset: TypeAlias = Literal["default", "paper", "vit-pytorch", "mean"]
-Norm: TypeAlias = Literal["scores", "both", "none"]
-Prefix: TypeAlias = Literal["keep", "merge"]
-Positions: TypeAlias = Literal["centroid", "none", "drop_bias"]
 ReducerName: TypeAlias = Literal["patchmerger", "average"]
 
 
@@ -22,8 +21,8 @@ class MergeSettings:
         num_tokens: Tokens that go on (a list for several mergers).
         after: The block to merge after, counted from 1; half the depth if not given (a list for several).
         positions: What merged tokens are given in place of positions, for models whose blocks are told where tokens
-            are: "centroid" (RoPE; its default), "none" (RoPE), or "drop_bias" (relative position bias).
-        prefix: Whether class and register tokens pass by the merger ("keep") or are merged too ("merge").
+            are: "centroid" (RoPE; its default) or "drop" (RoPE, relative position bias).
+        prefix: Whether class and register tokens stay as they are ("keep") or are merged too ("merge").
         preset: A named setting: "default", "paper", "vit-pytorch" or "mean".
         norm: Where to normalise, in place of the preset's: "scores", "both" or "none".
         scale: Factor on the scores, in place of the preset's.

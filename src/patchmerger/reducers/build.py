@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.hosts import Host
-from patchmerger.mechanism.block_inputs import Positions
-from patchmerger.merger import Init, Norm, PatchMerger
+from patchmerger.mechanism.options import Norm, Positions
+from patchmerger.merger import Init, PatchMerger
 
 
 def choose_reducers(
     host: Host,
-    places: dict[int, int],
+    num_tokens: dict[int, int],
     *,
-    passing: int,
+    num_kept_prefix_tokens: int,
     positions: Positions | None,
     norm: Norm,
     scale: float,
@@ -29,9 +29,9 @@ def choose_reducers(
 
     Args:
         host: The model's description.
-        places: Tokens that go on after each block to merge after.
-        passing: Prefix tokens that pass by.
-        positions: What becomes of positions; a centroid needs to know the weights A.
+        num_tokens: Tokens that go on after each block to merge after.
+        num_kept_prefix_tokens: Prefix tokens that stay as they are.
+        positions: What merged tokens have in place of positions; a centroid needs to know the weights A.
         norm: See :class:`~patchmerger.PatchMerger`.
         scale: See :class:`~patchmerger.PatchMerger`.
         init: See :class:`~patchmerger.PatchMerger`.
@@ -41,19 +41,23 @@ def choose_reducers(
         ValueError: A reducer gives another shape than asked for, cannot do what the model needs, or stands beside
             PatchMerger's options.
     """
-    likes = [_example_parameter(host.blocks[place - 1]) for place in places]
+    likes = [_example_parameter(host.blocks[number - 1]) for number in num_tokens]
     if reducer is None:
         return [
             PatchMerger(host.dim, count, norm=norm, scale=scale, init=init, device=like.device, dtype=like.dtype)
-            for count, like in zip(places.values(), likes, strict=True)
+            for count, like in zip(num_tokens.values(), likes, strict=True)
         ]
     if (norm, scale, init) != ("scores", 1.0, None):
         raise ValueError("norm, scale and init are PatchMerger's: they cannot be given together with a reducer")
     given = [reducer] if isinstance(reducer, nn.Module) else list(reducer)
-    if len(given) != len(places) or len({id(module) for module in given}) < len(given):
-        raise ValueError(f"reducer must be one module for each of the {len(places)} places, none of them twice")
-    arriving = (host.num_patches or 4 * max(places.values())) + (0 if passing else host.num_prefix_tokens)
-    for module, count, like in zip(given, places.values(), likes, strict=True):
+    if len(given) != len(num_tokens) or len({id(module) for module in given}) < len(given):
+        raise ValueError(
+            f"reducer must be one module for each of the {len(num_tokens)} blocks to merge after, none of them twice"
+        )
+    arriving = (host.num_patches or 4 * max(num_tokens.values())) + (
+        0 if num_kept_prefix_tokens else host.num_prefix_tokens
+    )
+    for module, count, like in zip(given, num_tokens.values(), likes, strict=True):
         _check_abilities(module, positions == "centroid", host.inputs.padding is not None)
         _check_shape(module, arriving, count, host.dim)
         module.to(device=like.device, dtype=like.dtype)
@@ -71,7 +75,7 @@ def _check_abilities(reducer: nn.Module, centroid: bool, padding: bool) -> None:
     if centroid and "return_weights" not in can:
         raise ValueError(
             f"reducer ({name}) has no return_weights in its forward, so merged tokens have no centroid: give it one "
-            "that returns (Y, A), or choose positions='none'"
+            "that returns (Y, A), or choose positions='drop'"
         )
     if padding and "mask" not in can:
         raise ValueError(

@@ -16,7 +16,7 @@ from patchmerger.costs.placements import needed_positions
 from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
-from patchmerger.mechanism.block_inputs import Positions
+from patchmerger.mechanism.options import Positions
 from patchmerger.models.named import named_model
 
 Against: TypeAlias = Literal["vit-pytorch"]

@@ -12,7 +12,7 @@ import torch
 
 from patchmerger.costs.model_cost import cost
 from patchmerger.inserted import mergers
-from patchmerger.merger import Norm
+from patchmerger.mechanism.options import Norm
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
 

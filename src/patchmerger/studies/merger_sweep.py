@@ -19,7 +19,7 @@ from patchmerger.data import (
     read_images,
     split_images,
 )
-from patchmerger.merger import Norm
+from patchmerger.mechanism.options import Norm
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment

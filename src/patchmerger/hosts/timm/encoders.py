@@ -15,8 +15,9 @@ from patchmerger.hosts.timm.blocks import known_blocks
 from patchmerger.hosts.timm.naflex import MergedPaddedTransformer
 from patchmerger.hosts.timm.subclasses import MergedTransformer, any_merging
 from patchmerger.mechanism.block_inputs import BlockInputs
+from patchmerger.mechanism.blocks import any_centroid
 from patchmerger.mechanism.rotary import Rope
-from patchmerger.mechanism.subclassing import Seam, host_class
+from patchmerger.mechanism.subclassing import Subclass, host_class
 
 
 def describe_grid_encoder(model: Any) -> Host:
@@ -28,7 +29,7 @@ def describe_grid_encoder(model: Any) -> Host:
         blocks=known_blocks(encoder, (EvaBlock, DeepseekVitBlock), nn.ModuleList),
         dim=encoder.embed_dim,
         inputs=BlockInputs(rope=Rope()),
-        seams=[(encoder, MergedGridEncoder)],
+        subclasses=[(encoder, MergedGridEncoder)],
     )
 
 
@@ -37,16 +38,16 @@ def describe_gemma4(model: Any) -> Host:
     encoder = getattr(model, "encoder", model)
     if encoder.global_pool == "soft":
         _refuse_projector(model, "its 'soft' pooling averages neighbouring patches of the grid")
-    seams: list[tuple[nn.Module, type[Seam]]] = [(encoder, MergedGemma4Encoder)]
+    subclasses: list[tuple[nn.Module, type[Subclass]]] = [(encoder, MergedGemma4Encoder)]
     if host_class(model) is Gemma4VitClassifier:
-        seams.append((model, MergedGemma4Classifier))
+        subclasses.append((model, MergedGemma4Classifier))
     return Host(
         blocks=known_blocks(encoder, (Gemma4Block,), nn.ModuleList),
         dim=encoder.embed_dim,
         inputs=BlockInputs(
             rope=Rope(("rope_cos", "rope_sin"), layout="cos, sin", leading="images"), padding="attn_mask"
         ),
-        seams=seams,
+        subclasses=subclasses,
     )
 
 
@@ -56,7 +57,7 @@ def _refuse_projector(model: Any, reason: str) -> NoReturn:
 
 
 class MergedGridEncoder(MergedTransformer):
-    """The seam of the Qwen3 and DeepSeek encoders, which reshape the tokens to (B, H, W, D) in the end.
+    """The Qwen3 and DeepSeek encoders, which reshape the tokens to (B, H, W, D) in the end.
 
     Merged ones come as (B, 1, M, D), so that what follows can pool or flatten them as before. Left to itself the
     reshape would fail, or pass by accident where H · W divides M · D.
@@ -66,7 +67,7 @@ class MergedGridEncoder(MergedTransformer):
         """As timm has it, merged tokens as (B, 1, M, D)."""
         if not any_merging(self.blocks):
             return super().forward_features(x)  # type: ignore[misc, no-any-return]
-        # timm's own, past the seams, whose checks torch.compile does not follow
+        # timm's own, past the subclasses, whose checks torch.compile does not follow
         intermediates = super(MergedTransformer, self).forward_intermediates  # type: ignore[misc]
         (tokens,) = intermediates(x, 1, norm=True, output_fmt="NLC", intermediates_only=True)
         return tokens[:, None]  # type: ignore[no-any-return]
@@ -95,7 +96,7 @@ class MergedGridEncoder(MergedTransformer):
 
 
 class MergedGemma4Encoder(MergedPaddedTransformer):
-    """The seam of the Gemma 4 encoder: padding ends at the merge, for its pooling too."""
+    """The Gemma 4 encoder: padding ends at the merge, for its pooling too."""
 
     global_pool: str
 
@@ -123,7 +124,7 @@ class MergedGemma4Encoder(MergedPaddedTransformer):
             patch_coord, patch_valid = x.get("patch_coord", patch_coord), x.get("patch_valid", patch_valid)
         if patch_coord is None or torch.compiler.is_compiling() or patch_coord.is_meta:
             return
-        if not any(getattr(block, "merge_positions", None) == "centroid" for block in self.blocks):
+        if not any_centroid(self.blocks):
             return
         real = (patch_coord != -1).any(dim=-1) if patch_valid is None else patch_valid  # (B, N)
         row, column = patch_coord.unbind(dim=-1)
@@ -132,12 +133,12 @@ class MergedGemma4Encoder(MergedPaddedTransformer):
         if bool(((row * width + column != place) & real).any()):
             raise ValueError(
                 "patch_coord gives patches in another order than row by row, padding last: the centroids of merged "
-                "tokens cannot be found; sort them, or insert with positions='none'"
+                "tokens cannot be found; sort them, or insert with positions='drop'"
             )
 
 
-class MergedGemma4Classifier(Seam):
-    """The seam of the Gemma 4 classifier: padding ends at the merge, for its pooling too."""
+class MergedGemma4Classifier(Subclass):
+    """The Gemma 4 classifier: padding ends at the merge, for its pooling too."""
 
     encoder: nn.Module
 

@@ -68,7 +68,7 @@ def _vision_transformer(model: Any) -> Host:
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=None if varying else model.patch_embed.num_patches,
         prefix_is_needed=why_prefix_is_needed(model, model.global_pool),
-        seams=[(model, MergedVisionTransformer)],
+        subclasses=[(model, MergedVisionTransformer)],
     )
 
 
@@ -82,7 +82,7 @@ def _eva(model: Any) -> Host:
         inputs=BlockInputs(rope=None if model.rope is None else Rope()),
         no_centroid=None if model.rope is None else _why_no_centroid(model),
         prefix_is_needed=why_prefix_stays(model),
-        seams=[(model, MergedTransformer if model.rope is None else MergedRotaryTransformer)],
+        subclasses=[(model, MergedTransformer if model.rope is None else MergedRotaryTransformer)],
     )
 
 
@@ -103,7 +103,7 @@ def _beit(model: Any) -> Host:
         inputs=BlockInputs(bias=None if model.rel_pos_bias is None else "shared_rel_pos_bias"),
         biases=(RelativeBias("attn", UnbiasedBeitAttention),) if own else (),
         prefix_is_needed=why_prefix_stays(model),
-        seams=[(model, MergedBiasedTransformer)],
+        subclasses=[(model, MergedBiasedTransformer)],
     )
 
 
@@ -117,7 +117,7 @@ def _relpos(model: Any) -> Host:
         inputs=BlockInputs(bias=None if model.shared_rel_pos is None else "shared_rel_pos"),
         biases=(RelativeBias("attn", UnbiasedRelPosAttention),) if own else (),
         prefix_is_needed=why_prefix_stays(model),
-        seams=[(model, MergedBiasedTransformer)],
+        subclasses=[(model, MergedBiasedTransformer)],
     )
 
 
@@ -128,7 +128,7 @@ def _cait(model: Any) -> Host:
         dim=model.embed_dim,
         num_prefix_tokens=0,
         num_patches=model.patch_embed.num_patches,
-        seams=[(model, MergedTransformer)],
+        subclasses=[(model, MergedTransformer)],
     )
 
 

@@ -25,12 +25,12 @@ def describe_naflex(model: Any) -> Host:
         inputs=BlockInputs(padding="attn_mask", rope=None if model.rope is None else Rope()),
         no_centroid=None if model.patch_drop is None else DROPPED_PATCHES,
         prefix_is_needed=why_prefix_stays(model),
-        seams=[(model, MergedNaFlexVit)],
+        subclasses=[(model, MergedNaFlexVit)],
     )
 
 
 class MergedPaddedTransformer(MergedTransformer):
-    """The seam of models that tell in ``patch_valid`` which tokens are real: after a merge, all are."""
+    """Models that tell in ``patch_valid`` which tokens are real: after a merge, all are."""
 
     def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As timm has it; ``patch_valid`` is that of the features which are given."""
@@ -53,7 +53,7 @@ def all_real(tokens: Tensor) -> Tensor:
 
 
 class MergedNaFlexVit(MergedPaddedTransformer):
-    """The seam of ``NaFlexVit``: padding ends at the merge, for what follows the blocks too."""
+    """``NaFlexVit``: padding ends at the merge, for what follows the blocks too."""
 
     num_prefix_tokens: int
     rope: nn.Module | None

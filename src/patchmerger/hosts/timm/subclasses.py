@@ -1,4 +1,4 @@
-"""The seams of timm's models besides their blocks: what counts on N tokens after a merge is mended or refused."""
+"""timm's models with a merger, besides their blocks: what counts on N tokens after a merge is mended or refused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from patchmerger.mechanism.blocks import is_merging
-from patchmerger.mechanism.subclassing import Seam, attach, detach, modules_with_seam
+from patchmerger.mechanism.blocks import any_centroid, is_merging
+from patchmerger.mechanism.subclassing import Subclass, attach, detach, mixin_of, subclassed_modules
 from patchmerger.merger import PatchMerger
 
 
-class MergedTransformer(Seam):
-    """The seam of every timm model with a list of ``blocks``."""
+class MergedTransformer(Subclass):
+    """Any timm model with a list of ``blocks``."""
 
     blocks: nn.Sequential | nn.ModuleList
 
@@ -69,15 +69,20 @@ def any_merging(blocks: Iterable[nn.Module]) -> bool:
     return any(is_merging(block) for block in blocks)
 
 
+def _keeps_prefix(blocks: Iterable[nn.Module]) -> bool:
+    """Whether no merger takes the prefix tokens."""
+    return all(block.merge_state.num_kept_prefix_tokens > 0 for block in blocks if is_merging(block))
+
+
 class MergedVisionTransformer(MergedTransformer):
-    """The seam of ``VisionTransformer``, whose prefix tokens may have been merged too."""
+    """``VisionTransformer``, whose prefix tokens may have been merged too."""
 
     num_prefix_tokens: int
     pool_include_prefix: bool
 
     def check_intermediates(self, merged: list[int]) -> None:
         """A merged prefix cannot be split off."""
-        prefix_merged = self.num_prefix_tokens and any(b.num_passing_tokens == 0 for b in self.blocks if is_merging(b))
+        prefix_merged = self.num_prefix_tokens and not _keeps_prefix(self.blocks)
         if merged and prefix_merged:
             raise ValueError(
                 f"indices {merged} lie after a merge with prefix='merge': the prefix tokens that "
@@ -95,7 +100,7 @@ class MergedVisionTransformer(MergedTransformer):
         return super().pool(x, pool_type)  # type: ignore[misc, no-any-return]
 
     def _refuse_pool(self, argument: str, pool: str | None) -> None:
-        if pool is None or all(block.num_passing_tokens > 0 for block in self.blocks if is_merging(block)):
+        if pool is None or _keeps_prefix(self.blocks):
             return
         reason = why_prefix_is_needed(cast(VisionTransformer, self), pool)
         if reason:
@@ -116,21 +121,21 @@ def why_prefix_is_needed(model: VisionTransformer, pool: str) -> str | None:
 
 
 class MergedBiasedTransformer(MergedTransformer):
-    """The seam of models with a relative position bias, whose tables follow the image size."""
+    """Models with a relative position bias, whose tables follow the image size."""
 
     def set_input_size(self, *args: Any, **kwargs: Any) -> None:
         """As timm has it, also for the tables that blocks after the merge keep but do not use."""
-        unbiased = [m for m in modules_with_seam(cast(nn.Module, self)) if isinstance(m, Unbiased)]
-        seams = [type(module).__bases__[0] for module in unbiased]
-        detach(*unbiased)
+        unbiased = [m for m in subclassed_modules(cast(nn.Module, self)) if isinstance(m, Unbiased)]
+        mixins = [mixin_of(module) for module in unbiased]
+        detach(*cast(list[nn.Module], unbiased))
         try:
             super().set_input_size(*args, **kwargs)  # type: ignore[misc]
         finally:
-            for module, seam in zip(unbiased, seams, strict=True):
-                attach(module, seam)
+            for module, mixin in zip(unbiased, mixins, strict=True):
+                attach(module, mixin)
 
 
-class Unbiased(Seam):
+class Unbiased(Subclass):
     """An attention that adds no relative position bias; its table stays, so that state dicts do not change."""
 
 
@@ -176,7 +181,7 @@ def too_long_a_step(model: Any, grid: tuple[int, int]) -> str | None:
 
 
 class MergedRotaryTransformer(MergedTransformer):
-    """The seam of models whose rotary table may be stretched over the grid of patches."""
+    """Models whose rotary table may be stretched over the grid of patches."""
 
     patch_embed: nn.Module
 
@@ -202,8 +207,8 @@ def refuse_long_step(model: Any, grid: tuple[int, int]) -> None:
     Raises:
         ValueError: They could not.
     """
-    if all(getattr(block, "merge_positions", None) != "centroid" for block in model.blocks):
+    if not any_centroid(model.blocks):
         return
     reason = too_long_a_step(model, grid)
     if reason is not None:
-        raise ValueError(f"merged tokens cannot have positions: {reason}, or insert with positions='none'")
+        raise ValueError(f"merged tokens cannot have positions: {reason}, or insert with positions='drop'")

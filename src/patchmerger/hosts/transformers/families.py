@@ -69,7 +69,7 @@ def describe_transformers(model: nn.Module) -> Host | None:
         num_patches=None if family.any_size else _num_patches(transformer.embeddings, prefix),
         inputs=family.inputs,
         prefix_is_needed=first if prefix else None,
-        seams=[(transformer, MergedTransformer)],
+        subclasses=[(transformer, MergedTransformer)],
     )
     return host if family.others is None else replace(host, **family.others(model, transformer))
 
@@ -136,7 +136,7 @@ def _with_registers(config: Any) -> int:
 
 
 def _rotary(model: Any, transformer: Any) -> dict[str, Any]:  # noqa: ARG001
-    return {"seams": [(transformer, MergedRotaryTransformer)]}
+    return {"subclasses": [(transformer, MergedRotaryTransformer)]}
 
 
 def _relative_bias(model: Any, transformer: Any) -> dict[str, Any]:
@@ -164,12 +164,12 @@ def _relative_bias(model: Any, transformer: Any) -> dict[str, Any]:
 
 def _padding(model: Any, transformer: Any) -> dict[str, Any]:
     """SigLIP 2 takes images of several sizes in one batch, padded; what comes after the merge has no padding."""
-    seams: list[Any] = [(transformer, MergedSiglip2Tower)]
+    subclasses: list[Any] = [(transformer, MergedSiglip2Tower)]
     if getattr(transformer, "head", None) is not None:
-        seams.append((transformer.head, UnmaskedHead))
+        subclasses.append((transformer.head, UnmaskedHead))
     if host_class(model).__name__.endswith("ForImageClassification"):
-        seams.append((model, MergedSiglip2Classifier))
-    return {"seams": seams}
+        subclasses.append((model, MergedSiglip2Classifier))
+    return {"subclasses": subclasses}
 
 
 _ROPE = BlockInputs(rope=Rope(arguments=("position_embeddings",), layout="(cos, sin)"))

@@ -1,4 +1,4 @@
-"""The seams of transformers' models besides their blocks: what counts on N tokens after a merge is mended."""
+"""transformers' models with a merger, besides their blocks: what counts on N tokens after a merge is mended."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
-from patchmerger.mechanism.blocks import is_merging
-from patchmerger.mechanism.subclassing import Seam
+from patchmerger.mechanism.blocks import any_centroid
+from patchmerger.mechanism.subclassing import Subclass
 
 
-class NoBias(Seam):
+class NoBias(Subclass):
     """A module that computes a relative position bias: it gives none; its table stays, so state dicts do not change."""
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """No bias."""
 
 
-class UnbiasedAttention(Seam):
+class UnbiasedAttention(Subclass):
     """An attention that adds a relative position bias of its own where it is told so."""
 
     has_relative_position_bias = property(lambda _: False)  # a property hides what the instance says
 
 
-class MergedTransformer(Seam):
+class MergedTransformer(Subclass):
     """A Transformer that knows of no padding.
 
     Exporting, transformers gives the blocks a mask of its own, which hides nothing; so a user's is refused here.
@@ -52,17 +52,16 @@ class MergedRotaryTransformer(MergedTransformer):
         stretch = 1.0
         if model.training:  # where coordinates are scaled at random
             stretch = (model.config.pos_embed_rescale or 1.0) * (model.config.pos_embed_jitter or 1.0)
-        merging = [module for module in model.modules() if is_merging(module)]
-        if min(height, width) <= 4 * stretch and any(block.merge_positions == "centroid" for block in merging):
+        if min(height, width) <= 4 * stretch and any_centroid(model.modules()):
             raise ValueError(
                 f"pixel_values give {height} × {width} patches, whose rotary phases may differ by half a turn and more "
                 f"from one to the next, so that a merged token has no centroid: use more than {4 * stretch:g} patches "
-                "a side, or insert with positions='none'"
+                "a side, or insert with positions='drop'"
             )
         return super().forward(pixel_values, *args, **kwargs)
 
 
-class UnmaskedHead(Seam):
+class UnmaskedHead(Subclass):
     """SigLIP 2's attention pooling: merged tokens hold no padding, so it sees no mask."""
 
     def forward(self, hidden_state: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -77,7 +76,7 @@ class _ShapesAndMask(NamedTuple):
     pixel_attention_mask: Tensor
 
 
-class MergedSiglip2Classifier(Seam):
+class MergedSiglip2Classifier(Subclass):
     """SigLIP 2's classifier: its average runs over all merged tokens; only the tower may know of padding."""
 
     def forward(
@@ -94,7 +93,7 @@ class MergedSiglip2Classifier(Seam):
         return super().forward(pixel_values, None, spatial_shapes, *args, **kwargs)  # type: ignore[misc]
 
 
-class MergedSiglip2Tower(Seam):
+class MergedSiglip2Tower(Subclass):
     """SigLIP 2's vision tower: takes the mask from where the classifier put it."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,12 @@
+"""The choices that ``insert`` offers, as types; without torch, so that settings and the command line can name them."""
+
+from typing import Literal, TypeAlias
+
+Positions: TypeAlias = Literal["centroid", "drop"]
+"""What merged tokens have in place of positions: the centroid of their patches, or nothing."""
+
+Prefix: TypeAlias = Literal["keep", "merge"]
+"""What becomes of the prefix tokens: they stay as they are, or are merged with the patches."""
+
+Norm: TypeAlias = Literal["scores", "both", "none"]
+"""What a PatchMerger normalises: the tokens for the scores, those and the mixed values, or nothing."""
