@@ -15,7 +15,7 @@ from patchmerger.reports.comparison import PICTURE_FILE, report_comparison
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies import comparison as module
 from patchmerger.studies.comparison import compare
-from patchmerger.studies.variants import Variant
+from patchmerger.studies.settings import Variant
 from patchmerger.training.settings import TrainingSettings
 
 SETTINGS = {

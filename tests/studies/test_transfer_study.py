@@ -18,7 +18,7 @@ from patchmerger.hub import load
 from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.transfer import PICTURE_FILE, report_transfer
-from patchmerger.studies.transfer_study import FineTuning, transfer
+from patchmerger.studies import FineTuning, transfer
 from patchmerger.training.settings import TrainingSettings
 
 TRAINING = TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu")
@@ -131,7 +131,7 @@ KILLED = """
     from patchmerger.models.settings import MergeSettings, ModelSettings
     from patchmerger.studies import training_runs as runs
     from patchmerger.studies import transfer_stages as stages
-    from patchmerger.studies.transfer_study import FineTuning, transfer
+    from patchmerger.studies import FineTuning, transfer
     from patchmerger.training.settings import TrainingSettings
 
     done = []

@@ -18,8 +18,9 @@ from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.runs.statistics import mean_sd
+from patchmerger.studies.settings import Variant
 from patchmerger.studies.training_runs import Run, device_of, measure_speeds, summary, train_run
-from patchmerger.studies.variants import Recipe, Variant, resolve_variants
+from patchmerger.studies.variants import Recipe, resolve_variants
 from patchmerger.training.fitting import MODEL_FOLDER, native_size
 from patchmerger.training.settings import TrainingSettings
 

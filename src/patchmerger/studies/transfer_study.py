@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +25,14 @@ from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json
 from patchmerger.runs.shared_work import SharedWork
+from patchmerger.studies.settings import FineTuning, Variant
 from patchmerger.studies.training_runs import Run, device_of, measure_speeds, train_run
 from patchmerger.studies.transfer_stages import few_shot_stage, summarise_few_shot, summarise_training
-from patchmerger.studies.variants import Recipe, Variant, resolve_variants
+from patchmerger.studies.variants import Recipe, resolve_variants
 from patchmerger.training.fitting import MODEL_FOLDER, native_size
 from patchmerger.training.settings import TrainingSettings
 
 UPSTREAM, FEW_SHOT, FINE_TUNED = "upstream", "few-shot", "fine-tuned"
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """How a model that was trained upstream is fine-tuned.
-
-    Args:
-        training: Epochs, optimiser, rates, ...
-        augmentation: How training images are varied; padded crops and flips if not given (digits: none).
-        image_size: Height and width in pixels; as upstream if not given.
-    """
-
-    training: TrainingSettings = TrainingSettings(epochs=5, lr=1e-3)
-    augmentation: Augmentation | None = None
-    image_size: int | None = None
 
 
 def transfer(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from patchmerger.costs.model_cost import cost
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.studies.settings import Variant
 
 READY = {
     "plain": "the ViT as it is",
@@ -16,19 +17,6 @@ READY = {
     "shallow": "the plain ViT with fewer blocks, to the merged one's FLOPs: the control for depth",
 }
 """The variants that need no more than their name."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A variant of one's own: what it changes.
-
-    Args:
-        merge: Its merger; null for none.
-        model: Arguments for timm.create_model that differ, such as depth.
-    """
-
-    merge: MergeSettings | None = None
-    model: dict[str, object] | None = None
 
 
 Recipe = tuple[ModelSettings, MergeSettings | None]
