@@ -109,7 +109,7 @@ def accelerate(
     )  # fmt: skip
     augmentation = augmentation or default_augmentation(data.source)
     settings: dict[str, Any] = {
-        "model": teacher.name, "weights": teacher.fingerprint, "data": data, "speedup": speedup, "after": after,
+        "model": teacher.name, "weights": teacher.found.fingerprint, "data": data, "speedup": speedup, "after": after,
         "num_tokens": num_tokens, "positions": positions, "measure": measure, "start": start,
         "calibration_images": calibration_images, "epochs": epochs, "budget": budget, "max_drop": drop,
         "labels": use_labels, "recovery": recovery, "augmentation": augmentation,

@@ -84,6 +84,7 @@ def at_chance(scores: Tensor, targets: Tensor) -> bool:
 
 def chance_warning(teacher: Teacher, accuracy: float, source: str) -> str:
     """What to say of a teacher that knows nothing of the data."""
+    images = teacher.preprocessing
     names = (
         "" if teacher.class_names is None else f"; the model's first classes are {', '.join(teacher.class_names[:3])}"
     )

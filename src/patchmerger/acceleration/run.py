@@ -24,7 +24,6 @@ from patchmerger.acceleration.proof import at_chance, chance_warning, prove, sco
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.acceleration.teacher import Teacher
 from patchmerger.data import Augmentation, EvalTransform, ImageSet, ImageSplits, normalize
-from patchmerger.hub import save
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 from patchmerger.reports.acceleration import draw_acceleration
@@ -154,10 +153,7 @@ class AccelerationRun:
             precision=self.speed_precision, rounds=rounds, device=self.device,
         )  # fmt: skip
         names = self.teacher.class_names or (self.images.class_names if self.labels else None)
-        save(
-            student, self.folder.path / MODEL_FOLDER, class_names=None if not names else list(names),
-            overwrite=True, **self.teacher.saving,
-        )  # fmt: skip
+        self.teacher.found.save(student, self.folder.path / MODEL_FOLDER, class_names=names or None, overwrite=True)
         timing = speed["accelerated"]
         results: dict[str, Any] = {
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -14,7 +14,7 @@ from patchmerger.costs.model_cost import table_text
 from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
 from patchmerger.inserted import mergers as inserted
 from patchmerger.mechanism.options import Positions
-from patchmerger.models.named import named_model
+from patchmerger.models.finding import find_model
 from patchmerger.speed.benchmark import measure as measure_speed
 from patchmerger.speed.compiling import Compile
 from patchmerger.speed.measurement import Measurement
@@ -145,7 +145,7 @@ def plan(
     """
     _check(speedup=speedup, gflops=gflops, mergers=mergers, limit=limit, measure=measure)
     name = model if isinstance(model, str) else type(model).__name__
-    known = named_model(model, image_size) if isinstance(model, str) else model
+    known = find_model(model, image_size=image_size, weights="meta").model if isinstance(model, str) else model
     if inserted(known):
         raise ValueError(f"model ({name}) has a merger already: patchmerger.remove(model) takes it out")
     costs = PlacementCosts(on_meta(known), image_size, positions)
@@ -163,7 +163,7 @@ def plan(
     measured = None
     if measure:
         if isinstance(model, str):
-            known = named_model(model, image_size, seed=seed)
+            known = find_model(model, image_size=image_size, weights="random", seed=seed).model
         measured = measure_speed(
             {"plain": known, **{p.line: p.apply(copy.deepcopy(known)) for p in found[: min(measure, limit)]}},
             batch_size=batch_size,

@@ -26,15 +26,29 @@ _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
 def check_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder as a path; refused, with what would do, where it is none."""
+    """The folder of a model as a path, that of a run or of its model; refused, with what would do, where it is none."""
     path = Path(folder).expanduser()
     if path.is_dir():
-        return path
+        return _model_of_run(path)
     if path.suffix in PICKLES:
         raise ValueError(how_to_convert(path))
     if path.is_file():
         raise ValueError(f"folder ({path}) is a file: give the folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}")
     raise FileNotFoundError(f"folder ({folder}) does not exist")
+
+
+def _model_of_run(folder: Path) -> Path:
+    """The folder ``model`` of the folder of a run; any other folder as it is."""
+    if (folder / CONFIG_NAME).is_file():
+        return folder
+    if (folder / "model" / CONFIG_NAME).is_file():
+        return folder / "model"
+    if (folder / "settings.json").is_file():
+        below = sorted(str(path.parent) for path in folder.glob(f"*/**/model/{CONFIG_NAME}"))
+        if below:
+            raise FileNotFoundError(f"folder ({folder}) holds {len(below)} models: name one, such as {below[0]}")
+        raise FileNotFoundError(f"folder ({folder}) is that of a run that has saved no model: is it finished?")
+    return folder
 
 
 def how_to_convert(path: Path, conversion: str = CONVERSION) -> str:

@@ -77,3 +77,11 @@ def check_model_name(name: str) -> None:
     close = close or difflib.get_close_matches(architecture, timm.list_models(), n=3)
     hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
     raise ValueError(f"model.name ({name!r}) is no architecture that timm {timm.__version__} knows; {hint}")
+
+
+def check_patches(model: Any, size: tuple[int, int]) -> None:
+    """Refuse images, (height, width) in pixels, of which timm would cut the edges off."""
+    patch: tuple[int, int] = tuple(getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1)))
+    if any(pixels % side for pixels, side in zip(size, patch, strict=True)):
+        fitting = tuple(max(1, round(pixels / side)) * side for pixels, side in zip(size, patch, strict=True))
+        raise ValueError(f"image_size {size} does not divide by the patch size {patch}: take {fitting}, say")

@@ -17,7 +17,7 @@ from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
 from patchmerger.mechanism.options import Positions
-from patchmerger.models.named import named_model
+from patchmerger.models.finding import find_model
 
 Against: TypeAlias = Literal["vit-pytorch"]
 
@@ -62,7 +62,7 @@ def build_candidates(
     Raises:
         ValueError: An unknown name, or arguments that the model cannot take.
     """
-    found = named_model(name, image_size, seed=seed)
+    found = find_model(name, image_size=image_size, weights="meta" if seed is None else "random", seed=seed or 0).model
     positions: Positions | None
     if saved := mergers(found):
         plain, merged, positions = remove(copy.deepcopy(found)), found, saved[0].positions

@@ -72,8 +72,9 @@ def accelerate_study(
     recovery.check(labels=True)
     trained = [_Trained(folder) for folder in models]
     settings: dict[str, Any] = {
-        "models": [t.teacher.fingerprint for t in trained], "speedups": speedups, "budgets": budgets, "starts": starts,
-        "recovery": recovery, "calibration_images": calibration_images, "rounds": rounds,
+        "models": [t.teacher.found.fingerprint for t in trained], "speedups": speedups,
+        "budgets": budgets, "starts": starts, "recovery": recovery,
+        "calibration_images": calibration_images, "rounds": rounds,
     }  # fmt: skip
     folder = RunFolder(out or default_folder("accelerate", "study", settings), settings)
     if folder.results is not None:

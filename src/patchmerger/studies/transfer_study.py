@@ -19,8 +19,7 @@ from patchmerger.data import (
 )
 from patchmerger.fewshot.probe import check_images, check_protocol
 from patchmerger.hub import load
-from patchmerger.models.build import build_model
-from patchmerger.models.named import check_patches
+from patchmerger.models.build import build_model, check_patches
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json

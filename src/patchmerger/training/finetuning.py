@@ -12,12 +12,12 @@ import timm
 from torch import nn
 
 from patchmerger.hub import describe
-from patchmerger.hub.downloading import find_folder
 from patchmerger.hub.folders import CONFIG_NAME, read_json
 from patchmerger.hub.saved_mergers import insert_mergers, read_mergers, write_mergers
 from patchmerger.hub.weights import misfit, read_weights
 from patchmerger.insertion import remove
-from patchmerger.models.build import apply_merge, build_model, check_model_name
+from patchmerger.models.build import apply_merge, build_model
+from patchmerger.models.finding import locate
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.zoo import without_merger
 
@@ -49,8 +49,8 @@ def identify_start(init: Init) -> dict[str, str]:
         ValueError: It is neither a folder nor a name that timm or the hub knows.
         FileNotFoundError: No model there.
     """
-    folder = _find(init)
-    if folder is None:
+    folder = locate(init, "init")
+    if isinstance(folder, str):
         return {"from": str(init)}
     content = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.name == CONFIG_NAME or p.suffix == ".safetensors"):
@@ -96,34 +96,14 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
         FileNotFoundError: No model there.
     """
     _check_settings(init, model)
-    folder = _find(init)
-    net = _pretrained(str(init), model.args) if folder is None else _saved(folder, init, model.args)
+    folder = locate(init, "init")
+    net = _pretrained(folder, model.args) if isinstance(folder, str) else _saved(folder, init, model.args)
     _merge(net, merge, init)
-    known = None if folder is None else describe(folder).class_names
+    known = None if isinstance(folder, str) else describe(folder).class_names
     new_head = known != class_names
     if new_head:
         cast(Any, net).reset_classifier(len(class_names))
     return Start(net, new_head)
-
-
-def _find(init: Init) -> Path | None:
-    """The folder of a saved model; ``None`` for a name of timm's."""
-    path = Path(init).expanduser()
-    if (path / "model" / CONFIG_NAME).is_file():
-        return path / "model"
-    if (path / "settings.json").is_file():
-        raise FileNotFoundError(f"init ({init}) is the folder of a run that has saved no model: is it finished?")
-    if path.exists() or "/" in str(init):
-        try:
-            return find_folder(str(init), None)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"init: {error}") from error
-    try:
-        check_model_name(str(init))
-    except ValueError as error:
-        reason = str(error).removeprefix(f"model.name ({str(init)!r}) ")
-        raise ValueError(f"init ({init}) is no folder here, and {reason}") from error
-    return None
 
 
 def _check_settings(init: Init, model: ModelSettings) -> None:

@@ -28,7 +28,7 @@ from patchmerger.data import (
 from patchmerger.diagnosis import diagnose
 from patchmerger.hub import save
 from patchmerger.inserted import mergers
-from patchmerger.models.named import check_patches
+from patchmerger.models.build import check_patches
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder, plain

@@ -1,0 +1,235 @@
+"""Find a model by what a person calls it: an architecture, a folder, a file, a name on the Hub, or the model itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.hub.downloading import find_folder
+from patchmerger.hub.folders import PICKLES, PROCESSOR_NAME, how_to_convert
+from patchmerger.hub.libraries import library_of_model
+from patchmerger.hub.loading import load
+from patchmerger.hub.saved_config import describe
+from patchmerger.hub.saving import save
+from patchmerger.mechanism.subclassing import host_class
+from patchmerger.models.build import build_model, check_model_name, check_patches
+from patchmerger.models.settings import ModelSettings
+
+Weights: TypeAlias = Literal["trained", "random", "meta"]
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model, and what is known of it.
+
+    Attributes:
+        name: What to call it: as it was asked for, or the name of its class.
+        model: The model.
+        preprocessing: How its images are prepared; ``None`` where that is not known.
+        class_names: One name a class; ``None`` where they are not known.
+        image_processor: The one that its folder of transformers holds.
+    """
+
+    name: str
+    model: nn.Module
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] | None = None
+    image_processor: Any = field(default=None, repr=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all weights, the same in every process."""
+        return weights_fingerprint(self.model)
+
+    def save(
+        self,
+        model: nn.Module,
+        folder: Path,
+        *,
+        class_names: tuple[str, ...] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Save ``model``, which was made from this one, with the preprocessing of this one.
+
+        Args:
+            model: The model, with mergers or without.
+            folder: As for :func:`patchmerger.save`.
+            class_names: One name a class; by default those of this model.
+            overwrite: As for :func:`patchmerger.save`.
+        """
+        images: dict[str, Any] = {}
+        if self.image_processor is not None:
+            images = {"image_processor": self.image_processor}
+        elif self.preprocessing is not None:
+            images = {
+                "mean": self.preprocessing.mean, "std": self.preprocessing.std,
+                "crop_pct": self.preprocessing.crop_pct, "interpolation": self.preprocessing.interpolation,
+            }  # fmt: skip
+        return save(model, folder, class_names=class_names or self.class_names, overwrite=overwrite, **images)
+
+
+def find_model(
+    model: str | Path | nn.Module,
+    *,
+    architecture: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    weights: Weights = "trained",
+    seed: int = 0,
+) -> FoundModel:
+    """Find a model.
+
+    Args:
+        model: A folder (of ``patchmerger.save``, of a run, of timm or of transformers), a safetensors file, an
+            architecture of timm, ``"user/name"`` on the Hugging Face Hub, or a model. A folder goes before a name.
+        architecture: For a safetensors file, timm's name of the architecture.
+        model_args: For a safetensors file, further arguments of ``timm.create_model``.
+        image_size: For an architecture, pixels to build it for, one number or (height, width); its own by default.
+        weights: For an architecture, the weights: timm's ("trained"), random ones, or none ("meta": the model is on
+            the meta device).
+        seed: Of random weights.
+
+    Returns:
+        The model: as it is where it was given, else in eval mode.
+
+    Raises:
+        ValueError: A model that is not known or has no weights, or arguments that do not fit it.
+        FileNotFoundError: There is no such folder or file.
+    """
+    if architecture is not None and not str(model).endswith(".safetensors"):
+        raise ValueError(f"architecture ({architecture!r}) is for a safetensors file, and model ({model}) is none")
+    if isinstance(model, nn.Module):
+        return _known(host_class(model).__name__, model)
+    place = locate(model)
+    if isinstance(place, Path) and place.is_file():
+        return _known(str(model), _from_file(place, architecture, dict(model_args or {})))
+    if model_args:
+        raise ValueError(f"model_args ({model_args}) are for a safetensors file: model ({model}) knows its own")
+    if isinstance(place, Path):
+        return _from_folder(str(model), place)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return _known(place, _from_timm(place, size, weights, seed))
+
+
+def locate(model: str | Path, argument: str = "model") -> Path | str:
+    """Where a model is: its file or folder (of a run: that of its model), or the name of an architecture of timm.
+
+    A name on the Hub is downloaded, and the folder is that of the download.
+
+    Args:
+        model: As in :func:`find_model`.
+        argument: What to call it in errors.
+
+    Raises:
+        ValueError: No folder, and no name that timm knows; a pickle.
+        FileNotFoundError: No such folder or file, no such model on the Hub, or no way to reach it.
+    """
+    path, name = Path(model).expanduser(), str(model)
+    if path.suffix in PICKLES:
+        raise ValueError(how_to_convert(path))
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise FileNotFoundError(f"{argument} ({path}) does not exist")
+        return path
+    if path.exists() or "/" in name:
+        try:
+            return find_folder(name, None)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{argument}: {error}") from error
+    try:
+        check_model_name(name)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"model.name ({name!r}) ")
+        raise ValueError(f"{argument} ({name}) is no folder here, and {reason}") from error
+    return name
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of all weights, the same in every process."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _from_timm(name: str, size: tuple[int, int] | None, weights: Weights, seed: int) -> nn.Module:
+    if size is not None and min(size) < 1:
+        raise ValueError(f"image_size {size} must be at least one pixel high and wide")
+    args: dict[str, Any] = {} if size is None else {"img_size": size}
+    if weights == "trained":
+        if not timm.is_model_pretrained(name):
+            raise ValueError(f"model ({name}): timm has no weights under that name, and random ones are of no use here")
+        model: nn.Module = timm.create_model(name, pretrained=True, **args)
+    elif weights == "meta":
+        with torch.device("meta"):
+            model = build_model(ModelSettings(name, args), num_classes=1000)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_model(ModelSettings(name, args), num_classes=1000)
+    if size is not None:
+        check_patches(model, size)
+    return model.eval()
+
+
+def _from_file(path: Path, architecture: str | None, args: dict[str, Any]) -> nn.Module:
+    if architecture is None:
+        raise ValueError(
+            f"model ({path}) holds weights alone: name the architecture, such as --architecture vit_small_patch16_224"
+        )
+    check_model_name(architecture)
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"model ({path}) is cut short or not a safetensors file: {error}") from error
+    head = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    classifier = f"{getattr(head, 'classifier', None) or 'head'}.weight"
+    known = {"num_classes": len(weights[classifier])} if classifier in weights else {}
+    try:
+        model: nn.Module = timm.create_model(architecture, **(known | args))
+        model.load_state_dict(weights)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise ValueError(f"model ({path}) does not fit {architecture} with model_args {args}: {error}") from error
+    return model.eval()
+
+
+def _from_folder(name: str, folder: Path) -> FoundModel:
+    saved = describe(folder)
+    processor = None
+    if saved.library == "transformers" and (folder / PROCESSOR_NAME).is_file():
+        processor = import_module("transformers").AutoImageProcessor.from_pretrained(str(folder))
+    preprocessing = None
+    if saved.mean is not None and saved.std is not None:
+        preprocessing = Preprocessing(saved.mean, saved.std, saved.crop_pct or 1.0, saved.interpolation or "bicubic")
+    return FoundModel(name, load(folder), preprocessing, saved.class_names, processor)
+
+
+def _known(name: str, model: nn.Module) -> FoundModel:
+    """What a model in memory says of its images."""
+    try:
+        library = library_of_model(model).name
+    except ValueError:
+        return FoundModel(name, model)
+    if library == "torchvision":
+        preprocessing = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875, "bilinear")
+        return FoundModel(name, model, preprocessing)
+    if library == "timm":
+        config = resolve_model_data_config(model)
+        preprocessing = Preprocessing(config["mean"], config["std"], config["crop_pct"], config["interpolation"])
+        names = getattr(model, "pretrained_cfg", {}).get("label_names")
+        return FoundModel(name, model, preprocessing, tuple(names) if isinstance(names, list | tuple) else None)
+    return FoundModel(name, model)
