@@ -231,7 +231,7 @@ def test_models_of_other_libraries_are_refused(tmp_path):
 
 def test_an_unfinished_run_is_refused_as_a_start(tmp_path):
     (tmp_path / "settings.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="is the folder of a run that has saved no model: is it finished"):
+    with pytest.raises(FileNotFoundError, match="saved no model: is it finished"):
         start(tmp_path)
 
 
