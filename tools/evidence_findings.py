@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from patchmerger.reports.numbers import difference_text
-from patchmerger.runs.run_folder import plain
+from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_seeds
 from tools.evidence_studies import EXPECTED
 
@@ -136,7 +136,7 @@ def _control(control: str, stage: str, merged: Results, variant: Results) -> Evi
     if len(ours) < 2:
         return EvidenceFinding("controls", claim, False, f"{100 * (ours[0] - theirs[0]):+.2f} points, of one seed")
     difference = over_seeds(ours, theirs)
-    return EvidenceFinding("controls", claim, difference.low > 0, f"{difference_text(plain(difference))} points")
+    return EvidenceFinding("controls", claim, difference.low > 0, f"{difference_text(to_json(difference))} points")
 
 
 def _values(found: Results) -> str:
@@ -153,7 +153,7 @@ def _values(found: Results) -> str:
 def _gaps(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """The difference of each seed, and of several their mean with its interval."""
     each = ", ".join(f"{100 * (a - b):+.2f}" for a, b in zip(ours, theirs, strict=True))
-    return each if len(ours) < 2 else f"{each}: {difference_text(plain(over_seeds(ours, theirs)))}"
+    return each if len(ours) < 2 else f"{each}: {difference_text(to_json(over_seeds(ours, theirs)))}"
 
 
 def _sweep_remarks(found: Results) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from patchmerger.reports.numbers import difference_text
-from patchmerger.runs.run_folder import read_json, write_text
+from patchmerger.runs.files import read_json, write_text
 from patchmerger.runs.statistics import mean_sd
 from tools.evidence_findings import Results, findings, kind_of, remarks, speedups, verdict
 from tools.evidence_studies import EXPECTED, STUDIES, Study

@@ -10,7 +10,7 @@ from textwrap import shorten
 
 from patchmerger.census.check import NUM_TOKENS
 from patchmerger.census.findings import Census, Family, Refused, read_census
-from patchmerger.runs.run_folder import write_text
+from patchmerger.runs.files import write_text
 
 RESULTS, PAGE = Path("results/hosts.json"), Path("docs/hosts.md")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchmerger.runs.run_folder import read_json, write_text
+from patchmerger.runs.files import read_json, write_text
 from patchmerger.speed.compiling import compile_name
 from patchmerger.speed.record import SCHEMA
 from patchmerger.speed.roofline import Ceilings

@@ -6,7 +6,7 @@ import pytest
 from tools.speed_page import main, render
 from tools.speed_targets import TARGETS, activations, each_at_its_best, mergers_share, of_flops
 
-from patchmerger.runs.run_folder import read_json
+from patchmerger.runs.files import read_json
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from patchmerger.runs.environment import device_name, environment, find_device
+from patchmerger.runs.environment import cpu_has_bf16, default_precision, device_name, environment, find_device
 
 
 def test_environment_names_device_threads_and_versions():
@@ -27,3 +27,16 @@ def test_find_device():
     assert find_device("cpu") == torch.device("cpu")
     expected = "cuda" if torch.cuda.is_available() else None
     assert expected is None or find_device().type == expected
+
+
+@pytest.mark.parametrize("names", [["avx512_bf16"], ["amx_bf16"], ["bf16"]])
+def test_a_cpu_with_bf16_arithmetic_is_known_and_used(monkeypatch, names):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(names, True), raising=False)
+    assert cpu_has_bf16()
+    assert default_precision("cpu") == "bf16-mixed"
+
+
+def test_a_cpu_without_bf16_arithmetic_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_f": True}, raising=False)
+    assert not cpu_has_bf16()
+    assert default_precision("cpu") == default_precision("meta") == "32-true"

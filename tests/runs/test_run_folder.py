@@ -1,16 +1,22 @@
 """A run's folder: resumed with the same settings, refused with others, never overwritten."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from patchmerger.runs.run_folder import LATER, RunFolder, default_folder, fingerprint, flatten, plain, write_json
+from patchmerger.runs.run_folder import RunFolder, default_folder, fingerprint, flatten, read_settings
 
 
 @dataclass(frozen=True)
 class Settings:
+    lr: float = 0.1
+    place: Path | None = None
+
+
+@dataclass(frozen=True)
+class Other:
     lr: float = 0.1
     place: Path | None = None
 
@@ -20,28 +26,45 @@ def test_a_new_folder_records_its_settings(tmp_path):
     assert not (tmp_path / "a").exists()
     folder.begin()
     recorded = json.loads((tmp_path / "a" / "run" / "settings.json").read_text())
-    assert recorded == {"training": {"lr": 0.1, "place": None}, "seed": 3}
+    assert recorded == {"type": "dict", "settings": {"training": {"lr": 0.1, "place": None}, "seed": 3}}
     assert folder.results is None
+
+
+def test_settings_are_read_back_as_their_class(tmp_path):
+    settings = Settings(lr=1, place=Path("x/y"))
+    RunFolder(tmp_path, settings).begin()
+    assert read_settings(tmp_path, Settings) == settings
+    with pytest.raises(ValueError, match=r"a run with Settings, not with Other"):
+        read_settings(tmp_path, Other)
+    with pytest.raises(ValueError, match=r"type: 'Settings' there, 'Other' asked for"):
+        RunFolder(tmp_path, Other(lr=1, place=Path("x/y")))
 
 
 def test_the_same_settings_find_the_results_again(tmp_path):
     folder = RunFolder(tmp_path / "run", {"s": Settings()})
     folder.begin()
-    folder.finish({"accuracy": 0.5})
-    assert RunFolder(tmp_path / "run", {"s": Settings()}).results == {"accuracy": 0.5}
+    assert folder.finish({"accuracy": 0.5, "at": Path("x")}) == {"accuracy": 0.5, "at": "x"}
+    assert RunFolder(tmp_path / "run", {"s": Settings()}).results == {"accuracy": 0.5, "at": "x"}
 
 
 def test_other_settings_are_refused_and_named(tmp_path):
     RunFolder(tmp_path / "run", {"s": Settings(), "seed": 0}).begin()
     with pytest.raises(ValueError, match=r"belongs to a run with other settings \(s.lr: 0.1 there, 0.2 asked for\)"):
         RunFolder(tmp_path / "run", {"s": Settings(lr=0.2), "seed": 0})
-    assert json.loads((tmp_path / "run" / "settings.json").read_text())["s"]["lr"] == 0.1
+    assert read_settings(tmp_path / "run", dict)["s"]["lr"] == 0.1
 
 
 def test_settings_that_differ_in_kind_are_named_too(tmp_path):
     RunFolder(tmp_path / "run", {"merge": {"num_tokens": 8}}).begin()
     with pytest.raises(ValueError, match=r"merge: None there.*merge.num_tokens|merge.num_tokens: 8 there"):
         RunFolder(tmp_path / "run", {"merge": None})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"seed": 0}', "\x00"])
+def test_damaged_or_foreign_settings_are_named_with_the_cure(tmp_path, content):
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"settings.json .*(damaged|not written by this version).*"):
+        RunFolder(tmp_path, {"seed": 0})
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path):
@@ -74,29 +97,5 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_keys():
     assert fingerprint({"a": 1, "b": (2, 3)}) == fingerprint({"b": [2, 3], "a": 1})
 
 
-def test_plain_and_flatten():
-    settings = plain({"s": Settings(place=Path("x/y")), "many": (1, Settings(lr=2))})
-    assert settings == {"s": {"lr": 0.1, "place": "x/y"}, "many": [1, {"lr": 2, "place": None}]}
+def test_flatten():
     assert flatten({"a": {"b": {"c": 1}}, "d": [2], "e": {}}) == {"a.b.c": 1, "d": [2], "e": {}}
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    write_json(tmp_path / "results.json", {"good": 1})
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        write_json(tmp_path / "results.json", {"bad": object()})
-    assert json.loads((tmp_path / "results.json").read_text()) == {"good": 1}
-
-
-def test_a_setting_that_came_later_does_not_part_older_runs_from_theirs(tmp_path):
-    @dataclass
-    class Before:
-        size: int = 1
-
-    @dataclass
-    class After(Before):
-        speed: int = field(default=2, metadata=LATER)
-
-    RunFolder(tmp_path, {"car": Before()}).begin()
-    RunFolder(tmp_path, {"car": After()})
-    with pytest.raises(ValueError, match=r"car.speed: None there, 3 asked for"):
-        RunFolder(tmp_path, {"car": After(speed=3)})

@@ -12,6 +12,7 @@ from patchmerger.hub import load
 from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.comparison import PICTURE_FILE, report_comparison
+from patchmerger.runs.run_folder import read_settings
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies import comparison as module
 from patchmerger.studies.comparison import compare
@@ -55,7 +56,7 @@ def test_every_variant_is_trained_with_every_seed_and_kept(out, results):
 
 
 def test_variants_are_trained_alike(out, results):
-    settings = {name: json.loads((out / name / "seed-0" / "settings.json").read_text()) for name in results["variants"]}
+    settings = {name: read_settings(out / name / "seed-0", dict) for name in results["variants"]}
     for key in ("data", "augmentation", "training", "seed"):
         assert len({json.dumps(s[key]) for s in settings.values()}) == 1
     tests = [json.loads((out / name / "seed-0" / "results.json").read_text())["images"] for name in results["variants"]]

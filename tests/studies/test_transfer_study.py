@@ -18,6 +18,7 @@ from patchmerger.hub import load
 from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.transfer import PICTURE_FILE, report_transfer
+from patchmerger.runs.run_folder import read_settings
 from patchmerger.studies import FineTuning, transfer
 from patchmerger.training.settings import TrainingSettings
 
@@ -71,7 +72,7 @@ def test_fine_tuning_starts_from_the_upstream_model(out):
     gap = (upstream.blocks[0].attn.qkv.weight - tuned.blocks[0].attn.qkv.weight).abs().mean()
     other = load(out / "merged" / "seed-1" / "upstream" / "model").blocks[0].attn.qkv.weight
     assert gap < 0.5 * (upstream.blocks[0].attn.qkv.weight - other).abs().mean()
-    assert "init" in json.loads((out / "merged" / "seed-0" / "fine-tuned" / "settings.json").read_text())
+    assert "init" in read_settings(out / "merged" / "seed-0" / "fine-tuned", dict)
 
 
 def test_the_differences_are_paired_over_seeds(results):

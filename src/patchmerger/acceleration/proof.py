@@ -13,7 +13,7 @@ from patchmerger.acceleration.classifier import Classifier, divergence
 from patchmerger.acceleration.teacher import Teacher
 from patchmerger.data import ImageSet
 from patchmerger.fewshot.features import extract_features
-from patchmerger.runs.run_folder import plain
+from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_images
 from patchmerger.training.task import score
 
@@ -70,7 +70,7 @@ def prove(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> dict[str, 
             scores.softmax(dim=1), targets, num_classes=scores.shape[1], n_bins=_BINS, norm="l1"
         )
         result["ece"] = float(error)
-        result["difference"] = plain(over_images((said == targets).tolist(), (taught == targets).tolist()))
+        result["difference"] = to_json(over_images((said == targets).tolist(), (taught == targets).tolist()))
     return result
 
 

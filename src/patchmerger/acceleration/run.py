@@ -28,7 +28,8 @@ from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 from patchmerger.reports.acceleration import draw_acceleration
 from patchmerger.runs.environment import environment, find_device
-from patchmerger.runs.run_folder import RunFolder, write_json
+from patchmerger.runs.files import write_json
+from patchmerger.runs.run_folder import RunFolder
 from patchmerger.speed.benchmark import measure as measure_speed
 from patchmerger.speed.timed_steps import Precision as Speed
 from patchmerger.training.fitting import MODEL_FOLDER, square_input

@@ -19,7 +19,7 @@ import torch
 from patchmerger.census.architectures import LIBRARIES, Architecture, Library, architectures, installed
 from patchmerger.census.check import Finding, examine
 from patchmerger.census.findings import Census
-from patchmerger.runs.run_folder import write_text
+from patchmerger.runs.files import write_text
 
 Libraries: TypeAlias = Literal["all", Library]
 

@@ -1,6 +1,5 @@
 """Encoded splits in, ImageSets out: what to keep in memory, and which files are bad."""
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 from patchmerger.data.decoding import BadImageError, Picture, decode, size_of
 from patchmerger.data.images import Encoded, ImageSet, InMemory, OnReading
 from patchmerger.data.settings import BadFiles
+from patchmerger.runs.environment import usable_cores
 
 T = TypeVar("T")
 _SAMPLE = 64
@@ -49,13 +49,6 @@ class BadFile:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
-
-
-def usable_cores() -> int:
-    """The number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def load_sets(

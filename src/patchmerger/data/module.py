@@ -8,7 +8,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from patchmerger.data.batches import EvaluationImages, Loader, TrainImages
 from patchmerger.data.images import ImageSet
-from patchmerger.data.loading import usable_cores
 from patchmerger.data.order import EvaluationOrder, RunOrder
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import Augmentation
@@ -16,6 +15,7 @@ from patchmerger.data.splits import ImageSplits
 from patchmerger.data.streamed_batches import StreamLoader
 from patchmerger.data.streams import ImageStream
 from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
+from patchmerger.runs.environment import usable_cores
 
 
 class ImageData(lightning.LightningDataModule):

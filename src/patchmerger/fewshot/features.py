@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from patchmerger.data import EvalTransform, ImageSet, Loader, Preprocessing, normalize
 from patchmerger.data.batches import EvaluationImages
-from patchmerger.data.loading import usable_cores
 from patchmerger.data.order import EvaluationOrder
+from patchmerger.runs.environment import usable_cores
 
 FeatureFunction: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
 """From a model and normalised images (B, 3, S, S) to features (B, D)."""

@@ -20,7 +20,7 @@ from patchmerger.fewshot.result import FewShot, KShot
 from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
 from patchmerger.hub import SavedConfig, describe, load
 from patchmerger.runs.environment import environment, find_device
-from patchmerger.runs.run_folder import write_json
+from patchmerger.runs.files import write_json
 
 STRENGTHS = tuple(2.0**power for power in range(-10, 21, 2))
 """The strengths of the penalty that are tried on the validation images."""

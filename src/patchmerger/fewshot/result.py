@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from patchmerger.runs.run_folder import plain
+from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import mean_sd
 
 
@@ -81,5 +81,5 @@ class FewShot:
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, for JSON."""
         results = [{**asdict(result), "mean": result.mean, "sd": result.sd} for result in self.results]
-        record: dict[str, Any] = plain({**asdict(self), "results": results})
+        record: dict[str, Any] = to_json({**asdict(self), "results": results})
         return {"schema": 1, **record}

@@ -1,11 +1,11 @@
-"""Where a number was measured: device, threads, versions."""
+"""The machine: its devices, cores and arithmetic, and the record of them beside every measured number."""
 
 from __future__ import annotations
 
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -30,7 +30,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "device_name": device_name(device),
         "cpu": _cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_count": _cpu_count(),
+        "cpu_count": usable_cores(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
@@ -74,6 +74,29 @@ def find_device(device: torch.device | str | None = None) -> torch.device:
     return found
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU computes with bfloat16 (AVX512-BF16, AMX, or ARM's BF16), rather than emulating it slowly."""
+    if hasattr(torch.cpu, "get_capabilities"):  # since torch 2.11
+        known = torch.cpu.get_capabilities()
+        return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def default_precision(device: torch.device | str) -> Literal["bf16-mixed", "32-true"]:
+    """bfloat16 autocast where the device computes with it, else float32; in Lightning's words."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if device.type == "cpu" and cpu_has_bf16() else "32-true"
+
+
 def _cpu_name() -> str:
     path = Path("/proc/cpuinfo")
     if path.is_file():
@@ -81,9 +104,3 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _cpu_count() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.serialisation import from_json, to_json
+
+S = TypeVar("S")
 SETTINGS_FILE = "settings.json"
 RESULTS_FILE = "results.json"
-LATER = {"later": True}
-"""Metadata of a setting that came later: at its default it is left out, so that older runs can still be resumed."""
 
 
 class RunFolder:
     """The folder of one run.
 
-    It holds ``settings.json`` once the run has begun and ``results.json`` once it is finished.
+    It holds ``settings.json``, with the name of their class, once the run has begun, and ``results.json`` once it is
+    finished.
 
     Args:
         path: The folder; :meth:`begin` makes it.
-        settings: What fixes the run: anything that JSON can hold, dataclasses and paths included.
+        settings: What fixes the run: a dataclass, or a dict of what JSON can hold, dataclasses and paths included.
+
+    Attributes:
+        settings: The same as plain JSON values.
+        fingerprint: A hash of the settings.
 
     Raises:
         ValueError: The folder belongs to a run with other settings, or holds something else.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Any) -> None:
         self.path = path
-        self.settings = plain(settings)
+        self.settings: dict[str, Any] = to_json(settings)
         self.fingerprint = fingerprint(settings)
-        recorded = path / SETTINGS_FILE
-        if recorded.exists():
-            self._refuse_other(json.loads(recorded.read_text()))
+        self._kind = type(settings).__name__
+        if (path / SETTINGS_FILE).exists():
+            self._refuse_other(*_recorded(path))
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"out ({path}) exists and is not the folder of a run: name another one, or move it away")
 
@@ -42,22 +47,24 @@ class RunFolder:
         """Make the folder, once everything that could refuse the run has been checked."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / SETTINGS_FILE).exists():
-            write_json(self.path / SETTINGS_FILE, self.settings)
+            write_json(self.path / SETTINGS_FILE, {"type": self._kind, "settings": self.settings})
 
     @property
     def results(self) -> dict[str, Any] | None:
         """The results of the finished run; ``None`` while it is unfinished."""
         file = self.path / RESULTS_FILE
-        return json.loads(file.read_text()) if file.exists() else None
+        return read_json(file) if file.exists() else None
 
-    def finish(self, results: dict[str, Any]) -> None:
-        """Write the results, which makes the run a finished one."""
-        write_json(self.path / RESULTS_FILE, results)
+    def finish(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Write the results, which makes the run a finished one; returns them as they will be read back."""
+        plain: dict[str, Any] = to_json(results)
+        write_json(self.path / RESULTS_FILE, plain)
+        return plain
 
-    def _refuse_other(self, recorded: dict[str, Any]) -> None:
-        if recorded == self.settings:
+    def _refuse_other(self, kind: str, recorded: dict[str, Any]) -> None:
+        if (kind, recorded) == (self._kind, self.settings):
             return
-        ours, theirs = flatten(self.settings), flatten(recorded)
+        ours, theirs = flatten({"type": self._kind, **self.settings}), flatten({"type": kind, **recorded})
         changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
         listed = "; ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -67,30 +74,47 @@ class RunFolder:
         )
 
 
-def default_folder(command: str, name: str, settings: dict[str, Any]) -> Path:
+def read_settings(path: Path, kind: type[S]) -> S:
+    """The settings of the run in a folder, as the dataclass that they were.
+
+    Args:
+        path: The folder of a run.
+        kind: The dataclass.
+
+    Raises:
+        FileNotFoundError: It is not the folder of a run.
+        ValueError: The run is one with other settings than ``kind``, or ``settings.json`` is damaged.
+    """
+    found, settings = _recorded(path)
+    if found != kind.__name__:
+        raise ValueError(f"{path} is the folder of a run with {found}, not with {kind.__name__}")
+    try:
+        return from_json(kind, settings)
+    except ValueError as error:
+        raise ValueError(f"{path / SETTINGS_FILE}: {error}") from error
+
+
+def _recorded(path: Path) -> tuple[str, dict[str, Any]]:
+    """The type and the settings in the folder of a run."""
+    content = read_json(path / SETTINGS_FILE)
+    match content:
+        case {"type": str(kind), "settings": dict(settings), **rest} if not rest:
+            return kind, settings
+    raise ValueError(
+        f"{path / SETTINGS_FILE} was not written by this version of patchmerger: name another folder, or move "
+        f"{path} away"
+    )
+
+
+def default_folder(command: str, name: str, settings: Any) -> Path:
     """``runs/COMMAND-NAME-FINGERPRINT``: another folder for any other settings."""
     slug = "".join(c if c.isalnum() else "-" for c in name.rstrip("/").rsplit("/", 1)[-1]).strip("-").lower()
     return Path("runs") / f"{command}-{slug}-{fingerprint(settings)[:8]}"
 
 
-def fingerprint(settings: dict[str, Any]) -> str:
+def fingerprint(settings: Any) -> str:
     """A hash of the settings, the same in every process."""
-    return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()
-
-
-def plain(value: Any) -> Any:
-    """``value`` as JSON has it: dataclasses and tuples become dicts and lists, paths strings."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        left_out = [f.name for f in fields if f.metadata.get("later") and getattr(value, f.name) == f.default]
-        return {f.name: plain(getattr(value, f.name)) for f in fields if f.name not in left_out}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return value
+    return hashlib.sha256(json.dumps(to_json(settings), sort_keys=True).encode()).hexdigest()
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -102,20 +126,3 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from patchmerger.runs.run_folder import write_json
+from patchmerger.runs.files import write_json
 
 
 class SharedWork:

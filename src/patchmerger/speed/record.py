@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from patchmerger.runs.run_folder import plain, write_json
+from patchmerger.runs.files import write_json
+from patchmerger.runs.serialisation import to_json
 from patchmerger.speed.compiling import Compile, compile_name
 from patchmerger.speed.timed_steps import Precision
 
@@ -59,7 +60,7 @@ class Record:
     def __init__(self, path: Path | None, head: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.path = path
         self.content: dict[str, Any] = {
-            "schema": SCHEMA, **plain(dict(head)), "finished": False, "rows": [], "profiles": []
+            "schema": SCHEMA, **to_json(dict(head)), "finished": False, "rows": [], "profiles": []
         }  # fmt: skip
         if path is None:
             return
@@ -77,7 +78,7 @@ class Record:
         """Add a row, in the place of one that was interrupted, and save."""
         wanted = asdict(key)
         rows = [row for row in self.content[kind] if row["key"] != wanted]
-        self.content[kind] = [*rows, {"key": wanted, "interrupted": interrupted, **plain(dict(row))}]
+        self.content[kind] = [*rows, {"key": wanted, "interrupted": interrupted, **to_json(dict(row))}]
         self.save()
 
     def finish(self) -> None:

@@ -25,7 +25,8 @@ from patchmerger.data import Augmentation, DataSettings, ImageSplits, load_image
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 from patchmerger.runs.environment import environment, find_device
-from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, write_json
+from patchmerger.runs.files import write_json
+from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
 from patchmerger.runs.statistics import mean_sd
 from patchmerger.speed.benchmark import measure
 from patchmerger.training.fitting import square_input

@@ -15,7 +15,8 @@ from patchmerger.data import (
 from patchmerger.hub import load
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment
-from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json
+from patchmerger.runs.files import read_json
+from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.runs.statistics import mean_sd
 from patchmerger.studies.settings import Variant

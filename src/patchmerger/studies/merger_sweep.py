@@ -23,7 +23,9 @@ from patchmerger.mechanism.options import Norm
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment
-from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, plain, read_json, write_json
+from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
+from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.shared_work import SharedWork, shard_of
 from patchmerger.runs.statistics import mean_sd
 from patchmerger.studies.cells import PLAIN, Cell, check_cells, grid
@@ -216,7 +218,7 @@ def _results(
     described = {}
     for cell in cells:
         described[cell.name] = {
-            "merge": plain(cell.merge),
+            "merge": to_json(cell.merge),
             "options": cell.options,
             "flops": flops[cell.name],
             **_summary(runs[cell.name], runs[PLAIN]),

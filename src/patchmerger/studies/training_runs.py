@@ -14,7 +14,8 @@ from torch import nn
 
 from patchmerger.data import ImageSplits
 from patchmerger.models.settings import ModelSettings
-from patchmerger.runs.run_folder import RunFolder, plain
+from patchmerger.runs.run_folder import RunFolder
+from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import PairedDifference, mean_sd, over_images, over_seeds
 from patchmerger.speed.benchmark import measure
 from patchmerger.training.finetuning import Merge, identify_start
@@ -100,7 +101,7 @@ def summary(runs: Runs, baseline: Runs | None) -> dict[str, Any]:
         "metric_mean": mean,
         "metric_sd": sd if len(values) > 1 else None,
         "metrics": values,
-        "difference": None if baseline is None else plain(paired_difference(runs, baseline)),
+        "difference": None if baseline is None else to_json(paired_difference(runs, baseline)),
         "train_seconds": mean_sd([results["seconds"] for results in own])[0],
     }
 

@@ -13,7 +13,8 @@ import torch
 from patchmerger.data import DataSettings, ImageSplits, Preprocessing
 from patchmerger.fewshot.probe import few_shot_images
 from patchmerger.hub import describe, load
-from patchmerger.runs.run_folder import RunFolder, plain
+from patchmerger.runs.run_folder import RunFolder
+from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import PairedDifference, mean_sd, over_seeds
 from patchmerger.studies.training_runs import Runs, summary
 from patchmerger.training.finetuning import identify_start
@@ -110,7 +111,7 @@ def summarise_few_shot(
             "metric_mean": mean,
             "metric_sd": sd if len(values) > 1 else None,
             "metrics": values,
-            "difference": None if theirs is None else plain(_difference(place, own, theirs)),
+            "difference": None if theirs is None else to_json(_difference(place, own, theirs)),
             "feature_seconds": features,
             "images_per_second": images / features,
         }

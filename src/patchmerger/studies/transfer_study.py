@@ -22,7 +22,8 @@ from patchmerger.hub import load
 from patchmerger.models.build import build_model, check_patches
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment
-from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_json
+from patchmerger.runs.files import read_json
+from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies.settings import FineTuning, Variant
 from patchmerger.studies.training_runs import Run, device_of, measure_speeds, train_run

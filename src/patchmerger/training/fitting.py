@@ -31,7 +31,8 @@ from patchmerger.inserted import mergers
 from patchmerger.models.build import check_patches
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment
-from patchmerger.runs.run_folder import RunFolder, default_folder, plain
+from patchmerger.runs.run_folder import RunFolder, default_folder
+from patchmerger.runs.serialisation import to_json
 from patchmerger.training.callbacks import Stopwatch, quiet
 from patchmerger.training.checkpoints import LAST
 from patchmerger.training.finetuning import Init, Merge, identify_start, start_model
@@ -230,7 +231,7 @@ def _diagnosed(task: TrainingTask, model: nn.Module, images: ImageSplits, transf
     held_out = images.to_look_at
     batch = torch.stack([transform(held_out[i]) for i in range(min(_DIAGNOSED, len(held_out)))])
     found = diagnose(model, task.normalize(batch.to(next(model.parameters()).device)))
-    return {merger.name: {key: value for key, value in plain(merger).items() if key != "name"} for merger in found}
+    return {merger.name: {key: value for key, value in to_json(merger).items() if key != "name"} for merger in found}
 
 
 def native_size(images: ImageSplits) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from timm.optim import list_optimizers
-
-from patchmerger.runs.run_folder import LATER
 
 Loss = Literal["softmax", "sigmoid"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
@@ -50,7 +48,7 @@ class TrainingSettings:
     batch_size: int = 32
     optimizer: str = "adamw"
     lr: float = 3e-3
-    merger_lr: float = field(default=1.0, metadata=LATER)
+    merger_lr: float = 1.0
     min_lr: float = 0.0
     warmup_epochs: int = 1
     weight_decay: float = 0.05

@@ -1,0 +1,46 @@
+"""Settings and results as JSON values, and settings read back as their classes, by pydantic."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """``value`` as JSON has it: dataclasses become objects, tuples arrays, paths strings.
+
+    Raises:
+        TypeError: A part of it is none of these.
+    """
+    try:
+        return to_jsonable_python(value)
+    except PydanticSerializationError as error:
+        raise TypeError(f"this cannot be kept as JSON: {error}") from error
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """The ``kind`` that :func:`to_json` made ``value`` of; its own checks run again.
+
+    Args:
+        kind: A dataclass, or any other type with annotations.
+        value: What JSON has of it.
+
+    Raises:
+        ValueError: A field that ``kind`` does not have, or a value that it does not take; each is named.
+    """
+    try:
+        return _adapter(kind).validate_json(json.dumps(value), strict=True, extra="forbid")
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg']}" for e in error.errors()]
+        raise ValueError(f"this is no {kind.__name__}: {'; '.join(wrong)}") from error
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
