@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from conftest import make_images
 from patchmerger import cost, load, mergers, remove, save, zoo
-from patchmerger.commands import run
+from patchmerger.cli import main
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.studies.variants import shallow_twin
@@ -281,11 +281,11 @@ def test_the_merge_settings_say_what_merges(tmp_path):
 
 
 def test_the_command_line_knows_the_names(capsys):
-    assert run(["cost", BASE, "--merge.after", "4"]) == 0
+    assert main(["cost", BASE, "--merge.after", "4"]) == 0
     assert "blocks.3.merger" in capsys.readouterr().out
-    assert run(["cost", BASE, "--merge", "null"]) == 0
+    assert main(["cost", BASE, "--merge", "null"]) == 0
     assert "no merger" in capsys.readouterr().out
-    assert run(["cost", "patchmerger_bse_patch16_224"]) == 2
+    assert main(["cost", "patchmerger_bse_patch16_224"]) == 2
     assert "did you mean patchmerger_base_patch16_224" in capsys.readouterr().err
 
 

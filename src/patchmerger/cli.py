@@ -1,22 +1,125 @@
-"""The command line: each subcommand calls one public function, with its options taken from its signature."""
+"""The command line: the table of subcommands, and how one is called; its options are in ``commands/NAME.py``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from patchmerger import __version__
+
+
+class Command(Protocol):
+    """What each file of ``commands/`` has: a dataclass of this name, whose fields are the options."""
+
+    def run(self, command: str) -> int:
+        """Do it, show the result, and return the exit status; ``command`` is the line that asked for it."""
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """A line of the table: the name, what it does, what stands before its options, and whether it resumes."""
+
+    name: str
+    summary: str
+    usage: str = ""
+    resumes: bool = False
+
+    def load(self) -> type[Command]:
+        """Import its file."""
+        command: type[Command] = import_module(f"patchmerger.commands.{self.name.replace('-', '_')}").Command
+        return command
+
+
+SUBCOMMANDS = {
+    subcommand.name: subcommand
+    for subcommand in (
+        Subcommand("compare", "train the same ViT with and without a merger, side by side", resumes=True),
+        Subcommand("sweep", "train a grid of mergers: where to merge, and to how many tokens", resumes=True),
+        Subcommand("transfer", "train upstream, then few-shot and fine-tuned on other images", resumes=True),
+        Subcommand("fit", "train one ViT, merged or plain", resumes=True),
+        Subcommand("accelerate", "make a trained ViT faster, and as accurate again", resumes=True),
+        Subcommand("accelerate-study", "accelerate trained ViTs: speed-ups times budgets", resumes=True),
+        Subcommand("test", "evaluate a saved model on images", "MODEL"),
+        Subcommand("fewshot", "few-shot accuracy of a saved model's features", "MODEL"),
+        Subcommand("bench", "measure a merged ViT's speed against the plain one's", "MODEL [MODEL …]"),
+        Subcommand("cost", "tokens, FLOPs and parameters of a ViT, block by block", "NAME"),
+        Subcommand("plan", "where to merge for a wanted speed-up, or a budget of FLOPs", "MODEL"),
+        Subcommand("hosts", "which models of timm, transformers and torchvision take a merger"),
+    )
+}
+
+_DESCRIPTION = "Make Vision Transformers about twice as fast by learning to merge their tokens."
+
+
+def help_text() -> str:
+    """What ``patchmerger --help`` prints."""
+    width = max(map(len, SUBCOMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {each.summary}" for name, each in SUBCOMMANDS.items())
+    return f"""usage: patchmerger COMMAND [options]
+
+{_DESCRIPTION}
+
+commands:
+{commands}
+
+options:
+  --version    print the version
+  --traceback  show where an error was raised
+  --help       this text; patchmerger COMMAND --help lists the options of a command"""
+
+
+def read_command(name: str, arguments: Sequence[str]) -> Command:
+    """The command of this name, with its options.
+
+    Raises:
+        ValueError: An option whose value cannot be.
+        SystemExit: With 2 for options that cannot be read, with 0 after ``--help`` and ``--print_config``.
+    """
+    from patchmerger.commands import parser
+
+    subcommand = SUBCOMMANDS[name]
+    command = subcommand.load()
+    options = parser.make_parser(name, command, subcommand.summary, subcommand.usage)
+    return cast(Command, parser.read_command(options, command, arguments))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``patchmerger``; returns the exit status."""
-    try:
-        from patchmerger.commands import run
-    except ModuleNotFoundError as error:
-        print(
-            f"patchmerger: {error.name} is not installed; the command line needs: pip install 'patchmerger[train]'",
-            file=sys.stderr,
-        )
+    from patchmerger.commands.terminal import guarded
+
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    name = next((argument for argument in given if not argument.startswith("-")), None)
+    resumes = name in SUBCOMMANDS and SUBCOMMANDS[name].resumes
+    return guarded(lambda: _run(given), name, traceback="--traceback" in given, resumes=resumes)
+
+
+def _run(arguments: list[str]) -> int:
+    from patchmerger.commands.parser import close_names, command_line
+
+    before = next((place for place, word in enumerate(arguments) if not word.startswith("-")), len(arguments))
+    options, name, rest = arguments[:before], arguments[before : before + 1], arguments[before + 1 :]
+    if "--version" in options:
+        print(f"patchmerger {__version__}")
+        return 0
+    if {"--help", "-h"} & set(options):
+        print(help_text())
+        return 0
+    if unknown := [option for option in options if option != "--traceback"]:
+        print(f"patchmerger: no option {unknown[0]}{close_names(unknown[0], ['--version', '--help', '--traceback'])}; "
+              "patchmerger COMMAND --help lists those of a command", file=sys.stderr)  # fmt: skip
         return 2
-    return run(arguments)
+    if not name:
+        print(help_text(), file=sys.stderr)
+        return 2
+    if name[0] not in SUBCOMMANDS:
+        print(f"patchmerger: no command {name[0]!r}{close_names(name[0], SUBCOMMANDS)}; patchmerger --help lists them",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    command = read_command(name[0], [word for word in rest if word != "--traceback"])
+    return command.run(command_line(arguments))
 
 
 if __name__ == "__main__":

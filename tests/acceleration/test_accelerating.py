@@ -14,7 +14,7 @@ from conftest import make_images, make_timm, make_vit
 from patchmerger import accelerate, insert, load, save
 from patchmerger.acceleration.accelerating import seconds_of
 from patchmerger.acceleration.settings import RecoverySettings
-from patchmerger.commands import run
+from patchmerger.cli import main
 from patchmerger.data import DataSettings
 from patchmerger.inserted import mergers
 from patchmerger.reports.acceleration import show_acceleration
@@ -60,7 +60,7 @@ def test_the_model_is_kept_and_is_as_its_results_say(finished, folder):
     assert results["speedup"]["predicted"] >= 1.4
     assert results["speedup"]["measured"] > 0
     assert model.pretrained_cfg["mean"] == load(folder).pretrained_cfg["mean"]
-    result = run(["test", str(out / "model")])
+    result = main(["test", str(out / "model")])
     assert result == 0
     assert (out / "acceleration.png").stat().st_size > 10_000
     plain_weights = load(folder).state_dict()
@@ -76,7 +76,7 @@ def test_accuracy_is_proved_on_images_that_were_held_out(finished, capsys):
     assert proof["recovered"]["images"] == 360
     assert 0 <= proof["recovered"]["ece"] <= 1
     assert proof["started"]["divergence"] > 0
-    run(["test", str(out / "model"), "--progress", "false"])
+    main(["test", str(out / "model"), "--progress", "false"])
     assert f"{100 * proof['recovered']['accuracy']:.2f}%" in capsys.readouterr().out
 
 
@@ -258,11 +258,11 @@ def test_classes_of_other_names_are_warned_of(tmp_path):
 def test_the_command(folder, tmp_path, capsys):
     options = ["--speedup", "1.4", "--epochs", "0.02", "--start", "kmeans", "--calibration_images", "32"]
     options += ["--recovery.accelerator", "cpu", "--rounds", "1", "--out", str(tmp_path / "run"), "--max_drop", "90"]
-    assert run(["accelerate", "--model", str(folder), *options]) == 0
+    assert main(["accelerate", "--model", str(folder), *options]) == 0
     told = capsys.readouterr()
     assert [line[:3] for line in told.err.splitlines() if line[1:3] == "/5"] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
     assert "merged, not trained" in told.out
-    assert run(["accelerate", "--model", "no_such_model", "--out", str(tmp_path / "other")]) == 2
+    assert main(["accelerate", "--model", "no_such_model", "--out", str(tmp_path / "other")]) == 2
     assert capsys.readouterr().err.startswith("patchmerger accelerate: model.name ('no_such_model') is no architecture")
 
 

@@ -11,7 +11,7 @@ from patchmerger.census.architectures import Architecture
 from patchmerger.census.check import Finding
 from patchmerger.census.findings import Census, read_census
 from patchmerger.census.survey import survey
-from patchmerger.commands import run
+from patchmerger.cli import main as run
 from patchmerger.reports.census import show_census
 
 pytestmark = pytest.mark.usefixtures("one_thread")

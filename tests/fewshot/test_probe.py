@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from patchmerger import few_shot, insert, save
-from patchmerger.commands import run
+from patchmerger.cli import main
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.images import InMemory
 from patchmerger.fewshot.probe import STRENGTHS, draw, few_shot_images
@@ -191,7 +191,7 @@ def test_images_that_do_not_suffice_are_refused_before_any_features(model, image
 def test_the_command(folder, tmp_path, capsys):
     out = tmp_path / "results" / "digits.json"
     arguments = ["fewshot", str(folder.parent), "--shots", "[1, 5]", "--draws", "3", "--device", "cpu"]
-    assert run([*arguments, "--out", str(out)]) == 0
+    assert main([*arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "mean ± sd over 3 draws (seed 0)" in printed
     record = json.loads(out.read_text())
@@ -204,9 +204,9 @@ def test_the_command(folder, tmp_path, capsys):
         assert result["mean"] == pytest.approx(np.mean(result["accuracies"]))
         assert result["sd"] == pytest.approx(np.std(result["accuracies"], ddof=1))
         assert f"{100 * result['mean']:.2f} ± {100 * result['sd']:.2f}" in printed
-    assert run([*arguments, "--out", str(out)]) == 2
+    assert main([*arguments, "--out", str(out)]) == 2
     assert "exists already: take another name, or --overwrite true" in capsys.readouterr().err
-    assert run(["fewshot", str(folder), "--shots", "1", "--draws", "1", "--out", str(out), "--overwrite", "true"]) == 0
+    assert main(["fewshot", str(folder), "--shots", "1", "--draws", "1", "--out", str(out), "--overwrite", "true"]) == 0
     assert "one draw (seed 0)" in capsys.readouterr().out
     assert json.loads(out.read_text())["results"][0]["accuracies"] == record["results"][0]["accuracies"][:1]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from patchmerger.commands import build_parser, run
+from patchmerger.cli import main, read_command
 from patchmerger.reports.speed import show_speed, speed_text
 from patchmerger.speed import rows
 from patchmerger.speed.suite import bench
@@ -43,10 +43,10 @@ def test_a_row_for_each_of_the_grid(tiny_models, tmp_path):
     assert "ceilings of a device, 1 threads: 1 GFLOPs/s in bf16, 1.0 GB/s" in text
     words = shlex.split(results["command"])
     assert words[:4] == ["patchmerger", "bench", "some", "other"]
-    options = build_parser().parse_args(words[1:])
-    assert options.bench.models == ["some", "other"]
-    assert options.bench.batch_size == [1, 2]
-    assert options.bench.precision == ["float32", "bf16"]
+    options = read_command("bench", words[2:])
+    assert options.models == ["some", "other"]
+    assert options.batch_size == [1, 2]
+    assert options.precision == ["float32", "bf16"]
     with pytest.raises(FileExistsError, match=re.escape(f"out ({out}) exists already")):
         bench("some", **QUICK, out=out)
     with pytest.raises(FileExistsError, match=re.escape(f"picture ({picture}) exists already")):
@@ -193,7 +193,7 @@ def test_it_refuses_before_it_measures(change, message, monkeypatch):
 
 def test_from_the_shell(tiny_models, capsys):
     options = ["--batch_size", "[1, 2]", "--rounds", "3", "--warmup", "1", "--mode", "inference", "--num_tokens", "4"]
-    assert run(["bench", "some", "other", *options, "--precision", "float32", "--device", "cpu"]) == 0
+    assert main(["bench", "some", "other", *options, "--precision", "float32", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "some, 4 tokens after block 2: inference" in printed
     assert "other, 4 tokens after block 2: inference" in printed

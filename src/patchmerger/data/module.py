@@ -53,7 +53,7 @@ class ImageData(lightning.LightningDataModule):
         batch_size: int,
         epochs: int,
         seed: int = 0,
-        augmentation: Augmentation | Transform = Augmentation(),  # noqa: B008 (frozen)
+        augmentation: Augmentation | Transform = Augmentation(),
         workers: int | None = None,
     ) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from typing import Any, cast
 from torch import nn
 
 from patchmerger.hosts.host import Host, RelativeBias, UnsupportedModelError, refuse_unusual_blocks
+from patchmerger.hosts.transformers.refusals import refuse_known
 from patchmerger.hosts.transformers.subclasses import (
     MergedRotaryTransformer,
     MergedSiglip2Classifier,
@@ -22,7 +23,6 @@ from patchmerger.hosts.transformers.subclasses import (
     UnbiasedAttention,
     UnmaskedHead,
 )
-from patchmerger.hosts.transformers.unsupported import refuse_known
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
 from patchmerger.mechanism.rotary import Rope
 from patchmerger.mechanism.subclassing import host_class

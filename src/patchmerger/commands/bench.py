@@ -1,0 +1,76 @@
+"""``patchmerger bench``: measured speed with and without a merger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchmerger.speed.candidates import Against
+from patchmerger.speed.compiling import Compile
+from patchmerger.speed.suite import Mode
+from patchmerger.speed.timed_steps import Precision
+
+
+@dataclass(frozen=True)
+class Command:
+    """Measure how much faster Vision Transformers are with a merger than without.
+
+    Timm's models have random weights and all run on random images, for speed does not depend on them. In each row the
+    models are timed in turn, so that a noisy machine slows all alike; the result is the median of the ratios within
+    the rounds. Beside it stand the speed-up that FLOPs predict and the one that a roofline allows, with the peak rates
+    of the device measured first. A row that runs out of memory says so, and the others go on.
+
+    Args:
+        models: Timm architectures, such as vit_small_patch16_224, and folders of saved models. A saved model that
+            merges is measured against itself without its mergers.
+        num_tokens: Tokens that go on after the merge; a list for several mergers.
+        after: Block to merge after, counted from 1; half the depth by default; a list for several mergers.
+        batch_size: Images in a batch; a list for several rows.
+        image_size: Height and width in pixels; the model's own by default.
+        precision: Number format: float32, bf16 or fp16, or a list. Inference casts the weights, training uses
+            autocast.
+        mode: What to measure: inference, training or both.
+        compile: Compile all models with torch.compile: true, or "frozen" for inference with constant weights, laid
+            out for the device; "[false, true, frozen]" for rows of each. Training steps have no rows of "frozen".
+        against: Measure another library's merged ViT of the same shape too: vit-pytorch.
+        profile: Also measure where the time of a forward pass goes, stage by stage, not compiled.
+        rounds: How often each model is timed in a row.
+        warmup: Untimed steps of each model before the first round.
+        device: Device, such as cpu or cuda, or a list; the accelerator by default where there is one.
+        seed: Seed of the random weights, images and labels.
+        out: JSON file for the result, written after each row. The same command again measures the rows that are
+            missing after an interrupt (Ctrl-C).
+        picture: PNG file to draw: speed-up against batch size, with the predicted limit.
+        overwrite: Replace these files if they exist.
+    """
+
+    models: list[str]
+    num_tokens: int | list[int] = 8
+    after: int | list[int] | None = None
+    batch_size: int | list[int] = 16
+    image_size: int | None = None
+    precision: Precision | list[Precision] = "bf16"
+    mode: Mode = "both"
+    compile: Compile | list[Compile] = False
+    against: Against | None = None
+    profile: bool = False
+    rounds: int = 20
+    warmup: int = 3
+    device: list[str] | str | None = None
+    seed: int = 0
+    out: Path | None = None
+    picture: Path | None = None
+    overwrite: bool = False
+
+    def run(self, command: str) -> int:
+        """Measure, and show the tables; the status says whether any row was measured."""
+        from patchmerger.reports.speed import show_speed
+        from patchmerger.speed.suite import bench
+
+        results = bench(
+            self.models, num_tokens=self.num_tokens, after=self.after, batch_size=self.batch_size,
+            image_size=self.image_size, precision=self.precision, mode=self.mode, compile=self.compile,
+            against=self.against, profile=self.profile, rounds=self.rounds, warmup=self.warmup, device=self.device,
+            seed=self.seed, out=self.out, picture=self.picture, overwrite=self.overwrite,
+        )  # fmt: skip
+        return show_speed(results)
