@@ -21,7 +21,7 @@ from patchmerger.census import check as census
 from patchmerger.census.check import Finding, examine
 from patchmerger.hosts import registry as find
 from patchmerger.hosts.example_inputs import Example
-from patchmerger.hosts.timm.families import describe_timm
+from patchmerger.hosts.timm.supported import describe_timm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from hosts.families import FAMILIES, make_family
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.hosts.timm.families import _FAMILIES
-from patchmerger.hosts.timm.refusals import _REASONS
+from patchmerger.hosts.timm.supported import SUPPORTED
+from patchmerger.hosts.timm.unsupported import UNSUPPORTED
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
 
@@ -80,16 +80,16 @@ def test_their_grids_shrink(architecture):
 
 def test_each_module_of_timm_is_either_taken_or_refused():
     """A family that timm adds is looked at before it counts as refused for a reason."""
-    taken = {cls.__module__ for cls in _FAMILIES}
-    assert not taken & _REASONS.keys()
+    taken = {cls.__module__ for cls in SUPPORTED}
+    assert not taken & UNSUPPORTED.keys()
     made_of_others = {"byoanet", "hardcorenas", "mobilevit", "res2net", "resnest", "sknet"}
     made_of_others |= {"vision_transformer_hybrid", "vitamin"}
     listed = set(timm.list_modules()) - {"zoo"}  # ours, where it was imported
-    known = {module.removeprefix("timm.models.") for module in taken | _REASONS.keys()}
+    known = {module.removeprefix("timm.models.") for module in taken | UNSUPPORTED.keys()}
     assert listed - known == made_of_others
     for module in made_of_others:
         model = on_meta(timm.list_models(module=module)[0])
-        assert type(model).__module__ in taken | _REASONS.keys()
+        assert type(model).__module__ in taken | UNSUPPORTED.keys()
 
 
 @pytest.mark.parametrize("name", ["EVA", "BEiT", "CaiT", "NaFlex average", "relative", "Qwen3", "Gemma 4"])

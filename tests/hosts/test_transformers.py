@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.hosts import find_host
-from patchmerger.hosts.transformers.families import _BY_NAME
+from patchmerger.hosts.transformers.supported import _BY_NAME
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
 

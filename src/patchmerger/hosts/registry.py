@@ -9,9 +9,9 @@ from typing import TypeVar
 from torch import nn
 
 from patchmerger.hosts.host import Host, UnsupportedModelError, refuse_unusual_blocks, refuse_wrapped
-from patchmerger.hosts.timm.families import describe_timm
+from patchmerger.hosts.timm.supported import describe_timm
 from patchmerger.hosts.torchvision import describe_torchvision
-from patchmerger.hosts.transformers.families import describe_transformers
+from patchmerger.hosts.transformers.supported import describe_transformers
 from patchmerger.mechanism.subclassing import host_class
 
 ModelT = TypeVar("ModelT", bound=nn.Module)

@@ -66,7 +66,7 @@ def attach(module: nn.Module, mixin: type[Subclass]) -> None:
     _change_class(module, _combine(mixin, type(module)))
 
 
-def detach(*modules: nn.Module) -> None:
+def detach(*modules: nn.Module | Subclass) -> None:
     """Give each module back the class that it had before :func:`attach`: all of them or, on an error, none.
 
     Raises:
@@ -76,7 +76,7 @@ def detach(*modules: nn.Module) -> None:
         if "patchmerger_host_class" not in vars(type(module)):
             raise TypeError(f"the class of {type(module).__name__} was changed after the merger was put in")
     for module in modules:
-        _change_class(module, vars(type(module))["patchmerger_host_class"])
+        _change_class(cast(nn.Module, module), vars(type(module))["patchmerger_host_class"])
 
 
 def _change_class(module: nn.Module, cls: type[nn.Module]) -> None:

@@ -113,7 +113,7 @@ def check_cells(cells: Sequence[Cell], model: ModelSettings, num_classes: int) -
             with torch.device("meta"):
                 merged = build_model(bare, cell.merge, num_classes=num_classes)
             for merger in mergers(merged):
-                arriving = merger.tokens_before and merger.tokens_before - merger.num_passing_tokens
+                arriving = merger.tokens_before and merger.tokens_before - merger.num_kept_prefix_tokens
                 if arriving is not None and merger.num_tokens >= arriving:
                     raise ValueError(
                         f"num_tokens ({merger.num_tokens}) after block {merger.after} merges nothing: {arriving} "

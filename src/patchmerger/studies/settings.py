@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from patchmerger.data.settings import Augmentation, DataSettings
-from patchmerger.models.settings import MergeSettings, Norm
+from patchmerger.mechanism.options import Norm
+from patchmerger.models.settings import MergeSettings
 from patchmerger.training.settings import TrainingSettings
 
 

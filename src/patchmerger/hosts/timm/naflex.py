@@ -1,4 +1,4 @@
-"""timm's NaFlexVit: images of several sizes in one batch, padded to one number of patches."""
+"""timm's NaFlexVit (images of several sizes in one batch, padded to one number of patches), with mergers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from patchmerger.hosts.host import Host
-from patchmerger.hosts.timm.blocks import PLAIN_BLOCKS, known_blocks, why_prefix_stays
-from patchmerger.hosts.timm.subclasses import DROPPED_PATCHES, MergedTransformer, any_merging, refuse_long_step
+from patchmerger.hosts.timm.common import PLAIN_BLOCKS, MergedTransformer, any_merging, known_blocks, why_prefix_stays
+from patchmerger.hosts.timm.rotary import DROPPED_PATCHES, refuse_long_step
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.rotary import Rope
 

@@ -1,43 +1,27 @@
-"""timm's encoders of vision language models, Qwen3, DeepSeek and Gemma 4, and the classifiers made of them."""
+"""timm's Gemma 4 encoder (images of several sizes in one batch, padded) and its classifier, with mergers."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from timm.models.deepseek_vit import DeepseekVitBlock
-from timm.models.eva import EvaBlock
 from timm.models.gemma4_vit import Gemma4Block, Gemma4VitClassifier
 from torch import Tensor, nn
 
-from patchmerger.hosts.host import Host, UnsupportedModelError
-from patchmerger.hosts.timm.blocks import known_blocks
+from patchmerger.hosts.host import Host
+from patchmerger.hosts.timm.common import any_merging, known_blocks, refuse_projector
 from patchmerger.hosts.timm.naflex import MergedPaddedTransformer
-from patchmerger.hosts.timm.subclasses import MergedTransformer, any_merging
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.blocks import any_centroid
 from patchmerger.mechanism.rotary import Rope
 from patchmerger.mechanism.subclassing import Subclass, host_class
 
 
-def describe_grid_encoder(model: Any) -> Host:
-    """Describe a Qwen3 or DeepSeek encoder, or its classifier, without the projector that needs the grid."""
-    encoder = getattr(model, "encoder", model)
-    if getattr(encoder, "merger", None) is not None or getattr(encoder, "aligner", None) is not None:
-        _refuse_projector(model, "its projector joins neighbouring patches of the grid")
-    return Host(
-        blocks=known_blocks(encoder, (EvaBlock, DeepseekVitBlock), nn.ModuleList),
-        dim=encoder.embed_dim,
-        inputs=BlockInputs(rope=Rope()),
-        subclasses=[(encoder, MergedGridEncoder)],
-    )
-
-
 def describe_gemma4(model: Any) -> Host:
     """Describe a Gemma 4 encoder, or its classifier, without the pooling that needs the grid."""
     encoder = getattr(model, "encoder", model)
     if encoder.global_pool == "soft":
-        _refuse_projector(model, "its 'soft' pooling averages neighbouring patches of the grid")
+        refuse_projector(model, "its 'soft' pooling averages neighbouring patches of the grid")
     subclasses: list[tuple[nn.Module, type[Subclass]]] = [(encoder, MergedGemma4Encoder)]
     if host_class(model) is Gemma4VitClassifier:
         subclasses.append((model, MergedGemma4Classifier))
@@ -49,50 +33,6 @@ def describe_gemma4(model: Any) -> Host:
         ),
         subclasses=subclasses,
     )
-
-
-def _refuse_projector(model: Any, reason: str) -> NoReturn:
-    way_out = "encoder_pool=''" if hasattr(model, "encoder") else "global_pool='avg'"
-    raise UnsupportedModelError(model, reason, f"make it with {way_out}", "grid")
-
-
-class MergedGridEncoder(MergedTransformer):
-    """The Qwen3 and DeepSeek encoders, which reshape the tokens to (B, H, W, D) in the end.
-
-    Merged ones come as (B, 1, M, D), so that what follows can pool or flatten them as before. Left to itself the
-    reshape would fail, or pass by accident where H · W divides M · D.
-    """
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """As timm has it, merged tokens as (B, 1, M, D)."""
-        if not any_merging(self.blocks):
-            return super().forward_features(x)  # type: ignore[misc, no-any-return]
-        # timm's own, past the subclasses, whose checks torch.compile does not follow
-        intermediates = super(MergedTransformer, self).forward_intermediates  # type: ignore[misc]
-        (tokens,) = intermediates(x, 1, norm=True, output_fmt="NLC", intermediates_only=True)
-        return tokens[:, None]  # type: ignore[no-any-return]
-
-    def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As timm has it, for sequences (NLC) and maps of what is not merged; final tokens as (B, 1, M, D)."""
-        given = self.named_arguments(args, kwargs)
-        taken, _ = self.taken_features(given)
-        last = max(taken) if given.get("stop_early") else len(self.blocks) - 1
-        if given.get("intermediates_only") or not any_merging(self.blocks[: last + 1]):
-            return super().forward_intermediates(x, *args, **kwargs)
-        wanted = sorted({*taken, last})
-        sequences = {**given, "indices": wanted, "output_fmt": "NLC", "intermediates_only": True, "output_dict": False}
-        tokens = dict(zip(wanted, super().forward_intermediates(x, **sequences), strict=True))
-        features = [tokens[i] if given.get("output_fmt") == "NLC" else self._as_map(tokens[i], x) for i in taken]
-        norm = nn.Identity() if given.get("norm") else getattr(self, "norm", nn.Identity())
-        final = norm(tokens[last])[:, None]  # (B, 1, M, D)
-        if given.get("output_dict"):
-            return {"image_features": final, "image_intermediates": features}
-        return final, features
-
-    def _as_map(self, tokens: Tensor, x: Tensor) -> Tensor:
-        """Tokens that are not merged as a feature map, (B, N, D) → (B, D, H, W)."""
-        height, width = self.patch_embed.dynamic_feat_size(x.shape[-2:])  # type: ignore[attr-defined]
-        return tokens.transpose(1, 2).reshape(len(x), -1, height, width).contiguous()
 
 
 class MergedGemma4Encoder(MergedPaddedTransformer):

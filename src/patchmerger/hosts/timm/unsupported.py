@@ -55,15 +55,15 @@ _REFUSED = (
     _Refused("grid", "its blocks work out a square grid from the number of tokens", "convit"),
     _Refused("grid", "its blocks keep tokens as a grid (B, H, W, D) and cut it into windows", "vision_transformer_sam"),
 )
-_REASONS = {f"timm.models.{module}": refused for refused in _REFUSED for module in refused.modules.split()}
+UNSUPPORTED = {f"timm.models.{module}": refused for refused in _REFUSED for module in refused.modules.split()}
 
 
-def refuse(model: nn.Module) -> None:
+def refuse_known(model: nn.Module) -> None:
     """Refuse a model of timm where it is known why it cannot take a merger.
 
     Raises:
         UnsupportedModelError: With the reason.
     """
-    refused = _REASONS.get(host_class(model).__module__)
+    refused = UNSUPPORTED.get(host_class(model).__module__)
     if refused is not None:
         raise UnsupportedModelError(model, refused.reason, _PLAIN, refused.kind)

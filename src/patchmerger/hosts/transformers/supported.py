@@ -13,7 +13,6 @@ from typing import Any, cast
 from torch import nn
 
 from patchmerger.hosts.host import Host, RelativeBias, UnsupportedModelError, refuse_unusual_blocks
-from patchmerger.hosts.transformers.refusals import refuse_known
 from patchmerger.hosts.transformers.subclasses import (
     MergedRotaryTransformer,
     MergedSiglip2Classifier,
@@ -23,6 +22,7 @@ from patchmerger.hosts.transformers.subclasses import (
     UnbiasedAttention,
     UnmaskedHead,
 )
+from patchmerger.hosts.transformers.unsupported import refuse_known
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
 from patchmerger.mechanism.rotary import Rope
 from patchmerger.mechanism.subclassing import host_class

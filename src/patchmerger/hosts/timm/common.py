@@ -1,0 +1,111 @@
+"""What all of timm's Vision Transformers have in common: a list of blocks, prefix tokens, and features on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NoReturn, cast
+
+from timm.models._features import feature_take_indices
+from timm.models.vision_transformer import (
+    Block,
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    ParallelThingsBlock,
+    ResPostBlock,
+)
+from torch import nn
+
+from patchmerger.hosts.host import UnsupportedModelError, refuse_unusual_blocks
+from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.subclassing import Subclass, host_class
+from patchmerger.merger import PatchMerger
+
+# The blocks of VisionTransformer: they are given the tokens and, if anything, a mask.
+PLAIN_BLOCKS = (Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock, ParallelThingsBlock)
+
+
+def known_blocks(model: Any, known: tuple[type[nn.Module], ...], container: type[nn.Module]) -> list[nn.Module]:
+    """The blocks of ``model``, refused where another tool wrapped or exchanged them.
+
+    Args:
+        model: A timm model with ``blocks``.
+        known: Classes of blocks that are known to run on any number of tokens.
+        container: What timm keeps its blocks in.
+    """
+    if not isinstance(model.blocks, nn.Sequential | nn.ModuleList):
+        raise UnsupportedModelError(
+            model,
+            f"its blocks are a {type(model.blocks).__name__}, not the nn.{container.__name__} that timm makes",
+            "insert before another tool (torch.compile, say) wraps the blocks",
+            "changed",
+        )
+    blocks = list(model.blocks)
+    refuse_unusual_blocks(model, blocks, known)
+    return blocks
+
+
+def why_prefix_stays(model: Any) -> str | None:
+    """Why the prefix tokens of a model whose blocks or pooling count them must stay apart; ``None`` without any."""
+    if model.num_prefix_tokens == 0:
+        return None
+    return f"{host_class(model).__name__} tells its first {model.num_prefix_tokens} tokens from patches by their place"
+
+
+def refuse_projector(model: Any, reason: str) -> NoReturn:
+    """Refuse an encoder with a part that needs the grid of patches."""
+    way_out = "encoder_pool=''" if hasattr(model, "encoder") else "global_pool='avg'"
+    raise UnsupportedModelError(model, reason, f"make it with {way_out}", "grid")
+
+
+class MergedTransformer(Subclass):
+    """Any timm model with a list of ``blocks``."""
+
+    blocks: nn.Sequential | nn.ModuleList
+
+    def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As timm has it, for sequences (NLC); a feature map (NCHW) of merged tokens is refused."""
+        self.taken_features(self.named_arguments(args, kwargs))
+        return super().forward_intermediates(x, *args, **kwargs)  # type: ignore[misc]
+
+    def named_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of ``forward_intermediates`` after the image, by name."""
+        host: Any = self.patchmerger_host_class
+        code = host.forward_intermediates.__code__
+        return {**dict(zip(code.co_varnames[2 : code.co_argcount], args, strict=False)), **kwargs}
+
+    def taken_features(self, given: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """Block indices whose features ``forward_intermediates`` gives, and those of them that are merged.
+
+        Args:
+            given: Its arguments, by name.
+
+        Raises:
+            ValueError: It cannot give them.
+        """
+        taken, _ = feature_take_indices(len(self.blocks), given.get("indices"))
+        merging = [i for i, block in enumerate(self.blocks) if is_merging(block)]
+        merged = sorted(i for i in taken if merging and i >= merging[0])
+        if merged and given.get("output_fmt", "NCHW") == "NCHW":
+            raise ValueError(
+                f"output_fmt ('NCHW') asks for feature maps of block indices {merged}, but tokens are merged after "
+                f"block index {merging[0]} and have no place in a grid; ask for output_fmt='NLC', or take "
+                f"indices below {merging[0]}"
+            )
+        self.check_intermediates(merged)
+        return sorted(taken), merged
+
+    def check_intermediates(self, merged: list[int]) -> None:
+        """Refuse features of the ``merged`` block indices that this model cannot give."""
+
+    def no_weight_decay(self) -> set[str]:
+        """What timm names, and what of the mergers decay would pull towards average pooling."""
+        names: set[str] = set(super().no_weight_decay())  # type: ignore[misc]
+        for path, module in cast(nn.Module, self).named_modules():
+            if isinstance(module, PatchMerger):
+                names |= {f"{path}.{name}" for name in module.no_weight_decay()}
+        return names
+
+
+def any_merging(blocks: Iterable[nn.Module]) -> bool:
+    """Whether tokens are merged after one of ``blocks``; those that merge can be cut off a model."""
+    return any(is_merging(block) for block in blocks)
