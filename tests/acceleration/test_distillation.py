@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import make_vit
 from patchmerger import distill, insert
 from patchmerger.acceleration.classifier import divergence, feature_error
-from patchmerger.acceleration.distillation import default_precision, steps_of
+from patchmerger.acceleration.distillation import steps_of
 from patchmerger.acceleration.distillation_task import DistillationTask
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data import Augmentation, DataSettings, Preprocessing, load_images
@@ -89,12 +89,6 @@ def test_mergers_learn_first_and_faster_and_never_decay():
     assert task.rest_rate(99) < 0.01
 
 
-def test_the_default_rate_falls_with_the_width():
-    assert RecoverySettings().rate(64) == pytest.approx(1e-3)
-    assert RecoverySettings().rate(768) == pytest.approx(8.3e-5, rel=0.01)
-    assert task_of().settings.lr == pytest.approx(0.064 / 32)
-
-
 def test_the_teacher_is_no_part_of_the_training():
     task = task_of()
     assert not any("teacher" in key for key in task.state_dict())
@@ -157,7 +151,6 @@ def test_the_moving_average_is_what_is_kept(digits):
 
 def test_bf16_runs_on_a_cpu(digits):
     assert run(merged(), digits, steps=2, settings={"precision": "bf16-mixed"})["precision"] == "bf16-mixed"
-    assert default_precision("cpu") == "32-true"
 
 
 def test_any_model_of_two_libraries_can_be_a_student(digits):
@@ -175,11 +168,6 @@ def test_lengths(epochs, steps, expected):
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
-        ({"lr": 0.0}, {}, r"recovery.lr \(0.0\) must be above 0"),
-        ({"warmup": 1.0}, {}, r"recovery.warmup \(1.0\) must be a share"),
-        ({"label_weight": 1.0}, {"labels": False}, r"recovery.label_weight \(1.0\) needs labels"),
-        ({"teacher_weight": 0, "feature_weight": 0, "label_weight": 0}, {}, "not all 0"),
-        ({"optimizer": "adamm"}, {}, "is not one of timm's"),
         ({}, {"epochs": 1.0, "steps": 3}, "two lengths"),
         ({}, {"epochs": -1.0}, r"epochs \(-1\) must be above 0"),
     ],

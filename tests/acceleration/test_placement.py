@@ -1,4 +1,4 @@
-"""Where to merge in a trained model: the latest place that reaches the wanted speed-up."""
+"""Where to merge in a trained model: the latest placement that reaches the wanted speed-up."""
 
 from types import SimpleNamespace
 
@@ -6,10 +6,15 @@ import pytest
 
 from conftest import make_vit
 from patchmerger import cost, insert
-from patchmerger.acceleration.placement import choose_place, slower_but_safer
+from patchmerger.acceleration.placement import choose_placement, slower_but_safer
+from patchmerger.acceleration.settings import PlacementSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEEP = {"img_size": 64, "patch_size": 8, "depth": 8}
+
+
+def choose(**settings):
+    return choose_placement(make_vit(**DEEP), PlacementSettings(**settings))
 
 
 def predicted(after, num_tokens):
@@ -17,18 +22,17 @@ def predicted(after, num_tokens):
 
 
 def test_the_latest_place_and_the_most_tokens_that_reach_it():
-    place = choose_place(make_vit(**DEEP), speedup=1.5)
+    place = choose(speedup=1.5)
     assert place.predicted == pytest.approx(predicted(place.after, place.num_tokens))
     assert place.predicted >= 1.5
     assert predicted(place.after + 1, 8) < 1.5
     assert predicted(place.after, place.num_tokens + 4) < 1.5
 
 
-def test_a_place_can_be_given_in_full_or_in_part():
-    model = make_vit(**DEEP)
-    assert choose_place(model, after=2, num_tokens=5).predicted == pytest.approx(predicted(2, 5))
-    assert (choose_place(model, after=3).num_tokens, choose_place(model).wanted) == (8, 2.0)
-    assert choose_place(model, speedup=1.5, num_tokens=3).num_tokens == 3
+def test_a_placement_can_be_given_in_full_or_in_part():
+    assert choose(after=2, num_tokens=5).predicted == pytest.approx(predicted(2, 5))
+    assert (choose(after=3).num_tokens, choose().wanted) == (8, 2.0)
+    assert choose(speedup=1.5, num_tokens=3).num_tokens == 3
 
 
 def test_a_measurement_can_decide(monkeypatch):
@@ -36,12 +40,12 @@ def test_a_measurement_can_decide(monkeypatch):
         return {name: SimpleNamespace(speedup=cost(model).speedup / 1.12) for name, model in models.items()}
 
     monkeypatch.setattr("patchmerger.acceleration.placement.measure_speed", slower)
-    place = choose_place(make_vit(**DEEP), speedup=1.5, measured=True)
+    place = choose(speedup=1.5, measure=True)
     assert place.measured >= 1.5
     assert place.measured == pytest.approx(place.predicted / 1.12)
-    assert place.predicted > choose_place(make_vit(**DEEP), speedup=1.5).predicted
+    assert place.predicted > choose(speedup=1.5).predicted
     with pytest.raises(ValueError, match=r"speedup \(3.7\) is more than merging was measured to save here: .*× with"):
-        choose_place(make_vit(**DEEP), speedup=3.7, measured=True)
+        choose(speedup=3.7, measure=True)
 
 
 @pytest.mark.parametrize(
@@ -50,17 +54,19 @@ def test_a_measurement_can_decide(monkeypatch):
         ({"speedup": 30.0}, r"speedup \(30\) is more than merging saves .* the nearest that can be had is"),
         ({"speedup": 2.0, "after": 3}, r"speedup \(2\) and after \(3\) both say where"),
         ({"after": 8}, r"after \(8\) must be a block from 1 to 7"),
+        ({"speedup": 0.5}, r"speedup \(0.5\) must be above 1"),
+        ({"after": 0}, r"after \(0\) must be at least 1"),
         ({"after": 2, "num_tokens": 64}, r"num_tokens \(64\) must be from 1 to 63"),
     ],
 )
 def test_what_cannot_be_is_told(arguments, message):
     with pytest.raises(ValueError, match=message):
-        choose_place(make_vit(**DEEP), **arguments)
+        choose(**arguments)
 
 
 def test_safer_places_are_named_with_their_speed():
     model = make_vit(**DEEP)
-    later, more = slower_but_safer(model, choose_place(model, after=2, num_tokens=8))
+    later, more = slower_but_safer(model, choose(after=2, num_tokens=8))
     assert f"--after 3 --num_tokens 8: {predicted(3, 8):.2f}×" in later
     assert f"--after 2 --num_tokens 16: {predicted(2, 16):.2f}×" in more
-    assert slower_but_safer(model, choose_place(model, after=7, num_tokens=40)) == []
+    assert slower_but_safer(model, choose(after=7, num_tokens=40)) == []

@@ -1,4 +1,4 @@
-"""Win accuracy back after a merger went into a trained model: a short training with the plain model as teacher."""
+"""Recover accuracy after a merger went into a trained model: a short training with the plain model as teacher."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from torch import nn
 from patchmerger.acceleration.distillation_task import DistillationTask
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data import Augmentation, ImageData, ImageSplits, Preprocessing, Transform
+from patchmerger.mechanism.modes import eval_mode
+from patchmerger.runs.environment import default_precision, find_device
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.training.callbacks import Stopwatch, quiet
 from patchmerger.training.checkpoints import LAST
 from patchmerger.training.fitting import make_trainer, square_input
-from patchmerger.training.settings import Precision
 
 
 def distill(
@@ -70,12 +71,12 @@ def distill(
     if out is None:
         with tempfile.TemporaryDirectory() as passing:
             return distill(
-                student, teacher, data, preprocessing=preprocessing, epochs=epochs, steps=steps,
-                recovery=recovery, labels=labels, augmentation=augmentation, workers=workers, seed=seed,
-                out=Path(passing), progress=progress,
+                student, teacher, data, preprocessing=preprocessing, epochs=epochs, steps=steps, recovery=recovery,
+                labels=labels, augmentation=augmentation, workers=workers, seed=seed, out=Path(passing),
+                progress=progress,
             )  # fmt: skip
-    precision = recovery.precision or default_precision(recovery.accelerator)
-    recovery.check(labels=labels)
+    precision = recovery.precision or default_precision(device_of(recovery))
+    recovery.weight_of_labels(labels)
     image_size = square_input(student)
     loader = ImageData(
         data, image_size=image_size, preprocessing=preprocessing, batch_size=recovery.batch_size, epochs=1, seed=seed,
@@ -87,7 +88,7 @@ def distill(
         out, {"recovery": recovery, "labels": labels, "steps": total, "seed": seed, "precision": precision}
     )
     stopwatch = Stopwatch()
-    with quiet(), _as_it_was(teacher):
+    with quiet(), _device_kept(teacher), eval_mode(teacher):
         task = DistillationTask(
             student, teacher, recovery, precision=precision, labels=labels, total_steps=total, seed=seed,
             steps_per_epoch=loader.steps_per_epoch, multi_label=data.multi_label, preprocessing=preprocessing,
@@ -138,20 +139,16 @@ def steps_of(epochs: float | None, steps: int | None, steps_per_epoch: int) -> i
     return steps if steps is not None else max(1, round((1.0 if epochs is None else epochs) * steps_per_epoch))
 
 
-def default_precision(accelerator: str) -> Precision:
-    """bf16 where a GPU computes with it, else float32."""
-    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
+def device_of(recovery: RecoverySettings) -> torch.device:
+    """The device that a recovery runs on."""
+    return find_device("cpu" if recovery.accelerator == "cpu" else None)
 
 
 @contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Afterwards the model is on the device and in the mode that it was in."""
-    place = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
+def _device_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards the model is on the device that it was on."""
+    device = next(model.parameters()).device
     try:
         yield
     finally:
-        model.to(place)
-        for module, training in modes:
-            module.training = training
+        model.to(device)

@@ -55,7 +55,7 @@ class DistillationTask(TrainingTask):
         multi_label: bool = False,
         preprocessing: Preprocessing,
     ) -> None:
-        recovery.check(labels=labels)
+        recovery.weight_of_labels(labels)
         classifier = Classifier(student)
         super().__init__(
             classifier,
@@ -104,10 +104,12 @@ class DistillationTask(TrainingTask):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """As in training; without labels, what the teacher says takes their place."""
-        super().validation_step((batch[0], batch[1] if self.labels else self._said_by_teacher(batch[0])), batch_idx)
+        """As in training; without labels, what the teacher predicts takes their place."""
+        super().validation_step(
+            (batch[0], batch[1] if self.labels else self._predicted_by_teacher(batch[0])), batch_idx
+        )
 
-    def _said_by_teacher(self, images: Tensor) -> Tensor:
+    def _predicted_by_teacher(self, images: Tensor) -> Tensor:
         scores: Tensor = self.teacher(self.normalize(images))
         return (scores > 0).float() if self.multi_label else scores.argmax(dim=1)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from patchmerger.acceleration.settings import PlacementSettings
 from patchmerger.costs.block_costs import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts
 from patchmerger.costs.planning import plan
@@ -22,7 +23,7 @@ _RESERVES = (1.0, 1.08, 1.16, 1.25, 1.35, 1.5)
 
 
 @dataclass(frozen=True)
-class Place:
+class ChosenPlacement:
     """Where one merger goes.
 
     Attributes:
@@ -30,8 +31,8 @@ class Place:
         num_tokens: Tokens that go on.
         positions: What ``insert`` is told of positions.
         predicted: Speed-up by FLOPs.
-        measured: Speed-up as measured when the place was chosen; ``None`` where it was not.
-        wanted: The speed-up that was asked for; ``None`` where the place was given.
+        measured: Speed-up as measured when it was chosen; ``None`` where it was not.
+        wanted: The speed-up that was asked for; ``None`` where block and tokens were given.
     """
 
     after: int
@@ -46,46 +47,36 @@ class Place:
         return asdict(self)
 
 
-def choose_place(
+def choose_placement(
     net: nn.Module,
+    settings: PlacementSettings = PlacementSettings(),
     *,
-    speedup: float | None = None,
-    after: int | None = None,
-    num_tokens: int | None = None,
-    positions: Positions | None = None,
-    measured: bool = False,
     batch_size: int = 16,
     precision: Precision = "float32",
-    rounds: int = 10,
-) -> Place:
-    """The latest place whose speed-up reaches what is wanted, and with as many tokens as it allows.
+) -> ChosenPlacement:
+    """The latest placement whose speed-up reaches what is wanted, with as many tokens as that allows.
 
     Args:
         net: A plain model.
-        speedup: What is wanted; 2 if nothing is given.
-        after: The block to merge after, in its place.
-        num_tokens: Tokens that go on: alone, the latest place with so many is taken; with ``after``, it is the place.
-        positions: As in ``insert``.
-        measured: Whether a measurement on this machine must reach it, rather than the prediction by FLOPs.
-        batch_size: Of the measurement.
+        settings: What is wanted: a speed-up, or ``after`` and ``num_tokens``; ``num_tokens`` alone gives the latest
+            placement with so many.
+        batch_size: Of the measurement, if there is one.
         precision: Of the measurement.
-        rounds: Of the measurement.
 
     Raises:
-        ValueError: No place reaches it, the message names the fastest; or a place that is not there.
+        ValueError: No placement reaches it, the message names the fastest; or a block that is not there.
         UnsupportedModelError: The model cannot take a merger.
     """
-    if after is not None:
-        if speedup is not None:
-            raise ValueError(f"speedup ({speedup:g}) and after ({after}) both say where to merge: give one of them")
-        return _given(net, after, 8 if num_tokens is None else num_tokens, positions)
-    wanted = 2.0 if speedup is None else speedup
+    num_tokens, positions = settings.num_tokens, settings.positions
+    if settings.after is not None:
+        return _given(net, settings.after, 8 if num_tokens is None else num_tokens, positions)
+    wanted = 2.0 if settings.speedup is None else settings.speedup
     patches = PlacementCosts(on_meta(net), None, positions).num_patches
     least = min(8, max(1, patches // 4))
     counts = [num_tokens] if num_tokens is not None else [n for n in _COUNTS if least <= n < patches] or [1]
-    if not measured:
+    if not settings.measure:
         best = plan(net, speedup=wanted, num_tokens=counts, positions=positions).placements[0]
-        return _place(best, wanted)
+        return _chosen(best, wanted)
     found: dict[str, Placement] = {}
     for reserve in _RESERVES:
         try:
@@ -96,10 +87,10 @@ def choose_place(
             break
         found.setdefault(best.line, best)
     models = {"plain": net, **{line: p.apply(copy.deepcopy(net)) for line, p in found.items()}}
-    timings = measure_speed(models, batch_size=batch_size, precision=precision, rounds=rounds)
+    timings = measure_speed(models, batch_size=batch_size, precision=precision, rounds=settings.rounds)
     for line, placement in found.items():
         if timings[line].speedup >= wanted:
-            return _place(placement, wanted, timings[line].speedup)
+            return _chosen(placement, wanted, timings[line].speedup)
     fastest = max(found, key=lambda line: timings[line].speedup)
     raise ValueError(
         f"speedup ({wanted:g}) is more than merging was measured to save here: {timings[fastest].speedup:.2f}× with "
@@ -108,11 +99,13 @@ def choose_place(
     )
 
 
-def _place(placement: Placement, wanted: float, measured: float | None = None) -> Place:
-    return Place(placement.after[0], placement.num_tokens[0], placement.positions, placement.speedup, measured, wanted)
+def _chosen(placement: Placement, wanted: float, measured: float | None = None) -> ChosenPlacement:
+    return ChosenPlacement(
+        placement.after[0], placement.num_tokens[0], placement.positions, placement.speedup, measured, wanted
+    )
 
 
-def _given(net: nn.Module, after: int, num_tokens: int, positions: Positions | None) -> Place:
+def _given(net: nn.Module, after: int, num_tokens: int, positions: Positions | None) -> ChosenPlacement:
     costs = PlacementCosts(on_meta(net), None, positions)
     if not 1 <= after < costs.depth:
         raise ValueError(f"after ({after}) must be a block from 1 to {costs.depth - 1}: the model has {costs.depth}")
@@ -121,17 +114,21 @@ def _given(net: nn.Module, after: int, num_tokens: int, positions: Positions | N
             f"num_tokens ({num_tokens}) must be from 1 to {costs.num_patches - 1}: {costs.num_patches} patches arrive"
         )
     placement = costs.placement([after], [num_tokens])
-    return Place(after, num_tokens, placement.positions, placement.speedup)
+    return ChosenPlacement(after, num_tokens, placement.positions, placement.speedup)
 
 
-def slower_but_safer(net: nn.Module, place: Place) -> list[str]:
-    """Places that change the model less, in words, with the speed-up that they predict."""
-    costs = PlacementCosts(on_meta(net), None, place.positions)
+def slower_but_safer(net: nn.Module, placement: ChosenPlacement) -> list[str]:
+    """Placements that change the model less, in words, with the speed-up that they predict."""
+    costs = PlacementCosts(on_meta(net), None, placement.positions)
     found = []
-    if place.after + 1 < costs.depth:
-        later = costs.placement([place.after + 1], [place.num_tokens])
-        found.append(f"a later merge (--after {place.after + 1} --num_tokens {place.num_tokens}: {later.speedup:.2f}×)")
-    if 2 * place.num_tokens < costs.num_patches:
-        more = costs.placement([place.after], [2 * place.num_tokens])
-        found.append(f"more tokens (--after {place.after} --num_tokens {2 * place.num_tokens}: {more.speedup:.2f}×)")
+    if placement.after + 1 < costs.depth:
+        later = costs.placement([placement.after + 1], [placement.num_tokens])
+        found.append(
+            f"a later merge (--after {placement.after + 1} --num_tokens {placement.num_tokens}: {later.speedup:.2f}×)"
+        )
+    if 2 * placement.num_tokens < costs.num_patches:
+        more = costs.placement([placement.after], [2 * placement.num_tokens])
+        found.append(
+            f"more tokens (--after {placement.after} --num_tokens {2 * placement.num_tokens}: {more.speedup:.2f}×)"
+        )
     return found

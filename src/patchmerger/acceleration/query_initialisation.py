@@ -1,98 +1,187 @@
-"""Directions for a merger's queries, made of the tokens that arrive at it.
-
-Scores are ``w · k`` for normalised tokens k, so a query is a direction, and its length is how sharply it chooses.
-Tokens have a large mean in common, which says nothing of a token: directions are differences from it. As normalised
-tokens have about the same length, ``softmax(s c · k)`` over the tokens is ``softmax(-s ‖c - k‖² / 2)``: soft assignment
-to the centre c, with variance 1/s.
-"""
+"""Set the queries of a merger in a trained model from the model's own features, in place of noise; no labels."""
 
 from __future__ import annotations
 
-import numpy as np
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
 import torch
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from torch import Tensor
+from torch import Tensor, nn
 
-_TOKENS = 50_000  # more change no centre
-_SHRINKAGE = 0.01
+from patchmerger.acceleration.classifier import Classifier
+from patchmerger.acceleration.query_search import Calibrated, QuerySearch
+from patchmerger.acceleration.settings import QueryInit
+from patchmerger.hosts import find_host
+from patchmerger.hosts.example_inputs import example_input
+from patchmerger.inserted import InsertedMerger, mergers
+from patchmerger.insertion import remove
+from patchmerger.mechanism.modes import eval_mode
+from patchmerger.mechanism.subclassing import host_class
+from patchmerger.merger import PatchMerger
 
+LOGIT_STDS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+"""Standard deviations of the scores that are tried; queries drawn at random have 1."""
 
-def kmeans_directions(keys: Tensor, num_tokens: int, *, seed: int = 0) -> Tensor:
-    """Centres of clusters of tokens, less the mean of all.
-
-    Args:
-        keys: Normalised tokens, (B, N, D).
-        num_tokens: Clusters M.
-        seed: Of the first centres.
-
-    Returns:
-        Directions, (M, D).
-    """
-    tokens = _sample(keys, seed)
-    return _centres(tokens, num_tokens, seed) - tokens.mean(dim=0)
+SOFT = 1.0
+"""Standard deviation of the scores in ``method="soft"``: that of queries drawn at random."""
 
 
-def whitened_directions(keys: Tensor, num_tokens: int, *, seed: int = 0) -> Tensor:
-    """Centres of clusters of tokens in which every direction varies alike: ``w = Σ⁻¹ (c − mean)``.
+def recommended_query_init(*, recovers: bool) -> QueryInit:
+    """What ``"best"`` is: measured to be the best with and without a training after it (docs/accelerate.md).
 
-    So that a few directions of large variance do not decide alone which tokens are alike.
-
-    Args:
-        keys: Normalised tokens, (B, N, D).
-        num_tokens: Clusters M.
-        seed: Of the first centres.
-
-    Returns:
-        Directions, (M, D), in the coordinates of the tokens.
-    """
-    tokens = _sample(keys, seed)
-    whiten = _whitening(tokens)  # (D, D)
-    return _centres((tokens - tokens.mean(dim=0)) @ whiten, num_tokens, seed) @ whiten.T
-
-
-def spatial_directions(keys: Tensor, num_tokens: int, *, grid: tuple[int, int], seed: int = 0) -> Tensor:
-    """What tells tokens of one region of the image from the others: M regions that are equal and compact.
-
-    ``w = Σ⁻¹ (mean of the region − mean)``, Fisher's linear discriminant of the region.
+    Queries that choose sharply change the outputs least as long as nothing is trained. But they drop most tokens, and
+    a softmax that is nearly one-hot hardly learns: a training ends higher from queries that are as soft as noise.
 
     Args:
-        keys: Normalised tokens, (B, N, D).
-        num_tokens: Regions M.
-        grid: Rows and columns of the N tokens.
-        seed: Of the first centres of the regions.
+        recovers: Whether the model is trained afterwards.
+    """
+    return "soft" if recovers else "reconstruction"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What :func:`calibrate` did.
+
+    Attributes:
+        method: The one that was taken.
+        images: Calibration images.
+        mergers: One for each merger, first to last.
+    """
+
+    method: QueryInit
+    images: int
+    mergers: tuple[Calibrated, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def calibrate(
+    model: nn.Module,
+    images: Tensor | Iterable[Tensor],
+    *,
+    method: QueryInit = "best",
+    plain: nn.Module | None = None,
+    logit_stds: Iterable[float] = LOGIT_STDS,
+    steps: int = 300,
+    lr: float = 0.1,
+    batch_size: int = 64,
+    multi_label: bool = False,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+) -> Calibration:
+    """Set the queries of the mergers in a trained model from its own features, in place.
+
+    Nothing else in the model changes, and no labels are needed: of the methods below and of the standard deviations
+    those are taken with which the scores of the merged model differ least from those of the plain one, on these images.
+
+    - ``"kmeans"``: centres of clusters of the normalised tokens that arrive at the merger, less their mean, in the
+      tokens' own coordinates or whitened, whichever differs less;
+    - ``"spatial"``: what tells the tokens of one region of the image from the others;
+    - ``"reconstruction"``: the best of these, then ``steps`` steps of Adam on the queries alone that bring scores
+      and pooled features closer to the plain model's;
+    - ``"soft"``: as ``"kmeans"``, with a standard deviation of :data:`SOFT`: for models that are trained afterwards;
+    - ``"random"``: drawn anew, the reference;
+    - ``"best"``: ``"reconstruction"``, the best where no training follows (see :func:`recommended_query_init`).
+
+    Args:
+        model: A model with at least one PatchMerger; several are set first to last.
+        images: Normalised images as the model takes them, (n, 3, S, S), or batches of them: some hundreds.
+        method: See above.
+        plain: The model to be matched; by default ``model`` without its mergers.
+        logit_stds: Standard deviations of the scores that are tried.
+        steps: Steps of reconstruction.
+        lr: Their learning rate, relative to the size of the queries.
+        batch_size: Images that run at once.
+        multi_label: Whether the scores are a yes or no for each class.
+        seed: Of everything random.
+        progress: Called with what is done and the share of it that is.
 
     Returns:
-        Directions, (M, D).
+        What was chosen, and how far from the plain model each choice was.
+
+    Raises:
+        ValueError: No merger, another reducer than PatchMerger, too few or wrong images, or an unknown ``method``.
     """
-    rows, columns = grid
-    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).numpy()  # (N, 2)
-    region = torch.from_numpy(KMeans(num_tokens, n_init=10, random_state=seed).fit(places).labels_).long()
-    means = torch.stack([keys[:, (region == m).to(keys.device)].mean(dim=(0, 1)) for m in range(num_tokens)])  # (M, D)
-    tokens = _sample(keys, seed)
-    whiten = _whitening(tokens)
-    return ((means.cpu().float() - tokens.mean(dim=0)) @ whiten) @ whiten.T
+    if method not in get_args(QueryInit):
+        raise ValueError(f"method ({method!r}) must be one of {', '.join(map(repr, get_args(QueryInit)))}")
+    tried = tuple(logit_stds)
+    if not tried or min(tried) <= 0:
+        raise ValueError(f"logit_stds ({list(tried)}) must be at least one number above 0")
+    if steps < 1 or not lr > 0:
+        raise ValueError(f"steps ({steps}) must be at least 1 and lr ({lr}) above 0")
+    present = _queried(model)
+    batches = _batches(model, images, batch_size)
+    _check_size(model, batches)
+    plain = remove(copy.deepcopy(model)) if plain is None else plain
+    method = recommended_query_init(recovers=False) if method == "best" else method
+    how, tried = ("kmeans", (SOFT,)) if method == "soft" else (method, tried)
+    results = []
+    with _frozen(model):
+        student, teacher = Classifier(model), Classifier(plain.eval())
+        with torch.no_grad():
+            wanted = [teacher.with_features(batch) for batch in batches]
+        for merger in present:
+            search = QuerySearch(student, merger, batches, wanted, multi_label, seed, progress or (lambda *_: None))
+            results.append(search.run(how, tried, steps, lr))
+    return Calibration(method, sum(map(len, batches)), tuple(results))
 
 
-def _sample(keys: Tensor, seed: int) -> Tensor:
-    """At most so many tokens, (n, D), float32 on the CPU."""
-    tokens = keys.flatten(0, -2)
-    if len(tokens) > _TOKENS:
-        chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))[:_TOKENS]
-        tokens = tokens[chosen.to(tokens.device)]
-    return tokens.detach().float().cpu()
+def _queried(model: nn.Module) -> list[InsertedMerger]:
+    """The mergers whose queries can be set."""
+    present = mergers(model)
+    if not present:
+        raise ValueError(f"model ({host_class(model).__name__}) has no merger: patchmerger.insert(model) puts one in")
+    for merger in present:
+        if not isinstance(merger.module, PatchMerger):
+            raise ValueError(f"{merger.name} is a {type(merger.module).__name__}, which has no queries to set")
+    return present
 
 
-def _centres(tokens: Tensor, num_tokens: int, seed: int) -> Tensor:
-    """Of the clusters, (M, D); where there are fewer different tokens than clusters, some stand twice."""
-    clusters = min(num_tokens, len(np.unique(tokens[:4096].numpy(), axis=0)))
-    means = MiniBatchKMeans(clusters, n_init=3, batch_size=4096, random_state=seed).fit(tokens.numpy())
-    centres = torch.from_numpy(means.cluster_centers_).float()
-    return centres[torch.arange(num_tokens) % clusters]
+def _batches(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int) -> list[Tensor]:
+    """The images in batches on the model's device, checked."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size ({batch_size}) must be at least 1")
+    like = next(p for p in model.parameters() if p.is_floating_point())
+    given = [images] if isinstance(images, Tensor) else list(images)
+    for batch in given:
+        if not isinstance(batch, Tensor) or batch.ndim != 4 or not batch.is_floating_point():
+            what = (tuple(batch.shape), batch.dtype) if isinstance(batch, Tensor) else type(batch).__name__
+            raise ValueError(f"images must be normalised floats (n, channels, height, width), got {what}")
+    batches = [part.to(like) for batch in given for part in batch.split(batch_size) if len(part)]
+    if sum(map(len, batches)) < 2:
+        raise ValueError("images has fewer than 2 images: some hundreds are needed")
+    if len(batches) > 1 and len(batches[-1]) < 2:
+        batches.pop()
+    return batches
 
 
-def _whitening(tokens: Tensor) -> Tensor:
-    """L (D, D) with L Lᵀ = Σ⁻¹, of a covariance Σ that is shrunk a little towards a multiple of one."""
-    covariance = torch.cov(tokens.double().T)
-    shrunk = covariance + _SHRINKAGE * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(len(covariance))
-    whitening: Tensor = torch.linalg.cholesky(torch.linalg.inv(shrunk)).float()
-    return whitening
+def _check_size(model: nn.Module, batches: list[Tensor]) -> None:
+    channels, height, width = example_input(model).images.shape[-3:]
+    for batch in batches:
+        if batch.shape[1] != channels or (_fixed_size(model) and batch.shape[2:] != (height, width)):
+            raise ValueError(
+                f"images {tuple(batch.shape)} do not fit {host_class(model).__name__}: it takes {channels} channels, "
+                f"{height} × {width} pixels"
+            )
+
+
+def _fixed_size(model: nn.Module) -> bool:
+    return find_host(model).num_patches is not None
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and without gradients; afterwards as it was."""
+    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with eval_mode(model):
+            model.requires_grad_(False)
+            yield
+    finally:
+        for parameter, grad in needs:
+            parameter.requires_grad_(grad)

@@ -1,4 +1,4 @@
-"""The search for the queries of one merger: directions, their sharpness, and steps on the queries alone."""
+"""The search for the queries of one merger: directions, their length, and steps on the queries alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.acceleration.classifier import Classifier, divergence, feature_error
-from patchmerger.acceleration.query_initialisation import kmeans_directions, spatial_directions, whitened_directions
+from patchmerger.acceleration.query_directions import kmeans_directions, spatial_directions, whitened_directions
 from patchmerger.acceleration.shortcut import Shortcut
 from patchmerger.hosts import find_host
 from patchmerger.inserted import InsertedMerger
@@ -25,20 +25,20 @@ class Calibrated:
 
     Attributes:
         name: The merger's name in the model.
-        start: What was chosen, ``"kmeans-whitened"`` say, with ``", reconstruction"`` where steps followed.
-        sharpness: Standard deviation of the scores before any steps; ``None`` for random queries.
-        random: Divergence from the plain model with the queries as they were, in nats (see ``outputs.divergence``).
-        started: The same with the chosen directions and sharpness.
+        method: What was chosen, ``"kmeans-whitened"`` say, with ``", reconstruction"`` where steps followed.
+        logit_std: Standard deviation of the scores before any steps; ``None`` for random queries.
+        random: Divergence from the plain model with the queries as they were, in nats (see ``classifier.divergence``).
+        initial: The same with the chosen directions and standard deviation, before any steps.
         divergence: The same at the end.
         norm_ratio: Length of the merged tokens / length of those that arrive: 1 keeps the scale of the model.
-        tried: The divergence of every pair of directions and sharpness.
+        tried: The divergence of every pair of directions and standard deviation.
     """
 
     name: str
-    start: str
-    sharpness: float | None
+    method: str
+    logit_std: float | None
     random: float
-    started: float
+    initial: float
     divergence: float
     norm_ratio: float
     tried: dict[str, float]
@@ -66,7 +66,7 @@ class QuerySearch:
         with torch.no_grad():
             self.keys = [norm(tokens) for tokens in self.shortcut.tokens]
 
-    def run(self, start: str, sharpness: tuple[float, ...], steps: int, lr: float) -> Calibrated:
+    def run(self, method: str, logit_stds: tuple[float, ...], steps: int, lr: float) -> Calibrated:
         """Set the queries."""
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(self.module.weight.shape, generator=generator)
@@ -78,35 +78,35 @@ class QuerySearch:
             None,
             self.module.weight.detach().clone(),
         )
-        found = [] if start == "random" else list(self._directions(start).items())
+        found = [] if method == "random" else list(self._directions(method).items())
         for number, (name, directions) in enumerate(found):
-            unit = directions / self._spread(directions)
-            for place, sharp in enumerate(sharpness):
-                self._set(sharp * unit)
+            unit = directions / self._logit_std(directions)
+            for index, std in enumerate(logit_stds, start=1):
+                self._set(std * unit)
                 gap = self._gap()
-                tried[f"{name}, {sharp:g}"] = gap
-                if gap < chosen[0] or (chosen[2] is None and start != "reconstruction"):
-                    chosen = (gap, name, sharp, self.module.weight.detach().clone())
-                done = number * len(sharpness) + place + 1
-                self.progress("trying queries", done / (len(found) * len(sharpness)))
-        started, name, sharp_or_none, weight = chosen
+                tried[f"{name}, {std:g}"] = gap
+                if gap < chosen[0] or (chosen[2] is None and method != "reconstruction"):
+                    chosen = (gap, name, std, self.module.weight.detach().clone())
+                done = number * len(logit_stds) + index
+                self.progress("trying queries", done / (len(found) * len(logit_stds)))
+        initial, name, logit_std, weight = chosen
         self._set(weight)
-        end = started
-        if start == "reconstruction":
-            end = self._reconstruct(steps, lr, started)
+        end = initial
+        if method == "reconstruction":
+            end = self._reconstruct(steps, lr, initial)
             name += ", reconstruction"
-        return Calibrated(self.name, name, sharp_or_none, at_random, started, end, self._norm_ratio(), tried)
+        return Calibrated(self.name, name, logit_std, at_random, initial, end, self._norm_ratio(), tried)
 
-    def _directions(self, start: str) -> dict[str, Tensor]:
+    def _directions(self, method: str) -> dict[str, Tensor]:
         keys, count = torch.cat([k.flatten(0, 1) for k in self._real_keys()]), self.module.num_tokens
         found = {}
-        if start in ("kmeans", "reconstruction"):
+        if method in ("kmeans", "reconstruction"):
             found["kmeans"] = kmeans_directions(keys, count, seed=self.seed)
             found["kmeans-whitened"] = whitened_directions(keys, count, seed=self.seed)
-        if start in ("spatial", "reconstruction") and self.grid is not None:
+        if method in ("spatial", "reconstruction") and self.grid is not None:
             found["spatial"] = spatial_directions(torch.cat(self.keys), count, grid=self.grid, seed=self.seed)
-        elif start == "spatial":
-            raise ValueError("start ('spatial') needs tokens in a grid, which this model's are not: take 'kmeans'")
+        elif method == "spatial":
+            raise ValueError("method ('spatial') needs tokens in a grid, which this model's are not: take 'kmeans'")
         return found
 
     def _real_keys(self) -> Iterator[Tensor]:
@@ -114,7 +114,7 @@ class QuerySearch:
         for keys, mask in zip(self.keys, self.shortcut.masks, strict=True):
             yield keys.flatten(0, 1)[None] if mask is None else keys[mask][None]
 
-    def _spread(self, directions: Tensor) -> Tensor:
+    def _logit_std(self, directions: Tensor) -> Tensor:
         """Standard deviation of the scores over tokens, all queries together."""
         keys = torch.cat([k.flatten(0, 1) for k in self._real_keys()][:8]).float()
         scores = self.module.scale * keys @ directions.to(keys.device).T

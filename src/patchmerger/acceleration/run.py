@@ -1,51 +1,125 @@
-"""The steps of an acceleration: each leaves a file behind in the run's folder, and is not done again."""
+"""A trained Vision Transformer in, a faster one as accurate out: place, initialise, recover, evaluate, keep."""
 
 from __future__ import annotations
 
 import copy
-import json
-import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from patchmerger.acceleration.calibration import Start, calibrate
+from patchmerger.acceleration.agreement import at_chance, chance_warning, compare_scores, scores_of
 from patchmerger.acceleration.classifier import Classifier
-from patchmerger.acceleration.distillation import default_precision, distill, steps_of
-from patchmerger.acceleration.placement import Place, slower_but_safer
-from patchmerger.acceleration.proof import at_chance, chance_warning, prove, scores_of, some_of
-from patchmerger.acceleration.settings import RecoverySettings
-from patchmerger.acceleration.teacher import Teacher
-from patchmerger.data import Augmentation, EvalTransform, ImageSet, ImageSplits, normalize
+from patchmerger.acceleration.distillation import device_of, distill, steps_of
+from patchmerger.acceleration.image_batches import calibration_batch
+from patchmerger.acceleration.placement import ChosenPlacement, choose_placement, slower_but_safer
+from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
+from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
+from patchmerger.acceleration.teacher import Teacher, find_teacher
+from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation, load_images
+from patchmerger.data.unlabelled import is_unlabelled, load_unlabelled
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
-from patchmerger.reports.acceleration import draw_acceleration
-from patchmerger.runs.environment import environment, find_device
-from patchmerger.runs.files import write_json
-from patchmerger.runs.run_folder import RunFolder
+from patchmerger.runs.environment import default_precision, environment
+from patchmerger.runs.files import atomic_file, read_json, write_json
+from patchmerger.runs.progress import progress_bar
+from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.speed.benchmark import measure as measure_speed
-from patchmerger.speed.timed_steps import Precision as Speed
+from patchmerger.speed.timed_steps import Precision as SpeedPrecision
 from patchmerger.training.fitting import MODEL_FOLDER, square_input
 
-PICTURE_FILE = "acceleration.png"
+
+def accelerate(
+    model: Any,
+    data: DataSettings = DataSettings(),
+    *,
+    placement: PlacementSettings = PlacementSettings(),
+    query_init: QueryInitSettings = QueryInitSettings(),
+    recovery: RecoverySettings = RecoverySettings(),
+    augmentation: Augmentation | None = None,
+    max_drop: float | None = None,
+    labels: bool | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    progress: bool = True,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Make a trained ViT faster: place a merger, initialise its queries, recover accuracy, evaluate, keep the result.
+
+    The same call again resumes an interrupted run, and returns the results of a finished one. The files of the model
+    that goes in are never changed.
+
+    Args:
+        model: The trained model: a folder (of patchmerger, of a run, of transformers), a timm architecture with
+            weights, a name on the Hugging Face Hub, a safetensors file, a model, or what ``find_teacher`` made of it.
+        data: The images; labels are optional.
+        placement: Where to merge: for a wanted speed-up (2 by default), or after a given block.
+        query_init: How the merger's queries begin.
+        recovery: How accuracy is recovered, and for how long.
+        augmentation: How training images are varied; padded crops and flips if not given (digits: none).
+        max_drop: The drop of accuracy that is accepted, in points; 0.5 if not given. Needs labels.
+        labels: Whether labels are used; by default if there are any.
+        seed: Fixes the images that are held out and all randomness.
+        out: The folder; runs/accelerate-MODEL-FINGERPRINT if not given.
+        progress: Say which step runs and how accurate the model is, with bars on a terminal.
+        command: The command line that asked for it, kept in the results.
+
+    Returns:
+        The content of the folder's ``results.json``; the model is in its folder ``model``.
+
+    Raises:
+        ValueError: A model, data or settings that do not fit, or a folder of another run; before any training.
+        FileNotFoundError: No such model or data.
+    """
+    unlabelled = is_unlabelled(data.source)
+    if unlabelled and labels:
+        raise ValueError(f"labels (true): {data.source} is a folder of images without class folders, so it has none")
+    use_labels = not unlabelled if labels is None else labels
+    recovery.weight_of_labels(use_labels)
+    if max_drop is not None and not use_labels:
+        raise ValueError(f"max_drop ({max_drop:g}) is a drop of accuracy, which needs labels, and there are none")
+    drop = 0.5 if max_drop is None else max_drop
+    if drop < 0:
+        raise ValueError(f"max_drop ({drop:g}) must be 0 or more points")
+    teacher = model if isinstance(model, Teacher) else find_teacher(model, crop_pct=data.crop_pct)
+    augmentation = augmentation or default_augmentation(data.source)
+    settings: dict[str, Any] = {
+        "model": teacher.name, "weights": teacher.found.fingerprint, "preprocessing": teacher.preprocessing,
+        "data": data, "placement": placement, "query_init": query_init, "recovery": recovery,
+        "augmentation": augmentation, "max_drop": drop, "labels": use_labels, "seed": seed,
+    }  # fmt: skip
+    folder = RunFolder(Path(out) if out else default_folder("accelerate", teacher.name, settings), settings)
+    if folder.results is not None:
+        return folder.results
+    images = load_unlabelled(data, seed=seed) if unlabelled else load_images(data, seed=seed)
+    if len(images.train) < recovery.batch_size:
+        raise ValueError(
+            f"recovery.batch_size ({recovery.batch_size}) is more than the {len(images.train)} training images: take a "
+            "smaller one"
+        )
+    if use_labels:
+        check_classes(teacher, images, data.source)
+    run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, data.workers)
+    chosen = run.choose_placement(placement)
+    run.evaluate_teacher(data.source)
+    student = run.initialise_queries(chosen, query_init)
+    run.recover(student, augmentation)
+    return run.finish(student, chosen, drop, rounds=placement.rounds, command=command)
 
 
 class AccelerationRun:
-    """One acceleration, step by step.
+    """One acceleration, step by step: each step leaves a file behind in the run's folder, and is not done again.
 
     Args:
         folder: Where its files are.
         teacher: The plain model, which is not changed.
         images: The images.
         labels: Whether their targets are labels.
-        recovery: How accuracy is won back.
+        recovery: How accuracy is recovered.
         seed: Of everything random.
         progress: Whether to say what is done.
         workers: Processes that load images.
@@ -65,107 +139,111 @@ class AccelerationRun:
         self.folder, self.teacher, self.images, self.labels = folder, teacher, images, labels
         self.recovery, self.seed, self.progress, self.workers = recovery, seed, progress, workers
         self.targets = images.test.targets if labels else None
-        self.device = find_device("cpu" if recovery.accelerator == "cpu" else None)
+        self.device = device_of(recovery)
         self.image_size = square_input(teacher.net)
-        self.precision = recovery.precision or default_precision(recovery.accelerator)
-        self.speed_precision: Speed = "float32" if self.precision == "32-true" else "bf16"
-        self.proofs: dict[str, dict[str, Any]] = {}
+        self.precision = recovery.precision or default_precision(self.device)
+        self.speed_precision: SpeedPrecision = "float32" if self.precision == "32-true" else "bf16"
+        self.evaluation: dict[str, dict[str, Any]] = {}
         self.metric = "mAP" if labels and images.multi_label else "accuracy"
 
-    def say(self, text: str) -> None:
-        """A line of progress."""
-        if self.progress:
-            print(text, file=sys.stderr, flush=True)
-
-    def keep(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What a step found, made once."""
-        path = self.folder.path / f"{name}.json"
-        if not path.exists():
-            write_json(path, make())
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-
-    def place(self, choose: Callable[[], Place]) -> Place:
-        """1. Where to merge."""
-        path = self.folder.path / "place.json"
-        place = Place(**json.loads(path.read_text())) if path.exists() else choose()
-        measured = "" if place.measured is None else f", {place.measured:.2f}× measured"
-        self.say(
-            f"1/5 place: {place.num_tokens} tokens after block {place.after}: {place.predicted:.2f}× by FLOPs{measured}"
+    def choose_placement(self, settings: PlacementSettings) -> ChosenPlacement:
+        """1. Where to merge; the folder is made after it, as it is the last step that refuses bad input."""
+        path = self.folder.path / "placement.json"
+        if path.exists():
+            chosen = ChosenPlacement(**read_json(path))
+        else:
+            chosen = choose_placement(
+                self.teacher.net, settings, batch_size=min(16, self.recovery.batch_size), precision=self.speed_precision
+            )
+        measured = "" if chosen.measured is None else f", {chosen.measured:.2f}× measured"
+        self._say(
+            f"1/5 placement: {chosen.num_tokens} tokens after block {chosen.after}: {chosen.predicted:.2f}× by FLOPs"
+            f"{measured}"
         )
-        return place
+        self.folder.begin()
+        self._kept("placement", chosen.as_dict)
+        return chosen
 
-    def judge_teacher(self, source: str) -> None:
+    def evaluate_teacher(self, source: str) -> None:
         """The plain model on the held-out images."""
-        self.proofs["plain"] = self._judged("plain", lambda: self.teacher.net)
+        self._evaluate("plain", self.teacher.net)
         if self.targets is None:
             return
-        accuracy = self.proofs["plain"]["accuracy"]
-        self.say(f"    the plain model: {self.metric} {100 * accuracy:.2f}%")
+        accuracy = self.evaluation["plain"]["accuracy"]
+        self._say(f"    the plain model: {self.metric} {100 * accuracy:.2f}%")
         if at_chance(self._scores("plain"), self.targets):
             warnings.warn(chance_warning(self.teacher, accuracy, source), stacklevel=3)
 
-    def start(self, place: Place, start: Start, count: int) -> nn.Module:
-        """2. The merger, with queries from the model's own features."""
-        student = insert(copy.deepcopy(self.teacher.net), place.num_tokens, place.after, positions=place.positions)
+    def initialise_queries(self, placement: ChosenPlacement, query_init: QueryInitSettings) -> nn.Module:
+        """2. The merged model, with queries from its own features."""
+        student = insert(
+            copy.deepcopy(self.teacher.net), placement.num_tokens, placement.after, positions=placement.positions
+        )
         (merger,) = mergers(student)
-        path = self.folder.path / "start.safetensors"
+        path = self.folder.path / "queries.safetensors"
         if path.exists():
             merger.module.load_state_dict(load_file(path))
         else:
-            batch = calibration_batch(self.images.train, self.teacher, self.image_size, count, self.seed)
-            with _bar("2/5 start", self.progress) as tell:
+            method = query_init.method
+            if method == "best":
+                method = recommended_query_init(recovers=self.recovery.epochs != 0)
+            batch = calibration_batch(
+                self.images.train, self.teacher.preprocessing, image_size=self.image_size, count=query_init.images,
+                seed=self.seed,
+            )  # fmt: skip
+            with progress_bar("2/5 queries", 1.0, shown=self.progress) as bar:
                 student.to(self.device)
                 found = calibrate(
-                    student, batch, start=start, plain=copy.deepcopy(self.teacher.net).to(self.device), seed=self.seed,
-                    batch_size=min(64, self.recovery.batch_size), multi_label=self.images.multi_label, progress=tell,
+                    student, batch, method=method, plain=copy.deepcopy(self.teacher.net).to(self.device),
+                    seed=self.seed, batch_size=min(64, self.recovery.batch_size), multi_label=self.images.multi_label,
+                    progress=lambda what, share: bar.describe(f"2/5 queries: {what}", share),
                 )  # fmt: skip
             student.cpu()
-            self.keep("start", found.as_dict)
-            save_file(merger.module.state_dict(), path)
-        self.proofs["started"] = self._judged("started", lambda: student)
-        self.say(f"2/5 start: {self._in_words('started')}")
+            self._kept("query_init", found.as_dict)
+            _save_tensors(merger.module.state_dict(), path)
+        self._evaluate("initialised", student)
+        self._say(f"2/5 queries: {self._in_words('initialised')}")
         return student
 
-    def recover(
-        self, student: nn.Module, epochs: float | None, seconds: float | None, augmentation: Augmentation
-    ) -> None:
-        """3. Fine-tuning, guided by the plain model."""
-        if epochs == 0:
+    def recover(self, student: nn.Module, augmentation: Augmentation) -> None:
+        """3. A short training, guided by the plain model."""
+        recovery = self.recovery
+        if recovery.epochs == 0:
             self.recovered: dict[str, Any] = {"steps": 0, "epochs": 0.0, "seconds": 0.0, "history": []}
         else:
-            per_epoch = len(self.images.train) // self.recovery.batch_size
+            per_epoch = len(self.images.train) // recovery.batch_size
+            seconds = recovery.seconds
             if seconds is not None:
-                length = self.keep("length", lambda: {"steps": self._steps_in(seconds, student, augmentation)})
-                steps = length["steps"]
+                steps = self._kept("length", lambda: {"steps": self._steps_in(seconds, student, augmentation)})["steps"]
             else:
-                steps = steps_of(epochs, None, per_epoch)
-            self.say(f"3/5 recover: {steps} steps of {self.recovery.batch_size} images, {steps / per_epoch:.2g} epochs")
+                steps = steps_of(recovery.epochs, None, per_epoch)
+            self._say(f"3/5 recovery: {steps} steps of {recovery.batch_size} images, {steps / per_epoch:.2g} epochs")
             self.recovered = self._distill(student, steps, augmentation, self.folder.path / "recovery")
         student.cpu()
-        self.proofs["recovered"] = self._judged("recovered", lambda: student)
-        self.say(f"    recovered: {self._in_words('recovered')}")
+        self._evaluate("recovered", student)
+        self._say(f"    recovered: {self._in_words('recovered')}")
 
-    def finish(self, student: nn.Module, place: Place, drop: float, rounds: int) -> dict[str, Any]:
-        """4. and 5. The proof, and the model in its folder."""
-        self.say("4/5 prove: measuring the speed")
+    def finish(
+        self, student: nn.Module, placement: ChosenPlacement, drop: float, *, rounds: int, command: str | None
+    ) -> dict[str, Any]:
+        """4. and 5. The speed, what was lost, and the model in its folder."""
+        self._say("4/5 evaluation: measuring the speed")
         speed = measure_speed(
             {"plain": self.teacher.net, "accelerated": student}, batch_size=min(32, self.recovery.batch_size),
             precision=self.speed_precision, rounds=rounds, device=self.device,
         )  # fmt: skip
         names = self.teacher.class_names or (self.images.class_names if self.labels else None)
         self.teacher.found.save(student, self.folder.path / MODEL_FOLDER, class_names=names or None, overwrite=True)
-        timing = speed["accelerated"]
         results: dict[str, Any] = {
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": command,
             "settings": self.folder.settings,
             "data": self.images.description,
             "metric": self.metric if self.labels else "agreement",
-            "place": place.as_dict(),
-            "start": json.loads((self.folder.path / "start.json").read_text()),
+            "placement": placement.as_dict(),
+            "query_init": read_json(self.folder.path / "query_init.json"),
             "recovery": self.recovered,
-            "proof": self.proofs,
-            "speedup": {"predicted": place.predicted, "measured": timing.speedup},
+            "evaluation": self.evaluation,
+            "speedup": {"predicted": placement.predicted, "measured": speed["accelerated"].speedup},
             "speed": speed.as_dict(),
             "max_drop": drop if self.labels else None,
             "met": None,
@@ -174,16 +252,13 @@ class AccelerationRun:
             "folder": str(self.folder.path),
         }
         if self.labels:
-            lost = 100 * (self.proofs["plain"]["accuracy"] - self.proofs["recovered"]["accuracy"])
+            lost = 100 * (self.evaluation["plain"]["accuracy"] - self.evaluation["recovered"]["accuracy"])
             results["met"] = lost <= drop
             if not results["met"]:
-                length = self.recovered["epochs"]
-                more = f"more training (--epochs {max(1.0, 3 * length):g})"
-                results["advice"] = [more, *slower_but_safer(self.teacher.net, place)]
-        draw_acceleration(results, self.folder.path / PICTURE_FILE)
-        self.folder.finish(results)
-        self.say(f"5/5 keep: {self.folder.path / MODEL_FOLDER}")
-        return results
+                more = f"more training (--epochs {max(1.0, 3 * self.recovered['epochs']):g})"
+                results["advice"] = [more, *slower_but_safer(self.teacher.net, placement)]
+        self._say(f"5/5 keep: {self.folder.path / MODEL_FOLDER}")
+        return self.folder.finish(results)
 
     def _distill(
         self, student: nn.Module, steps: int, augmentation: Augmentation, out: Path | None, *, quietly: bool = False
@@ -194,10 +269,9 @@ class AccelerationRun:
                 images.train, None, images.test, images.class_names, images.multi_label, (), images.description
             )
         return distill(
-            student, self.teacher.net, images, preprocessing=self.teacher.preprocessing,
-            steps=steps, recovery=self.recovery, labels=self.labels,
-            augmentation=augmentation, workers=self.workers, seed=self.seed, out=out,
-            progress=self.progress and not quietly,
+            student, self.teacher.net, images, preprocessing=self.teacher.preprocessing, steps=steps,
+            recovery=self.recovery, labels=self.labels, augmentation=augmentation, workers=self.workers,
+            seed=self.seed, out=out, progress=self.progress and not quietly,
         )  # fmt: skip
 
     def _steps_in(self, seconds: float, student: nn.Module, augmentation: Augmentation) -> int:
@@ -209,52 +283,67 @@ class AccelerationRun:
                 return max(1, int(seconds / (taken / tried)))
             tried *= 4
 
-    def _judged(self, name: str, model: Callable[[], nn.Module]) -> dict[str, Any]:
-        """Scores on the held-out images, kept, and what they prove."""
+    def _evaluate(self, name: str, model: nn.Module) -> None:
+        """Scores on the held-out images, kept, and how they compare."""
         path = self.folder.path / f"scores-{name}.safetensors"
         if not path.exists():
-            net = copy.deepcopy(model()).to(self.device)
             scores = scores_of(
-                Classifier(net), self.images.test, self.teacher, image_size=self.image_size, workers=self.workers,
-                batch_size=2 * self.recovery.batch_size, progress=self.progress,
+                Classifier(copy.deepcopy(model).to(self.device)), self.images.test, self.teacher.preprocessing,
+                image_size=self.image_size, workers=self.workers, batch_size=2 * self.recovery.batch_size,
+                progress=self.progress,
             )  # fmt: skip
-            save_file({"scores": scores}, path)
-        return prove(self._scores(name), self._scores("plain"), self.targets)
+            _save_tensors({"scores": scores}, path)
+        self.evaluation[name] = compare_scores(self._scores(name), self._scores("plain"), self.targets)
 
     def _scores(self, name: str) -> Tensor:
         return load_file(self.folder.path / f"scores-{name}.safetensors")["scores"]
 
+    def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What a step found, made once."""
+        path = self.folder.path / f"{name}.json"
+        if not path.exists():
+            write_json(path, make())
+        found: dict[str, Any] = read_json(path)
+        return found
+
+    def _say(self, text: str) -> None:
+        if self.progress:
+            print(text, file=sys.stderr, flush=True)
+
     def _in_words(self, name: str) -> str:
-        proof = self.proofs[name]
-        agreement = f"agrees with the plain model on {100 * proof['agreement']:.1f}%"
-        if proof["accuracy"] is None:
+        found = self.evaluation[name]
+        agreement = f"agrees with the plain model on {100 * found['agreement']:.1f}%"
+        if found["accuracy"] is None:
             return agreement
-        lost = 100 * (proof["accuracy"] - self.proofs["plain"]["accuracy"])
-        return f"{self.metric} {100 * proof['accuracy']:.2f}% ({lost:+.2f} points), {agreement}"
+        lost = 100 * (found["accuracy"] - self.evaluation["plain"]["accuracy"])
+        return f"{self.metric} {100 * found['accuracy']:.2f}% ({lost:+.2f} points), {agreement}"
 
 
-def calibration_batch(images: ImageSet, teacher: Teacher, image_size: int, count: int, seed: int) -> Tensor:
-    """Some images as in evaluation, normalised: (n, 3, S, S)."""
-    chosen, fit = some_of(images, count, seed), EvalTransform(image_size, teacher.preprocessing)
-    pixels = torch.stack([fit(chosen[number]) for number in range(len(chosen))])
-    return normalize(pixels, teacher.preprocessing)
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    with atomic_file(path) as partial:
+        save_file(tensors, partial)
 
 
-@contextmanager
-def _bar(title: str, shown: bool) -> Iterator[Callable[[str, float], None]]:
-    """A bar on a terminal, with the time that is left."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda *_: None
+def check_classes(teacher: Teacher, images: ImageSplits, source: str) -> None:
+    """Refuse labels that the model's head has no outputs for."""
+    classes = len(images.class_names)
+    if teacher.num_classes != classes:
+        raise ValueError(
+            f"data ({source}) has {classes} classes, but the head of model ({teacher.name}) has {teacher.num_classes}: "
+            "take the data that it was trained on, train a head for these first (patchmerger fit), or leave the labels "
+            "out (labels=false), so that the plain model alone is the teacher"
+        )
+    names = teacher.class_names
+    if names is None or names == images.class_names:
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def tell(what: str, share: float) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(f"{title}: {what}", total=1.0)
-            bar.update(tasks[what], completed=share)
-
-        yield tell
+    ours, theirs = (", ".join(named[:5]) for named in (images.class_names, names))
+    if sorted(names) == sorted(images.class_names):
+        raise ValueError(
+            f"data ({source}) has the model's classes in another order: {ours} … there, {theirs} … in model "
+            f"({teacher.name})"
+        )
+    warnings.warn(
+        f"data ({source}) names its classes {ours} …, model ({teacher.name}) {theirs} …: they are taken to be the same "
+        "ones, in this order",
+        stacklevel=3,
+    )

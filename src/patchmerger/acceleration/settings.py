@@ -1,21 +1,90 @@
-"""What a user can say about the recovery of accuracy after a merger went into a trained model."""
+"""What a user can say about an acceleration: where to merge, how the queries begin, how accuracy is recovered."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
-from timm.optim import list_optimizers
-
+from patchmerger.mechanism.options import Positions
 from patchmerger.training.settings import Precision, TrainingSettings
+
+QueryInit: TypeAlias = Literal["best", "reconstruction", "soft", "kmeans", "spatial", "random"]
+"""How the queries of a merger in a trained model begin; ``calibrate`` explains each."""
+
+Scope: TypeAlias = Literal["rear", "all", "rear-then-all"]
+"""What a recovery trains: what follows the first merge, all, or one after the other."""
 
 _RATE = 0.064
 
 
 @dataclass(frozen=True)
-class RecoverySettings:
-    """How accuracy is won back: a short training in which the plain model is the teacher.
+class PlacementSettings:
+    """Where to merge.
 
     Args:
+        speedup: Wanted speed-up, predicted by FLOPs; the merge comes as late as it allows. 2 if nothing is given.
+        after: In its place the block to merge after, counted from 1.
+        num_tokens: Tokens that go on; chosen with the placement if not given.
+        positions: As in insert; by default what the model needs.
+        measure: Let a measurement on this machine reach the speed-up, rather than the prediction.
+        rounds: Rounds of the speed measurement, in which both models are timed in turn.
+    """
+
+    speedup: float | None = None
+    after: int | None = None
+    num_tokens: int | None = None
+    positions: Positions | None = None
+    measure: bool = False
+    rounds: int = 10
+
+    def __post_init__(self) -> None:
+        if self.speedup is not None and self.after is not None:
+            raise ValueError(
+                f"speedup ({self.speedup:g}) and after ({self.after}) both say where to merge: give one of them"
+            )
+        if self.speedup is not None and not self.speedup > 1:
+            raise ValueError(f"speedup ({self.speedup:g}) must be above 1, such as 1.5")
+        for name in ("after", "num_tokens", "rounds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} ({value}) must be at least 1")
+        if self.positions not in (None, *get_args(Positions)):
+            raise ValueError(
+                f"positions ({self.positions!r}) must be one of {', '.join(map(repr, get_args(Positions)))}"
+            )
+
+
+@dataclass(frozen=True)
+class QueryInitSettings:
+    """How the queries of the merger begin.
+
+    Args:
+        method: "reconstruction", "soft", "kmeans", "spatial" or "random"; "best" is "soft" where a recovery follows,
+            else "reconstruction".
+        images: Training images that it is computed from, without labels.
+    """
+
+    method: QueryInit = "best"
+    images: int = 512
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(QueryInit):
+            raise ValueError(f"query_init ({self.method!r}) must be one of {', '.join(map(repr, get_args(QueryInit)))}")
+        if self.images < 2:
+            raise ValueError(f"calibration_images ({self.images}) must be at least 2; some hundreds are good")
+
+
+@dataclass(frozen=True)
+class RecoverySettings:
+    """How accuracy is recovered: a short training in which the plain model is the teacher.
+
+    Args:
+        scope: "rear" trains the merger and what follows it, on tokens that the blocks before it computed once; "all"
+            trains the whole model; "rear-then-all" does both, with a fifth of the length for all.
+        epochs: Length in passes over the training images, also a part of one; 0 for no training. 1 if neither it nor
+            budget is given.
+        budget: In its place the time for it, such as 10min, 90s or 2h.
         lr: The highest learning rate of all but the mergers; by default 0.064 / features of a token (1e-3 for 64 of
             them, 8e-5 for 768), as the best rate falls with the width of a model (arXiv 2203.03466).
         merger_lr: Factor on it for the mergers.
@@ -30,11 +99,15 @@ class RecoverySettings:
         weight_decay: Weight decay, on matrices only, as in training.
         clip_grad: Highest norm of the gradient; 0 is off.
         ema: Decay of the moving average of the weights, which is then what is kept; 0 is off.
-        precision: "32-true", "bf16-mixed", "bf16-true" or "16-mixed"; by default bf16-mixed on a GPU that has it.
+        precision: "32-true", "bf16-mixed", "bf16-true" or "16-mixed"; by default bf16-mixed where the device is fast
+            at it.
         checkpoint_every: Batches between two checkpoints.
         accelerator: "auto", "cpu", "gpu", ... as Lightning has it.
     """
 
+    scope: Scope = "all"
+    epochs: float | None = None
+    budget: str | None = None
     lr: float | None = None
     merger_lr: float = 10.0
     merger_first: float = 0.1
@@ -52,12 +125,17 @@ class RecoverySettings:
     checkpoint_every: int = 200
     accelerator: str = "auto"
 
-    def weight_of_labels(self, labels: bool) -> float:
-        """Weight of the labels in the loss."""
-        return (0.5 if labels else 0.0) if self.label_weight is None else self.label_weight
-
-    def check(self, *, labels: bool) -> None:
-        """Raise ``ValueError`` for settings that cannot train, naming the setting and the way out."""
+    def __post_init__(self) -> None:
+        if self.scope not in get_args(Scope):
+            raise ValueError(f"recovery.scope ({self.scope!r}) must be one of {', '.join(map(repr, get_args(Scope)))}")
+        if self.budget is not None:
+            seconds_of(self.budget)
+        if self.budget is not None and self.epochs is not None:
+            raise ValueError(
+                f"epochs ({self.epochs:g}) and budget ({self.budget}) both bound the recovery: give one of them"
+            )
+        if self.epochs is not None and not self.epochs >= 0:
+            raise ValueError(f"epochs ({self.epochs:g}) must be 0 (no training) or more, such as 0.5")
         for name in ("lr", "merger_lr", "temperature"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"recovery.{name} ({getattr(self, name)}) must be above 0")
@@ -66,22 +144,46 @@ class RecoverySettings:
                 raise ValueError(
                     f"recovery.{name} ({getattr(self, name)}) must be a share of the steps, from 0 to below 1"
                 )
-        if self.batch_size < 1:
-            raise ValueError(f"recovery.batch_size ({self.batch_size}) must be at least 1")
-        weights = [self.teacher_weight, self.feature_weight, self.weight_of_labels(labels)]
+        for name in ("batch_size", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"recovery.{name} ({getattr(self, name)}) must be at least 1")
+        weights = [self.teacher_weight, self.feature_weight, self.weight_of_labels(labels=True)]
         if min(weights) < 0 or max(weights) == 0:
             raise ValueError(
                 f"recovery.teacher_weight, feature_weight and label_weight ({weights}) must be 0 or more, and not all 0"
             )
-        if self.weight_of_labels(labels) and not labels:
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"recovery.ema ({self.ema}) must be from 0 (off) to below 1, such as 0.999")
+        if self.precision not in (None, *get_args(Precision)):
+            known = ", ".join(map(repr, get_args(Precision)))
+            raise ValueError(f"recovery.precision ({self.precision!r}) must be one of {known}")
+        if self.optimizer != "adamw":
+            from timm.optim import list_optimizers
+
+            if self.optimizer not in list_optimizers():
+                raise ValueError(f"recovery.optimizer ({self.optimizer!r}) is not one of timm's: try 'adamw' or 'sgd'")
+
+    def weight_of_labels(self, labels: bool) -> float:
+        """Weight of the labels in the loss.
+
+        Raises:
+            ValueError: One is given, and there are no ``labels``; or nothing but labels was to be learned from.
+        """
+        if self.label_weight and not labels:
             raise ValueError(
                 f"recovery.label_weight ({self.label_weight}) needs labels, and there are none: leave it out, so "
                 "that the plain model alone is the teacher"
             )
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"recovery.ema ({self.ema}) must be from 0 (off) to below 1, such as 0.999")
-        if self.optimizer not in list_optimizers():
-            raise ValueError(f"recovery.optimizer ({self.optimizer!r}) is not one of timm's: try 'adamw' or 'sgd'")
+        if not labels and self.teacher_weight == self.feature_weight == 0:
+            raise ValueError(
+                "recovery.teacher_weight and feature_weight (0) leave the labels to learn from, and there are none"
+            )
+        return (0.5 if labels else 0.0) if self.label_weight is None else self.label_weight
+
+    @property
+    def seconds(self) -> float | None:
+        """The budget in seconds; ``None`` where there is none."""
+        return None if self.budget is None else seconds_of(self.budget)
 
     def rate(self, dim: int) -> float:
         """The highest learning rate for a model with ``dim`` features of a token."""
@@ -103,3 +205,15 @@ class RecoverySettings:
             checkpoint_every=self.checkpoint_every,
             accelerator=self.accelerator,
         )
+
+
+def seconds_of(budget: str) -> float:
+    """Seconds in a time such as 10min, 90s, 2h.
+
+    Raises:
+        ValueError: It is no such time.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)\s*", budget)
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"budget ({budget!r}) must be a time above 0 with its unit, such as 10min, 90s or 2h")
+    return float(match[1]) * {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}[match[2]]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from patchmerger.acceleration.calibration import Start
-from patchmerger.acceleration.settings import RecoverySettings
+from patchmerger.acceleration.settings import PlacementSettings, QueryInit, QueryInitSettings, RecoverySettings
 from patchmerger.data.settings import Augmentation, DataSettings
 from patchmerger.mechanism.options import Positions
 
@@ -28,7 +27,7 @@ class Command:
         num_tokens: Tokens that go on; chosen with the block if not given.
         positions: As in insert; by default what the model needs.
         measure: Let a measurement on this machine reach the speed-up, rather than the prediction.
-        start: How the merger's queries are initialised: reconstruction, soft, kmeans, spatial or random; best is soft
+        query_init: How the merger's queries are initialised: reconstruction, soft, kmeans, spatial or random; best is soft
             where a recovery follows, else reconstruction.
         calibration_images: Training images that the queries are computed from, without labels.
         epochs: Length of the recovery in passes over the training images, also a part of one; 0 for none. 1 if not
@@ -55,7 +54,7 @@ class Command:
     num_tokens: int | None = None
     positions: Positions | None = None
     measure: bool = False
-    start: Start = "best"
+    query_init: QueryInit = "best"
     calibration_images: int = 512
     epochs: float | None = None
     budget: str | None = None
@@ -74,16 +73,27 @@ class Command:
 
     def run(self, command: str) -> int:
         """Accelerate, and show the result."""
-        from patchmerger.acceleration.accelerating import accelerate
-        from patchmerger.reports.acceleration import show_acceleration
+        placement = PlacementSettings(
+            self.speedup, self.after, self.num_tokens, self.positions, self.measure, self.rounds
+        )
+        query_init = QueryInitSettings(self.query_init, self.calibration_images)
+        recovery = self.recovery
+        if self.epochs is not None or self.budget is not None:
+            recovery = replace(recovery, epochs=self.epochs, budget=self.budget)
 
-        results = accelerate(
-            self.model, self.data, speedup=self.speedup, after=self.after, num_tokens=self.num_tokens,
-            positions=self.positions, measure=self.measure, start=self.start,
-            calibration_images=self.calibration_images, epochs=self.epochs, budget=self.budget,
-            max_drop=self.max_drop, labels=self.labels, recovery=self.recovery, augmentation=self.augmentation,
-            architecture=self.architecture, model_args=self.model_args, mean=self.mean, std=self.std,
-            rounds=self.rounds, seed=self.seed, out=self.out, progress=self.progress,
+        from patchmerger.acceleration.run import accelerate
+        from patchmerger.acceleration.teacher import find_teacher
+        from patchmerger.reports.acceleration import report_acceleration
+
+        teacher = find_teacher(
+            self.model, architecture=self.architecture, model_args=self.model_args,
+            mean=None if self.mean is None else tuple(self.mean), std=None if self.std is None else tuple(self.std),
+            crop_pct=self.data.crop_pct,
         )  # fmt: skip
-        show_acceleration(results)
+        results = accelerate(
+            teacher, self.data, placement=placement, query_init=query_init, recovery=recovery,
+            augmentation=self.augmentation, max_drop=self.max_drop, labels=self.labels, seed=self.seed, out=self.out,
+            progress=self.progress, command=command,
+        )  # fmt: skip
+        report_acceleration(results)
         return 0

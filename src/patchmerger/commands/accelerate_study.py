@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from patchmerger.acceleration.calibration import Start
-from patchmerger.acceleration.settings import RecoverySettings
+from patchmerger.acceleration.settings import QueryInit, RecoverySettings
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Command:
     models: list[Path]
     speedups: list[float] = field(default_factory=lambda: [1.5, 1.8, 2.0, 2.5, 3.0])
     budgets: list[float] = field(default_factory=lambda: [0.0, 0.01, 0.05, 0.1])
-    starts: list[Start] = field(default_factory=lambda: ["best", "random"])  # type: ignore[arg-type]
+    starts: list[QueryInit] = field(default_factory=lambda: ["best", "random"])  # type: ignore[arg-type]
     recovery: RecoverySettings = RecoverySettings()
     calibration_images: int = 512
     rounds: int = 15

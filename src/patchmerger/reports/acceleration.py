@@ -14,18 +14,25 @@ from rich.table import Table
 
 from patchmerger.reports.numbers import count_text, difference_text
 
-_ROWS = {"plain": "plain", "started": "merged, not trained", "recovered": "recovered"}
+PICTURE_FILE = "acceleration.png"
+_ROWS = {"plain": "plain", "initialised": "merged, not trained", "recovered": "recovered"}
+
+
+def report_acceleration(results: dict[str, Any]) -> None:
+    """Draw the picture of ``patchmerger accelerate`` into its folder, and print the table."""
+    draw_acceleration(results, Path(results["folder"]) / PICTURE_FILE)
+    show_acceleration(results)
 
 
 def show_acceleration(results: dict[str, Any]) -> None:
     """Print the table, whether the target was met, and where the model is."""
     console = Console()
     console.width = max(console.width, 136)  # a narrower terminal wraps, but no number is cut
-    proof, timings = results["proof"], {t["name"]: t for t in results["speed"]["timings"]}
+    found, timings = results["evaluation"], {t["name"]: t for t in results["speed"]["timings"]}
     console.print(results["data"], soft_wrap=True)
-    place = results["place"]
+    placement = results["placement"]
     table = Table(
-        title=f"{results['settings']['model']}: {place['num_tokens']} tokens after block {place['after']}",
+        title=f"{results['settings']['model']}: {placement['num_tokens']} tokens after block {placement['after']}",
         box=box.SIMPLE_HEAD, title_style="bold",
     )  # fmt: skip
     columns = ["", f"{results['metric']}\n%", "− plain, points\n[95% interval]", "agrees with\nplain, %", "ECE\n%"]
@@ -33,7 +40,7 @@ def show_acceleration(results: dict[str, Any]) -> None:
     for column in columns:
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for key, name in _ROWS.items():
-        p, t = proof[key], timings["plain" if key == "plain" else "accelerated"]
+        p, t = found[key], timings["plain" if key == "plain" else "accelerated"]
         value = p["agreement"] if p["accuracy"] is None else p["accuracy"]
         speed = f"{t['speedup']:.2f} ({results['speedup']['predicted']:.2f})"
         memory = "–" if t["peak_memory"] is None else f"{t['peak_memory'] / 2**20:,.0f}"
@@ -44,7 +51,7 @@ def show_acceleration(results: dict[str, Any]) -> None:
             "–" if key == "plain" else f"{100 * p['agreement']:.1f}",
             "–" if p["ece"] is None else f"{100 * p['ece']:.1f}",
             *((f"{t['images_per_second']:,.0f}", "–" if key == "plain" else speed, count_text(t["params"]), memory)
-              if key != "started" else ("", "", "", "")),
+              if key != "initialised" else ("", "", "", "")),
         )  # fmt: skip
     console.print(table)
     console.print(_verdict(results), soft_wrap=True)
@@ -60,10 +67,10 @@ def show_acceleration(results: dict[str, Any]) -> None:
 
 
 def _verdict(results: dict[str, Any]) -> str:
-    proof = results["proof"]
+    found = results["evaluation"]
     if results["met"] is None:
-        return f"It says the same as the plain model for {100 * proof['recovered']['agreement']:.1f}% of the images."
-    lost = 100 * (proof["plain"]["accuracy"] - proof["recovered"]["accuracy"])
+        return f"It agrees with the plain model on {100 * found['recovered']['agreement']:.1f}% of the images."
+    lost = 100 * (found["plain"]["accuracy"] - found["recovered"]["accuracy"])
     change = f"{lost:.2f} points lost" if lost > 0 else f"{-lost:.2f} points won"
     if results["met"]:
         return f"[bold]{change}[/bold]: within the {results['max_drop']:g} that were accepted."
@@ -74,14 +81,14 @@ def _verdict(results: dict[str, Any]) -> str:
 
 
 _GREY, _RED, _BLUE = "#4d5562", "#d1495b", "#3b8ea5"
-STAGES = {"plain": "plain", "started": "merged,\nnot trained", "recovered": "recovered"}
+STAGES = {"plain": "plain", "initialised": "merged,\nnot trained", "recovered": "recovered"}
 
 
 def draw_acceleration(results: dict[str, Any], path: Path) -> None:
     """Draw the results of ``patchmerger accelerate`` as a PNG.
 
-    Left: accuracy (without labels: agreement with the plain model) of the plain model, after the start and after the
-    recovery. Right: how many times faster it is, measured and predicted.
+    Left: accuracy (without labels: agreement with the plain model) of the plain model, with the queries initialised and
+    after the recovery. Right: how many times faster it is, measured and predicted.
 
     Args:
         results: The content of its ``results.json``.
@@ -97,7 +104,7 @@ def draw_acceleration(results: dict[str, Any], path: Path) -> None:
 
 def _accuracies(axes: Axes, results: dict[str, Any]) -> None:
     key = "agreement" if results["metric"] == "agreement" else "accuracy"
-    values = {stage: 100 * results["proof"][stage][key] for stage in STAGES}
+    values = {stage: 100 * results["evaluation"][stage][key] for stage in STAGES}
     axes.bar(list(STAGES.values()), list(values.values()), color=[_GREY, _BLUE, _RED], width=0.6)
     for place, value in enumerate(values.values()):
         axes.annotate(f"{value:.2f}", (place, 0.5 * value), ha="center", va="center", color="white", weight="bold")
@@ -112,7 +119,7 @@ def _accuracies(axes: Axes, results: dict[str, Any]) -> None:
     axes.set_ylim(0, 1.12 * max(values.values()))
     axes.set_xlim(-0.5, 2.75)
     what = "agreement with the plain model" if key == "agreement" else results["metric"]
-    axes.set_ylabel(f"{what} on {results['proof']['plain']['images']:,} held-out images, %", fontsize=8)
+    axes.set_ylabel(f"{what} on {results['evaluation']['plain']['images']:,} held-out images, %", fontsize=8)
     axes.set_title("Accuracy" if key == "accuracy" else "Agreement", loc="left", weight="bold")
 
 

@@ -12,19 +12,19 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from patchmerger.acceleration.accelerating import check_classes
-from patchmerger.acceleration.calibration import Start, best_start, calibrate
+from patchmerger.acceleration.agreement import compare_scores, scores_of
 from patchmerger.acceleration.classifier import Classifier
-from patchmerger.acceleration.distillation import default_precision, distill
-from patchmerger.acceleration.placement import Place, choose_place
-from patchmerger.acceleration.proof import prove, scores_of
-from patchmerger.acceleration.run import calibration_batch
-from patchmerger.acceleration.settings import RecoverySettings
+from patchmerger.acceleration.distillation import device_of, distill
+from patchmerger.acceleration.image_batches import calibration_batch
+from patchmerger.acceleration.placement import ChosenPlacement, choose_placement
+from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
+from patchmerger.acceleration.run import check_classes
+from patchmerger.acceleration.settings import PlacementSettings, QueryInit, RecoverySettings
 from patchmerger.acceleration.teacher import Teacher, find_teacher
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, load_images
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
-from patchmerger.runs.environment import environment, find_device
+from patchmerger.runs.environment import environment
 from patchmerger.runs.files import write_json
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
 from patchmerger.runs.statistics import mean_sd
@@ -37,7 +37,7 @@ def accelerate_study(
     models: list[Path],
     speedups: list[float] = [1.5, 1.8, 2.0, 2.5, 3.0],  # noqa: B006 - read, never changed
     budgets: list[float] = [0.0, 0.01, 0.05, 0.1],  # noqa: B006
-    starts: list[Start] = ["best", "random"],  # noqa: B006
+    starts: list[QueryInit] = ["best", "random"],  # noqa: B006
     recovery: RecoverySettings = RecoverySettings(),
     calibration_images: int = 512,
     rounds: int = 15,
@@ -70,7 +70,6 @@ def accelerate_study(
         FileNotFoundError: A folder that is none of a finished run.
     """
     _check(models, speedups, budgets, starts)
-    recovery.check(labels=True)
     trained = [_Trained(folder) for folder in models]
     settings: dict[str, Any] = {
         "models": [t.teacher.found.fingerprint for t in trained], "speedups": speedups,
@@ -80,7 +79,7 @@ def accelerate_study(
     folder = RunFolder(out or default_folder("accelerate", "study", settings), settings)
     if folder.results is not None:
         return folder.results
-    places = {speedup: choose_place(trained[0].teacher.net, speedup=speedup) for speedup in speedups}
+    places = {speedup: choose_placement(trained[0].teacher.net, PlacementSettings(speedup)) for speedup in speedups}
     folder.begin()
     cells: list[dict[str, Any]] = []
     for number, model in enumerate(trained):
@@ -92,7 +91,7 @@ def accelerate_study(
                 for budget in budgets:
                     found = bench.merged(place, start, budget)
                     cells.append({"model": number, "start": start, "speedup": speedup, "budget": budget, **found})
-    device = find_device("cpu" if recovery.accelerator == "cpu" else None)
+    device = device_of(recovery)
     net = trained[0].teacher.net
     merged = {
         f"{s:g}": insert(copy.deepcopy(net), p.num_tokens, p.after, positions=p.positions) for s, p in places.items()
@@ -157,8 +156,7 @@ class _Bench:
 
     def __init__(self, model: _Trained, path: Path, recovery: RecoverySettings, count: int, progress: bool) -> None:
         self.model, self.path, self.recovery, self.count, self.progress = model, path, recovery, count, progress
-        self.device = find_device("cpu" if recovery.accelerator == "cpu" else None)
-        self.precision = recovery.precision or default_precision(recovery.accelerator)
+        self.device = device_of(recovery)
         path.mkdir(parents=True, exist_ok=True)
 
     def plain(self, budget: float) -> dict[str, Any]:
@@ -166,7 +164,7 @@ class _Bench:
         alone = replace(self.recovery, teacher_weight=0.0, feature_weight=0.0, label_weight=1.0, merger_first=0.0)
         return self._cell(f"plain-{budget:g}", copy.deepcopy(self.model.teacher.net), budget, alone)
 
-    def merged(self, place: Place, start: Start, budget: float) -> dict[str, Any]:
+    def merged(self, place: ChosenPlacement, start: QueryInit, budget: float) -> dict[str, Any]:
         """The merged model, recovered."""
         name = f"{place.wanted:g}-{start}"
         if (self.path / f"{name}-{budget:g}.json").exists():
@@ -175,12 +173,14 @@ class _Bench:
             copy.deepcopy(self.model.teacher.net), place.num_tokens, place.after, positions=place.positions
         )
         (merger,) = mergers(student)
-        taken = best_start(recovers=budget > 0) if start == "best" else start
+        taken = recommended_query_init(recovers=budget > 0) if start == "best" else start
         file = self.path / f"{place.wanted:g}-{taken}.safetensors"
         if not file.exists():
             teacher, size = self.model.teacher, square_input(self.model.teacher.net)
-            images = calibration_batch(self.model.images.train, teacher, size, self.count, self.model.seed)
-            calibrate(student.to(self.device), images, start=taken, seed=self.model.seed)
+            images = calibration_batch(
+                self.model.images.train, teacher.preprocessing, image_size=size, count=self.count, seed=self.model.seed
+            )
+            calibrate(student.to(self.device), images, method=taken, seed=self.model.seed)
             student.cpu()
             save_file(merger.module.state_dict(), file)
         merger.module.load_state_dict(load_file(file))
@@ -206,18 +206,18 @@ class _Bench:
                 workers=model.data.workers, seed=model.seed, out=self.path / name, progress=False,
             )["seconds"]  # fmt: skip
         scores, taught = (self._scores(net) for net in (student, copy.deepcopy(model.teacher.net)))
-        proof = prove(scores, taught, model.images.test.targets)
-        return {**proof, "steps": steps, "seconds": seconds}
+        found = compare_scores(scores, taught, model.images.test.targets)
+        return {**found, "steps": steps, "seconds": seconds}
 
     def _scores(self, net: nn.Module) -> Tensor:
         model = self.model
         return scores_of(
-            Classifier(net.to(self.device)), model.images.test, model.teacher,
+            Classifier(net.to(self.device)), model.images.test, model.teacher.preprocessing,
             image_size=square_input(model.teacher.net), workers=model.data.workers, progress=False,
         )  # fmt: skip
 
 
-def _check(models: list[Path], speedups: list[float], budgets: list[float], starts: list[Start]) -> None:
+def _check(models: list[Path], speedups: list[float], budgets: list[float], starts: list[QueryInit]) -> None:
     if not models:
         raise ValueError("models is empty: name at least one folder of a run of patchmerger fit --merge null")
     if not speedups or min(speedups) <= 1:

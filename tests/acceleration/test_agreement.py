@@ -1,9 +1,9 @@
-"""What is said of a model beside the plain one, on constructed scores."""
+"""A model compared with the plain one, on constructed scores."""
 
 import pytest
 import torch
 
-from patchmerger.acceleration.proof import at_chance, prove
+from patchmerger.acceleration.agreement import at_chance, compare_scores
 
 
 def certain(classes, num_classes=3, how=8.0):
@@ -12,7 +12,7 @@ def certain(classes, num_classes=3, how=8.0):
 
 def test_accuracy_agreement_and_the_paired_difference():
     targets = torch.tensor([0, 1, 2, 0])
-    result = prove(certain([0, 1, 0, 1]), certain([0, 1, 2, 1]), targets)
+    result = compare_scores(certain([0, 1, 0, 1]), certain([0, 1, 2, 1]), targets)
     assert (result["accuracy"], result["agreement"], result["images"]) == (0.5, 0.75, 4)
     assert result["difference"]["mean"] == -0.25
     assert result["difference"]["over"] == "images"
@@ -21,19 +21,21 @@ def test_accuracy_agreement_and_the_paired_difference():
 def test_expected_calibration_error_is_confidence_less_accuracy_in_each_bin():
     scores = torch.log(torch.tensor([[0.9, 0.1]] * 10))  # one bin: 0.9 sure, 0.6 right
     targets = torch.tensor([0] * 6 + [1] * 4)
-    assert prove(scores, scores, targets)["ece"] == pytest.approx(0.3, abs=1e-6)
+    assert compare_scores(scores, scores, targets)["ece"] == pytest.approx(0.3, abs=1e-6)
 
 
 def test_without_labels_there_is_agreement_only():
-    result = prove(certain([0, 1, 2]), certain([0, 1, 1]), None)
+    result = compare_scores(certain([0, 1, 2]), certain([0, 1, 1]), None)
     assert (result["accuracy"], result["ece"], result["difference"]) == (None, None, None)
     assert result["agreement"] == pytest.approx(2 / 3)
-    assert prove(certain([0]), certain([0]), None)["divergence"] == pytest.approx(0, abs=1e-6)
+    assert compare_scores(certain([0]), certain([0]), None)["divergence"] == pytest.approx(0, abs=1e-6)
 
 
 def test_several_labels_are_decisions_one_by_one():
     targets = torch.tensor([[1, 0], [0, 1]]).float()
-    result = prove(torch.tensor([[3.0, -3.0], [-3.0, -1.0]]), torch.tensor([[3.0, -3.0], [-3.0, 3.0]]), targets)
+    result = compare_scores(
+        torch.tensor([[3.0, -3.0], [-3.0, -1.0]]), torch.tensor([[3.0, -3.0], [-3.0, 3.0]]), targets
+    )
     assert result["agreement"] == 0.75
     assert result["accuracy"] == 1.0
     assert result["ece"] is None

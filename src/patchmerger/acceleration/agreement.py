@@ -1,4 +1,4 @@
-"""What a model does on held-out images, beside the plain model that it was made from."""
+"""How good a model is on held-out images, beside the plain model that it was made from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from patchmerger.acceleration.classifier import Classifier, divergence
+from patchmerger.acceleration.image_batches import normalized_batches
 from patchmerger.acceleration.teacher import Teacher
-from patchmerger.data import ImageSet
-from patchmerger.fewshot.features import extract_features
+from patchmerger.data.images import ImageSet
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.mechanism.modes import eval_mode
+from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_images
 from patchmerger.training.task import score
@@ -21,7 +24,7 @@ _BINS = 15
 
 
 def scores_of(
-    classifier: Classifier, images: ImageSet, teacher: Teacher, *, image_size: int, batch_size: int = 128,
+    classifier: Classifier, images: ImageSet, preprocessing: Preprocessing, *, image_size: int, batch_size: int = 128,
     workers: int | None = None, progress: bool = True,
 ) -> Tensor:  # fmt: skip
     """Scores of all images, in order: float32 (n, C), on the CPU.
@@ -29,20 +32,21 @@ def scores_of(
     Args:
         classifier: The model, on the device to work on.
         images: The images.
-        teacher: How they are prepared.
+        preprocessing: How they are prepared.
         image_size: Height and width that they are fitted to.
         batch_size: Images in a batch.
         workers: Processes that load images.
         progress: Show a bar, on a terminal.
     """
-    (scores,) = extract_features(
-        classifier, [images], image_size=image_size, preprocessing=teacher.preprocessing,
-        features=lambda model, batch: model(batch), batch_size=batch_size, workers=workers, progress=progress,
-    )  # fmt: skip
-    return scores
+    like, found = next(classifier.parameters()), []
+    with eval_mode(classifier), torch.inference_mode(), progress_bar("evaluating", len(images), shown=progress) as bar:
+        for batch in normalized_batches(images, preprocessing, image_size, batch_size=batch_size, workers=workers):
+            found.append(classifier(batch.to(like)).float().cpu())
+            bar.advance(len(batch))
+    return torch.cat(found)
 
 
-def prove(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> dict[str, Any]:
+def compare_scores(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> dict[str, Any]:
     """Compare a model with the plain one, image by image.
 
     Args:
@@ -53,13 +57,14 @@ def prove(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> dict[str, 
     Returns:
         ``accuracy`` (mAP with several labels an image) and ``ece``, the expected calibration error over 15 bins, both
         ``None`` without labels; ``agreement``, the share of images (or of decisions, with several labels) for which
-        both say the same; ``divergence`` in nats; ``difference``, the paired difference in accuracy with its interval.
+        both predict the same; ``divergence`` in nats; ``difference``, the paired difference in accuracy with its
+        interval.
     """
     several = targets is not None and targets.ndim == 2
-    said, taught = ((s > 0) if several else s.argmax(dim=1) for s in (scores, teacher))
+    predicted, taught = ((s > 0) if several else s.argmax(dim=1) for s in (scores, teacher))
     result: dict[str, Any] = {
         "accuracy": None if targets is None else score(scores, targets),
-        "agreement": float((said == taught).float().mean()),
+        "agreement": float((predicted == taught).float().mean()),
         "divergence": float(divergence(scores, teacher, multi_label=several)),
         "ece": None,
         "difference": None,
@@ -70,7 +75,7 @@ def prove(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> dict[str, 
             scores.softmax(dim=1), targets, num_classes=scores.shape[1], n_bins=_BINS, norm="l1"
         )
         result["ece"] = float(error)
-        result["difference"] = to_json(over_images((said == targets).tolist(), (taught == targets).tolist()))
+        result["difference"] = to_json(over_images((predicted == targets).tolist(), (taught == targets).tolist()))
     return result
 
 
@@ -84,20 +89,12 @@ def at_chance(scores: Tensor, targets: Tensor) -> bool:
 
 def chance_warning(teacher: Teacher, accuracy: float, source: str) -> str:
     """What to say of a teacher that knows nothing of the data."""
-    images = teacher.preprocessing
     names = (
         "" if teacher.class_names is None else f"; the model's first classes are {', '.join(teacher.class_names[:3])}"
     )
-    images = teacher.preprocessing
+    mean, std = list(teacher.preprocessing.mean), list(teacher.preprocessing.std)
     return (
         f"model ({teacher.name}) is right on {100 * accuracy:.1f}% of the held-out images of {source}, no more than by "
-        f"chance among {teacher.num_classes} classes. The usual causes are a wrong normalisation (mean "
-        f"{list(images.mean)}, std {list(images.std)} are taken; mean= and std= change them) and classes in another "
-        f"order than the model's{names}"
+        f"chance among {teacher.num_classes} classes. The usual causes are a wrong normalisation (mean {mean}, std "
+        f"{std} are taken; mean= and std= change them) and classes in another order than the model's{names}"
     )
-
-
-def some_of(images: ImageSet, count: int, seed: int) -> ImageSet:
-    """At most ``count`` images, drawn at random."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
-    return images.subset(order.tolist())

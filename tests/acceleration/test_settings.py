@@ -1,0 +1,46 @@
+"""What a user can say about an acceleration: checked where it is made, without torch."""
+
+import pytest
+
+from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings, seconds_of
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10min", 600), ("90s", 90), ("2h", 7200), ("1.5 m", 90)])
+def test_times(text, seconds):
+    assert seconds_of(text) == seconds
+    assert RecoverySettings(budget=text).seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PlacementSettings(speedup=2.0, after=2), r"speedup \(2\) and after \(2\)"),
+        (lambda: PlacementSettings(speedup=1.0), r"speedup \(1\) must be above 1"),
+        (lambda: PlacementSettings(num_tokens=0), r"num_tokens \(0\) must be at least 1"),
+        (lambda: PlacementSettings(positions="middle"), r"positions \('middle'\) must be one of 'centroid'"),
+        (lambda: QueryInitSettings("middle"), r"query_init \('middle'\) must be one of 'best'"),
+        (lambda: QueryInitSettings(images=1), r"calibration_images \(1\) must be at least 2"),
+        (lambda: RecoverySettings(epochs=1.0, budget="1min"), r"epochs \(1\) and budget \(1min\)"),
+        (lambda: RecoverySettings(budget="soon"), r"budget \('soon'\) must be a time above 0 .* 10min"),
+        (lambda: RecoverySettings(epochs=-1.0), r"epochs \(-1\) must be 0"),
+        (lambda: RecoverySettings(scope="front"), r"recovery.scope \('front'\) must be one of 'rear'"),
+        (lambda: RecoverySettings(lr=0.0), r"recovery.lr \(0.0\) must be above 0"),
+        (lambda: RecoverySettings(warmup=1.0), r"recovery.warmup \(1.0\) must be a share"),
+        (lambda: RecoverySettings(optimizer="adamm"), r"recovery.optimizer \('adamm'\) is not one of timm's"),
+        (lambda: RecoverySettings(precision="64"), r"recovery.precision \('64'\) must be one of '32-true'"),
+        (lambda: RecoverySettings(teacher_weight=0, feature_weight=0, label_weight=0), "not all 0"),
+        (lambda: RecoverySettings(label_weight=1.0).weight_of_labels(False), r"label_weight \(1.0\) needs labels"),
+        (
+            lambda: RecoverySettings(teacher_weight=0, feature_weight=0).weight_of_labels(False),
+            "leave the labels to learn from, and there are none",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_default_rate_falls_with_the_width():
+    assert RecoverySettings().rate(64) == pytest.approx(1e-3)
+    assert RecoverySettings().rate(768) == pytest.approx(8.3e-5, rel=0.01)
