@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-_GREY = "#4d5562"
-_BUDGETS = ["#e9a23b", "#d1495b", "#8d5fbf", "#3b8ea5", "#2f7d4f"]
-
+from patchmerger.reports.numbers import counted, left_out_text, model_text
+from patchmerger.reports.style import GREY, head, ordered_colours, picture, shared_legend, speed_bars
 
 PICTURE_FILE = "accelerations.png"
 
@@ -31,14 +29,13 @@ def show_accelerations(results: dict[str, Any]) -> None:
     console.width = max(console.width, 110)
     budgets = results["settings"]["budgets"]
     speed = {t["name"]: t["speedup"] for t in results["speed"]["timings"]}
-    models = len(results["models"])
     table = Table(
-        title=f"test accuracy, % (points lost or won), by share of the original training; {models} plain model"
-        f"{'s' if models > 1 else ''}",
+        title="test accuracy, % (points lost or won), by share of the original training; "
+        f"{counted(len(results['models']), 'plain model')}",
         box=box.SIMPLE_HEAD,
         title_style="bold",
     )
-    table.add_column("start")
+    table.add_column("queries", no_wrap=True)
     for column in ("speed-up\nmeasured (predicted)", "tokens, after", *(f"{100 * b:g}%" for b in budgets)):
         table.add_column(column, justify="right", no_wrap=True)
     for start, speedup in dict.fromkeys((c["start"], c["speedup"]) for c in results["curves"]):
@@ -51,54 +48,65 @@ def show_accelerations(results: dict[str, Any]) -> None:
         table.add_row(start, *where, *values)
     console.print(table)
     console.print(results["data"], soft_wrap=True)
+    left_out = left_out_text(results["curves"])
+    if left_out is not None:
+        console.print(left_out, soft_wrap=True)
     console.print(f"Results and picture: {results['folder']}", soft_wrap=True)
 
 
 def draw_accelerations(results: dict[str, Any], path: Path) -> None:
     """Draw the results of ``patchmerger accelerate-study`` as a PNG.
 
-    Left: accuracy against the measured speed-up, a line for each budget of training, with the plain model fine-tuned
-    for as long at its left end. Right: the same from the reference start (random queries, say), where there is one.
+    A panel for each query initialisation: accuracy against the measured speed-up, a line for each budget of training,
+    with the plain model fine-tuned for as long at its left end.
 
     Args:
         results: The content of its ``results.json``.
         path: The file.
     """
-    starts = results["settings"]["starts"]
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(5.2 * len(starts) + 0.6, 4.4), dpi=160, layout="constrained")
-        panels = figure.subplots(1, len(starts), squeeze=False, sharey=True)[0]
+    starts, budgets = results["settings"]["starts"], results["settings"]["budgets"]
+    source = results["data"].split(":")[0] if isinstance(results["data"], str) else results["data"]["source"]
+    with picture(path, columns=len(starts), note=_note(results)) as (figure, panels):
+        colours = ordered_colours(len(budgets))
         for axes, start in zip(panels, starts, strict=True):
-            _panel(axes, results, start)
-            axes.set_title(f"start: {start}", loc="left", weight="bold")
-            axes.set_xlabel(f"measured speed-up ({results['environment']['device_name']})", fontsize=8)
-        seeds = len(results["models"])
-        panels[0].set_ylabel("test accuracy, %" + (f" (mean ± sd of {seeds} models)" if seeds > 1 else ""))
-        panels[-1].legend(frameon=False, title="trained for, of the\noriginal steps", fontsize=8, title_fontsize=8,
-                          loc="lower left")  # fmt: skip
-        figure.savefig(path)
+            _panel(axes, results, start, colours)
+            axes.sharey(panels[0])
+            head(axes, f"queries: {start}")
+            axes.set_xlabel("inference, times as fast as plain")
+        panels[0].set_ylabel("test accuracy, %")
+        handles = [Line2D([], [], color=colour, marker="o", lw=1.8) for colour in colours]
+        labels = [f"{100 * budget:g}% of the original steps" if budget else "no training" for budget in budgets]
+        plain = Line2D([], [], color=GREY, lw=1, ls=":")
+        title = f"{source}: {model_text(results['model'])}, {counted(len(results['models']), 'trained plain model')}"
+        shared_legend(figure, [plain, *handles], ["plain, as it was trained", *labels], title=title)
 
 
-def _panel(axes: Axes, results: dict[str, Any], start: str) -> None:
-    speed = {t["name"]: t["speedup"] for t in results["speed"]["timings"]}
+def _note(results: dict[str, Any]) -> str:
+    models = len(results["models"])
+    asked = "; ".join(
+        f"asked for {wanted}: {place['num_tokens']} tokens after {place['after']}, {place['predicted']:.2f} by FLOPs"
+        for wanted, place in results["places"].items()
+    )
+    spread = f"Mean ± standard deviation of {models} models. " if models > 1 else ""
+    return (
+        f"Speed-up {asked}.\n{spread}At 1: the plain model, fine-tuned for as long. Speed: median of the paired ratios "
+        f"of interleaved rounds, bars: their quartiles; {results['environment']['device_name']}.\n"
+        "Vertical axes do not begin at 0."
+    )
+
+
+def _panel(axes: Axes, results: dict[str, Any], start: str, colours: list[str]) -> None:
+    timings = {t["name"]: t for t in results["speed"]["timings"]}
     plain = next(100 * c["accuracy"] for c in results["curves"] if (c["start"], c["budget"]) == ("plain", 0))
-    axes.axhline(plain, color=_GREY, lw=1, ls=":")
-    budgets = results["settings"]["budgets"]
-    for colour, budget in zip(_BUDGETS * len(budgets), budgets, strict=False):
+    axes.axhline(plain, color=GREY, lw=1, ls=":")
+    for colour, budget in zip(colours, results["settings"]["budgets"], strict=True):
         rows = [c for c in results["curves"] if c["budget"] == budget and c["start"] in ("plain", start)]
         rows.sort(key=lambda c: c["speedup"])
-        x = [1.0 if c["start"] == "plain" else speed[f"{c['speedup']:g}"] for c in rows]
-        y = [100 * c["accuracy"] for c in rows]
-        spread = [100 * (c["sd"] or 0) for c in rows]
-        label = f"{100 * budget:g}%" if budget else "nothing"
+        of_rows = [timings["plain" if c["start"] == "plain" else f"{c['speedup']:g}"] for c in rows]
+        bars = [speed_bars(t["ratio_quartiles"], t["speedup"]) for t in of_rows]
+        sds = [100 * (c["sd"] or 0) for c in rows]
         axes.errorbar(
-            x, y, yerr=spread if any(spread) else None, fmt="o-", ms=5, lw=1.8, capsize=3, color=colour, label=label
-        )
-    axes.set_xlim(left=0.95 * min(1.0, *speed.values()))
-    for wanted, place in results["places"].items():
-        axes.annotate(
-            f"{place['predicted']:.2f}× by FLOPs\n{place['num_tokens']} after {place['after']}", (speed[wanted], 0.995),
-            xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=6.5, color=_GREY,
+            [t["speedup"] for t in of_rows], [100 * c["accuracy"] for c in rows], yerr=sds if any(sds) else None,
+            xerr=[[bar[side][0] for bar in bars] for side in (0, 1)], fmt="o-", ms=5, lw=1.8, elinewidth=1, capsize=3,
+            color=colour,
         )  # fmt: skip
-    axes.margins(y=0.18)
-    axes.grid(alpha=0.25)

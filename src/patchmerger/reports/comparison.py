@@ -1,22 +1,38 @@
-"""What ``patchmerger compare`` prints."""
+"""The table and the picture of ``patchmerger compare``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from patchmerger.reports.numbers import count_text, difference_text, shown_text
+from patchmerger.reports.numbers import (
+    count_text,
+    counted,
+    difference_text,
+    interval_heading,
+    left_out_text,
+    mean_text,
+    settings_text,
+    shown_text,
+)
+from patchmerger.reports.style import (
+    GREY,
+    head,
+    limit_percent,
+    picture,
+    shared_legend,
+    speed_bars,
+    variant_colours,
+    variant_markers,
+)
 
 PICTURE_FILE = "comparison.png"
 
@@ -32,25 +48,24 @@ def show_comparison(results: dict[str, Any]) -> None:
     console = Console()
     console.width = max(console.width, 134)  # a narrower terminal wraps, but no number is cut
     metric, baseline = results["metric"], results["baseline"]
-    seeds = results["settings"]["seeds"]
-    title = f"{results['settings']['data']['source']}, {seeds} seed{'s' if seeds > 1 else ''}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold")
+    differences = [variant["difference"] for variant in results["variants"].values()]
+    title = f"{results['settings']['data']['source']}, {counted(results['settings']['seeds'], 'seed')}"
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("variant", no_wrap=True)
     for column in (
-        "tokens", "GFLOPs", "params", f"{metric}\n%", f"− {baseline}, points\n[95% interval]", "trained\ns",
+        "tokens", "GFLOPs", "params", f"{metric}\n%", interval_heading(baseline, differences), "trained\ns",
         "images/s", "speed-up\n(predicted)", "speed-up\nin training",
     ):  # fmt: skip
         table.add_column(column, justify="right", no_wrap=True)
     speed = {mode: {t["name"]: t for t in results["speed"][mode]["timings"]} for mode in ("inference", "training")}
     for name, v in results["variants"].items():
-        spread = "" if v["metric_sd"] is None else f" ± {100 * v['metric_sd']:.2f}"
         inference, training = speed["inference"][name], speed["training"][name]
         table.add_row(
-            name,
+            escape(name),
             f"{v['tokens_in']}→{v['tokens_out']}" if v["mergers"] else str(v["tokens_in"]),
             f"{v['flops'] / 1e9:.3g}",
             count_text(v["params"]),
-            f"{100 * v['metric_mean']:.2f}{spread}",
+            mean_text(v),
             difference_text(v["difference"]),
             f"{v['train_seconds']:.0f}",
             f"{inference['images_per_second']:,.0f}",
@@ -61,86 +76,77 @@ def show_comparison(results: dict[str, Any]) -> None:
     for name, v in results["variants"].items():
         if v["difference"] is not None:
             paired = f"paired over {v['difference']['n']:,} {v['difference']['over']}"
-            console.print(f"{name} against {baseline}: {shown_text(v['difference'])} ({paired}).")
+            console.print(f"{escape(name)} against {baseline}: {shown_text(v['difference'])} ({paired}).")
+    left_out = left_out_text(differences)
+    if left_out is not None:
+        console.print(left_out, soft_wrap=True)
     console.print(f"Results, picture and models: {results['folder']}", soft_wrap=True)
-
-
-COLOURS = {"plain": "#4d5562", "merged": "#d1495b", "paper": "#8d5fbf", "average": "#3b8ea5", "shallow": "#c79a2d"}
-_FURTHER = ["#2f7d4f", "#7a4b2a", "#1f5fa8", "#b0408f"]
 
 
 def draw_comparison(results: dict[str, Any], path: Path) -> None:
     """Draw the results of ``patchmerger compare`` as a PNG.
 
-    Left: the metric against the measured inference throughput; bars show the standard deviation over seeds.
-    Right: the metric on the validation images over the epochs, the mean over seeds.
+    Left: the metric on the test images against the measured speed in inference. Right: the metric on the validation
+    images over the epochs.
 
     Args:
         results: The content of its ``results.json``.
         path: The file.
     """
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(10, 4.2), dpi=160, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        colours = colours_of(results["variants"])
-        _accuracy_against_speed(left, results, colours)
-        _training_curves(right, results, colours)
-        figure.savefig(path)
+    seeds, variants = results["settings"]["seeds"], results["variants"]
+    spread = f" ± standard deviation of {seeds} seeds" if seeds > 1 else " of one seed"
+    note = (
+        f"Left: mean{spread}; speed: median of the paired ratios of {_rounds(results)} interleaved rounds, bars: their "
+        f"quartiles; {results['environment']['device_name']}.\n"
+        + (f"Right: mean, and a band from the lowest to the highest of {seeds} seeds. " if seeds > 1 else "")
+        + "Vertical axes do not begin at 0."
+    )
+    with picture(path, columns=2, note=note) as (figure, panels):
+        colours, markers = variant_colours(variants), variant_markers(variants)
+        _accuracy_against_speed(panels[0], results, colours, markers)
+        _training_curves(panels[1], results, colours, markers)
+        handles = [Line2D([], [], color=colours[name], marker=markers[name], lw=2, ms=8) for name in variants]
+        shared_legend(figure, handles, list(variants), title=settings_text(results["settings"]))
 
 
-def colours_of(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each variant; those that are ready-made always have the same."""
-    further = cycle(_FURTHER)
-    return {name: COLOURS.get(name) or next(further) for name in names}
+def _rounds(results: dict[str, Any]) -> int:
+    return len(results["speed"]["inference"]["timings"][0]["round_seconds"])
 
 
-def _accuracy_against_speed(axes: Axes, results: dict[str, Any], colours: dict[str, str]) -> None:
-    speeds = {t["name"]: t["images_per_second"] for t in results["speed"]["inference"]["timings"]}
-    points = {name: (speeds[name], 100 * variant["metric_mean"]) for name, variant in results["variants"].items()}
-    for name, point in points.items():
-        spread = 100 * (results["variants"][name]["metric_sd"] or 0)
-        axes.errorbar(*point, yerr=spread or None, fmt="o", ms=9, capsize=4, color=colours[name])
-    axes.margins(x=0.3, y=0.25)
-    environment = results["environment"]
-    axes.set_xlabel(f"inference, images/s ({environment['device_name']})")
-    axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
-    _name_points(axes, points, colours)
-    seeds = results["settings"]["seeds"]
-    axes.set_ylabel(f"test {results['metric']}, %" + (f" (mean ± sd of {seeds} seeds)" if seeds > 1 else ""))
-    axes.set_title("Accuracy against measured speed", loc="left", weight="bold")
-    axes.grid(alpha=0.25)
+def _accuracy_against_speed(
+    axes: Axes, results: dict[str, Any], colours: dict[str, str], markers: dict[str, str]
+) -> None:
+    timings = {t["name"]: t for t in results["speed"]["inference"]["timings"]}
+    for name, variant in results["variants"].items():
+        timing, sd = timings[name], 100 * (variant["metric_sd"] or 0)
+        axes.errorbar(
+            timing["speedup"], 100 * variant["metric_mean"], yerr=sd or None,
+            xerr=None if name == results["baseline"] else speed_bars(timing["ratio_quartiles"], timing["speedup"]),
+            fmt=markers[name], ms=12 if markers[name] == "*" else 8, capsize=3, lw=1.2, color=colours[name],
+        )  # fmt: skip
+    axes.margins(x=0.12, y=0.15)
+    limit_percent(axes)
+    axes.set_xlabel(f"inference, times as fast as {results['baseline']}")
+    axes.set_ylabel(f"test {results['metric']}, %")
+    head(axes, "Accuracy against measured speed")
 
 
-def _name_points(axes: Axes, points: dict[str, tuple[float, float]], colours: dict[str, str]) -> None:
-    """Write each name beside its point, and above the names beside and below it."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    beside = axes.transData + ScaledTranslation(9 / 72, 7 / 72, axes.figure.dpi_scale_trans)
-    written: list[tuple[float, float]] = []
-    for name, (x, y) in sorted(points.items(), key=lambda point: point[1][1]):
-        below = [there for at, there in written if abs(at - x) < 0.3 * (right - left)]
-        y = max([y, *(there + 0.055 * (top - bottom) for there in below)])
-        written.append((x, y))
-        axes.text(x, y, name, transform=beside, color=colours[name], weight="bold")
-
-
-def _training_curves(axes: Axes, results: dict[str, Any], colours: dict[str, str]) -> None:
-    drawn = False
+def _training_curves(axes: Axes, results: dict[str, Any], colours: dict[str, str], markers: dict[str, str]) -> None:
     for name, variant in results["variants"].items():
         curves = [[100 * row["val_metric"] for row in run] for run in variant["history"]]
         epochs = [row["epoch"] for row in variant["history"][0]]
         if not epochs:
             continue
-        drawn = True
         mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
-        axes.plot(epochs, mean, color=colours[name], label=name, lw=2)
+        axes.plot(
+            epochs, mean, color=colours[name], lw=1.8, marker=markers[name], ms=5, markevery=max(1, len(mean) // 8)
+        )
         if len(curves) > 1:
             low, high = ([pick(values) for values in zip(*curves, strict=True)] for pick in (min, max))
-            axes.fill_between(epochs, low, high, color=colours[name], alpha=0.15, lw=0)
+            axes.fill_between(epochs, low, high, color=colours[name], alpha=0.1, lw=0)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "no validation images", transform=axes.transAxes, ha="center", color=GREY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"validation {results['metric']}, %")
-    seeds = len(next(iter(results["variants"].values()))["history"])
-    axes.set_title(f"Training curves, {seeds} seed{'s' if seeds > 1 else ''}", loc="left", weight="bold")
-    axes.grid(alpha=0.25)
-    if drawn:
-        axes.legend(frameon=False, loc="lower right")
+    head(axes, "Training curves")

@@ -1,7 +1,8 @@
-"""Numbers as tables and pages have them."""
+"""Numbers, and what they are of, as tables, pictures and pages have them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -13,7 +14,20 @@ def count_text(count: int) -> str:
     return str(count)
 
 
-def difference_text(difference: dict[str, Any] | None) -> str:
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts: "1 seed", "3 seeds"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def mean_text(found: Mapping[str, Any]) -> str:
+    """A metric over the seeds in per cent, with its standard deviation where there are several; a dash for none."""
+    if found["metric_mean"] is None:
+        return "–"
+    spread = "" if found["metric_sd"] is None else f" ± {100 * found['metric_sd']:.2f}"
+    return f"{100 * found['metric_mean']:.2f}{spread}"
+
+
+def difference_text(difference: Mapping[str, Any] | None) -> str:
     """A paired difference in points, with its interval."""
     if difference is None:
         return "–"
@@ -21,8 +35,45 @@ def difference_text(difference: dict[str, Any] | None) -> str:
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def shown_text(difference: dict[str, Any]) -> str:
+def shown_text(difference: Mapping[str, Any]) -> str:
     """What the interval of a paired difference shows; one that holds 0 does not show that there is no difference."""
     if difference["low"] > 0:
         return "more accurate"
     return "less accurate" if difference["high"] < 0 else "no difference shown"
+
+
+def interval_heading(baseline: str, differences: Iterable[Mapping[str, Any] | None]) -> str:
+    """The heading of a column of differences, which says what the intervals leave out."""
+    left_out = {difference["leaves_out"] for difference in differences if difference is not None} - {None}
+    return f"− {baseline}, points\n[95% interval{', one seed' if left_out else ''}]"
+
+
+def left_out_text(differences: Iterable[Mapping[str, Any] | None]) -> str | None:
+    """One sentence on what the intervals leave out; ``None`` where they leave out nothing."""
+    left_out = sorted({d["leaves_out"] for d in differences if d is not None and d["leaves_out"] is not None})
+    if not left_out:
+        return None
+    return f"These differences leave out {' and '.join(left_out)}: another seed may turn one round."
+
+
+def model_text(model: Mapping[str, Any] | None) -> str:
+    """A model's settings in words: its architecture, and what of it was changed."""
+    if model is None:
+        return "a model of no known settings"
+    names = {
+        "img_size": "{} pixels", "patch_size": "patches of {}", "embed_dim": "width {}", "depth": "{} blocks",
+        "num_heads": "{} heads",
+    }  # fmt: skip
+    changed = [names[key].format(value) for key, value in model["args"].items() if key in names]
+    name = model["name"] or "the default small ViT"
+    return f"{name} ({', '.join(changed)})" if changed else name
+
+
+def settings_text(settings: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> str:
+    """What was trained on what, and for how long, in one line."""
+    source = settings["data"]["source"]
+    if "downstream" in settings:
+        source += f" → {settings['downstream']['source']}"
+    epochs, seeds = settings["training"]["epochs"], settings["seeds"]
+    trained = f"{counted(epochs, 'epoch')}, {counted(seeds, 'seed')}"
+    return f"{source}: {model_text(model or settings['model'])}, {trained}"

@@ -5,21 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from patchmerger.reports.comparison import colours_of
-from patchmerger.reports.numbers import difference_text, shown_text
-
-_WIDTH = 130  # a narrower terminal wraps, but no number is cut
-
+from patchmerger.reports.numbers import (
+    counted,
+    difference_text,
+    interval_heading,
+    left_out_text,
+    mean_text,
+    settings_text,
+    shown_text,
+)
+from patchmerger.reports.style import GREY, head, picture, shared_legend, variant_colours, variant_markers
 
 PICTURE_FILE = "transfer.png"
+_WIDTH = 130  # a narrower terminal wraps, but no number is cut
 
 
 def report_transfer(results: dict[str, Any]) -> None:
@@ -33,13 +38,22 @@ def show_transfer(results: dict[str, Any]) -> None:
     console = Console()
     console.width = max(console.width, _WIDTH)
     settings, baseline = results["settings"], results["baseline"]
-    seeds = settings["seeds"]
+    differences = [
+        stage["difference"] for variant in results["variants"].values() for stage in variant["stages"].values()
+    ]
     sources = f"{settings['data']['source']} → {settings['downstream']['source']}"
-    title = f"{sources}, {seeds} seed{'s' if seeds > 1 else ''}"
+    title = f"{sources}, {counted(settings['seeds'], 'seed')}"
     table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("stage", no_wrap=True)
     table.add_column("variant", no_wrap=True)
-    columns = ("GFLOPs", "accuracy\n%", f"− {baseline}, points\n[95% interval]", "seconds", "images/s", "× faster")
+    columns = (
+        "GFLOPs",
+        "accuracy\n%",
+        interval_heading(baseline, differences),
+        "seconds",
+        "images/s",
+        "times\nas fast",
+    )
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     stages = list(results["variants"][baseline]["stages"])
@@ -47,7 +61,6 @@ def show_transfer(results: dict[str, Any]) -> None:
         for name, variant in results["variants"].items():
             found = variant["stages"][stage]
             base = results["variants"][baseline]["stages"][stage]
-            spread = "" if found["metric_sd"] is None else f" ± {100 * found['metric_sd']:.2f}"
             # All k share one pass for the features.
             timed = "train_seconds" in found or stage == stages[1]
             seconds = found.get("train_seconds", found.get("feature_seconds"))
@@ -55,7 +68,7 @@ def show_transfer(results: dict[str, Any]) -> None:
                 stage if name == next(iter(results["variants"])) else "",
                 escape(name),
                 f"{found.get('flops', variant['flops']) / 1e9:.3g}",
-                f"{100 * found['metric_mean']:.2f}{spread}",
+                mean_text(found),
                 difference_text(found["difference"]),
                 f"{seconds:.0f}" if timed else "",
                 f"{found['images_per_second']:,.0f}" if timed else "",
@@ -66,9 +79,12 @@ def show_transfer(results: dict[str, Any]) -> None:
     for name in results["variants"]:
         if name != baseline:
             console.print(escape(_transfer_verdict(name, results)), soft_wrap=True)
+    left_out = left_out_text(differences)
+    if left_out is not None:
+        console.print(left_out, soft_wrap=True)
     console.print(
         "Seconds and images/s: of training, and of making the features that all k share, one after another; the "
-        "speed-ups in the line above are measured with the models in turns.",
+        "speed-ups above are of interleaved rounds.",
         soft_wrap=True,
     )
     console.print(f"Results, picture and models: {results['folder']}", soft_wrap=True)
@@ -80,71 +96,67 @@ def _transfer_verdict(name: str, results: dict[str, Any]) -> str:
     known = {stage: shown_text(s["difference"]) for stage, s in found.items() if s["difference"] is not None}
     parts = [f"{text}: {', '.join(s for s in known if known[s] == text)}" for text in dict.fromkeys(known.values())]
     speed = {mode: {t["name"]: t["speedup"] for t in results["speed"][mode]["timings"]} for mode in results["speed"]}
-    faster = f"{speed['training'][name]:.2f} × in training, {speed['inference'][name]:.2f} × in inference"
+    faster = f"{speed['training'][name]:.2f} in training, {speed['inference'][name]:.2f} in inference"
     predicted = 1 / results["variants"][name]["flops_ratio"]
-    return f"{name}: {'; '.join(parts)}. Speed-up {faster} ({predicted:.2f} × predicted)."
+    return f"{name}: {'; '.join(parts)}. Speed-up {faster} ({predicted:.2f} predicted)."
 
 
 def draw_transfer(results: dict[str, Any], path: Path) -> None:
     """Draw the results of ``patchmerger transfer`` as a PNG.
 
-    Left: the metric of each stage; bars show the standard deviation over seeds. Right: the paired difference to the
-    baseline in points, with its 95% interval.
+    Left: the metric of each stage. Right: the paired difference to the baseline in points, with its 95% interval.
 
     Args:
         results: The content of its ``results.json``.
         path: The file.
     """
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(11, 4.2), dpi=160, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        colours = colours_of(results["variants"])
-        _stages(left, results, colours)
-        _differences(right, results, colours)
-        figure.savefig(path)
+    variants, baseline, seeds = results["variants"], results["baseline"], results["settings"]["seeds"]
+    stages = list(variants[baseline]["stages"])
+    with picture(path, columns=2, note=_note(results)) as (figure, (left, right)):
+        colours, markers = variant_colours(variants), variant_markers(variants)
+        for number, (name, variant) in enumerate(variants.items()):
+            looks: dict[str, Any] = {"fmt": markers[name], "ms": 7, "capsize": 3, "lw": 1.2, "color": colours[name]}
+            _stages(left, variant["stages"], stages, _shift(number, len(variants)), looks)
+            if name != baseline:
+                _differences(right, variant["stages"], stages, _shift(number - 1, len(variants) - 1), looks)
+        left.set_ylim(bottom=0)
+        left.set_ylabel("test accuracy, %")
+        head(left, "Each stage")
+        right.axhline(0, color=GREY, lw=1, ls="--")
+        right.set_ylabel("points")
+        head(right, f"Minus {baseline}, paired, 95% interval{', one seed' if seeds == 1 else ''}")
+        for axes in (left, right):
+            axes.set_xticks(range(len(stages)), stages, fontsize=9)
+            axes.set_xlim(-0.6, len(stages) - 0.4)
+        handles = [Line2D([], [], color=colours[name], marker=markers[name], ms=8, lw=0) for name in variants]
+        labels = [f"{name}, {variant['flops'] / 1e9:.3g} GFLOPs" for name, variant in variants.items()]
+        shared_legend(figure, handles, labels, title=settings_text(results["settings"]))
 
 
-def _stages(axes: Axes, results: dict[str, Any], colours: dict[str, str]) -> None:
-    names = list(results["variants"])
-    stages = list(results["variants"][names[0]]["stages"])
-    for number, name in enumerate(names):
-        found = results["variants"][name]["stages"]
-        x = [place + _shift(number, len(names)) for place in range(len(stages))]
-        y = [100 * found[stage]["metric_mean"] for stage in stages]
-        spread = [100 * (found[stage]["metric_sd"] or 0) for stage in stages]
-        axes.errorbar(
-            x, y, yerr=spread if any(spread) else None, fmt="o", ms=7, capsize=3, color=colours[name],
-            label=f"{name}, {results['variants'][name]['flops'] / 1e9:.3g} GFLOPs",
-        )  # fmt: skip
-    axes.set_xticks(range(len(stages)), stages)
-    axes.set_ylabel("test accuracy, %")
+def _note(results: dict[str, Any]) -> str:
     seeds = results["settings"]["seeds"]
-    axes.set_title("Each stage" + (f" (mean ± sd of {seeds} seeds)" if seeds > 1 else ""), loc="left", weight="bold")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="best")
+    tuned = counted(results["settings"]["finetuning"]["training"]["epochs"], "epoch")
+    if seeds > 1:
+        return f"Fine-tuned for {tuned}. Left: mean ± standard deviation of {seeds} seeds. Right: over the seeds."
+    return (
+        f"Fine-tuned for {tuned}. Intervals are over the test images (few-shot: over the draws) of one training each, "
+        "and leave out training noise."
+    )
 
 
-def _differences(axes: Axes, results: dict[str, Any], colours: dict[str, str]) -> None:
-    baseline = results["baseline"]
-    names = [name for name in results["variants"] if name != baseline]
-    stages = list(results["variants"][baseline]["stages"])
-    for number, name in enumerate(names):
-        for place, stage in enumerate(stages):
-            difference = results["variants"][name]["stages"][stage]["difference"]
-            if difference is None:
-                continue
+def _stages(axes: Axes, found: dict[str, Any], stages: list[str], shift: float, looks: dict[str, Any]) -> None:
+    sds = [100 * (found[stage]["metric_sd"] or 0) for stage in stages]
+    places = [place + shift for place in range(len(stages))]
+    means = [100 * found[stage]["metric_mean"] for stage in stages]
+    axes.errorbar(places, means, yerr=sds if any(sds) else None, **looks)
+
+
+def _differences(axes: Axes, found: dict[str, Any], stages: list[str], shift: float, looks: dict[str, Any]) -> None:
+    for place, stage in enumerate(stages):
+        difference = found[stage]["difference"]
+        if difference is not None:
             mean, low, high = (100 * difference[key] for key in ("mean", "low", "high"))
-            axes.errorbar(
-                place + _shift(number, len(names)), mean, yerr=[[mean - low], [high - mean]], fmt="o", ms=7, capsize=3,
-                color=colours[name], label=name if place == 0 else None,
-            )  # fmt: skip
-    axes.axhline(0, color=colours[baseline], lw=1, ls="--")
-    axes.set_xticks(range(len(stages)), stages)
-    axes.set_ylabel("points")
-    axes.set_title(f"Minus {baseline}, paired, with 95% interval", loc="left", weight="bold")
-    axes.grid(alpha=0.25)
-    if len(names) > 1:
-        axes.legend(frameon=False, loc="best")
+            axes.errorbar(place + shift, mean, yerr=[[mean - low], [high - mean]], **looks)
 
 
 def _shift(number: int, count: int) -> float:

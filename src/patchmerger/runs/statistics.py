@@ -8,6 +8,9 @@ from math import nan, sqrt
 
 from scipy import stats
 
+TRAINING_NOISE = "training noise (one seed)"
+"""What an interval over the images, or the draws, of one training leaves out: another seed gives another model."""
+
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -17,8 +20,9 @@ class PairedDifference:
         mean: Mean difference.
         low: Lower end of the interval.
         high: Upper end of the interval.
-        over: What was paired: "seeds" or "images".
+        over: What was paired: "seeds", "images" or "draws".
         n: Number of pairs.
+        leaves_out: What the interval knows nothing of: :data:`TRAINING_NOISE` where each model was trained once.
     """
 
     mean: float
@@ -26,6 +30,7 @@ class PairedDifference:
     high: float
     over: str
     n: int
+    leaves_out: str | None = None
 
 
 def over_seeds(ours: Sequence[float], theirs: Sequence[float]) -> PairedDifference:
@@ -55,7 +60,7 @@ def over_images(ours: Sequence[bool], theirs: Sequence[bool]) -> PairedDifferenc
     """
     if len(ours) != len(theirs) or len(ours) < 2:
         raise ValueError(f"ours ({len(ours)}) and theirs ({len(theirs)}) must be equally many values, at least 2")
-    return _t_interval([float(a) - float(b) for a, b in zip(ours, theirs, strict=True)], "images")
+    return _t_interval([float(a) - float(b) for a, b in zip(ours, theirs, strict=True)], "images", TRAINING_NOISE)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
@@ -66,8 +71,8 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float]:
     return mean, sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
-def _t_interval(differences: Sequence[float], over: str) -> PairedDifference:
+def _t_interval(differences: Sequence[float], over: str, leaves_out: str | None = None) -> PairedDifference:
     n = len(differences)
     mean, sd = mean_sd(differences)
     half = float(stats.t.ppf(0.975, n - 1)) * sd / sqrt(n)
-    return PairedDifference(mean, mean - half, mean + half, over, n)
+    return PairedDifference(mean, mean - half, mean + half, over, n, leaves_out)

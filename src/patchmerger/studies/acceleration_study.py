@@ -27,7 +27,7 @@ from patchmerger.insertion import insert
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import write_json
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
-from patchmerger.runs.statistics import mean_sd
+from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd
 from patchmerger.speed.benchmark import measure
 from patchmerger.training.fitting import square_input
 
@@ -117,7 +117,8 @@ def accelerate_study(
 def curves(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean and standard deviation over the models, for each start, speed-up and budget.
 
-    ``difference`` is the accuracy less that of the plain model as it was trained; ``kept`` their ratio.
+    ``difference`` is the accuracy less that of the plain model as it was trained; ``kept`` their ratio; ``leaves_out``
+    what they know nothing of where there is one model.
     """
     found: list[dict[str, Any]] = []
     plain = {c["model"]: c["accuracy"] for c in cells if c["start"] == "plain" and c["budget"] == 0}
@@ -127,7 +128,10 @@ def curves(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
         difference, _ = mean_sd([c["accuracy"] - plain[c["model"]] for c in same])
         kept, _ = mean_sd([c["accuracy"] / plain[c["model"]] for c in same])
         row = {"start": key[0], "speedup": key[1], "budget": key[2], "accuracy": mean, "difference": difference}
-        found.append({**row, "sd": sd if len(same) > 1 else None, "kept": kept})
+        found.append({
+            **row, "sd": sd if len(same) > 1 else None, "kept": kept,
+            "leaves_out": TRAINING_NOISE if len(same) == 1 else None,
+        })  # fmt: skip
     return found
 
 

@@ -15,7 +15,7 @@ from patchmerger.fewshot.probe import few_shot_images
 from patchmerger.hub import describe, load
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
-from patchmerger.runs.statistics import PairedDifference, mean_sd, over_seeds
+from patchmerger.runs.statistics import TRAINING_NOISE, PairedDifference, mean_sd, over_seeds
 from patchmerger.studies.training_runs import Runs, summary
 from patchmerger.training.finetuning import identify_start
 from patchmerger.training.fitting import square_input
@@ -125,4 +125,4 @@ def _difference(
     if len(own) > 1:
         return over_seeds(*([results["results"][place]["mean"] for results in both] for both in (own, theirs)))
     draws = [results[0]["results"][place]["accuracies"] for results in (own, theirs)]
-    return replace(over_seeds(*draws), over="draws") if len(draws[0]) > 1 else None
+    return replace(over_seeds(*draws), over="draws", leaves_out=TRAINING_NOISE) if len(draws[0]) > 1 else None

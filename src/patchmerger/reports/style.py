@@ -1,0 +1,104 @@
+"""How all pictures look: colours that people with colour blindness tell apart, sizes, titles, notes and legends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from patchmerger.runs.files import atomic_file
+
+GREY = "#4d5562"
+PANEL = (5.0, 3.7)
+"""Width and height of one panel, in inches."""
+
+# Okabe and Ito's colours; a variant of a known name has the same one in every picture.
+_VARIANTS = {
+    "plain": GREY, "merged": "#d55e00", "located": "#009e73", "paper": "#cc79a7", "average": "#0072b2",
+    "shallow": "#e69f00",
+}  # fmt: skip
+_FURTHER = ("#56b4e9", "#7a4b2a", "#8d5fbf", "#8a8f2a")
+_MARKERS = {"plain": "*", "merged": "o", "located": "s", "paper": "D", "average": "^", "shallow": "v"}
+_FURTHER_MARKERS = ("P", "X", "h", "<", ">")
+
+
+def variant_colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each variant; those that are ready-made always have the same."""
+    further = cycle(_FURTHER)
+    return {name: _VARIANTS.get(name) or next(further) for name in names}
+
+
+def variant_markers(names: Iterable[str]) -> dict[str, str]:
+    """A marker for each variant, so that no picture needs its colours to be read."""
+    further = cycle(_FURTHER_MARKERS)
+    return {name: _MARKERS.get(name) or next(further) for name in names}
+
+
+def ordered_colours(count: int) -> list[str]:
+    """Colours from dark to light for an ordered quantity, such as numbers of tokens; none means a variant."""
+    colours = mpl.colormaps["viridis"]
+    return [mpl.colors.to_hex(colours(0.88 * place / max(count - 1, 1))) for place in range(count)]
+
+
+@contextmanager
+def picture(path: Path, *, columns: int, rows: int = 1, note: str) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure that is written as a PNG, atomically, once it is drawn.
+
+    Args:
+        path: The file.
+        columns: Panels beside each other.
+        rows: Panels above each other.
+        note: Below the panels, what a reader must know: what bars and bands are, which axes are cut.
+
+    Yields:
+        The figure and its panels, row by row.
+    """
+    size = (columns * PANEL[0], rows * PANEL[1] + 0.9)
+    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=size, dpi=150, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.06)  # type: ignore[union-attr, call-arg]
+        panels = figure.subplots(rows, columns, squeeze=False)
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY, wrap=True)
+        yield figure, list(panels.flat)
+        with atomic_file(path) as partial:
+            figure.savefig(partial, format="png")
+
+
+def shared_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, title: str) -> None:
+    """One legend for all panels, outside of them, so that it covers no data.
+
+    Args:
+        figure: The figure.
+        handles: A line or marker for each label.
+        labels: What they mean.
+        title: Above them: what was trained on what.
+    """
+    legend = figure.legend(
+        handles, labels, loc="outside upper left", ncols=min(7, len(labels)), frameon=False, fontsize=9, title=title,
+        title_fontsize=9, alignment="left", handletextpad=0.4, columnspacing=1.4,
+    )  # fmt: skip
+    legend.get_title().set_color(GREY)
+
+
+def head(axes: Axes, title: str) -> None:
+    """The title of a panel, and its grid."""
+    axes.set_title(title, loc="left", weight="bold")
+    axes.grid(alpha=0.25)
+
+
+def limit_percent(axes: Axes) -> None:
+    """No room for more than 100%, with enough left that no marker is cut."""
+    axes.set_ylim(top=min(axes.get_ylim()[1], 101.0))
+
+
+def speed_bars(ratio_quartiles: Sequence[float], speedup: float) -> list[list[float]]:
+    """Error bars of a speed-up, from the quartiles of its paired ratio of times."""
+    slow, fast = 1 / ratio_quartiles[1], 1 / ratio_quartiles[0]
+    return [[max(speedup - slow, 0.0)], [max(fast - speedup, 0.0)]]
