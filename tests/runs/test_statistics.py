@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from patchmerger.runs.statistics import mean_sd, over_images, over_seeds
+from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd, over_images, over_seeds
 
 
 def test_over_seeds_is_the_paired_t_interval_of_scipy():
@@ -15,7 +15,7 @@ def test_over_seeds_is_the_paired_t_interval_of_scipy():
     assert difference.low == pytest.approx(interval.low)
     assert difference.high == pytest.approx(interval.high)
     assert difference.mean == pytest.approx(0.0075)
-    assert (difference.over, difference.n) == ("seeds", 4)
+    assert (difference.over, difference.n, difference.leaves_out) == ("seeds", 4, None)
 
 
 def test_over_images_counts_the_images_that_only_one_gets_right():
@@ -25,7 +25,7 @@ def test_over_images_counts_the_images_that_only_one_gets_right():
     assert difference.mean == pytest.approx((10 - 5) / 100)
     discordant = (10 + 5) / 100 - 0.05**2  # variance of the differences
     assert difference.high - difference.mean == pytest.approx(1.984 * math.sqrt(discordant * 100 / 99 / 100), rel=1e-3)
-    assert (difference.over, difference.n) == ("images", 100)
+    assert (difference.over, difference.n, difference.leaves_out) == ("images", 100, TRAINING_NOISE)
 
 
 def test_identical_values_have_an_interval_of_no_width():

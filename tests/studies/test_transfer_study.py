@@ -92,7 +92,7 @@ def test_the_picture_and_the_table(out, results, capsys):
         assert picture.width > 1500
         assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
     printed = capsys.readouterr().out
-    for word in (*STAGES, "− plain, points", "images/s", "merged: ", "× predicted"):
+    for word in (*STAGES, "− plain, points", "images/s", "merged: ", "predicted)"):
         assert word in printed
 
 

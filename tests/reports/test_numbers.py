@@ -1,0 +1,27 @@
+"""What tables say of intervals that leave training noise out, and of the model."""
+
+from patchmerger.reports.numbers import interval_heading, left_out_text, model_text
+from patchmerger.runs.serialisation import to_json
+from patchmerger.runs.statistics import over_images, over_seeds
+
+ONE_SEED = to_json(over_images([True, False, True], [True, True, False]))
+SEEDS = to_json(over_seeds([0.9, 0.8], [0.8, 0.8]))
+
+
+def test_an_interval_of_one_seed_says_what_it_leaves_out():
+    assert interval_heading("plain", [None, ONE_SEED]) == "− plain, points\n[95% interval, one seed]"
+    text = left_out_text([None, ONE_SEED, SEEDS])
+    assert text is not None
+    assert "training noise (one seed)" in text
+
+
+def test_an_interval_over_seeds_leaves_nothing_out():
+    assert interval_heading("plain", [None, SEEDS]) == "− plain, points\n[95% interval]"
+    assert left_out_text([None, SEEDS]) is None
+
+
+def test_a_model_in_words():
+    assert model_text({"name": "vit_x", "args": {"img_size": 32, "depth": 6, "qk_norm": True}}) == (
+        "vit_x (32 pixels, 6 blocks)"
+    )
+    assert model_text({"name": None, "args": {}}) == "the default small ViT"

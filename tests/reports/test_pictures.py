@@ -1,0 +1,53 @@
+"""Pictures of the committed results: nothing is written outside of them, and no legend covers the data."""
+
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from patchmerger.reports import style
+from patchmerger.reports.acceleration_study import draw_accelerations
+from patchmerger.reports.comparison import draw_comparison
+from patchmerger.reports.sweep import draw_sweep
+from patchmerger.reports.transfer import draw_transfer
+
+RESULTS = Path(__file__).parents[2] / "results"
+DRAWN = {
+    "merger-cifar10-small": draw_comparison,
+    "cifar10-small": draw_comparison,
+    "sweep-cifar10-small": draw_sweep,
+    "transfer-small": draw_transfer,
+    "accelerate-cifar10-small": draw_accelerations,
+}
+
+
+@pytest.mark.parametrize(("name", "draw"), DRAWN.items(), ids=list(DRAWN))
+def test_everything_lies_within_the_picture_and_the_legend_outside_of_the_panels(name, draw, tmp_path, monkeypatch):
+    figures: list[Figure] = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), savefig(self, *a, **k))[1])
+    draw(json.loads((RESULTS / f"{name}.json").read_text()), tmp_path / "picture.png")
+    [figure] = figures
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.width <= 2300
+        assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
+    page = figure.bbox.padded(2)
+    [legend] = figure.legends
+    texts = [t for axes in figure.axes for t in (axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label)]
+    for text in (*texts, *legend.get_texts(), legend.get_title(), figure._supxlabel):
+        box = text.get_window_extent()
+        assert not text.get_text() or (page.contains(box.x0, box.y0) and page.contains(box.x1, box.y1)), text
+    box = legend.get_window_extent()
+    for axes in figure.axes:
+        assert not mpl.transforms.Bbox.intersection(box, axes.get_window_extent())
+
+
+def test_known_variants_keep_their_colour_and_no_two_share_one():
+    names = ["plain", "merged", "located", "paper", "average", "shallow", "own", "another"]
+    colours = style.variant_colours(names)
+    assert len(set(colours.values())) == len(set(style.variant_markers(names).values())) == len(names)
+    assert style.variant_colours(["own", "merged"])["merged"] == colours["merged"]
+    assert not {*style.ordered_colours(6)} & {*colours.values()}
