@@ -98,8 +98,11 @@ class MergingBlock(LaterBlock):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """(B, P + N, D) → (B, P + M, D), for P kept prefix tokens."""
+        return self.merge(super().forward(x, *args, **kwargs), args, kwargs)
+
+    def merge(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Merge what the host's own block gave, which was called with ``args`` and ``kwargs`` after the tokens."""
         state, prefix = self.merge_state, self.merge_state.num_kept_prefix_tokens
-        output = super().forward(x, *args, **kwargs)
         x = _tokens(output)  # (B, P + N, D)
         if state.num_expected_tokens not in (None, x.shape[1]):
             raise _other_number(x, state.num_expected_tokens)
