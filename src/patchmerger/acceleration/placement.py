@@ -14,7 +14,7 @@ from patchmerger.costs.placements import Placement, PlacementCosts
 from patchmerger.costs.planning import plan
 from patchmerger.mechanism.options import Positions
 from patchmerger.speed.benchmark import measure as measure_speed
-from patchmerger.speed.timed_steps import Precision
+from patchmerger.speed.options import Precision
 
 # Finer than powers of two, so that no more tokens go than must; the paper's 8 is the fewest, where there are enough.
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256)

@@ -29,7 +29,7 @@ from patchmerger.runs.files import atomic_file, read_json, write_json
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.speed.benchmark import measure as measure_speed
-from patchmerger.speed.timed_steps import Precision as SpeedPrecision
+from patchmerger.speed.options import Precision as SpeedPrecision
 from patchmerger.training.fitting import MODEL_FOLDER, square_input
 
 

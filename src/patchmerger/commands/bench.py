@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchmerger.speed.candidates import Against
-from patchmerger.speed.compiling import Compile
-from patchmerger.speed.suite import Mode
-from patchmerger.speed.timed_steps import Precision
+from patchmerger.speed.options import Against, Compile, Mode, Precision
 
 
 @dataclass(frozen=True)

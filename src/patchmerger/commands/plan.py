@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patchmerger.mechanism.options import Positions
-from patchmerger.speed.compiling import Compile
-from patchmerger.speed.timed_steps import Precision
+from patchmerger.speed.options import Compile, Precision
 
 
 @dataclass(frozen=True)

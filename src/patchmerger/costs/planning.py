@@ -16,9 +16,8 @@ from patchmerger.inserted import mergers as inserted
 from patchmerger.mechanism.options import Positions
 from patchmerger.models.finding import find_model
 from patchmerger.speed.benchmark import measure as measure_speed
-from patchmerger.speed.compiling import Compile
 from patchmerger.speed.measurement import Measurement
-from patchmerger.speed.timed_steps import Precision
+from patchmerger.speed.options import Compile, Precision
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.runs.environment import environment, find_device
-from patchmerger.speed.compiling import Compile, check_compile
+from patchmerger.speed.compiling import check_compile
 from patchmerger.speed.measurement import Measurement, Timing
-from patchmerger.speed.timed_steps import DTYPES, Precision, TimedStep, take_turns, timed_step
+from patchmerger.speed.options import Compile, Precision
+from patchmerger.speed.timed_steps import DTYPES, TimedStep, take_turns, timed_step
 
 
 def measure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -18,8 +18,7 @@ from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
 from patchmerger.mechanism.options import Positions
 from patchmerger.models.finding import find_model
-
-Against: TypeAlias = Literal["vit-pytorch"]
+from patchmerger.speed.options import Against
 
 
 @dataclass(frozen=True)

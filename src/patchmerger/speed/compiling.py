@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 import torch._inductor.config
 from torch import nn
 
-Compile: TypeAlias = bool | Literal["frozen"]
-"""Not compiled, compiled, or compiled with frozen weights."""
+from patchmerger.speed.options import Compile
 
 
 def compile_name(compile: Compile) -> str:

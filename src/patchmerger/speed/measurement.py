@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from patchmerger.costs.model_cost import table_text
-from patchmerger.speed.compiling import Compile, compile_name
-from patchmerger.speed.timed_steps import Precision
+from patchmerger.speed.compiling import compile_name
+from patchmerger.speed.options import Compile, Precision
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from patchmerger.runs.files import write_json
 from patchmerger.runs.serialisation import to_json
-from patchmerger.speed.compiling import Compile, compile_name
-from patchmerger.speed.timed_steps import Precision
+from patchmerger.speed.compiling import compile_name
+from patchmerger.speed.options import Compile, Precision
 
 SCHEMA = 2
 _SAME_PLACE = ("cpu", "device_name", "torch", "threads")

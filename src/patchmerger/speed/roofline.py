@@ -32,7 +32,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from patchmerger.costs.block_costs import on_meta
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.runs.environment import device_name
-from patchmerger.speed.timed_steps import DTYPES, Precision, fit_to_size
+from patchmerger.speed.options import Precision
+from patchmerger.speed.timed_steps import DTYPES, fit_to_size
 
 _OPTIMIZER_BYTES = 28
 _CPU, _GPU = (1024, 2**26), (8192, 2**30)

@@ -17,7 +17,8 @@ from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import block_names, find_host
 from patchmerger.inserted import mergers
 from patchmerger.runs.environment import environment
-from patchmerger.speed.timed_steps import DTYPES, Precision, fit_to_size, input_of
+from patchmerger.speed.options import Precision
+from patchmerger.speed.timed_steps import DTYPES, fit_to_size, input_of
 
 
 @dataclass(frozen=True)

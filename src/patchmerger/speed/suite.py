@@ -6,18 +6,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 from patchmerger.costs.model_cost import cost
 from patchmerger.reports.speed_picture import draw_speed
 from patchmerger.runs.environment import environment, find_device
-from patchmerger.speed.candidates import Against, build_candidates
-from patchmerger.speed.compiling import Compile, check_compile
+from patchmerger.speed.candidates import build_candidates
+from patchmerger.speed.compiling import check_compile
+from patchmerger.speed.options import Against, Compile, Mode, Precision
 from patchmerger.speed.record import Record, RowKey
 from patchmerger.speed.rows import Rows
-from patchmerger.speed.timed_steps import DTYPES, Precision
-
-Mode: TypeAlias = Literal["both", "inference", "training"]
+from patchmerger.speed.timed_steps import DTYPES
 
 
 def bench(

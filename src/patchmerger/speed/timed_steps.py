@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from patchmerger.hosts.example_inputs import Example, example_input
 from patchmerger.mechanism.subclassing import host_class
-from patchmerger.speed.compiling import Compile, compiled
+from patchmerger.speed.compiling import compiled
 from patchmerger.speed.memory import peak_of
+from patchmerger.speed.options import Compile, Precision
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _ROUNDS_TO_KEEP = 3
 
