@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-slow test-oldest census hosts-page evidence-page speed-page lint types format install clean
+.PHONY: demo test test-slow test-oldest census hosts-page evidence-page speed-page pictures lint types format install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT with and without a merger on real digits, print the comparison
@@ -33,7 +33,10 @@ hosts-page: $(READY)  ## docs/hosts.md from results/hosts.json
 	$(BIN)/python -m tools.hosts_page
 
 evidence-page: $(READY)  ## docs/evidence.md from results/*.json
-	$(BIN)/python -m tools.evidence_page
+	$(BIN)/python -m tools.evidence.page
+
+pictures: $(READY)  ## results/*.png from results/*.json
+	$(BIN)/python -m tools.pictures
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tools.evidence_findings import findings, remarks, verdict
-from tools.evidence_page import main, read_results, render
-from tools.evidence_studies import STUDIES
+from tools.evidence.findings import findings, remarks, verdict
+from tools.evidence.page import main, read_results, render
+from tools.evidence.studies import STUDIES
 
 ROOT = Path(__file__).parents[2]
 SMALL = json.loads((ROOT / "results" / "cifar10-small.json").read_text())

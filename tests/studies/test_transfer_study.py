@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tools.evidence_page import render
+from tools.evidence.page import render
 
 from patchmerger.data import DataSettings
 from patchmerger.hub import load

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from patchmerger.reports.numbers import difference_text
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_seeds
-from tools.evidence_studies import EXPECTED
+from tools.evidence.studies import EXPECTED
 
 Results = Mapping[str, Any]
 _CONTROLS = ("average", "shallow")
@@ -84,7 +84,7 @@ def remarks(found: Results) -> list[str]:
                 "nothing is to be credited to what merging learns."
             )
     if found["settings"]["seeds"] == 1:
-        lines.append("One seed: the interval knows nothing of the spread between trainings.")
+        lines.append("One seed: the interval leaves out training noise.")
     if kind_of(found) == "compare" and found["variants"].keys() >= {"merged", "paper"}:
         lines.append(_values(found))
     return lines
@@ -170,5 +170,5 @@ def _sweep_remarks(found: Results) -> list[str]:
     )
     lines.append("The best of many looks better than it is: what is chosen here is to be tested by a study of its own.")
     if found["settings"]["seeds"] == 1:
-        lines.append("One seed: intervals are over test images and know nothing of the spread between trainings.")
+        lines.append("One seed: intervals are over test images and leave out training noise.")
     return lines

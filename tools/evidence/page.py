@@ -1,4 +1,4 @@
-"""The page of the evidence, made from the committed results: ``python -m tools.evidence_page``."""
+"""The page of the evidence, made from the committed results: ``python -m tools.evidence.page``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchmerger.reports.numbers import difference_text
+from patchmerger.reports.numbers import counted, difference_text, mean_text, model_text
 from patchmerger.runs.files import read_json, write_text
 from patchmerger.runs.statistics import mean_sd
-from tools.evidence_findings import Results, findings, kind_of, remarks, speedups, verdict
-from tools.evidence_studies import EXPECTED, STUDIES, Study
+from tools.evidence.findings import Results, findings, kind_of, remarks, speedups, verdict
+from tools.evidence.studies import EXPECTED, STUDIES, Study
 
 RESULTS, PAGE = Path("results"), Path("docs/evidence.md")
 
@@ -77,17 +77,13 @@ def _command(study: Study, found: Results | None) -> str:
     return command.replace(" --traceback", "").replace(" --progress false", "")
 
 
-def _seeds(found: Results) -> str:
-    seeds = found["settings"]["seeds"]
-    return f"{seeds} seed{'s' if seeds > 1 else ''}"
-
-
 def _scale(found: Results) -> str:
     settings = found["settings"]
     images = settings["data"]["source"].rsplit("/", 1)[-1]
     if kind_of(found) == "transfer":
         images += f" → {settings['downstream']['source'].rsplit('/', 1)[-1]}"
-    return f"{images}, {settings['training']['epochs']} epochs, {_seeds(found)}, {_device(found)}"
+    trained = f"{counted(settings['training']['epochs'], 'epoch')}, {counted(settings['seeds'], 'seed')}"
+    return f"{images}, {trained}, {_device(found)}"
 
 
 def _device(found: Results) -> str:
@@ -104,11 +100,8 @@ def _conditions(found: Results) -> str:
     else:
         described = data if isinstance(data, str) else data["description"]
         epochs = f"{settings['training']['epochs']} epochs"
-    model = settings["model"]
-    args = ", ".join(f"{key} {value}" for key, value in model["args"].items())
-    name = f"`{model['name']}`" if model["name"] else "the default small ViT"
     return (
-        f"{described}. Model: {name}{f' ({args})' if args else ''}. {epochs}, {_seeds(found)}; on "
+        f"{described}. Model: {model_text(settings['model'])}. {epochs}, {counted(settings['seeds'], 'seed')}; on "
         f"{where['device_name']}, torch {where['torch']}, timm {where['timm']}."
     )
 
@@ -123,8 +116,8 @@ def _comparison_table(found: Results) -> str:
              _ranks(variant.get("merger") or [])]
         )  # fmt: skip
     baseline = found["baseline"]
-    head = ["variant", "GFLOPs", f"{found['metric']}, %", f"− {baseline}, points [95% interval]", "× fewer FLOPs"]
-    head += ["× faster, inference", "× faster, training step", "rank of A"]
+    head = ["variant", "GFLOPs", f"{found['metric']}, %", f"− {baseline}, points [95% interval]", "fewer FLOPs, times"]
+    head += ["inference, times as fast", "training step, times as fast", "rank of A"]
     if all(row[-1] == "–" for row in rows):  # results from before A was diagnosed
         head, rows = head[:-1], [row[:-1] for row in rows]
     return _table(head, rows)
@@ -148,7 +141,14 @@ def _sweep_table(found: Results) -> str:
              difference_text(cell["difference"]), f"{inference:.2f}" if inference else "–",
              _ranks([cell["merger"] or {}])]
         )  # fmt: skip
-    head = ["cell", "M", "GFLOPs", f"{found['metric']}, %", "− plain, points [95% interval]", "× faster, inference"]
+    head = [
+        "cell",
+        "M",
+        "GFLOPs",
+        f"{found['metric']}, %",
+        "− plain, points [95% interval]",
+        "inference, times as fast",
+    ]
     return _table([*head, "rank of A"], rows)
 
 
@@ -159,10 +159,7 @@ def _ranks(diagnoses: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _mean(own: Results) -> str:
-    if own["metric_mean"] is None:
-        return "failed"
-    spread = "" if own["metric_sd"] is None else f" ± {100 * own['metric_sd']:.2f}"
-    return f"{100 * own['metric_mean']:.2f}{spread}"
+    return "failed" if own["metric_mean"] is None else mean_text(own)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
