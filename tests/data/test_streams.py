@@ -19,7 +19,7 @@ from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.training.checkpoints import AtomicCheckpointIO
 from patchmerger.training.evaluation import evaluate
 from patchmerger.training.fitting import fit
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)
 pytestmark = [
@@ -252,13 +252,14 @@ def test_shards_are_a_source_without_streaming_too(shards):
 
 
 def run(shards, out, **data):
-    return fit(
+    recipe = Recipe(
         data=DataSettings(str(shards), streaming=True, samples=60, shuffle_buffer=8, **data),
         model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2,
             "num_heads": 2}),
-        merge=MergeSettings(num_tokens=4), out=out, progress=False,
+        merge=MergeSettings(num_tokens=4),
         training=TrainingSettings(epochs=6, batch_size=10, warmup_epochs=1, accelerator="cpu", checkpoint_every=4),
     )  # fmt: skip
+    return fit(recipe, out=out, progress=False)
 
 
 def test_an_interrupted_run_on_a_stream_ends_in_the_weights_of_one_that_was_not(shards, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.acceleration_study import PICTURE_FILE, report_accelerations
 from patchmerger.studies.acceleration_study import accelerate_study, curves
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -28,7 +28,8 @@ QUICK = {
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "plain"
     training = TrainingSettings(epochs=2, batch_size=128, warmup_epochs=0, accelerator="cpu")
-    fit(model=ModelSettings("vit_tiny_patch16_224", TINY), merge=None, training=training, out=out, progress=False)
+    recipe = Recipe(model=ModelSettings("vit_tiny_patch16_224", TINY), merge=None, training=training)
+    fit(recipe, out=out, progress=False)
     return out
 
 

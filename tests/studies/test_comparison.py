@@ -17,7 +17,7 @@ from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies import comparison as module
 from patchmerger.studies.comparison import compare
 from patchmerger.studies.settings import Variant
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import FitSettings, TrainingSettings
 
 SETTINGS = {
     "model": ModelSettings(
@@ -56,9 +56,9 @@ def test_every_variant_is_trained_with_every_seed_and_kept(out, results):
 
 
 def test_variants_are_trained_alike(out, results):
-    settings = {name: read_settings(out / name / "seed-0", dict) for name in results["variants"]}
+    settings = {name: read_settings(out / name / "seed-0", FitSettings) for name in results["variants"]}
     for key in ("data", "augmentation", "training", "seed"):
-        assert len({json.dumps(s[key]) for s in settings.values()}) == 1
+        assert len({getattr(s, key) for s in settings.values()}) == 1
     tests = [json.loads((out / name / "seed-0" / "results.json").read_text())["images"] for name in results["variants"]]
     assert all(images == tests[0] for images in tests)
 

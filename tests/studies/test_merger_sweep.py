@@ -96,10 +96,10 @@ def test_the_same_command_again_trains_nothing(out, results, monkeypatch):
 
 
 def test_a_failed_cell_is_shown_loses_no_other_and_is_tried_again(tmp_path, monkeypatch, capsys):
-    def breaks(*args, merge, **kwargs):
-        if merge is not None and merge.after == 1:
+    def breaks(images, recipe, **kwargs):
+        if recipe.merge is not None and recipe.merge.after == 1:
             raise FloatingPointError("the loss is nan")
-        return fit_images(*args, merge=merge, **kwargs)
+        return fit_images(images, recipe, **kwargs)
 
     settings = {**SETTINGS, "num_tokens": [4], "out": tmp_path / "run"}
     with monkeypatch.context() as patch:

@@ -20,7 +20,8 @@ from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.transfer import PICTURE_FILE, report_transfer
 from patchmerger.runs.run_folder import read_settings
 from patchmerger.studies import FineTuning, transfer
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.finetuning import content_of
+from patchmerger.training.settings import FitSettings, TrainingSettings
 
 TRAINING = TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu")
 SETTINGS = {
@@ -72,7 +73,9 @@ def test_fine_tuning_starts_from_the_upstream_model(out):
     gap = (upstream.blocks[0].attn.qkv.weight - tuned.blocks[0].attn.qkv.weight).abs().mean()
     other = load(out / "merged" / "seed-1" / "upstream" / "model").blocks[0].attn.qkv.weight
     assert gap < 0.5 * (upstream.blocks[0].attn.qkv.weight - other).abs().mean()
-    assert "init" in read_settings(out / "merged" / "seed-0" / "fine-tuned", dict)
+    assert read_settings(out / "merged" / "seed-0" / "fine-tuned", FitSettings).init == content_of(
+        out / "merged" / "seed-0" / "upstream"
+    )
 
 
 def test_the_differences_are_paired_over_seeds(results):

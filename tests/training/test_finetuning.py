@@ -18,9 +18,9 @@ from patchmerger.costs.model_cost import cost
 from patchmerger.data import DataSettings
 from patchmerger.hosts import find_host
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.training.finetuning import identify_start, start_from
+from patchmerger.training.finetuning import content_of, start_from
 from patchmerger.training.fitting import fit
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -160,7 +160,7 @@ def test_names_of_timm_are_started_from_with_their_weights(tmp_path, monkeypatch
     assert created == [("vit_tiny_patch16_224.augreg_in21k", True, {"img_size": 64})]
     assert model.head.out_features == 2
     assert len(mergers(model)) == 1
-    assert identify_start("vit_tiny_patch16_224") == {"from": "vit_tiny_patch16_224"}
+    assert content_of("vit_tiny_patch16_224") == "vit_tiny_patch16_224"
 
 
 def test_weights_that_cannot_be_fetched_are_told_of(monkeypatch):
@@ -178,9 +178,8 @@ def test_the_identity_of_a_start_follows_its_content(tmp_path):
     upstream(tmp_path / "a")
     upstream(tmp_path / "b")
     upstream(tmp_path / "c", merge=False)
-    first, second, third = (identify_start(tmp_path / name) for name in "abc")
-    assert first["from"] != second["from"]
-    assert first["sha256"] == second["sha256"] != third["sha256"]
+    first, second, third = (content_of(tmp_path / name) for name in "abc")
+    assert first == second != third
 
 
 @pytest.fixture(scope="module")
@@ -191,11 +190,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def finetune(saved, out, **changes):
-    settings = {
-        "training": TrainingSettings(epochs=1, warmup_epochs=0, batch_size=256, accelerator="cpu"),
-        "progress": False,
-    }
-    return fit(init=saved, out=out, **{**settings, **changes})
+    settings = {"training": TrainingSettings(epochs=1, warmup_epochs=0, batch_size=256, accelerator="cpu")}
+    return fit(Recipe(init=saved, **{**settings, **changes}), out=out, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +240,8 @@ def test_a_fine_tuned_run_starts_from_the_weights_and_belongs_to_them(saved, tmp
     assert results["image_size"] == 16
     assert results["new_head"]
     assert results["mergers"] == [{"after": 2, "num_tokens": 4}]
-    assert results["settings"]["init"] == identify_start(saved)
+    assert results["settings"]["init"] == content_of(saved)
+    assert results["init"] == str(saved)
     before, after = (load_file(folder / "model.safetensors") for folder in (saved, tmp_path / "run" / "model"))
     for name, tensor in before.items():
         if not name.startswith(("head.", "pos_embed")):
@@ -257,7 +254,7 @@ def test_a_fine_tuned_run_starts_from_the_weights_and_belongs_to_them(saved, tmp
     assert again == json.loads((tmp_path / "run" / "results.json").read_text())
     other = tmp_path / "other"
     upstream(other, merge=False)
-    with pytest.raises(ValueError, match=r"belongs to a run with other settings.*init.from.*init.sha256"):
+    with pytest.raises(ValueError, match=r"belongs to a run with other settings \(init: .*sha256.* there"):
         finetune(other, tmp_path / "run", image_size=16, training=still)
     # a run is a start as well, by its own folder, and knows its classes now
     third = finetune(tmp_path / "run", tmp_path / "third", data=DataSettings(validation=0))

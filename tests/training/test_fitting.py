@@ -20,7 +20,7 @@ from patchmerger.hub import describe, load
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.training.evaluation import evaluate
 from patchmerger.training.fitting import fit
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 
@@ -32,7 +32,7 @@ RUN = """
     from patchmerger.data import Augmentation, DataSettings
     from patchmerger.training.fitting import fit
     from patchmerger.models.settings import MergeSettings, ModelSettings
-    from patchmerger.training.settings import TrainingSettings
+    from patchmerger.training.settings import Recipe, TrainingSettings
 
     saves, kill_at, half_written = 0, int(sys.argv[2]), sys.argv[3] == "half"
     replace = os.replace
@@ -48,16 +48,15 @@ RUN = """
             os.kill(os.getpid(), signal.SIGINT if sys.argv[3] == "ctrl-c" else signal.SIGKILL)
 
     checkpoints.os.replace = replace_then_die
-    results = fit(
+    recipe = Recipe(
         model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4,
             "num_heads": 2, "drop_path_rate": 0.2, "proj_drop_rate": 0.1}),
         merge=MergeSettings(num_tokens=4),
         augmentation=Augmentation(flip=False),
         training=TrainingSettings(epochs=3, batch_size=256, warmup_epochs=1, mixup=0.4, cutmix=1.0, ema=0.9,
             checkpoint_every=2, accelerator="cpu"),
-        out=Path(sys.argv[1]),
-        progress=False,
     )
+    results = fit(recipe, out=Path(sys.argv[1]), progress=False)
     print("finished", results["test_metric"])
 """
 
@@ -155,15 +154,14 @@ def test_a_checkpoint_of_another_run_is_refused(uninterrupted, tmp_path):
     assert "was not written by this run" in refused.stderr
 
 
-def quick(**changes):
-    settings = {
+def quick(out, **changes):
+    recipe = {
         "model": ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2,
             "num_heads": 2}),
         "merge": MergeSettings(num_tokens=4),
-        "training": TrainingSettings(epochs=1, warmup_epochs=0, batch_size=256, accelerator="cpu"),
-        "progress": False,
+        "training": TrainingSettings(epochs=1, batch_size=256, accelerator="cpu"),
     }  # fmt: skip
-    return fit(**{**settings, **changes})
+    return fit(Recipe(**{**recipe, **changes}), out=out, progress=False)
 
 
 def test_plain_models_without_a_validation_split_train_too(tmp_path):
@@ -209,7 +207,6 @@ def test_images_of_several_labels_are_learned(tmp_path):
         ({"model": ModelSettings("vit_tinny_patch16_224")}, r"'vit_tinny_patch16_224'.*did you mean vit_tiny"),
         ({"model": ModelSettings("vit_tiny_patch16_224", {"depht": 3})}, r"model.args.*do not fit.*depht"),
         ({"merge": MergeSettings(after=9)}, r"after \(9\) must be a block from 1 to 1"),
-        ({"training": TrainingSettings(epochs=1)}, r"training.warmup_epochs \(1\) must be below"),
     ],
 )
 def test_bad_settings_are_refused_before_training(tmp_path, changes, text):

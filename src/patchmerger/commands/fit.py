@@ -9,7 +9,7 @@ from typing import Literal
 from patchmerger.commands.terminal import is_first_process
 from patchmerger.data.settings import Augmentation, DataSettings
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,8 @@ class Command:
         from patchmerger.reports.training import show_fit
         from patchmerger.training.fitting import fit
 
-        results = fit(
-            data=self.data, init=self.init, model=self.model, merge=self.merge, image_size=self.image_size,
-            augmentation=self.augmentation, training=self.training, seed=self.seed, out=self.out,
-            progress=self.progress,
-        )  # fmt: skip
+        recipe = Recipe(self.data, self.model, self.merge, self.init, self.image_size, self.augmentation, self.training)
+        results = fit(recipe, seed=self.seed, out=self.out, progress=self.progress, command=command)
         if is_first_process():
             show_fit(results)
         return 0

@@ -21,15 +21,16 @@ from patchmerger.acceleration.query_initialisation import calibrate, recommended
 from patchmerger.acceleration.run import check_classes
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, RecoverySettings
 from patchmerger.acceleration.teacher import Teacher, find_teacher
-from patchmerger.data import Augmentation, DataSettings, ImageSplits, load_images
+from patchmerger.data import ImageSplits, default_augmentation, load_images
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import write_json
-from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
+from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_settings
 from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd
 from patchmerger.speed.benchmark import measure
 from patchmerger.training.fitting import square_input
+from patchmerger.training.settings import FitSettings
 
 
 def accelerate_study(
@@ -142,17 +143,14 @@ class _Trained:
         file = folder / RESULTS_FILE
         if not file.is_file():
             raise FileNotFoundError(f"models: {folder} has no {RESULTS_FILE}: it is no finished run of patchmerger fit")
-        run = json.loads(file.read_text())["settings"]
-        self.seed: int = run["seed"]
+        run = read_settings(folder, FitSettings)
+        self.seed = run.seed
         self.teacher: Teacher = find_teacher(folder)
-        known = DataSettings.__dataclass_fields__
-        self.data = DataSettings(**{name: value for name, value in run["data"].items() if name in known})
-        augmentation = {**run["augmentation"], "scale": tuple(run["augmentation"]["scale"])}
-        self.augmentation = Augmentation(**augmentation)
+        self.data = run.data
+        self.augmentation = run.augmentation or default_augmentation(run.data.source)
         self.images: ImageSplits = load_images(self.data, seed=self.seed)
         check_classes(self.teacher, self.images, self.data.source)
-        training = run["training"]
-        self.steps: int = training["epochs"] * (len(self.images.train) // training["batch_size"])
+        self.steps: int = run.training.epochs * (len(self.images.train) // run.training.batch_size)
 
 
 class _Bench:

@@ -21,9 +21,9 @@ from patchmerger.runs.shared_work import SharedWork
 from patchmerger.runs.statistics import mean_sd
 from patchmerger.studies.settings import Variant
 from patchmerger.studies.training_runs import Run, device_of, measure_speeds, summary, train_run
-from patchmerger.studies.variants import Recipe, resolve_variants
+from patchmerger.studies.variants import resolve_variants
 from patchmerger.training.fitting import MODEL_FOLDER, native_size
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 _WORK = ".work"
 
@@ -83,15 +83,15 @@ def compare(
 
     images = read_images(data)
     splits = split_images(images, seed=0)
-    recipes = resolve_variants(variants, model.resolve(native_size(splits)), merge)
+    plain = Recipe(data, model.resolve(native_size(splits)), None, augmentation=augmentation, training=training)
+    recipes = resolve_variants(variants, plain, merge)
     folder.begin()
-    shared = {key: settings[key] for key in ("data", "augmentation", "training")}
     units = {f"{name}/seed-{seed}": (name, seed) for seed in range(seeds) for name in recipes}
     work = SharedWork(folder.path / _WORK, list(units), lambda unit: (folder.path / unit / RESULTS_FILE).exists())
     for unit in work.take():
         name, seed = units[unit]
         splits = split_images(images, seed=seed)
-        train_run(splits, recipes[name], shared, folder.path / unit, seed=seed, progress=progress)
+        train_run(splits, recipes[name], folder.path / unit, seed=seed, progress=progress)
 
     with work.lock("results", timeout=-1):
         finished = folder.results

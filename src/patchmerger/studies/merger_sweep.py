@@ -30,9 +30,9 @@ from patchmerger.runs.shared_work import SharedWork, shard_of
 from patchmerger.runs.statistics import mean_sd
 from patchmerger.studies.cells import PLAIN, Cell, check_cells, grid
 from patchmerger.studies.training_runs import Run, device_of, measure_speeds, summary, train_run
-from patchmerger.studies.variants import Recipe
+from patchmerger.studies.variants import build_recipe
 from patchmerger.training.fitting import native_size
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 _WORK = ".work"
 _SPEED = "speed"
@@ -119,15 +119,15 @@ def sweep(
         logit_std=logit_std, further=further,
     )  # fmt: skip
     flops = check_cells(cells, model, len(images.class_names))
-    recipes: dict[str, Recipe] = {PLAIN: (model, None)} | {cell.name: (model, cell.merge) for cell in cells}
+    plain = Recipe(data, model, None, augmentation=augmentation, training=training)
+    recipes = {PLAIN: plain} | {cell.name: replace(plain, merge=cell.merge) for cell in cells}
     units = [f"{name}/seed-{seed}" for seed in range(seeds) for name in recipes]
     own = units if shard is None else shard_of(units, shard)
     folder.begin()
     work = SharedWork(folder.path / _WORK, units, lambda unit: (folder.path / unit / RESULTS_FILE).exists())
     if progress:
         print(f"{len(cells)} mergers and the plain model, {len(own)} runs in {folder.path}", file=sys.stderr)
-    shared = {"data": data, "augmentation": augmentation, "training": training}
-    _train(work, own, images, recipes, shared, folder.path, progress)
+    _train(work, own, images, recipes, folder.path, progress)
 
     if all(work.settled(unit) or work.error(unit) for unit in units):
         with work.lock("results", timeout=-1):
@@ -135,10 +135,10 @@ def sweep(
             if finished is not None and not finished["errors"]:  # by another process meanwhile
                 return finished
             speeds = _speeds(cells, recipes, training, rounds, folder.path, len(images.class_names), work)
-            results = _results(folder, cells, flops, splits, speeds, work, command)
+            results = _results(folder, cells, flops, splits, speeds, work, training, command)
             folder.finish(results)
             return results
-    return _results(folder, cells, flops, splits, {}, work, command)
+    return _results(folder, cells, flops, splits, {}, work, training, command)
 
 
 def _places(model: ModelSettings) -> list[int]:
@@ -153,7 +153,6 @@ def _train(
     units: Sequence[str],
     images: Images,
     recipes: dict[str, Recipe],
-    shared: dict[str, Any],
     path: Path,
     progress: bool,
 ) -> None:
@@ -165,7 +164,7 @@ def _train(
         try:
             if splits is None or splits[0] != seed:
                 splits = seed, split_images(images, seed=seed)
-            train_run(splits[1], recipes[name], shared, path / unit, seed=seed, progress=progress)
+            train_run(splits[1], recipes[name], path / unit, seed=seed, progress=progress)
         except Exception as error:
             work.failed(unit, error)
             print(f"{unit} failed ({type(error).__name__}: {error}); the others go on", file=sys.stderr)
@@ -188,7 +187,7 @@ def _speeds(
     for cell in cells:
         file = path / _SPEED / f"{cell.name}.json"
         if not file.exists():
-            models = {name: build_model(*recipes[name], num_classes=num_classes) for name in (PLAIN, cell.name)}
+            models = {name: build_recipe(recipes[name], num_classes=num_classes) for name in (PLAIN, cell.name)}
             try:
                 measured = measure_speeds(models, training, rounds=rounds, baseline=PLAIN)
             except Exception as error:
@@ -207,6 +206,7 @@ def _results(
     splits: ImageSplits,
     speeds: dict[str, Any],
     work: SharedWork,
+    training: TrainingSettings,
     command: str | None,
 ) -> dict[str, Any]:
     runs: dict[str, dict[int, Run]] = {}
@@ -226,7 +226,6 @@ def _results(
         }
     failed = [*work.units, *(f"{_SPEED}/{cell.name}" for cell in cells if cell.name not in speeds)]
     settings = next(iter(runs[PLAIN].values())).results["settings"] if runs[PLAIN] else None
-    training = TrainingSettings(**folder.settings["training"])
     return {
         "study": "sweep",
         "command": command,

@@ -13,14 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from patchmerger.data import ImageSplits
-from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import PairedDifference, mean_sd, over_images, over_seeds
 from patchmerger.speed.benchmark import measure
-from patchmerger.training.finetuning import Merge, identify_start
-from patchmerger.training.fitting import PREDICTIONS_FILE, fit_images
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.fitting import PREDICTIONS_FILE, fit_images, fit_settings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 _DESCRIPTION = ("flops", "params", "tokens_in", "tokens_out", "mergers", "predicted_speedup")
 
@@ -43,43 +41,27 @@ Runs = Mapping[int, Run]
 
 
 def train_run(
-    images: ImageSplits,
-    recipe: tuple[ModelSettings, Merge],
-    shared: Mapping[str, Any],
-    path: Path,
-    *,
-    seed: int,
-    name: str | None = None,
-    init: Path | None = None,
-    progress: bool = True,
+    images: ImageSplits, recipe: Recipe, path: Path, *, seed: int, name: str | None = None, progress: bool = True
 ) -> Run:
     """Train one model with one seed, unless that is done; goes on where it was interrupted.
 
     Args:
         images: Of this seed.
-        recipe: The model and its merger; with ``init`` what is to differ from it.
-        shared: What :func:`~patchmerger.training.fitting.fit_images` is given besides: ``data``, ``augmentation``,
-            ``training``.
+        recipe: The model and how it is trained.
         path: The run's folder.
         seed: Of the run.
         name: What to call it; by default the name of the folder above.
-        init: The folder of a model to start from.
         progress: Say on standard error what is trained.
     """
-    model, merge = recipe
-    # By its content alone: the folder of a study can be moved.
-    start = {} if init is None else {"init": identify_start(init)["sha256"]}
-    folder = RunFolder(path, {**shared, "model": model, "merge": merge, "seed": seed, **start})
+    folder = RunFolder(path, fit_settings(recipe, seed))
     if folder.results is not None:
         return Run(path, folder.results)
     title = f"{name or path.parent.name}, seed {seed}"
     if progress:
         print(f"{title}: training", file=sys.stderr)
-    if shared["training"].compile:
+    if recipe.training.compile:
         torch.compiler.reset()  # else some eight models of one class in a process reach torch's limit on recompilation
-    results = fit_images(
-        images, **shared, init=init, model=model, merge=merge, seed=seed, folder=folder, progress=progress
-    )
+    results = fit_images(images, recipe, seed=seed, folder=folder, progress=progress)
     if progress:
         value, seconds = 100 * results["test_metric"], results["seconds"]
         print(f"{title}: {results['metric']} {value:.2f}% after {seconds:.0f} s", file=sys.stderr)

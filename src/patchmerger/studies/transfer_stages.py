@@ -17,7 +17,7 @@ from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import TRAINING_NOISE, PairedDifference, mean_sd, over_seeds
 from patchmerger.studies.training_runs import Runs, summary
-from patchmerger.training.finetuning import identify_start
+from patchmerger.training.finetuning import content_of
 from patchmerger.training.fitting import square_input
 
 
@@ -46,7 +46,7 @@ def few_shot_stage(
         device: Where the features are made.
         progress: Say on standard error what was found.
     """
-    fixed = {"model": identify_start(model)["sha256"], "data": data, "shots": shots, "draws": draws, "seed": seed}
+    fixed = {"model": content_of(model), "data": data, "shots": shots, "draws": draws, "seed": seed}
     folder = RunFolder(path, fixed)
     if folder.results is not None:
         return folder.results

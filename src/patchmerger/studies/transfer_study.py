@@ -19,7 +19,7 @@ from patchmerger.data import (
 )
 from patchmerger.fewshot.probe import check_images, check_protocol
 from patchmerger.hub import load
-from patchmerger.models.build import build_model, check_patches
+from patchmerger.models.build import check_patches
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json
@@ -28,9 +28,9 @@ from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies.settings import FineTuning, Variant
 from patchmerger.studies.training_runs import Run, device_of, measure_speeds, train_run
 from patchmerger.studies.transfer_stages import few_shot_stage, summarise_few_shot, summarise_training
-from patchmerger.studies.variants import Recipe, resolve_variants
+from patchmerger.studies.variants import build_recipe, resolve_variants
 from patchmerger.training.fitting import MODEL_FOLDER, native_size
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 UPSTREAM, FEW_SHOT, FINE_TUNED = "upstream", "few-shot", "fine-tuned"
 
@@ -107,7 +107,8 @@ def transfer(
 
     above, below = read_images(data), read_images(downstream)
     first = split_images(above, seed=0), split_images(below, seed=0)
-    recipes = resolve_variants(variants, model.resolve(native_size(first[0])), merge)
+    plain = Recipe(data, model.resolve(native_size(first[0])), None, augmentation=augmentation, training=training)
+    recipes = resolve_variants(variants, plain, merge)
     _check(first, recipes, training, finetuning, shots)
     folder.begin()
     study = _Study(folder.path, settings, finetuning, progress)
@@ -168,23 +169,19 @@ class _Study:
     def run(self, name: str, recipe: Recipe, above: ImageSplits, below: ImageSplits, seed: int) -> None:
         """The three stages of one variant and seed; those that are done are not done again."""
         path, settings = self.folder(name, seed), self.settings
-        shared = {key: settings[key] for key in ("data", "augmentation", "training")}
-        train_run(above, recipe, shared, path / UPSTREAM, seed=seed, name=f"{name}, upstream", progress=self.progress)
+        train_run(above, recipe, path / UPSTREAM, seed=seed, name=f"{name}, upstream", progress=self.progress)
         trained = path / UPSTREAM / MODEL_FOLDER
         few_shot_stage(
             trained, below, path / FEW_SHOT, data=settings["downstream"], shots=settings["shots"],
             draws=settings["draws"], seed=seed, device=device_of(settings["training"]), progress=self.progress,
         )  # fmt: skip
         tuning = self.finetuning
-        shared = {
-            "data": settings["downstream"], "augmentation": tuning.augmentation, "training": tuning.training,
-        }  # fmt: skip
-        args = {key: value for key, value in recipe[0].args.items() if "drop" in key}
-        changed = ModelSettings(args=args).sized(tuning.image_size)
-        train_run(
-            below, (changed, "auto"), shared, path / FINE_TUNED, seed=seed, name=f"{name}, fine-tuning", init=trained,
-            progress=self.progress,
+        args = {key: value for key, value in recipe.model.args.items() if "drop" in key}
+        finetuned = Recipe(
+            settings["downstream"], ModelSettings(args=args), init=trained, image_size=tuning.image_size,
+            augmentation=tuning.augmentation, training=tuning.training,
         )  # fmt: skip
+        train_run(below, finetuned, path / FINE_TUNED, seed=seed, name=f"{name}, fine-tuning", progress=self.progress)
 
     def is_done(self, path: Path) -> bool:
         """Whether all stages of a variant and seed, in this folder, are done."""
@@ -226,11 +223,11 @@ def _check(
     except ValueError as error:
         raise ValueError(f"finetuning.{error}") from error
     check_images(below, shots)
-    for name, (model, merge) in recipes.items():
-        size = finetuning.image_size
+    for name, recipe in recipes.items():
+        size, model = finetuning.image_size, recipe.model
         args = model.args if size is None else model.args | {"img_size": size}
         with torch.device("meta"):
-            net = build_model(replace(model, args=args, pretrained=False), merge, num_classes=2)
+            net = build_recipe(replace(recipe, model=replace(model, args=args, pretrained=False)), num_classes=2)
         if size is not None:
             try:
                 check_patches(net, (size, size))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import nn
+
 from patchmerger.costs.model_cost import cost
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.studies.settings import Variant
+from patchmerger.training.settings import Recipe
 
 READY = {
     "plain": "the ViT as it is",
@@ -19,17 +22,14 @@ READY = {
 """The variants that need no more than their name."""
 
 
-Recipe = tuple[ModelSettings, MergeSettings | None]
-
-
 def resolve_variants(
-    variants: list[str] | dict[str, Variant | None], model: ModelSettings, merge: MergeSettings
+    variants: list[str] | dict[str, Variant | None], recipe: Recipe, merge: MergeSettings
 ) -> dict[str, Recipe]:
-    """The model and merger of each variant, by name, with everything checked by building it once.
+    """The recipe of each variant, by name, with everything checked by building it once.
 
     Args:
         variants: Names of ready-made variants, or names with what they change.
-        model: The plain model; its name must be given.
+        recipe: Of the plain model, whose name must be given.
         merge: The merger of "merged", and the place of those of "paper" and "average".
 
     Raises:
@@ -43,16 +43,24 @@ def resolve_variants(
     recipes: dict[str, Recipe] = {}
     for name, own in chosen.items():
         if own is not None:
-            recipes[name] = (replace(model, args=model.args | (own.model or {})), own.merge)
+            model = replace(recipe.model, args=recipe.model.args | (own.model or {}))
+            recipes[name] = replace(recipe, model=model, merge=own.merge)
         elif name in READY:
-            recipes[name] = _ready(name, model, merge)
+            model, merger = _ready(name, recipe.model, merge)
+            recipes[name] = replace(recipe, model=model, merge=merger)
         else:
             raise ValueError(f"variants: {name!r} is not ready-made: choose from {', '.join(READY)}, or describe it")
-        build_model(*recipes[name], num_classes=2)
+        build_recipe(recipes[name], num_classes=2)
     return recipes
 
 
-def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> Recipe:
+def build_recipe(recipe: Recipe, *, num_classes: int) -> nn.Module:
+    """The model of a recipe that says whether it is merged."""
+    merge = MergeSettings() if recipe.merge == "auto" else recipe.merge
+    return build_model(recipe.model, merge, num_classes=num_classes)
+
+
+def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> tuple[ModelSettings, MergeSettings | None]:
     if name == "plain":
         return model, None
     if name == "merged":

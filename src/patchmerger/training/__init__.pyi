@@ -1,3 +1,4 @@
 from .evaluation import evaluate as evaluate
 from .fitting import fit as fit
+from .settings import Recipe as Recipe
 from .settings import TrainingSettings as TrainingSettings

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import timm
 from torch import nn
@@ -19,11 +19,10 @@ from patchmerger.insertion import remove
 from patchmerger.models.build import apply_merge, build_model
 from patchmerger.models.finding import locate
 from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.training.settings import Merge, Recipe
 from patchmerger.zoo import without_merger
 
 Init: TypeAlias = str | Path
-Merge: TypeAlias = MergeSettings | Literal["auto"] | None
-"""A merger, ``None`` for the plain model, or ``"auto"``: the loaded model as it is."""
 
 
 @dataclass(frozen=True)
@@ -39,42 +38,38 @@ class Start:
     new_head: bool
 
 
-def identify_start(init: Init) -> dict[str, str]:
-    """What a run's settings say of the model that it starts from: its name, and a hash of its files.
+def content_of(init: Init) -> str:
+    """What a run records of the model that it starts from: a hash of its files, or its name in timm.
 
     Args:
         init: As in :func:`start_from`.
 
     Raises:
-        ValueError: It is neither a folder nor a name that timm or the hub knows.
+        ValueError: It is neither a folder nor a name that timm or the Hub knows.
         FileNotFoundError: No model there.
     """
     folder = locate(init, "init")
     if isinstance(folder, str):
-        return {"from": str(init)}
+        return folder
     content = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.name == CONFIG_NAME or p.suffix == ".safetensors"):
         with path.open("rb") as file:
             content.update(hashlib.file_digest(file, "sha256").digest())
-    return {"from": str(init), "sha256": content.hexdigest()}
+    return f"sha256:{content.hexdigest()}"
 
 
-def start_model(
-    init: Init | None, model: ModelSettings, merge: Merge, *, class_names: tuple[str, ...], native_size: int
-) -> Start:
-    """The model at step 0: loaded where ``init`` is given, else new.
+def start_model(recipe: Recipe, *, class_names: tuple[str, ...], native_size: int) -> Start:
+    """The model at step 0: loaded where ``recipe.init`` is given, else new.
 
     Args:
-        init: As in :func:`start_from`, or ``None``.
-        model: The model, or what changes of the loaded one.
-        merge: As in :func:`start_from`; for a new model ``"auto"`` is the default merger.
+        recipe: Its model, merger and init.
         class_names: Of the images.
         native_size: Of the images, in pixels, for which the default model is made where none is named.
     """
-    if init is not None:
-        return start_from(init, model, merge, class_names=class_names)
-    merge = MergeSettings() if merge == "auto" else merge
-    return Start(build_model(model.resolve(native_size), merge, num_classes=len(class_names)), new_head=True)
+    if recipe.init is not None:
+        return start_from(recipe.init, recipe.model, recipe.merge, class_names=class_names)
+    merge = MergeSettings() if recipe.merge == "auto" else recipe.merge
+    return Start(build_model(recipe.model.resolve(native_size), merge, num_classes=len(class_names)), new_head=True)
 
 
 def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: tuple[str, ...]) -> Start:

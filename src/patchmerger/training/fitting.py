@@ -6,7 +6,7 @@ import copy
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,27 +16,24 @@ from torch import nn
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import (
     Augmentation,
-    DataSettings,
     EvalTransform,
     ImageData,
     ImageSplits,
     ImageStream,
     Preprocessing,
-    default_augmentation,
     load_images,
 )
 from patchmerger.diagnosis import diagnose
 from patchmerger.hub import save
 from patchmerger.inserted import mergers
 from patchmerger.models.build import check_patches
-from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.training.callbacks import Stopwatch, quiet
 from patchmerger.training.checkpoints import LAST
-from patchmerger.training.finetuning import Init, Merge, identify_start, start_model
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.finetuning import content_of, start_model
+from patchmerger.training.settings import FitSettings, Recipe
 from patchmerger.training.sharding import gather_weights
 from patchmerger.training.task import TrainingTask, score, seed_step
 from patchmerger.training.trainers import make_trainer as make_trainer
@@ -49,38 +46,26 @@ _INIT_STEP = 2**32 - 1  # a "step" for the random weights, which no training ste
 
 
 def fit(
+    recipe: Recipe = Recipe(),
     *,
-    data: DataSettings = DataSettings(),
-    init: str | Path | None = None,
-    model: ModelSettings = ModelSettings(),
-    merge: MergeSettings | Literal["auto"] | None = "auto",
-    image_size: int | None = None,
-    augmentation: Augmentation | None = None,
-    training: TrainingSettings = TrainingSettings(),
     seed: int = 0,
     out: Path | None = None,
     progress: bool = True,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Train a ViT, merged or plain, on your images, evaluate it on the test images, and save it.
 
-    With ``init`` a trained model is fine-tuned: it gets a new head where the classes are others, and another image
-    size if asked for; its mergers stay as they are.
+    With ``recipe.init`` a trained model is fine-tuned: it gets a new head where the classes are others, and another
+    image size if asked for; its mergers stay as they are.
 
-    The same command again goes on where an interrupted run stopped, and prints the result of a finished one.
+    The same call again resumes an interrupted run, and returns the result of a finished one.
 
     Args:
-        data: The images.
-        init: What to start from: a folder that patchmerger saved, the folder of a run, an architecture of timm with
-            its weights, or "user/name" on the Hugging Face hub. If not given, model.… is trained.
-        model: The Vision Transformer. With init only args, and of those img_size and drop rates.
-        merge: The merger; "--merge null" trains the plain model. "auto" is the default merger, and with init the
-            model as it was saved: merge.… then puts a merger into a plain one.
-        image_size: Height and width of the images in pixels; the model's own if not given.
-        augmentation: How training images are varied; padded crops and flips if not given (digits: none).
-        training: How the model is trained.
+        recipe: The images, the model and its merger, and how it is trained.
         seed: Fixes the weights at the start, the order of the images and all randomness.
         out: The run's folder; runs/fit-DATA-FINGERPRINT if not given.
         progress: Show a progress bar, on a terminal.
+        command: The command line that asked for it, kept in the results.
 
     Returns:
         The content of the run's ``results.json``.
@@ -88,55 +73,58 @@ def fit(
     Raises:
         ValueError: Settings or data that cannot train, or a folder of another run; before any training.
     """
-    augmentation = augmentation or default_augmentation(data.source)
-    model = model.sized(image_size)
-    if init is None and merge == "auto":
-        merge = MergeSettings()
-    settings = {
-        "data": data,
-        "model": model,
-        "merge": merge,
-        "augmentation": augmentation,
-        "training": training,
-        "seed": seed,
-        **({} if init is None else {"init": identify_start(init)}),
-    }
-    folder = RunFolder(out or default_folder("fit", data.source, settings), settings)
+    settings = fit_settings(recipe, seed)
+    folder = RunFolder(out or default_folder("fit", recipe.data.source, settings), settings)
     if folder.results is not None:
         return folder.results
-    images = load_images(data, seed=seed, may_stream=True)
-    return fit_images(
-        images, data=data, init=init, model=model, merge=merge, augmentation=augmentation, training=training,
-        seed=seed, folder=folder, progress=progress,
-    )  # fmt: skip
+    images = load_images(recipe.data, seed=seed, may_stream=True)
+    return fit_images(images, recipe, seed=seed, folder=folder, progress=progress, command=command)
+
+
+def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
+    """What fixes a run: the recipe with every default in its place and ``init`` known by its content, and the seed.
+
+    Raises:
+        ValueError: ``init`` is neither a folder nor a name that timm or the Hub knows.
+        FileNotFoundError: No model there.
+    """
+    full = recipe.resolved()
+    init = None if recipe.init is None else content_of(recipe.init)
+    return FitSettings(
+        full.data, full.model, full.merge, init, full.image_size, full.augmentation, full.training, seed=seed
+    )
 
 
 def fit_images(
     images: ImageSplits,
+    recipe: Recipe,
     *,
-    data: DataSettings,
-    model: ModelSettings,
-    merge: Merge,
-    augmentation: Augmentation,
-    training: TrainingSettings,
     seed: int,
     folder: RunFolder,
-    init: Init | None = None,
     progress: bool = True,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Train on images that are loaded already; see :func:`fit`.
 
-    With ``init``, the settings of ``folder`` should hold its :func:`~patchmerger.training.finetuning.identify_start`.
+    Args:
+        images: Of this seed.
+        recipe: As for :func:`fit`; of ``data`` only ``crop_pct`` and ``workers`` are looked at.
+        seed: As for :func:`fit`.
+        folder: The run's, with its :func:`fit_settings`.
+        progress: As for :func:`fit`.
+        command: As for :func:`fit`.
     """
+    recipe = recipe.resolved()
+    data, model, training = recipe.data, recipe.model, recipe.training
     num_classes = len(images.class_names)
     training.check(multi_label=images.multi_label)
     seed_step(seed, _INIT_STEP)
-    start = start_model(init, model, merge, class_names=images.class_names, native_size=native_size(images))
+    start = start_model(recipe, class_names=images.class_names, native_size=native_size(images))
     net = start.model
     config = resolve_model_data_config(net)
     image_size = square_input(net)
     check_patches(net, (image_size, image_size))
-    own_crop = config["crop_pct"] if model.pretrained or init is not None else 1.0
+    own_crop = config["crop_pct"] if model.pretrained or recipe.init is not None else 1.0
     preprocessing = Preprocessing(
         config["mean"], config["std"], data.crop_pct or own_crop, interpolation=config["interpolation"]
     )
@@ -148,7 +136,7 @@ def fit_images(
         batch_size=training.batch_size,
         epochs=training.epochs,
         seed=seed,
-        augmentation=augmentation,
+        augmentation=recipe.augmentation or Augmentation(),
         workers=data.workers,
     )
     stopwatch = Stopwatch()
@@ -180,6 +168,8 @@ def fit_images(
     final = task.final_model if whole is None else whole.to(trainer.strategy.root_device)
 
     results = {
+        "command": command,
+        "init": None if recipe.init is None else str(recipe.init),
         **_described(images, final),
         "new_head": start.new_head,
         "metric": "mAP" if images.multi_label else "accuracy",
@@ -200,7 +190,7 @@ def fit_images(
         if not images.multi_label:
             save_file({"predictions": scores.argmax(dim=1), "targets": targets}, folder.path / PREDICTIONS_FILE)
         folder.finish(results)
-    return results
+    return to_json(results)  # type: ignore[no-any-return]
 
 
 def _described(images: ImageSplits, model: nn.Module) -> dict[str, Any]:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
-from timm.optim import list_optimizers
+from patchmerger.data.settings import Augmentation, DataSettings, default_augmentation
+from patchmerger.models.settings import MergeSettings, ModelSettings
 
+Merge: TypeAlias = MergeSettings | Literal["auto"] | None
+"""A merger, ``None`` for the plain model, or ``"auto"``: the default merger, and a loaded model as it is."""
 Loss = Literal["softmax", "sigmoid"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
+
+
+def check_optimizer(name: str, optimizer: str) -> None:
+    """Raise ``ValueError`` where timm has no such optimiser.
+
+    Args:
+        name: The setting's.
+        optimizer: Its value.
+    """
+    if optimizer in ("adamw", "sgd", "lamb"):
+        return
+    from timm.optim import list_optimizers  # timm imports torch
+
+    if optimizer not in list_optimizers():
+        raise ValueError(f"{name} ({optimizer!r}) is not one of timm's: try 'adamw' or 'sgd'")
 
 
 @dataclass(frozen=True)
@@ -22,7 +41,8 @@ class TrainingSettings:
         lr: The highest learning rate.
         merger_lr: Factor on it for the mergers.
         min_lr: The learning rate at the end of the cosine.
-        warmup_epochs: Epochs over which the learning rate rises.
+        warmup_epochs: Epochs over which the learning rate rises, also a part of one; 1 if not given, and a fifth of
+            the training where it has fewer than five epochs.
         weight_decay: Weight decay, on matrices only: not on norms, biases, position embeddings and queries.
         decay_queries: Decay the mergers' queries too.
         layer_decay: Factor on the learning rate from a block to the one before it (for fine-tuning: 0.65-0.8).
@@ -42,6 +62,9 @@ class TrainingSettings:
         devices: How many devices, as Lightning has it.
         strategy: "auto"; "ddp", whole weights on each device; or "fsdp", weights shared out over the devices (FSDP2).
         num_nodes: How many machines.
+
+    Raises:
+        ValueError: Settings that cannot train.
     """
 
     epochs: int = 14
@@ -50,7 +73,7 @@ class TrainingSettings:
     lr: float = 3e-3
     merger_lr: float = 1.0
     min_lr: float = 0.0
-    warmup_epochs: int = 1
+    warmup_epochs: float | None = None
     weight_decay: float = 0.05
     decay_queries: bool = False
     layer_decay: float | None = None
@@ -69,26 +92,46 @@ class TrainingSettings:
     strategy: str = "auto"
     num_nodes: int = 1
 
-    def check(self, *, multi_label: bool) -> None:
-        """Raise ``ValueError`` for settings that cannot train, naming the setting and the way out."""
-        if self.epochs < 1:
-            raise ValueError(f"training.epochs ({self.epochs}) must be at least 1")
-        if not 0 <= self.warmup_epochs < self.epochs:
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "checkpoint_every", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} ({getattr(self, name)}) must be at least 1")
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
-                f"training.warmup_epochs ({self.warmup_epochs}) must be below training.epochs ({self.epochs})"
+                f"training.warmup_epochs ({self.warmup_epochs:g}) must be from 0 to below training.epochs "
+                f"({self.epochs}): leave it out for a warm-up that fits"
             )
-        if self.accumulate < 1:
-            raise ValueError(f"training.accumulate ({self.accumulate}) must be at least 1")
         for name in ("lr", "merger_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"training.{name} ({getattr(self, name)}) must be above 0")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"training.ema ({self.ema}) must be from 0 (off) to below 1, such as 0.999")
-        if self.optimizer not in list_optimizers():
-            raise ValueError(f"training.optimizer ({self.optimizer!r}) is not one of timm's: try 'adamw' or 'sgd'")
+        for name in ("min_lr", "weight_decay", "mixup", "cutmix", "clip_grad"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"training.{name} ({getattr(self, name)}) must be 0 or more")
+        for name in ("ema", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training.{name} ({getattr(self, name)}) must be from 0 (off) to below 1")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"training.layer_decay ({self.layer_decay}) must be above 0 and at most 1, such as 0.75")
+        for name, kind in (("loss", Loss), ("precision", Precision)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(map(repr, get_args(kind)))
+                raise ValueError(f"training.{name} ({getattr(self, name)!r}) must be one of {known}")
+        check_optimizer("training.optimizer", self.optimizer)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"training.batch_size ({self.batch_size}) must be even for mixup and cutmix")
         self._check_strategy()
+
+    @property
+    def warmup(self) -> float:
+        """Epochs over which the learning rate rises."""
+        return min(1.0, self.epochs / 5) if self.warmup_epochs is None else self.warmup_epochs
+
+    def check(self, *, multi_label: bool) -> None:
+        """Raise ``ValueError`` for settings that these images cannot be trained with, naming the way out.
+
+        Args:
+            multi_label: Whether an image may have several labels.
+        """
         if multi_label and self.loss != "sigmoid":
             raise ValueError(
                 "training.loss ('softmax') takes one label an image, and these have several: use 'sigmoid'"
@@ -107,3 +150,54 @@ class TrainingSettings:
             raise ValueError(
                 "training.compile is not supported with training.strategy 'fsdp': use 'ddp', or no compile"
             )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What determines a training besides its seed and its folder.
+
+    Args:
+        data: The images.
+        model: The Vision Transformer. With init only args, and of those img_size and drop rates.
+        merge: The merger; "--merge null" trains the plain model. "auto" is the default merger, and with init the
+            model as it was saved: merge.… then puts a merger into a plain one.
+        init: What to start from: a folder that patchmerger saved, the folder of a run, an architecture of timm with
+            its weights, or "user/name" on the Hugging Face Hub. If not given, model.… is trained.
+        image_size: Height and width of the images in pixels; the model's own if not given.
+        augmentation: How training images are varied; padded crops and flips if not given (digits: none).
+        training: How the model is trained.
+
+    Raises:
+        ValueError: Two image sizes.
+    """
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = field(default_factory=ModelSettings)
+    merge: Merge = "auto"
+    init: str | Path | None = None
+    image_size: int | None = None
+    augmentation: Augmentation | None = None
+    training: TrainingSettings = TrainingSettings()
+
+    def __post_init__(self) -> None:
+        self.model.sized(self.image_size)
+
+    def resolved(self) -> Recipe:
+        """The same with every default that depends on other settings in its place."""
+        return replace(
+            self,
+            model=self.model.sized(self.image_size),
+            merge=MergeSettings() if self.merge == "auto" and self.init is None else self.merge,
+            augmentation=self.augmentation or default_augmentation(self.data.source),
+        )
+
+
+@dataclass(frozen=True)
+class FitSettings(Recipe):
+    """What fixes one run of ``fit``, recorded in its folder: a recipe without open defaults, and a seed.
+
+    Args:
+        seed: Of the weights at the start, the order of the images and all randomness.
+    """
+
+    seed: int = 0

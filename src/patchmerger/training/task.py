@@ -161,16 +161,18 @@ class TrainingTask(pl.LightningModule):
         """The optimiser and schedule of timm, updated at every step."""
         s = self.settings
         optimizer = create_optimizer_v2(parameter_groups(self.model, s), opt=s.optimizer, lr=s.lr)
+        updates = max(1, self.steps_per_epoch // s.accumulate)  # of an epoch
+        warmup = round(s.warmup * updates)
         scheduler, _ = create_scheduler_v2(
             optimizer,
             sched="cosine",
-            num_epochs=s.epochs - s.warmup_epochs,
-            warmup_epochs=s.warmup_epochs,
+            num_epochs=s.epochs * updates - warmup,
+            warmup_epochs=warmup,
             warmup_prefix=True,
             warmup_lr=s.lr / 100,
             min_lr=s.min_lr,
             step_on_epochs=False,
-            updates_per_epoch=max(1, self.steps_per_epoch // s.accumulate),
+            updates_per_epoch=1,  # every number above counts updates
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
