@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from patchmerger.data import Augmentation, DataSettings, ImageData, ImageSet, ImageSplits, Preprocessing, load_images
-from patchmerger.data.batches import TrainImages
+from patchmerger.data.batches import TrainImages, random_state_kept
 from patchmerger.data.images import InMemory
-from patchmerger.data.order import random_state_kept
 from patchmerger.data.transforms import TrainTransform
 
 pytestmark = pytest.mark.filterwarnings(

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from patchmerger.data import DataSettings, read_images, read_source
+from patchmerger.data import DataSettings, read_images
+from patchmerger.data.sources import open_source
 
 from .conftest import picture
 
@@ -62,7 +63,7 @@ def test_class_folders(class_folders: Make) -> None:
 def test_split_folders_by_any_of_their_names(class_folders: Make, tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         class_folders(f"pets/{split}", count=2)
-    source = read_source(str(tmp_path / "pets"))
+    source = open_source(DataSettings(str(tmp_path / "pets")))
     assert {name: len(split.images) for name, split in source.splits.items()} == {
         "test": 4,
         "train": 4,
@@ -71,14 +72,17 @@ def test_split_folders_by_any_of_their_names(class_folders: Make, tmp_path: Path
 
 
 def test_a_class_may_be_called_train(class_folders: Make) -> None:
-    assert read_source(str(class_folders(classes=("bus", "train"), count=1))).class_names == ("bus", "train")
+    assert open_source(DataSettings(str(class_folders(classes=("bus", "train"), count=1)))).class_names == (
+        "bus",
+        "train",
+    )
 
 
 def test_a_test_folder_without_classes_is_left_out_and_said(class_folders: Make, tmp_path: Path) -> None:
     class_folders("pets/train", count=2)
     (tmp_path / "pets/test").mkdir()
     picture(0).save(tmp_path / "pets/test/0.png")
-    source = read_source(str(tmp_path / "pets"))
+    source = open_source(DataSettings(str(tmp_path / "pets")))
     assert list(source.splits) == ["train"]
     assert source.remarks == ("not read, for want of class folders: test",)
 
@@ -87,20 +91,20 @@ def test_folder_mistakes(class_folders: Make, tmp_path: Path) -> None:
     class_folders("a/train", count=1)
     class_folders("a/val", classes=("cat", "fox"), count=1)
     with pytest.raises(ValueError, match=r"the classes of .*train and .*val differ: dog, fox in only one"):
-        read_source(str(tmp_path / "a"))
+        open_source(DataSettings(str(tmp_path / "a")))
     (class_folders("b", count=1) / "empty").mkdir()
     with pytest.raises(ValueError, match=r"the class folder .*empty is empty"):
-        read_source(str(tmp_path / "b"))
+        open_source(DataSettings(str(tmp_path / "b")))
     class_folders("c/val", count=1)
     with pytest.raises(ValueError, match="has no training split; found: validation"):
-        read_source(str(tmp_path / "c"))
+        open_source(DataSettings(str(tmp_path / "c")))
     (tmp_path / "d").mkdir()
     with pytest.raises(ValueError, match="d has no class folders"):
-        read_source(str(tmp_path / "d"))
+        open_source(DataSettings(str(tmp_path / "d")))
     class_folders("e/val", count=1)
     class_folders("e/valid", count=1)
     with pytest.raises(ValueError, match="both hold the validation split"):
-        read_source(str(tmp_path / "e"))
+        open_source(DataSettings(str(tmp_path / "e")))
 
 
 @pytest.mark.parametrize("memory_gib", [2.0, 0.0])
@@ -172,15 +176,20 @@ def test_labels_without_declared_classes(tmp_path: Path, kind: str, labels: list
     assert images.class_names == tuple(str(label) for label in sorted(set(labels)))
     assert images.sets["train"].targets.tolist() == [1, 0, 1]
     with pytest.raises(ValueError, match=r"no column is the label\. Name it with the option 'label'"):
-        read_source(str(tmp_path / "saved"))
+        open_source(DataSettings(str(tmp_path / "saved")))
 
 
 def test_two_label_columns_need_a_choice(tmp_path: Path) -> None:
     other = datasets.ClassLabel(names=["x", "y"])
     table(4, coarse=[1, 1, 0, 0]).cast_column("coarse", other).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match="2 columns may be the label: kind, coarse"):
-        read_source(str(tmp_path / "saved"))
-    assert read_source(str(tmp_path / "saved"), label="coarse").splits["train"].targets.tolist() == [1, 1, 0, 0]
+        open_source(DataSettings(str(tmp_path / "saved")))
+    assert open_source(DataSettings(str(tmp_path / "saved"), label="coarse")).splits["train"].targets.tolist() == [
+        1,
+        1,
+        0,
+        0,
+    ]
 
 
 def test_table_mistakes(tmp_path: Path) -> None:
@@ -193,12 +202,12 @@ def test_table_mistakes(tmp_path: Path) -> None:
     ]:
         datasets.DatasetDict(splits).save_to_disk(tmp_path / name)
         with pytest.raises(ValueError, match=message):
-            read_source(str(tmp_path / name))
+            open_source(DataSettings(str(tmp_path / name)))
 
 
 def test_an_unlabelled_test_split_is_left_out_and_said(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": table(4), "test": table(2, labels=[-1, -1])}).save_to_disk(tmp_path / "saved")
-    source = read_source(str(tmp_path / "saved"))
+    source = open_source(DataSettings(str(tmp_path / "saved")))
     assert list(source.splits) == ["train"]
     assert source.remarks == ("split test has no labels and is not read",)
 
@@ -208,7 +217,7 @@ def test_hub_names_are_looked_for_on_the_shelf_first(
 ) -> None:
     class_folders("pets", count=1)
     monkeypatch.setenv("PATCHMERGER_DATA", str(tmp_path))
-    assert read_source("someone/pets").class_names == ("cat", "dog")
+    assert open_source(DataSettings("someone/pets")).class_names == ("cat", "dog")
 
 
 def test_else_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,25 +230,25 @@ def test_else_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.DatasetDict({"train": table(4)})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    assert len(read_source("someone/pets", subset="small").splits["train"].images) == 4
+    assert len(open_source(DataSettings("someone/pets", subset="small")).splits["train"].images) == 4
     assert asked == [("someone/pets", "small")]
     with pytest.raises(FileNotFoundError, match=r"'someone/else' is neither a folder here, nor in \$PATCHMERGER_DATA"):
-        read_source("someone/else")
+        open_source(DataSettings("someone/else"))
 
 
 @pytest.mark.parametrize("source", ["", "cifar", "./nowhere", "/nowhere/at/all", "a/b/c"])
 def test_an_unknown_source_names_what_is_understood(source: str) -> None:
     with pytest.raises(ValueError, match='Understood are: "digits"'):
-        read_source(source)
+        open_source(DataSettings(source))
 
 
 def test_torchvision(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs root"):
-        read_source("torchvision:CIFAR10")
+        open_source(DataSettings("torchvision:CIFAR10"))
     with pytest.raises(ValueError, match=r"torchvision\.datasets has no dataset 'CIFAR11'; it has .*CIFAR10"):
-        read_source("torchvision:CIFAR11", root=tmp_path)
+        open_source(DataSettings("torchvision:CIFAR11", root=str(tmp_path)))
     with pytest.raises(FileNotFoundError, match=r"missing: .*data_batch_1, .*Fetch it once with torchvision"):
-        read_source("torchvision:CIFAR10", root=tmp_path)
+        open_source(DataSettings("torchvision:CIFAR10", root=str(tmp_path)))
 
 
 def test_torchvision_with_its_files(tmp_path: Path) -> None:
@@ -260,6 +269,6 @@ SHELF = os.environ.get("PATCHMERGER_DATA")
 @pytest.mark.skipif(not SHELF or not Path(SHELF, "cifar10").is_dir(), reason="needs $PATCHMERGER_DATA/cifar10")
 def test_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATCHMERGER_DATA", str(SHELF))
-    source = read_source("uoft-cs/cifar10")
+    source = open_source(DataSettings("uoft-cs/cifar10"))
     assert {name: len(split.images) for name, split in source.splits.items()} == {"train": 50_000, "test": 10_000}
     assert source.splits["train"].targets.bincount().tolist() == [5000] * 10

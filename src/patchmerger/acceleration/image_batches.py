@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from patchmerger.data.batches import EvaluationImages, Loader
+from patchmerger.data.batches import EvaluationImages, EvaluationOrder, Loader
 from patchmerger.data.images import ImageSet
-from patchmerger.data.order import EvaluationOrder
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import EvalTransform, normalize
 

@@ -21,7 +21,7 @@ from patchmerger.acceleration.query_initialisation import calibrate, recommended
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.acceleration.teacher import Teacher, find_teacher
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation, load_images
-from patchmerger.data.unlabelled import is_unlabelled, load_unlabelled
+from patchmerger.data.folders import is_unlabelled
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 from patchmerger.runs.environment import default_precision, environment
@@ -95,7 +95,7 @@ def accelerate(
     folder = RunFolder(Path(out) if out else default_folder("accelerate", teacher.name, settings), settings)
     if folder.results is not None:
         return folder.results
-    images = load_unlabelled(data, seed=seed) if unlabelled else load_images(data, seed=seed)
+    images = load_images(data, seed=seed, labels_needed=use_labels)
     if len(images.train) < recovery.batch_size:
         raise ValueError(
             f"recovery.batch_size ({recovery.batch_size}) is more than the {len(images.train)} training images: take a "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from patchmerger.data.loading import EncodedSet
+from patchmerger.data.images import EncodedDataset, EncodedSet
 
 SPLIT_NAMES = {
     "train": "train",
@@ -18,10 +18,11 @@ SPLIT_NAMES = {
 }
 """The names that splits go by, and what they are called here."""
 
+_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 _LITTER = {"thumbs.db", "desktop.ini"}
 
 
-class Files:
+class ImageFiles:
     """Image files.
 
     Args:
@@ -43,7 +44,7 @@ class Files:
         return str(self.paths[index])
 
 
-def read_folder(path: Path) -> tuple[dict[str, EncodedSet], tuple[str, ...], list[str]]:
+def read_folder(path: Path) -> EncodedDataset:
     """Reads ``path/dog/1.jpg`` or ``path/train/dog/1.jpg``; a class folder may have folders within.
 
     Every file counts as an image, whatever its name, except hidden files and what file managers leave behind.
@@ -52,12 +53,15 @@ def read_folder(path: Path) -> tuple[dict[str, EncodedSet], tuple[str, ...], lis
         path: The folder.
 
     Returns:
-        The splits by name, the class names in alphabetical order, and remarks for the user.
+        The dataset, not decoded, with its classes in alphabetical order; without labels where images lie in no folder.
 
     Raises:
         ValueError: If there are no class folders, a class folder is empty, the classes of two splits differ
             or two folders hold the same split.
     """
+    if is_unlabelled(str(path)):
+        files = _images_in(path)
+        return EncodedDataset({"train": EncodedSet(ImageFiles(files), torch.zeros(len(files), dtype=torch.long))}, ())
     split_folders = [folder for folder in _folders(path) if folder.name.lower() in SPLIT_NAMES and _folders(folder)]
     if not split_folders:
         return _read_splits({"train": path}, [])
@@ -72,9 +76,7 @@ def read_folder(path: Path) -> tuple[dict[str, EncodedSet], tuple[str, ...], lis
     return _read_splits(by_split, remarks)
 
 
-def _read_splits(
-    folders: dict[str, Path], remarks: list[str]
-) -> tuple[dict[str, EncodedSet], tuple[str, ...], list[str]]:
+def _read_splits(folders: dict[str, Path], remarks: list[str]) -> EncodedDataset:
     classes = {split: [folder.name for folder in _folders(path)] for split, path in folders.items()}
     first = next(iter(folders))
     for split, names in classes.items():
@@ -85,7 +87,8 @@ def _read_splits(
                 f"the classes of {folders[first]} and {folders[split]} differ: "
                 f"{', '.join(different[:10])} in only one of them"
             )
-    return {split: _read_split(path) for split, path in folders.items()}, tuple(classes[first]), remarks
+    splits = {split: _read_split(path) for split, path in folders.items()}
+    return EncodedDataset(splits, tuple(classes[first]), tuple(remarks))
 
 
 def _read_split(path: Path) -> EncodedSet:
@@ -103,8 +106,18 @@ def _read_split(path: Path) -> EncodedSet:
             raise ValueError(f"the class folder {folder} is empty: fill it or take it away")
         paths += files
         targets += [number] * len(files)
-    return EncodedSet(Files(paths), torch.tensor(targets))
+    return EncodedSet(ImageFiles(paths), torch.tensor(targets))
 
 
 def _folders(path: Path) -> list[Path]:
     return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def is_unlabelled(source: str) -> bool:
+    """Whether a source is a folder of image files that lie in no class folders."""
+    path = Path(source).expanduser()
+    return bool(source) and path.is_dir() and not _folders(path) and bool(_images_in(path))
+
+
+def _images_in(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in _ENDINGS)

@@ -1,12 +1,24 @@
-"""One split of a dataset: n images with their targets, in memory or decoded on reading."""
+"""One split of a dataset: images as they are stored, checked, and decoded into memory or on reading."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from patchmerger.data.decoding import BadImageError, Picture, decode
+from patchmerger.data.decoding import BadImageError, Picture, decode, size_of
+from patchmerger.data.settings import BadFiles
+from patchmerger.runs.environment import usable_cores
+
+T = TypeVar("T")
+_SAMPLE = 64
+_CHUNK = 256
+_SMALL = 3 * 128 * 128
+_SHOWN = 10
 
 
 class Encoded(Protocol):
@@ -20,6 +32,58 @@ class Encoded(Protocol):
 
     def name(self, index: int) -> str:
         """What to call image ``index`` in a message."""
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """A split whose images are not decoded yet.
+
+    Attributes:
+        images: n images.
+        targets: int64 (n,), or float32 (n, C) with several labels an image.
+    """
+
+    images: Encoded
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """A dataset that is found but not decoded.
+
+    Attributes:
+        splits: Images and targets, by ``"train"`` and, where there are such splits, ``"validation"`` and ``"test"``.
+        class_names: The name of each class number; none without labels.
+        remarks: What a user should know, such as a folder that is not read.
+    """
+
+    splits: dict[str, EncodedSet]
+    class_names: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+
+class PictureList:
+    """Pictures that are at hand.
+
+    Args:
+        pictures: The pictures.
+        origin: Where they are from, for messages.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], origin: str) -> None:
+        self.pictures = pictures
+        self.origin = origin
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def read(self, index: int) -> Picture:
+        """Picture ``index``."""
+        return self.pictures[index]
+
+    def name(self, index: int) -> str:
+        """Where it is from, and its number."""
+        return f"image {index} of {self.origin}"
 
 
 class Stored(Protocol):
@@ -95,9 +159,14 @@ class ImageSet:
         rows: Which of ``images`` belong to this set, in order; all of them by default.
             Sets that are made of one another share their pixels.
 
+    Attributes:
+        random_access: Whether images can be read by their number.
+
     Raises:
         ValueError: If there are not as many targets as images.
     """
+
+    random_access = True
 
     def __init__(self, images: Stored, targets: Tensor, rows: Sequence[int] | None = None) -> None:
         self.images = images
@@ -136,7 +205,101 @@ class ImageSet:
             raise ValueError("gather needs images of one size in memory; read them one by one")
         return self._pixels[[self.rows[index] for index in indices]]
 
-    def subset(self, indices: Sequence[int]) -> "ImageSet":
+    def subset(self, indices: Sequence[int]) -> ImageSet:
         """The images at ``indices``, in that order, sharing the pixels of this set."""
         rows = list(indices)
         return ImageSet(self.images, self.targets[rows], [self.rows[row] for row in rows])
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """An image that cannot be read.
+
+    Attributes:
+        split: The split that it is in.
+        name: Its file, or its row in a table.
+        reason: What the decoder says.
+    """
+
+    split: str
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def load_sets(
+    encoded: dict[str, EncodedSet], *, memory_limit: float, bad_files: BadFiles
+) -> tuple[dict[str, ImageSet], list[BadFile]]:
+    """Decodes small datasets into memory; of large ones reads every header.
+
+    The size is estimated from some images of each split. While decoding, the peak is twice the decoded size.
+
+    Args:
+        encoded: The splits by name.
+        memory_limit: Most bytes of decoded pixels, all splits together, to keep in memory.
+        bad_files: ``"error"`` to refuse data with a bad file, ``"skip"`` to leave such files out.
+
+    Returns:
+        The splits by name, and the bad files that were left out.
+
+    Raises:
+        ValueError: If a file is not an image and ``bad_files`` is ``"error"``.
+    """
+    per_image = {name: _bytes_per_image(split.images) for name, split in encoded.items()}
+    in_memory = sum(per_image[name] * len(split.images) for name, split in encoded.items()) <= memory_limit
+    loaded: dict[str, ImageSet] = {}
+    bad: list[BadFile] = []
+    for name, split in encoded.items():
+        # threads fight for Python's lock over small images: at 32×32 two take longer than one
+        threads = 1 if in_memory and per_image[name] < _SMALL else min(8, usable_cores())
+        results = _each(decode if in_memory else size_of, split.images, range(len(split.images)), threads)
+        rows = [row for row, result in enumerate(results) if not isinstance(result, BadImageError)]
+        bad += [
+            BadFile(name, split.images.name(row), str(result))
+            for row, result in enumerate(results)
+            if isinstance(result, BadImageError)
+        ]
+        if in_memory:
+            pixels = InMemory([image for image in results if isinstance(image, Tensor)])
+            loaded[name] = ImageSet(pixels, split.targets[rows])
+        else:
+            loaded[name] = ImageSet(OnReading(split.images), split.targets[rows], rows)
+    if bad and bad_files == "error":
+        shown = "\n  ".join(str(file) for file in bad[:_SHOWN])
+        more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise ValueError(
+            f"{len(bad)} of {sum(len(split.images) for split in encoded.values())} files cannot be read as images:"
+            f'\n  {shown}{more}\nTake them away, or leave them out with bad_files="skip"'
+        )
+    return loaded, bad
+
+
+def _bytes_per_image(images: Encoded) -> float:
+    count = len(images)
+    sample = torch.linspace(0, count - 1, min(count, _SAMPLE)).round().long().tolist()
+    sizes = [size for size in _each(size_of, images, sample) if not isinstance(size, BadImageError)]
+    return sum(3 * height * width for height, width in sizes) / max(1, len(sizes))
+
+
+def _each(
+    function: Callable[[Picture], T], images: Encoded, rows: Iterable[int], threads: int = 1
+) -> list[T | BadImageError]:
+    """``function`` of each image, or the error in its place."""
+
+    def one(row: int) -> T | BadImageError:
+        try:
+            return function(images.read(row))
+        except BadImageError as error:
+            return error
+        except OSError as error:  # an unreadable file
+            return BadImageError(str(error))
+
+    def chunk(part: list[int]) -> list[T | BadImageError]:
+        return [one(row) for row in part]
+
+    everything = list(rows)
+    parts = [everything[start : start + _CHUNK] for start in range(0, len(everything), _CHUNK)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [result for part in pool.map(chunk, parts) for result in part]

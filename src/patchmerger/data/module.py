@@ -6,14 +6,13 @@ import lightning
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.trainer.states import TrainerFn
 
-from patchmerger.data.batches import EvaluationImages, Loader, TrainImages
+from patchmerger.data.batches import EvaluationImages, EvaluationOrder, Loader, RunOrder, TrainImages
 from patchmerger.data.images import ImageSet
-from patchmerger.data.order import EvaluationOrder, RunOrder
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.splits import ImageSplits
 from patchmerger.data.streamed_batches import StreamLoader
-from patchmerger.data.streams import ImageStream
+from patchmerger.data.streaming import ImageStream
 from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
 from patchmerger.runs.environment import usable_cores
 

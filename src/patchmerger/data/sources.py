@@ -1,21 +1,24 @@
 """What a source names: built-in digits, torchvision, a folder, a table on disk, a dataset of the Hub."""
 
+from __future__ import annotations
+
+import inspect
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from numpy.typing import NDArray
+import torchvision.datasets
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from patchmerger.data.folders import read_folder
-from patchmerger.data.loading import EncodedSet
+from patchmerger.data.images import EncodedDataset, EncodedSet, PictureList
+from patchmerger.data.settings import DataSettings
 from patchmerger.data.tables import read_table
-from patchmerger.data.vision import read_torchvision
 
 _TORCHVISION = "torchvision:"
 _TABLES = ("*.parquet", "*/*.parquet", "*.tar", "*/*.tar")
@@ -25,53 +28,14 @@ _FORMS = (
     "datasets.save_to_disk), "
     'or "owner/name" of a dataset on the Hugging Face Hub'
 )
+_TORCHVISION_SPLITS = {
+    "train": ("train", "trainval"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test",),
+}
 
 
-@dataclass(frozen=True)
-class Source:
-    """A dataset that is found but not decoded.
-
-    Attributes:
-        splits: Images and targets, by ``"train"`` and, where there are such splits, ``"validation"`` and ``"test"``.
-        class_names: The name of each class number.
-        remarks: What a user should know, such as a folder that is not read.
-    """
-
-    splits: dict[str, EncodedSet]
-    class_names: tuple[str, ...]
-    remarks: tuple[str, ...]
-
-
-class Arrays:
-    """Greyscale images that are already arrays.
-
-    Args:
-        pixels: uint8 (n, H, W).
-    """
-
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        self.pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def read(self, index: int) -> Image.Image:
-        """Image ``index`` as a picture."""
-        return Image.fromarray(self.pixels[index])
-
-    def name(self, index: int) -> str:
-        """Its number."""
-        return f"digit {index}"
-
-
-def read_source(
-    source: str,
-    *,
-    root: str | Path | None = None,
-    subset: str | None = None,
-    image: str | None = None,
-    label: str | None = None,
-) -> Source:
+def open_source(data: DataSettings) -> EncodedDataset:
     """Finds the splits of a dataset; the first of these that fits.
 
     1. ``"digits"``: scikit-learn's 1,797 scans of handwritten digits, 8×8 pixels, no files needed.
@@ -81,58 +45,49 @@ def read_source(
     4. ``"owner/name"``: the folder ``$PATCHMERGER_DATA/name`` if there is one, else the Hugging Face Hub.
 
     Args:
-        source: What to read.
-        root: For torchvision, the folder of its files; ``$PATCHMERGER_DATA`` by default.
-        subset: For a dataset of the Hub, its configuration.
-        image: For tables, the image column where there are several.
-        label: For tables, the label column where there are several.
+        data: What to read.
 
     Returns:
         The splits, with a ``"train"`` among them.
 
     Raises:
-        ValueError: If the source is none of these, or its contents do not make a labelled training split.
+        ValueError: If the source is none of these, or its contents do not make a training split.
         FileNotFoundError: If its files are not there.
     """
-    shelf = os.environ.get("PATCHMERGER_DATA")
+    source, shelf = data.source, os.environ.get("PATCHMERGER_DATA")
     if source == "digits":
-        splits, names, remarks = _digits()
+        found = _digits()
     elif source.startswith(_TORCHVISION):
-        folder = root or shelf
+        folder = data.root or shelf
         if folder is None:
             raise ValueError(f"{source} needs root, the folder that holds its files (or set PATCHMERGER_DATA)")
-        splits, names, remarks = read_torchvision(source.removeprefix(_TORCHVISION), Path(folder).expanduser())
+        found = _open_torchvision(source.removeprefix(_TORCHVISION), Path(folder).expanduser())
     elif source and Path(source).expanduser().is_dir():
-        splits, names, remarks = _local(Path(source).expanduser(), image, label)
+        found = _open_folder(Path(source).expanduser(), data)
     elif not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         kind = "a file, not a folder" if Path(source).expanduser().is_file() else "neither known nor an existing folder"
         raise ValueError(f"source {source!r} is {kind}. Understood are: {_FORMS}")
     elif shelf and (on_shelf := Path(shelf).expanduser() / source.split("/")[1]).is_dir():
-        splits, names, remarks = _local(on_shelf, image, label)
+        found = _open_folder(on_shelf, data)
     else:
-        splits, names, remarks = read_table(_from_hub(source, subset), image=image, label=label)
-    if "train" not in splits:
-        raise ValueError(f"source {source!r} has no training split; found: {', '.join(splits)}")
-    return Source(splits, names, tuple(remarks))
+        found = read_table(_from_hub(source, data.subset), image=data.image, label=data.label)
+    if "train" not in found.splits:
+        raise ValueError(f"source {source!r} has no training split; found: {', '.join(found.splits)}")
+    return found
 
 
-def _digits() -> tuple[dict[str, EncodedSet], tuple[str, ...], list[str]]:
+def _digits() -> EncodedDataset:
     values, targets = load_digits(return_X_y=True)
     pixels = (values.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-    return (
-        {"train": EncodedSet(Arrays(pixels), torch.from_numpy(targets).long())},
-        tuple("0123456789"),
-        [],
-    )
+    pictures = PictureList([Image.fromarray(digit) for digit in pixels], "digits")
+    return EncodedDataset({"train": EncodedSet(pictures, torch.from_numpy(targets).long())}, tuple("0123456789"))
 
 
-def _local(
-    path: Path, image: str | None, label: str | None
-) -> tuple[dict[str, EncodedSet], tuple[str, ...], list[str]]:
+def _open_folder(path: Path, data: DataSettings) -> EncodedDataset:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return read_table(datasets.load_from_disk(str(path)), image=image, label=label)
+        return read_table(datasets.load_from_disk(str(path)), image=data.image, label=data.label)
     if any(next(path.glob(pattern), None) for pattern in _TABLES):
-        return read_table(datasets.load_dataset(str(path)), image=image, label=label)
+        return read_table(datasets.load_dataset(str(path)), image=data.image, label=data.label)
     return read_folder(path)
 
 
@@ -145,3 +100,94 @@ def _from_hub(name: str, subset: str | None) -> datasets.DatasetDict:
             f"({os.environ.get('PATCHMERGER_DATA', 'not set')}), and the Hugging Face Hub did not give it: {error}. "
             f"Understood are: {_FORMS}"
         ) from error
+
+
+class TorchvisionImages:
+    """The images of a torchvision dataset.
+
+    Args:
+        dataset: A dataset of (PIL image, label) pairs.
+        name: What to call it in messages.
+    """
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self.dataset = dataset
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> Image.Image:
+        """The picture that torchvision makes of image ``index``."""
+        image: Image.Image = self.dataset[index][0]
+        return image
+
+    def name(self, index: int) -> str:
+        """The dataset and the index."""
+        return f"image {index} of {self._name}"
+
+
+def _open_torchvision(name: str, root: Path) -> EncodedDataset:
+    """A dataset that torchvision knows, where its files are already there; nothing is downloaded."""
+    kind = getattr(torchvision.datasets, name, None)
+    if not (inspect.isclass(kind) and issubclass(kind, torchvision.datasets.VisionDataset)):
+        known = ", ".join(n for n in torchvision.datasets.__all__ if n[0].isupper())
+        raise ValueError(f"torchvision.datasets has no dataset {name!r}; it has {known}")
+    parts = {split: part for split in _TORCHVISION_SPLITS if (part := _open_split(kind, name, root, split)) is not None}
+    if "train" not in parts:
+        raise FileNotFoundError(_not_there(kind, name, root))
+    class_names = getattr(parts["train"], "classes", None)
+    labels = {split: _labels(part, name) for split, part in parts.items()}
+    if class_names is None:
+        class_names = sorted({label for split in labels.values() for label in split})
+        numbers = {label: number for number, label in enumerate(class_names)}
+        labels = {split: [numbers[label] for label in values] for split, values in labels.items()}
+    splits = {
+        split: EncodedSet(TorchvisionImages(part, f"torchvision's {name} {split}"), torch.tensor(labels[split]))
+        for split, part in parts.items()
+    }
+    return EncodedDataset(splits, tuple(str(label) for label in class_names))
+
+
+def _open_split(kind: Any, name: str, root: Path, split: str) -> Any:
+    options = inspect.signature(kind).parameters
+    arguments: list[dict[str, Any]]
+    if "split" in options:
+        arguments = [{"split": value} for value in _TORCHVISION_SPLITS[split]]
+    elif "train" in options:
+        arguments = [{"train": split == "train"}] if split != "validation" else []
+    else:
+        arguments = [{}] if split == "train" else []
+    for keywords in arguments:
+        if "download" in options:
+            keywords["download"] = False
+        try:
+            return kind(root, **keywords)
+        except ValueError:  # the dataset has no split of this name
+            continue
+        except (RuntimeError, FileNotFoundError) as error:
+            raise FileNotFoundError(_not_there(kind, name, root)) from error
+    return None
+
+
+def _not_there(kind: Any, name: str, root: Path) -> str:
+    folder = root / getattr(kind, "base_folder", "")
+    files = [file for file, *_ in [*getattr(kind, "train_list", []), *getattr(kind, "test_list", [])]]
+    missing = [str(folder / file) for file in files if not (folder / file).exists()]
+    return (
+        f"torchvision's {name} is not complete under root={str(root)!r}; "
+        f"missing: {', '.join(missing) or f'its files in {folder}'}. "
+        f"Fetch it once with torchvision.datasets.{name}({str(root)!r}, download=True) where that class offers it, "
+        "or give the folder that holds it as root"
+    )
+
+
+def _labels(dataset: Any, name: str) -> list[Any]:
+    for attribute in ("targets", "labels", "_labels"):
+        values = getattr(dataset, attribute, None)
+        if values is not None and len(values) == len(dataset):
+            return values.tolist() if hasattr(values, "tolist") else list(values)
+    labels = [dataset[index][1] for index in range(len(dataset))]
+    if not all(isinstance(label, int | str) for label in labels):
+        raise ValueError(f"torchvision's {name} has no class labels, but {type(labels[0]).__name__}")
+    return labels

@@ -1,5 +1,7 @@
 """Training, validation and test sets told apart, held out where they are missing, the same for the same seed."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,30 +11,32 @@ from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, Strati
 from torch import Tensor
 
 from patchmerger.data.images import ImageSet
-from patchmerger.data.settings import DataSettings
-from patchmerger.data.streams import ImageStream
 
 FOLDS = 5
 """Into how many parts data without a test set is divided: five seeds in a row test every image exactly once."""
 
+_LEAST = 10  # images without labels
+
 
 @dataclass(frozen=True)
-class Images:
-    """A whole dataset, read and checked, not yet divided for a seed.
+class ImageDataset:
+    """A whole dataset, read and checked, whose splits for a seed are not made yet.
 
     Attributes:
+        name: What to call it: its source.
         sets: Images by ``"train"`` and, where there are such splits, ``"validation"`` and ``"test"``.
-        class_names: The name of each class number.
+        class_names: The name of each class number; none without labels.
+        validation: The share of the training images to hold out for validation; 0 for none.
         skipped: The files that were left out, with the reason.
-        settings: What it was read with.
         remarks: What a user should know, such as a folder that was not read.
     """
 
+    name: str
     sets: dict[str, ImageSet]
     class_names: tuple[str, ...]
-    skipped: tuple[str, ...]
-    settings: DataSettings
-    remarks: tuple[str, ...]
+    validation: float = 0.1
+    skipped: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class ImageSplits:
         train: To learn from.
         validation: To watch and choose by, or None.
         test: For the final number, to be looked at once.
-        class_names: The name of each class number.
+        class_names: The name of each class number; none without labels.
         multi_label: Whether an image may have several labels (targets are zeros and ones then).
         skipped: The files that were left out, with the reason.
         description: In words: source, numbers of images and classes, where each set comes from.
@@ -62,30 +66,11 @@ class ImageSplits:
         """A set that some images may be taken from: validation, or else train, or test where train is streamed."""
         if self.validation is not None:
             return self.validation
-        return self.test if isinstance(self.train, ImageStream) else self.train
+        return self.train if self.train.random_access else self.test
 
 
-@dataclass(frozen=True)
-class Division:
-    """The three sets of one run.
-
-    Attributes:
-        train: To learn from.
-        validation: To watch and choose by, or None where none is wanted.
-        test: For the final number.
-        how: In words, where the three come from.
-    """
-
-    train: ImageSet
-    validation: ImageSet | None
-    test: ImageSet
-    how: str
-
-
-def divide(
-    sets: dict[str, ImageSet], class_names: Sequence[str], *, validation: float = 0.1, seed: int = 0
-) -> Division:
-    """Divides the splits of a dataset into training, validation and test sets.
+def split_images(images: ImageDataset, *, seed: int) -> ImageSplits:
+    """Makes the training, validation and test sets of one seed.
 
     | splits that are there | validation set | test set |
     |---|---|---|
@@ -95,46 +80,77 @@ def divide(
     | train | held out of train | held out of train |
 
     So a test set is never the one that choices were made by. What is held out has the classes in train's proportions
-    (with several labels an image it is drawn without regard to them). A test set that must be held out is fold
+    (with several labels an image, or none, it is drawn at random). A test set that must be held out is fold
     ``seed % 5`` of five, drawn anew every five seeds; the validation set is drawn from the rest.
 
     Args:
-        sets: The splits that are there, by ``"train"``, ``"validation"`` and ``"test"``.
-        class_names: The name of each class, for messages.
-        validation: The share of the training images to hold out for validation; 0 for none.
+        images: The dataset.
         seed: What is held out depends on it and on nothing else.
 
-    Returns:
-        The three sets.
-
     Raises:
-        ValueError: If there is no training split, ``validation`` or ``seed`` is out of range, there is only one
-            class or a class without training images, or there are too few images to hold some out.
+        ValueError: There is no training split, ``seed`` is below 0, there is only one class or a class without
+            training images, or there are too few images to hold some out.
     """
-    if "train" not in sets:
-        raise ValueError(f"there is no training split; found: {', '.join(sets) or 'none'}")
-    if not 0 <= validation <= 0.5:
-        raise ValueError(f"validation must be a share from 0 to 0.5 of the training images, got {validation}")
+    if "train" not in images.sets:
+        raise ValueError(f"{images.name} has no training split; found: {', '.join(images.sets) or 'none'}")
     if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}")
-    for name, images in sets.items():
-        _check_classes(name, images.targets, class_names)
-    train, given, test = sets["train"], sets.get("validation"), sets.get("test")
+        raise ValueError(f"seed ({seed}) must be 0 or more")
+    if not images.class_names:
+        return _split_unlabelled(images, seed)
+    for name, split in images.sets.items():
+        _check_classes(name, split.targets, images.class_names)
+    train, given, test = images.sets["train"], images.sets.get("validation"), images.sets.get("test")
     how = ["test split as given"]
     if test is None and given is not None:
         test, given = given, None
         how = ["the validation split is the test set"]
     elif test is None:
-        train, test = _fold(train, class_names, seed)
+        train, test = _fold(train, images.class_names, seed)
         how = [f"test set is fold {seed % FOLDS + 1} of {FOLDS} of train"]
     if given is not None:
         how.append("validation split as given")
-    elif validation > 0:
-        train, given = _hold_out(train, class_names, validation, seed)
-        how.append(f"validation set is {validation:g} of train")
+    elif images.validation > 0:
+        train, given = _hold_out(train, images.class_names, images.validation, seed)
+        how.append(f"validation set is {images.validation:g} of train")
     else:
         how.append("no validation set")
-    return Division(train, given, test, f"{', '.join(how)} (seed {seed})")
+    return _splits(images, (train, given, test), f"{', '.join(how)} (seed {seed})")
+
+
+def _split_unlabelled(images: ImageDataset, seed: int) -> ImageSplits:
+    """As many images for testing as for validation, held out at random."""
+    train, given, test = images.sets["train"], images.sets.get("validation"), images.sets.get("test")
+    if len(train) < _LEAST:
+        raise ValueError(f"{images.name} has {len(train)} images: {_LEAST} at least, to learn from and to hold out")
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = max(1, round((images.validation or 0.1) * len(train)))
+    if given is None and images.validation:
+        given, order = train.subset(sorted(order[:held])), order[held:]
+    if test is None:
+        test, order = train.subset(sorted(order[:held])), order[held:]
+    return _splits(
+        images, (train.subset(sorted(order)), given, test), f"without labels, held out at random (seed {seed})"
+    )
+
+
+def _splits(images: ImageDataset, sets: tuple[ImageSet, ImageSet | None, ImageSet], how: str) -> ImageSplits:
+    train, validation, test = sets
+    counts = [f"{len(train):,} training", f"{len(test):,} test"]
+    if validation is not None:
+        counts.insert(1, f"{len(validation):,} validation")
+    classes = f" of {len(images.class_names)} classes" if images.class_names else ""
+    notes = [how, *images.remarks]
+    if images.skipped:
+        notes.append(f"{len(images.skipped)} bad files left out")
+    return ImageSplits(
+        train=train,
+        validation=validation,
+        test=test,
+        class_names=images.class_names,
+        multi_label=train.targets.is_floating_point(),
+        skipped=images.skipped,
+        description=f"{images.name}: {', '.join(counts)} images{classes}; {'; '.join(notes)}",
+    )
 
 
 def _check_classes(name: str, targets: Tensor, class_names: Sequence[str]) -> None:

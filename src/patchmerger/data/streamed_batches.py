@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from patchmerger.data.batches import Batch, as_it_is
+from patchmerger.data.batches import Batch, as_it_is, key, random_state_kept, seed_everything_on_cpu
 from patchmerger.data.decoding import BadImageError, decode
-from patchmerger.data.order import key, random_state_kept, seed_everything_on_cpu
-from patchmerger.data.streams import ImageStream, Row
+from patchmerger.data.streaming import ImageStream, Row
 from patchmerger.data.transforms import Transform
 
 Skipped = None

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from patchmerger.data.decoding import Picture
 from patchmerger.data.folders import SPLIT_NAMES
-from patchmerger.data.loading import EncodedSet
+from patchmerger.data.images import EncodedDataset, EncodedSet
 
 LABELS = ("label", "labels", "cls")
 """Names of a label column that says nothing of its kind; WebDataset shards have ``cls``."""
 
 
-class Rows:
+class TableColumn:
     """The images of one column.
 
     Args:
@@ -55,7 +55,7 @@ def picture_in(item: Any) -> Picture:
 
 def read_table(
     table: datasets.Dataset | datasets.DatasetDict, *, image: str | None = None, label: str | None = None
-) -> tuple[dict[str, EncodedSet], tuple[str, ...], list[str]]:
+) -> EncodedDataset:
     """Finds images and labels in a dataset.
 
     Args:
@@ -64,7 +64,7 @@ def read_table(
         label: The label column; by default the only one of class labels, or else ``label`` or ``labels``.
 
     Returns:
-        The splits by name, the class names, and remarks for the user.
+        The dataset, not decoded.
 
     Raises:
         ValueError: If a column is missing or ambiguous, a label is missing, or the classes of two splits differ.
@@ -95,8 +95,8 @@ def read_table(
             raise ValueError(f"more than one split would be {split}; found: {', '.join(named)}")
         column = named[name].select_columns([image]).cast_column(image, datasets.Image(decode=False))
         targets = targets_of(values[name], class_names, name, named[name].features[label])
-        splits[split] = EncodedSet(Rows(column.with_format(None), name), targets)
-    return splits, class_names, remarks
+        splits[split] = EncodedSet(TableColumn(column.with_format(None), name), targets)
+    return EncodedDataset(splits, class_names, tuple(remarks))
 
 
 def _is_image(feature: Any) -> bool:

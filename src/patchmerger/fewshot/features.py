@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.data import EvalTransform, ImageSet, Loader, Preprocessing, normalize
-from patchmerger.data.batches import EvaluationImages
-from patchmerger.data.order import EvaluationOrder
+from patchmerger.data.batches import EvaluationImages, EvaluationOrder
 from patchmerger.runs.environment import usable_cores
 
 FeatureFunction: TypeAlias = Callable[[nn.Module, Tensor], Tensor]

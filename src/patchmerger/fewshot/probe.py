@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
-from patchmerger.data.order import key
+from patchmerger.data.batches import key
 from patchmerger.fewshot.features import extract_features
 from patchmerger.fewshot.result import FewShot, KShot
 from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength

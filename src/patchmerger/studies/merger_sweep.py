@@ -13,7 +13,7 @@ import torch
 from patchmerger.data import (
     Augmentation,
     DataSettings,
-    Images,
+    ImageDataset,
     ImageSplits,
     default_augmentation,
     read_images,
@@ -151,7 +151,7 @@ def _places(model: ModelSettings) -> list[int]:
 def _train(
     work: SharedWork,
     units: Sequence[str],
-    images: Images,
+    images: ImageDataset,
     recipes: dict[str, Recipe],
     path: Path,
     progress: bool,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchmerger.data import RunOrder
-from patchmerger.data.order import EvaluationOrder, key, random_state_kept, seed_everything_on_cpu
+from patchmerger.data.batches import EvaluationOrder, key, random_state_kept, seed_everything_on_cpu
 
 runs = st.fixed_dictionaries(
     {
