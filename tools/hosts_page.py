@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from textwrap import shorten
 
+from patchmerger.census.census import Census, Family, Refused, read_census
 from patchmerger.census.check import NUM_TOKENS
-from patchmerger.census.findings import Census, Family, Refused, read_census
 from patchmerger.runs.files import write_text
 
 RESULTS, PAGE = Path("results/hosts.json"), Path("docs/hosts.md")

@@ -18,7 +18,9 @@ from torchvision.models import VisionTransformer
 from hosts.own import PATCHES, WIDTH, MyViT
 from patchmerger import Host, register_host
 from patchmerger.census import check as census
-from patchmerger.census.check import Finding, examine
+from patchmerger.census import survey
+from patchmerger.census.census import Finding
+from patchmerger.census.survey import examine
 from patchmerger.hosts import registry as find
 from patchmerger.hosts.example_inputs import Example
 from patchmerger.hosts.timm.supported import describe_timm
@@ -199,7 +201,7 @@ class Pooled(MyViT):
 @pytest.fixture
 def described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(find, "_registered", {})
-    monkeypatch.setattr(census, "example_input", lambda model: Example(torch.zeros(1, 3, 32, 32).to(model.places)))
+    monkeypatch.setattr(survey, "example_input", lambda model: Example(torch.zeros(1, 3, 32, 32).to(model.places)))
     for cls in (Forgetful, Averse, ByPlace, Shortened, Pooled, MyViT):
         register_host(cls)(lambda model: Host(blocks=model.layers, dim=WIDTH, num_prefix_tokens=1))
 

@@ -1,6 +1,8 @@
 """The whole census: what it lists, writes, prints and refuses; its findings, and the page made from them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,8 @@ from tools.hosts_page import main, render
 
 from patchmerger.census import survey as module
 from patchmerger.census.architectures import Architecture
-from patchmerger.census.check import Finding
-from patchmerger.census.findings import Census, read_census
-from patchmerger.census.survey import survey
+from patchmerger.census.census import Census, Finding, read_census
+from patchmerger.census.survey import take_census
 from patchmerger.cli import main as run
 from patchmerger.reports.census import show_census
 
@@ -47,7 +48,7 @@ def survey_all(monkeypatch: pytest.MonkeyPatch, found: tuple[Finding, ...] = FOU
         lambda library, filter="*": [Architecture(*key, build=None) for key in by_name if key[0] == library],
     )
     monkeypatch.setattr(module, "examine", lambda library, name, build: by_name[library, name])
-    return survey(**options)
+    return take_census(**options)
 
 
 def test_one_architecture(tmp_path, capsys):
@@ -57,13 +58,37 @@ def test_one_architecture(tmp_path, capsys):
     assert printed == "test_vit (timm): merged; VisionTransformer, 6 blocks, 1 + 100 tokens become 1 + M\n"
     census = read_census(out)
     assert [(f.name, f.status, f.patches) for f in census.findings] == [("test_vit", "merged", 100)]
-    assert census.command == f"patchmerger hosts --library timm --filter test_vit --out {out}"
+    assert census.command == f"patchmerger hosts --filter test_vit --library timm --out {out}"
     assert census.versions.keys() == {"python", "patchmerger", "torch", "timm"}
     assert run(["hosts", "--filter", "test_vit", "--out", str(out)]) == 2
     assert "exists already: take another name, or --overwrite true" in capsys.readouterr().err
     assert run(["hosts", "--filter", "resnet10t", "--library", "timm", "--out", str(out), "--overwrite", "true"]) == 0
     assert "resnet10t (timm): refused (not one sequence); ResNet: it is" in capsys.readouterr().out
     assert [f.name for f in read_census(out).findings] == ["resnet10t"]
+
+
+def test_the_shipped_census_answers_at_once_and_without_torch():
+    program = (
+        "import sys; from patchmerger.cli import main; status = main(['hosts', '--filter', 'vit_*']); "
+        "sys.exit(status or 3 * ('torch' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "vit_base_patch16_224" in done.stdout
+    assert "--fresh true" in done.stdout
+    assert max(map(len, done.stdout.split("VisionTransformer (timm): ")[0].splitlines())) <= 80
+
+
+def test_a_name_that_the_shipped_census_lacks_is_tried(monkeypatch, capsys):
+    monkeypatch.setattr("patchmerger.census.census.shipped_census", lambda: CENSUS)
+    assert run(["hosts", "--filter", "test_vit"]) == 0
+    assert "test_vit (timm): merged" in capsys.readouterr().out
+
+
+def test_what_is_no_census(tmp_path):
+    (tmp_path / "other.json").write_text('{"findings": [{}]}')
+    with pytest.raises(ValueError, match=r"other\.json is no census"):
+        read_census(tmp_path / "other.json")
 
 
 def test_written_and_read(monkeypatch, tmp_path):
@@ -83,7 +108,7 @@ def test_written_and_read(monkeypatch, tmp_path):
 
 def test_a_failure_is_named_and_the_exit_status(monkeypatch, capsys):
     survey_all(monkeypatch, (*FOUND, FAILED))
-    assert run(["hosts"]) == 1
+    assert run(["hosts", "--fresh", "true"]) == 1
     assert "liar (timm): failed; Liar: NotAsDescribedError: 17 [tokens]" in capsys.readouterr().out
 
 
@@ -100,7 +125,7 @@ def test_nothing_is_half_written(monkeypatch, tmp_path, interrupt):
 
     monkeypatch.setattr(module, "examine", examine)
     with pytest.raises(interrupt, match="in the middle"):
-        survey(out=tmp_path / "hosts.json")
+        take_census(out=tmp_path / "hosts.json")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,7 +137,7 @@ def test_a_library_that_is_not_installed(monkeypatch, capsys):
     assert show_census(census) == 0
     assert "transformers is not installed: its models were left out" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"library \('transformers'\) is not installed: pip install transformers"):
-        survey(library="transformers")
+        take_census(library="transformers")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +151,7 @@ def test_a_library_that_is_not_installed(monkeypatch, capsys):
 )
 def test_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        survey(**options)
+        take_census(**options)
 
 
 def test_families_and_reasons():

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from conftest import make_images
 from hosts.own import PATCHES, WIDTH, MyRopeViT, MyViT
 from patchmerger import Host, insert, mergers, register_host, remove
-from patchmerger.census.check import check_host
-from patchmerger.census.observation import NotAsDescribedError
+from patchmerger.census import check_host
+from patchmerger.census.observe import NotAsDescribedError
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.hosts import registry as find
 from patchmerger.mechanism.block_inputs import BlockInputs

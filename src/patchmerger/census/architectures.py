@@ -6,15 +6,13 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
-Library: TypeAlias = Literal["timm", "transformers", "torchvision"]
-LIBRARIES: tuple[Library, ...] = get_args(Library)
+from patchmerger.census.census import Library, matches
 
 # What is mapped to no image encoder or classifier and yet is one: towers of larger models, videos, spectrograms.
 _TOWERS = re.compile(
@@ -56,7 +54,7 @@ def architectures(library: Library, filter: str = "*") -> list[Architecture]:
     return [
         Architecture(library, name, make if name.startswith(_ON_CPU) else partial(_on_meta, make))
         for name, make in listed
-        if fnmatchcase(name.lower(), filter.lower())
+        if matches(name, filter)
     ]
 
 

@@ -1,31 +1,37 @@
-"""The census: every architecture of timm, transformers and torchvision, and whether it takes a merger."""
+"""The census: every architecture of timm, transformers and torchvision is built, and tried with a merger."""
 
 from __future__ import annotations
 
 import difflib
 import logging
 import platform
-import shlex
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import torch
+from torch import nn
 
-from patchmerger.census.architectures import LIBRARIES, Architecture, Library, architectures, installed
-from patchmerger.census.check import Finding, examine
-from patchmerger.census.findings import Census
+from patchmerger.census.architectures import Architecture, architectures, installed
+from patchmerger.census.census import LIBRARIES, Census, Finding, Libraries, Library
+from patchmerger.census.check import observe_model, try_merger
+from patchmerger.census.observe import NotAsDescribedError, fill_stem
+from patchmerger.hosts.example_inputs import example_input
+from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import write_text
+from patchmerger.runs.progress import progress_bar
 
-Libraries: TypeAlias = Literal["all", Library]
 
-
-def survey(
-    *, library: Libraries = "all", filter: str = "*", out: Path | None = None, overwrite: bool = False
+def take_census(
+    *,
+    library: Libraries = "all",
+    filter: str = "*",
+    out: Path | None = None,
+    overwrite: bool = False,
+    command: str | None = None,
 ) -> Census:
     """Find out, for every architecture that the libraries name, whether it takes a merger.
 
@@ -37,6 +43,7 @@ def survey(
         filter: Only architectures of this name; "vit_*" and the like take many, and "*dinov3*" finds them by a part.
         out: JSON file to write what was found to.
         overwrite: Replace that file if it exists.
+        command: The command line that asked for it, kept in the census.
 
     Returns:
         What was found, as printed and as written.
@@ -61,7 +68,7 @@ def survey(
         if not listed:
             raise ValueError(_no_match(libraries, filter))
         findings = _examine_all(listed)
-    census = Census(findings, _versions(libraries), missing, _command(library, filter, out))
+    census = Census(findings, _versions(libraries), missing, command or "")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, census.as_json())
@@ -70,12 +77,52 @@ def survey(
 
 def _examine_all(listed: Sequence[Architecture]) -> tuple[Finding, ...]:
     findings = []
-    with _progress(len(listed)) as report:
+    with progress_bar("census", len(listed)) as bar:
         for done, one in enumerate(listed):
-            report(done, f"{one.library}: {one.name}")
+            bar.describe(f"{one.library}: {one.name}", done)
             with torch.random.fork_rng(devices=[]):
                 findings.append(examine(one.library, one.name, one.build))
     return tuple(findings)
+
+
+def examine(library: str, name: str, build: Callable[[], nn.Module]) -> Finding:
+    """Build one architecture and find out whether it takes a merger.
+
+    Args:
+        library: The library that makes it.
+        name: Its name there.
+        build: Makes it on the meta device.
+    """
+    try:
+        model = build().eval()
+    except Exception as error:
+        return Finding(library, name, "", "not buildable", reason=_in_one_line(error))
+    finding = Finding(library, name, host_class(model).__name__, "failed")
+    try:
+        return _examine(model, finding)
+    except Exception as error:
+        return replace(finding, reason=_in_one_line(error))
+
+
+def _examine(model: nn.Module, finding: Finding) -> Finding:
+    positions, refusal = try_merger(model)
+    if refusal is not None:
+        finding = replace(finding, kind=refusal.kind, reason=refusal.reason, way_out=refusal.way_out)
+        if positions is None:
+            return replace(finding, status="refused")
+    plain, prefix = observe_model(model, positions, lambda: example_input(model), prepare=fill_stem)
+    patches = plain.arriving[0] - prefix
+    if patches != plain.patches:
+        raise NotAsDescribedError(
+            f"{patches} tokens follow the {prefix} of its prefix, but it cuts an image into {plain.patches} patches"
+        )
+    blocks = len(plain.arriving)
+    return replace(finding, status="merged", positions=positions, blocks=blocks, prefix=prefix, patches=patches)
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}{'…' if len(text) > 300 else ''}"
 
 
 @contextmanager
@@ -91,19 +138,6 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, str], None]]:
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done, name: bar.update(task, completed=done, description=name)
-
-
 def _no_match(libraries: Sequence[Library], filter: str) -> str:
     names = [one.name for library in libraries for one in architectures(library)]
     close = difflib.get_close_matches(filter, names, n=3)
@@ -114,9 +148,3 @@ def _no_match(libraries: Sequence[Library], filter: str) -> str:
 def _versions(libraries: Sequence[Library]) -> dict[str, str]:
     versions = {name: version(name) for name in ("patchmerger", "torch", *libraries)}
     return {"python": platform.python_version(), **versions}
-
-
-def _command(library: Libraries, filter: str, out: Path | None) -> str:
-    options = {"--library": (library, "all"), "--filter": (filter, "*"), "--out": (out, None)}
-    given = [word for name, (value, default) in options.items() if value != default for word in (name, str(value))]
-    return shlex.join(["patchmerger", "hosts", *given])

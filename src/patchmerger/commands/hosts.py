@@ -9,26 +9,39 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Command:
-    """Find out, for every architecture that the libraries name, whether it takes a merger.
+    """Find out which architectures take a merger.
 
-    Each is built on the meta device, which holds no weights, and run with mergers of two sizes. Which tokens arrive at
-    its blocks is observed, not taken from what this library knows of it. All take some ten minutes.
+    Answers at once from the census that comes with patchmerger, where that knows the name. With --fresh true or --out,
+    each architecture of the installed libraries is built on the meta device, which holds no weights, and run with
+    mergers of two sizes; which tokens arrive at its blocks is observed. All take some ten minutes.
 
     Args:
         library: "timm", "transformers", "torchvision", or "all".
         filter: Only architectures of this name; "vit_*" and the like take many, and "*dinov3*" finds them by a part.
+        fresh: Try them now, with the installed versions.
         out: JSON file to write what was found to.
         overwrite: Replace that file if it exists.
     """
 
     library: Literal["all", "timm", "transformers", "torchvision"] = "all"
     filter: str = "*"
+    fresh: bool = False
     out: Path | None = None
     overwrite: bool = False
 
     def run(self, command: str) -> int:
-        """Survey, and show what was found; the status is 1 where something failed."""
-        from patchmerger.census.survey import survey
+        """Show what was found; the status is 1 where something failed."""
+        from patchmerger.census.census import shipped_census
         from patchmerger.reports.census import show_census
 
-        return show_census(survey(library=self.library, filter=self.filter, out=self.out, overwrite=self.overwrite))
+        names = self.filter != "*"
+        if not self.fresh and self.out is None:
+            known = shipped_census().matching(self.library, self.filter)
+            if known.findings:
+                return show_census(known, names=names, again="--fresh true")
+        from patchmerger.census.survey import take_census
+
+        census = take_census(
+            library=self.library, filter=self.filter, out=self.out, overwrite=self.overwrite, command=command
+        )
+        return show_census(census, names=names)

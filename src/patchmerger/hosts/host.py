@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,11 +12,8 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from patchmerger.mechanism.block_inputs import BlockInputs
+from patchmerger.mechanism.options import RefusalKind
 from patchmerger.mechanism.subclassing import Subclass, host_class
-
-Refusal: TypeAlias = Literal[
-    "unknown", "wrapped", "changed", "not one sequence", "tied to N", "grid", "relative bias", "two merges"
-]
 
 
 class UnsupportedModelError(ValueError):
@@ -31,9 +28,9 @@ class UnsupportedModelError(ValueError):
         way_out: What would do.
     """
 
-    def __init__(self, model: nn.Module, reason: str, way_out: str, kind: Refusal = "unknown") -> None:
+    def __init__(self, model: nn.Module, reason: str, way_out: str, kind: RefusalKind = "unknown") -> None:
         super().__init__(f"{host_class(model).__name__} cannot take a merger: {reason}; {way_out}")
-        self.kind: Refusal = kind
+        self.kind: RefusalKind = kind
         self.reason = reason
         self.way_out = way_out
 

@@ -1,4 +1,4 @@
-"""The choices that ``insert`` offers, as types; without torch, so that settings and the command line can name them."""
+"""What ``insert`` offers and why it refuses, as types; without torch, so that settings can use them."""
 
 from typing import Literal, TypeAlias
 
@@ -10,3 +10,8 @@ Prefix: TypeAlias = Literal["keep", "merge"]
 
 Norm: TypeAlias = Literal["scores", "both", "none"]
 """What a PatchMerger normalises: the tokens for the scores, those and the mixed values, or nothing."""
+
+RefusalKind: TypeAlias = Literal[
+    "unknown", "wrapped", "changed", "not one sequence", "tied to N", "grid", "relative bias", "two merges"
+]
+"""Why a model cannot take a merger; see :class:`patchmerger.UnsupportedModelError`."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from patchmerger.hosts.host import Refusal, UnsupportedModelError
+from patchmerger.hosts.host import UnsupportedModelError
+from patchmerger.mechanism.options import RefusalKind
 from patchmerger.mechanism.subclassing import host_class
 
 _PLAIN = "merge in a plain Vision Transformer: timm's vit_…, deit…, eva02_…, beit…, naflexvit_… and others"
@@ -22,7 +23,7 @@ class _Refused:
         modules: Where they are in ``timm.models``.
     """
 
-    kind: Refusal
+    kind: RefusalKind
     reason: str
     modules: str
 

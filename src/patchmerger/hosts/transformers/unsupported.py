@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from patchmerger.hosts.host import Refusal, UnsupportedModelError
+from patchmerger.hosts.host import UnsupportedModelError
+from patchmerger.mechanism.options import RefusalKind
 from patchmerger.mechanism.subclassing import host_class
 
 
@@ -23,7 +24,7 @@ class _Refused:
         classes: a pattern that their names match.
     """
 
-    kind: Refusal
+    kind: RefusalKind
     reason: str
     way_out: str
     families: str = ""

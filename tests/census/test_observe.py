@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from conftest import make_images, make_vit
 from hosts.own import MyViT
-from patchmerger.census.observation import NotAsDescribedError, Sighting, constant_tokens, fill_stem, watch
+from patchmerger.census.observe import NotAsDescribedError, ObservedRun, constant_tokens, fill_stem, observe_run
 from patchmerger.hosts.example_inputs import Example
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -21,13 +21,13 @@ def test_tokens_are_counted_and_told_apart(variant, prefix):
     model = make_vit(variant)
     example = Example(make_images(1))
     tokens = prefix + 16
-    assert watch(model, model.blocks, example) == Sighting((tokens,) * 4, tokens, 16, ((1, 5),))
+    assert observe_run(model, model.blocks, example) == ObservedRun((tokens,) * 4, tokens, 16, ((1, 5),))
     assert constant_tokens(model, model.blocks, example) == [True] * prefix + [False] * 16
 
 
 def test_nothing_is_left_behind():
     model = make_vit()
-    watch(model, model.blocks, Example(make_images(1)))
+    observe_run(model, model.blocks, Example(make_images(1)))
     constant_tokens(model, model.blocks, Example(make_images(1)))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
@@ -65,7 +65,7 @@ def test_patches_without_a_convolution():
             return self.embed(nn.functional.unfold(images, 8, stride=8).transpose(1, 2))
 
     model = Unfolded().eval()
-    assert watch(model, model.layers, Example(make_images(1))).patches == 16
+    assert observe_run(model, model.layers, Example(make_images(1))).patches == 16
 
 
 class Skipping(MyViT):
@@ -98,7 +98,7 @@ class Said(MyViT):
 def test_blocks_that_are_left_out():
     model = MyViT().eval()
     with pytest.raises(NotAsDescribedError, match=r"^layers\.2 runs too, a block like those of its description, which"):
-        watch(model, model.layers[:2], Example(make_images(1)))
+        observe_run(model, model.layers[:2], Example(make_images(1)))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_blocks_that_are_left_out():
 def test_blocks_that_are_no_chain_of_tokens(cls, message):
     model = cls().eval()
     with pytest.raises(NotAsDescribedError, match=re.escape(message)):
-        watch(model, model.layers, Example(make_images(1)))
+        observe_run(model, model.layers, Example(make_images(1)))
 
 
 def test_a_first_block_that_gets_nothing():

@@ -1,23 +1,62 @@
-"""The findings of a census: written, read, and put together by family."""
+"""What a census found of each architecture: put together by family and by reason, written and read. Without torch."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
-from patchmerger.census.architectures import Library
-from patchmerger.census.check import Finding
-from patchmerger.mechanism.options import Positions
+from patchmerger.mechanism.options import Positions, RefusalKind
+from patchmerger.runs.files import read_json
+
+Library: TypeAlias = Literal["timm", "transformers", "torchvision"]
+LIBRARIES: tuple[Library, ...] = get_args(Library)
+Libraries: TypeAlias = Literal["all", Library]
+
+Status: TypeAlias = Literal["merged", "refused", "not buildable", "failed"]
 
 # In transformers: what follows the name of a model in the name of a class.
 _MODEL_OF_CLASS = re.compile(r"(Vision|Image)?(Model(WithProjection)?|For\w+Classification(WithTeacher)?)$")
 
 # What many findings have in common; it is written once.
 _WHY = ("kind", "reason", "way_out")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one architecture.
+
+    Attributes:
+        library: The library that makes it.
+        name: Its name there.
+        family: Its class.
+        status: ``"merged"``: the blocks after the merger were seen to get M + prefix tokens. ``"refused"``: by
+            ``UnsupportedModelError``. ``"not buildable"``: its library does not make it from its defaults.
+            ``"failed"``: anything else.
+        kind: The class of the reason why it is refused, with ``positions`` only by default.
+        reason: Why it is refused, not buildable or failed.
+        way_out: What would do instead, where it is refused.
+        positions: What becomes of positions in the blocks after a merger.
+        blocks: Number of blocks.
+        prefix: Tokens before the patches.
+        patches: Patches of an image, N.
+    """
+
+    library: str
+    name: str
+    family: str
+    status: Status
+    kind: RefusalKind | None = None
+    reason: str | None = None
+    way_out: str | None = None
+    positions: Positions | None = None
+    blocks: int | None = None
+    prefix: int | None = None
+    patches: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +126,11 @@ class Census:
     missing: tuple[Library, ...] = ()
     command: str = ""
 
+    def matching(self, library: Libraries, filter: str) -> Census:
+        """The part of it for one library, or "all", and the names that ``filter`` lets through."""
+        found = (one for one in self.findings if library in ("all", one.library) and matches(one.name, filter))
+        return replace(self, findings=tuple(found))
+
     def of_status(self, status: str) -> list[Finding]:
         """The findings with this status."""
         return [finding for finding in self.findings if finding.status == status]
@@ -155,15 +199,30 @@ def _line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def matches(name: str, filter: str) -> bool:
+    """Whether ``filter`` (``"vit_*"``, say) lets an architecture of this name through."""
+    return fnmatchcase(name.lower(), filter.lower())
+
+
 def read_census(path: Path) -> Census:
     """Read a census from JSON.
 
     Args:
         path: A file that ``patchmerger hosts --out`` wrote.
+
+    Raises:
+        ValueError: It is no such file.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    findings = []
-    for finding in content["findings"]:
-        why = content["reasons"][finding.pop("why")] if "why" in finding else {}
-        findings.append(Finding(**finding, **why))
-    return Census(tuple(findings), content["versions"], tuple(content["missing"]), content["command"])
+    content = read_json(path)
+    try:
+        reasons = content["reasons"]
+        findings = [{**one, **(reasons[one["why"]] if "why" in one else {})} for one in content["findings"]]
+        found = tuple(Finding(**{name: value for name, value in one.items() if name != "why"}) for one in findings)
+        return Census(found, content["versions"], tuple(content["missing"]), content["command"])
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} is no census: `patchmerger hosts --out FILE` writes one") from error
+
+
+def shipped_census() -> Census:
+    """The census that comes with this version of patchmerger: all three libraries, in the versions that it names."""
+    return read_census(Path(__file__).with_name("hosts.json"))

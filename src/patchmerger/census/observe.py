@@ -25,7 +25,7 @@ class NotAsDescribedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Sighting:
+class ObservedRun:
     """One run of a model on one image.
 
     Attributes:
@@ -42,7 +42,7 @@ class Sighting:
 
 
 @torch.no_grad()
-def watch(model: nn.Module, blocks: Sequence[nn.Module], example: Example) -> Sighting:
+def observe_run(model: nn.Module, blocks: Sequence[nn.Module], example: Example) -> ObservedRun:
     """Run ``model`` once and count the tokens at its blocks; the meta device will do.
 
     Raises:
@@ -90,7 +90,7 @@ def watch(model: nn.Module, blocks: Sequence[nn.Module], example: Example) -> Si
             raise NotAsDescribedError(
                 f"block {number} takes or gives {shape or 'no tensor'}, which should be (B, N, D) with B = {batch}"
             )
-    return Sighting(
+    return ObservedRun(
         arriving=tuple(shape[1] for shape in arriving),
         leaving=leaving[0][1],
         patches=_count_patches(embedded),
