@@ -13,6 +13,7 @@ from patchmerger.inserted import mergers
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
 from patchmerger.mechanism.blocks import LaterBlock, MergeState, MergingBlock, is_merging
 from patchmerger.mechanism.options import Norm, Positions, Prefix
+from patchmerger.mechanism.patch_grid import PatchGrid
 from patchmerger.mechanism.subclassing import (
     Subclass,
     attach,
@@ -21,8 +22,8 @@ from patchmerger.mechanism.subclassing import (
     host_class,
     subclassed_modules,
 )
-from patchmerger.merger import Init
-from patchmerger.reducers.build import choose_reducers
+from patchmerger.merger import Init, Prior
+from patchmerger.reducers.build import choose_reducers, needs_positions
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -37,6 +38,7 @@ def insert(
     norm: Norm = "scores",
     scale: float = 1.0,
     init: Init | None = None,
+    prior: Prior | None = None,
     reducer: nn.Module | Sequence[nn.Module] | None = None,
 ) -> ModelT:
     """Put a merger between two blocks of a Vision Transformer, in place.
@@ -60,6 +62,8 @@ def insert(
         norm: See :class:`~patchmerger.PatchMerger`.
         scale: See :class:`~patchmerger.PatchMerger`.
         init: See :class:`~patchmerger.PatchMerger`.
+        prior: ``"grid"`` for located queries, which know where in the image each patch is (see
+            :class:`~patchmerger.PatchMerger`); a merger after another one is given the centroids of merged tokens.
         reducer: A module (B, N, D) → (B, num_tokens, D) to use in PatchMerger's place, such as
             ``patchmerger.reducers.AveragePool(8)``; a sequence of them for several places.
 
@@ -70,7 +74,8 @@ def insert(
         UnsupportedModelError: The model cannot take a merger; nothing was changed.
         ValueError: ``after`` out of range or taken, ``num_tokens`` above the tokens that arrive, sequences of
             unequal lengths, ``prefix="merge"`` where prefix tokens are needed, ``positions`` that the model has no
-            use for, options that contradict each other; nothing was changed.
+            use for, a ``prior`` for a model whose patches have no known grid, options that contradict each other;
+            nothing was changed.
     """
     host = find_host(model)
     request = checked_request(model, host, num_tokens=num_tokens, after=after, prefix=prefix, positions=positions)
@@ -82,8 +87,10 @@ def insert(
         norm=norm,
         scale=scale,
         init=init,
+        prior=prior,
         reducer=reducer,
     )
+    _check_places(model, host, request, reducers)
 
     for after_block, merger in zip(request.num_tokens, reducers, strict=True):
         block = host.blocks[after_block - 1]
@@ -96,12 +103,17 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
     """Subclass each block from the first merge on that needs it, and those parts that must know of a merge."""
     num_tokens = _present_mergers(host) | request.num_tokens
     first = min(num_tokens)
+    located = [number for number in num_tokens if needs_positions(host.blocks[number - 1].merger)]
+    last_located = max(located, default=0)
     for number, block in enumerate(host.blocks[first - 1 :], start=first):
         after_merge = number > first
         if request.positions == "drop" and after_merge:
             for bias in host.biases:
                 attach(block.get_submodule(bias.holder), bias.subclass)
-        if number not in num_tokens and host.inputs == BlockInputs():
+        origin_is_needed = (
+            request.positions == "centroid" or number < last_located or (after_merge and number in located)
+        )
+        if number not in num_tokens and host.inputs == BlockInputs() and not origin_is_needed:
             continue
         attach(block, MergingBlock if number in num_tokens else LaterBlock)
         block.merge_state = MergeState(  # type: ignore[assignment]
@@ -112,9 +124,28 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
             num_kept_prefix_tokens=request.num_kept_prefix_tokens,
             num_tokens=num_tokens.get(number, 0),
             num_expected_tokens=None if after_merge else _expected(host),
+            grid=None if after_merge or not located else PatchGrid(None if host.grid == "varies" else host.grid),
+            origin_is_needed=origin_is_needed,
         )
     for module, mixin in host.subclasses:
         attach(module, mixin)
+
+
+def _check_places(model: nn.Module, host: Host, request: InsertionRequest, reducers: Sequence[nn.Module]) -> None:
+    """Refuse a merger that must know where tokens are in a model that does not say, or where some are nowhere."""
+    if not any(map(needs_positions, reducers)):
+        return
+    name = host_class(model).__name__
+    if host.grid is None:
+        raise ValueError(
+            f"prior ('grid') needs the grid of patches, and {name} has none that is known: leave prior out, or say "
+            "it in grid= of the Host that register_host is given"
+        )
+    if request.num_kept_prefix_tokens < host.num_prefix_tokens:
+        raise ValueError(
+            f"prior ('grid') cannot go with prefix='merge': the {host.num_prefix_tokens} prefix tokens of {name} have "
+            "no place in the image; use prefix='keep'"
+        )
 
 
 def _expected(host: Host) -> int | None:

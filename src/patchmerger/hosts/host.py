@@ -70,6 +70,9 @@ class Host:
         prefix_is_needed: Why the tokens before the patches must stay apart, or ``None``.
         subclasses: Modules other than the blocks (the model itself, its pooling) that must know of a merge, each with
             its subclass.
+        grid: Rows and columns of the patches, where tokens are the patches of a grid row by row and all images have
+            one size; ``"varies"`` where a subclass of the model tells it at each forward pass; ``None`` where it is
+            not known, so that located queries are refused.
         counted: Whether each forward pass is refused where other than ``num_prefix_tokens + num_patches`` tokens
             arrive at the first merger; set for registered hosts, which nobody else has tried.
     """
@@ -83,6 +86,7 @@ class Host:
     no_centroid: str | None = None
     prefix_is_needed: str | None = None
     subclasses: Sequence[tuple[nn.Module, type[Subclass]]] = field(default=())
+    grid: tuple[int, int] | Literal["varies"] | None = None
     counted: bool = False
 
 

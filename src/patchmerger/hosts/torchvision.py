@@ -42,5 +42,6 @@ def _vision_transformer(model: Any) -> Host:
         dim=model.hidden_dim,
         num_prefix_tokens=1,
         num_patches=model.seq_length - 1,
+        grid=(model.image_size // model.patch_size,) * 2,
         prefix_is_needed="its head reads the class token",
     )

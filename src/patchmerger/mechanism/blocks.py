@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.options import Positions
+from patchmerger.mechanism.patch_grid import PatchGrid
 from patchmerger.mechanism.rotary import Rope
 from patchmerger.mechanism.subclassing import Subclass
 
@@ -27,6 +28,9 @@ class MergeState:
         num_kept_prefix_tokens: The first tokens of the sequence, which no merger changes.
         num_tokens: M, the tokens that this block's merger gives; 0 where the block does not merge.
         num_expected_tokens: P + N where another number at this block's merger is refused, or ``None``.
+        grid: Where the patches are that come to this block's merger, if that must know and they are not merged ones.
+        origin_is_needed: Whether where merged tokens come from travels with them: for rotary positions, or for a
+            merger further on that must know where they are.
     """
 
     inputs: BlockInputs
@@ -36,6 +40,8 @@ class MergeState:
     num_kept_prefix_tokens: int
     num_tokens: int = 0
     num_expected_tokens: int | None = None
+    grid: PatchGrid | None = None
+    origin_is_needed: bool = False
 
     def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments after the tokens, by name."""
@@ -50,11 +56,13 @@ class Origin:
 
     Attributes:
         weights: A, (B, M, N): how much of each patch is in each token, over all merges so far.
+        places: The centroid of each token's patches, (B, M, 2), where a merger must know it.
         table: The rotary table of the block before; most hosts give all blocks the same one.
         rope_arguments: What it became for the merged tokens.
     """
 
     weights: Tensor
+    places: Tensor | None = None
     table: Any = None
     rope_arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -63,7 +71,7 @@ class Origin:
         table = None if rope is None else rope.table(given)
         if rope is None or table is self.table:
             return self
-        return Origin(self.weights, table, {} if table is None else rope.merge(given, self.weights))
+        return Origin(self.weights, self.places, table, {} if table is None else rope.merge(given, self.weights))
 
 
 class LaterBlock(Subclass):
@@ -79,9 +87,11 @@ class LaterBlock(Subclass):
         if not state.after_merge:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         merged = state.inputs.without_places(given)
-        if state.positions != "centroid":
+        if not state.origin_is_needed:
             return super().forward(x, **{**given, **merged})  # type: ignore[misc]
-        origin = origin_of(x).turned(state.inputs.rope, given)
+        origin = origin_of(x)
+        if state.positions == "centroid":
+            origin = origin.turned(state.inputs.rope, given)
         output = super().forward(x, **{**given, **merged, **origin.rope_arguments})  # type: ignore[misc]
         _tokens(output).patchmerger_origin = origin  # type: ignore[attr-defined]
         return output
@@ -106,14 +116,22 @@ class MergingBlock(LaterBlock):
         x = _tokens(output)  # (B, P + N, D)
         if state.num_expected_tokens not in (None, x.shape[1]):
             raise _other_number(x, state.num_expected_tokens)
+        patches = x[:, prefix:] if prefix else x  # (B, N, D)
         mask = None if state.after_merge else state.inputs.real_tokens(state.named(args, kwargs), prefix)
+        before = origin_of(x) if state.after_merge and state.origin_is_needed else None
+        places = state.grid.places(patches) if state.grid is not None else None if before is None else before.places
         arguments = {} if mask is None else {"mask": mask}
+        if getattr(self.merger, "needs_positions", False):
+            arguments["positions"] = places
         origin = None
-        if state.positions == "centroid":
-            merged, weights = self.merger(x[:, prefix:], return_weights=True, **arguments)
-            origin = Origin(weights @ origin_of(x).weights if state.after_merge else weights)
+        if state.origin_is_needed:
+            merged, weights = self.merger(patches, return_weights=True, **arguments)
+            origin = Origin(
+                weights if before is None else weights @ before.weights,
+                None if places is None else weights @ places.to(weights.dtype),  # (B, M, 2)
+            )
         else:
-            merged = self.merger(x[:, prefix:] if prefix else x, **arguments)  # (B, M, D)
+            merged = self.merger(patches, **arguments)  # (B, M, D)
         if prefix:
             merged = torch.cat((x[:, :prefix], merged), dim=1)  # (B, P + M, D)
         if origin is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from patchmerger.hosts import Host
 from patchmerger.mechanism.options import Norm, Positions
-from patchmerger.merger import Init, PatchMerger
+from patchmerger.merger import Init, PatchMerger, Prior
 
 
 def choose_reducers(
@@ -23,6 +23,7 @@ def choose_reducers(
     norm: Norm,
     scale: float,
     init: Init | None,
+    prior: Prior | None,
     reducer: nn.Module | Sequence[nn.Module] | None,
 ) -> list[nn.Module]:
     """The modules to put in, each on its block's device and in its dtype.
@@ -35,6 +36,7 @@ def choose_reducers(
         norm: See :class:`~patchmerger.PatchMerger`.
         scale: See :class:`~patchmerger.PatchMerger`.
         init: See :class:`~patchmerger.PatchMerger`.
+        prior: See :class:`~patchmerger.PatchMerger`.
         reducer: Modules to use in PatchMerger's place.
 
     Raises:
@@ -44,11 +46,13 @@ def choose_reducers(
     likes = [_example_parameter(host.blocks[number - 1]) for number in num_tokens]
     if reducer is None:
         return [
-            PatchMerger(host.dim, count, norm=norm, scale=scale, init=init, device=like.device, dtype=like.dtype)
+            PatchMerger(
+                host.dim, count, norm=norm, scale=scale, init=init, prior=prior, device=like.device, dtype=like.dtype
+            )
             for count, like in zip(num_tokens.values(), likes, strict=True)
         ]
-    if (norm, scale, init) != ("scores", 1.0, None):
-        raise ValueError("norm, scale and init are PatchMerger's: they cannot be given together with a reducer")
+    if (norm, scale, init, prior) != ("scores", 1.0, None, None):
+        raise ValueError("norm, scale, init and prior are PatchMerger's: they cannot be given together with a reducer")
     given = [reducer] if isinstance(reducer, nn.Module) else list(reducer)
     if len(given) != len(num_tokens) or len({id(module) for module in given}) < len(given):
         raise ValueError(
@@ -63,6 +67,11 @@ def choose_reducers(
         module.to(device=like.device, dtype=like.dtype)
         arriving = count
     return given
+
+
+def needs_positions(reducer: nn.Module) -> bool:
+    """Whether a reducer's forward must be given where the tokens are, as ``positions``."""
+    return bool(getattr(reducer, "needs_positions", False))
 
 
 def _example_parameter(block: nn.Module) -> Tensor:
@@ -89,7 +98,8 @@ def _check_shape(reducer: nn.Module, arriving: int, num_tokens: int, dim: int) -
     like = next(reducer.parameters(), torch.empty(0))
     tokens = torch.zeros(1, arriving, dim, device=like.device, dtype=like.dtype)
     with torch.no_grad():
-        merged = copy.deepcopy(reducer).eval()(tokens)
+        places = {"positions": tokens.new_zeros(arriving, 2)} if needs_positions(reducer) else {}
+        merged = copy.deepcopy(reducer).eval()(tokens, **places)
     shape = tuple(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
     if shape != (1, num_tokens, dim):
         raise ValueError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
+import torch
 from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import (
     Block,
@@ -13,10 +14,11 @@ from timm.models.vision_transformer import (
     ParallelThingsBlock,
     ResPostBlock,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from patchmerger.hosts.host import UnsupportedModelError, refuse_unusual_blocks
 from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.patch_grid import needs_grid, tell_grid
 from patchmerger.mechanism.subclassing import Subclass, host_class
 from patchmerger.merger import PatchMerger
 
@@ -51,6 +53,18 @@ def why_prefix_stays(model: Any) -> str | None:
     return f"{host_class(model).__name__} tells its first {model.num_prefix_tokens} tokens from patches by their place"
 
 
+def patch_grid(model: Any, *, varies: bool = False) -> tuple[int, int] | Literal["varies"] | None:
+    """Rows and columns of the patches of ``model``; ``None`` where some are left out in training.
+
+    Args:
+        model: A timm model with ``patch_embed``.
+        varies: Whether it takes images of several sizes.
+    """
+    if not isinstance(getattr(model, "patch_drop", None), nn.Identity | None):
+        return None
+    return "varies" if varies else tuple(model.patch_embed.grid_size)
+
+
 def refuse_projector(model: Any, reason: str) -> NoReturn:
     """Refuse an encoder with a part that needs the grid of patches."""
     way_out = "encoder_pool=''" if hasattr(model, "encoder") else "global_pool='avg'"
@@ -62,9 +76,34 @@ class MergedTransformer(Subclass):
 
     blocks: nn.Sequential | nn.ModuleList
 
+    def forward_features(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As timm has it, with the grid of patches told to located queries."""
+        self.tell_grid(x, kwargs.get("patch_coord"))
+        return super().forward_features(x, *args, **kwargs)  # type: ignore[misc]
+
+    def tell_grid(self, x: Any, patch_coord: Tensor | None = None) -> None:
+        """Tell mergers that must know it where patches are.
+
+        Args:
+            x: Images (B, C, H, W), or patches as NaFlex has them.
+            patch_coord: Row and column of each patch, (B, N, 2), where the images of a batch differ in size.
+        """
+        if not needs_grid(self.blocks) or isinstance(x, torch.fx.Proxy):
+            return
+        if isinstance(x, dict):
+            x, patch_coord = x["patches"], x.get("patch_coord", patch_coord)
+        if patch_coord is not None:
+            size = patch_coord.amax(dim=1, keepdim=True) + 1  # (B, 1, 2)
+            tell_grid(self.blocks, positions=(patch_coord + 0.5) / size)
+            return
+        embed = cast(Any, getattr(self, "patch_embed", None) or getattr(self, "embeds", None))
+        tell_grid(self.blocks, embed.dynamic_feat_size(x.shape[-2:]))
+
     def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As timm has it, for sequences (NLC); a feature map (NCHW) of merged tokens is refused."""
-        self.taken_features(self.named_arguments(args, kwargs))
+        given = self.named_arguments(args, kwargs)
+        self.taken_features(given)
+        self.tell_grid(x, given.get("patch_coord"))
         return super().forward_intermediates(x, *args, **kwargs)  # type: ignore[misc]
 
     def named_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def describe_naflex(model: Any) -> Host:
         inputs=BlockInputs(padding="attn_mask", rope=None if model.rope is None else Rope()),
         no_centroid=None if model.patch_drop is None else DROPPED_PATCHES,
         prefix_is_needed=why_prefix_stays(model),
+        grid="varies" if model.patch_drop is None else None,
         subclasses=[(model, MergedNaFlexVit)],
     )
 
@@ -69,7 +70,7 @@ class MergedNaFlexVit(MergedPaddedTransformer):
         """As timm has it; the ``patch_valid`` that comes back is that of the merged tokens."""
         _refuse_mask(attn_mask)
         self._check_steps(patches, patch_coord)
-        features = super().forward_features(patches, patch_coord, patch_valid)  # type: ignore[misc]
+        features = super().forward_features(patches, patch_coord=patch_coord, patch_valid=patch_valid)
         if isinstance(features, dict) and features["patch_valid"] is not None and any_merging(self.blocks):
             return {**features, "patch_valid": all_real(features["patches"][:, self.num_prefix_tokens :])}
         return features

@@ -23,6 +23,7 @@ def describe_grid_encoder(model: Any) -> Host:
         blocks=known_blocks(encoder, (EvaBlock, DeepseekVitBlock), nn.ModuleList),
         dim=encoder.embed_dim,
         inputs=BlockInputs(rope=Rope()),
+        grid="varies",
         subclasses=[(encoder, MergedGridEncoder)],
     )
 
@@ -38,6 +39,7 @@ class MergedGridEncoder(MergedTransformer):
         """As timm has it, merged tokens as (B, 1, M, D)."""
         if not any_merging(self.blocks):
             return super().forward_features(x)  # type: ignore[misc, no-any-return]
+        self.tell_grid(x)
         # timm's own, past the subclasses, whose checks torch.compile does not follow
         intermediates = super(MergedTransformer, self).forward_intermediates  # type: ignore[misc]
         (tokens,) = intermediates(x, 1, norm=True, output_fmt="NLC", intermediates_only=True)

@@ -9,7 +9,7 @@ from timm.models.vision_transformer_relpos import RelPosBlock, ResPostRelPosBloc
 from torch import nn
 
 from patchmerger.hosts.host import Host, RelativeBias
-from patchmerger.hosts.timm.common import MergedTransformer, known_blocks, why_prefix_stays
+from patchmerger.hosts.timm.common import MergedTransformer, known_blocks, patch_grid, why_prefix_stays
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.subclassing import Subclass, attach, detach, mixin_of, subclassed_modules
 
@@ -26,6 +26,7 @@ def describe_beit(model: Any) -> Host:
         inputs=BlockInputs(bias=None if model.rel_pos_bias is None else "shared_rel_pos_bias"),
         biases=(RelativeBias("attn", UnbiasedBeitAttention),) if own else (),
         prefix_is_needed=why_prefix_stays(model),
+        grid=patch_grid(model),
         subclasses=[(model, MergedBiasedTransformer)],
     )
 
@@ -41,6 +42,7 @@ def describe_relpos(model: Any) -> Host:
         inputs=BlockInputs(bias=None if model.shared_rel_pos is None else "shared_rel_pos"),
         biases=(RelativeBias("attn", UnbiasedRelPosAttention),) if own else (),
         prefix_is_needed=why_prefix_stays(model),
+        grid=patch_grid(model),
         subclasses=[(model, MergedBiasedTransformer)],
     )
 

@@ -10,7 +10,7 @@ from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
 from patchmerger.hosts.host import Host
-from patchmerger.hosts.timm.common import MergedTransformer, known_blocks, why_prefix_stays
+from patchmerger.hosts.timm.common import MergedTransformer, known_blocks, patch_grid, why_prefix_stays
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.blocks import any_centroid
 from patchmerger.mechanism.rotary import Rope
@@ -31,6 +31,7 @@ def describe_eva(model: Any) -> Host:
         inputs=BlockInputs(rope=None if model.rope is None else Rope()),
         no_centroid=None if model.rope is None else _why_no_centroid(model),
         prefix_is_needed=why_prefix_stays(model),
+        grid=patch_grid(model, varies=model.dynamic_img_size),
         subclasses=[(model, MergedTransformer if model.rope is None else MergedRotaryTransformer)],
     )
 

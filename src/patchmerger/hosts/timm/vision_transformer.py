@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from patchmerger.hosts.host import Host
-from patchmerger.hosts.timm.common import PLAIN_BLOCKS, MergedTransformer, known_blocks
+from patchmerger.hosts.timm.common import PLAIN_BLOCKS, MergedTransformer, known_blocks, patch_grid
 from patchmerger.mechanism.blocks import is_merging
 
 
@@ -24,6 +24,7 @@ def describe_vision_transformer(model: Any) -> Host:
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=None if varying else model.patch_embed.num_patches,
         prefix_is_needed=_why_prefix_is_needed(model, model.global_pool),
+        grid=patch_grid(model, varies=varying),
         subclasses=[(model, MergedVisionTransformer)],
     )
 
@@ -35,6 +36,7 @@ def describe_cait(model: Any) -> Host:
         dim=model.embed_dim,
         num_prefix_tokens=0,
         num_patches=model.patch_embed.num_patches,
+        grid=patch_grid(model),
         subclasses=[(model, MergedTransformer)],
     )
 

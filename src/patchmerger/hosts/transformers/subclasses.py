@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, cast
 
-from torch import Tensor
+import torch
+from timm.layers.helpers import to_2tuple
+from torch import Tensor, nn
 
 from patchmerger.mechanism.blocks import any_centroid
+from patchmerger.mechanism.patch_grid import needs_grid, tell_grid
 from patchmerger.mechanism.subclassing import Subclass
 
 
@@ -37,6 +40,7 @@ class MergedTransformer(Subclass):
                 "attention_mask was given to a merged model, but it speaks of the tokens before the merge: call the "
                 "model without it"
             )
+        tell_grid_of_images(cast(nn.Module, self), kwargs.get("pixel_values", args[0] if args else None))
         return super().forward(*args, **kwargs)  # type: ignore[misc]
 
 
@@ -46,9 +50,7 @@ class MergedRotaryTransformer(MergedTransformer):
     def forward(self, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As transformers has it; a grid so coarse that phases do not tell what is between two patches is refused."""
         model = cast(Any, self)
-        patch = model.config.patch_size
-        patch_height, patch_width = patch if isinstance(patch, (tuple, list)) else (patch, patch)
-        height, width = pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
+        height, width = grid_of_images(model, pixel_values)
         stretch = 1.0
         if model.training:  # where coordinates are scaled at random
             stretch = (model.config.pos_embed_rescale or 1.0) * (model.config.pos_embed_jitter or 1.0)
@@ -59,6 +61,34 @@ class MergedRotaryTransformer(MergedTransformer):
                 "a side, or insert with positions='drop'"
             )
         return super().forward(pixel_values, *args, **kwargs)
+
+
+# Where a Transformer keeps its blocks, in one version of transformers or another.
+_BLOCKS = ("layers", "layer", "encoder.layers", "encoder.layer", "model.layer")
+
+
+def list_of_blocks(transformer: Any) -> Any:
+    """The list of a Transformer's blocks; ``None`` where there is none."""
+    for path in _BLOCKS:
+        found = transformer
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if found is not None:
+            return found
+    return None
+
+
+def grid_of_images(transformer: Any, pixel_values: Tensor) -> tuple[int, int]:
+    """Rows and columns of patches of images (B, C, H, W)."""
+    height, width = to_2tuple(transformer.config.patch_size)
+    return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
+
+
+def tell_grid_of_images(transformer: nn.Module, pixel_values: Any) -> None:
+    """Tell mergers that must know it the grid of patches, for images; that of spectrograms stays as it is."""
+    blocks = list_of_blocks(transformer)
+    if needs_grid(blocks) and isinstance(pixel_values, Tensor) and pixel_values.ndim == 4:
+        tell_grid(blocks, grid_of_images(transformer, pixel_values))
 
 
 class UnmaskedHead(Subclass):
@@ -103,6 +133,10 @@ class MergedSiglip2Tower(Subclass):
             # Versions of transformers name the mask differently; the classifier names it in its call.
             name = next(name for name in kwargs if name.endswith("attention_mask"))
             kwargs |= {"spatial_shapes": shapes.spatial_shapes, name: shapes.pixel_attention_mask}
+        self._tell_places(
+            kwargs.get("pixel_values", args[0] if args else None),
+            kwargs.get("spatial_shapes", args[2] if len(args) > 2 else None),
+        )
         masks = [value for name, value in kwargs.items() if name.endswith("attention_mask")] + list(args[1:2])
         for mask in masks:
             if mask is not None and mask.ndim != 2:
@@ -111,3 +145,13 @@ class MergedSiglip2Tower(Subclass):
                     "real patch: what else a mask says of N tokens is not true of merged ones"
                 )
         return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    def _tell_places(self, patches: Any, spatial_shapes: Any) -> None:
+        """Tell mergers that must know it where patches (B, N, 3 p²) are: row by row, padding last."""
+        blocks = list_of_blocks(self)
+        if not needs_grid(blocks):
+            return
+        shape = spatial_shapes.to(patches.device)[:, None]  # (B, 1, 2)
+        index = torch.arange(patches.shape[1], device=patches.device)  # (N,)
+        place = torch.stack((index // shape[..., 1], index % shape[..., 1]), dim=-1)  # (B, N, 2)
+        tell_grid(blocks, positions=(place + 0.5) / shape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -21,14 +21,14 @@ from patchmerger.hosts.transformers.subclasses import (
     NoBias,
     UnbiasedAttention,
     UnmaskedHead,
+    list_of_blocks,
 )
 from patchmerger.hosts.transformers.unsupported import refuse_known
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
 from patchmerger.mechanism.rotary import Rope
 from patchmerger.mechanism.subclassing import host_class
 
-# Where a Transformer keeps its blocks, and a model its Transformer, in one version of transformers or another.
-_BLOCKS = ("layers", "layer", "encoder.layers", "encoder.layer", "model.layer")
+# Where a model keeps its Transformer.
 _TRANSFORMER = "vision_model"
 
 
@@ -41,6 +41,8 @@ class _Family:
         prefix: Tokens before the patches, as a number or as the configuration has it.
         around: The classes that hold one of those, to classify or to compare with text.
         any_size: Whether it takes images of every size, so that the number of patches is open.
+        grid: ``"varies"`` where the size of the images says it at each call, or a function of the Transformer; ``None``
+            where its tokens are no grid of patches.
         inputs: What its blocks are called with that counts on N tokens.
         others: What else a :class:`Host` should say, for the whole model and its Transformer.
     """
@@ -49,6 +51,7 @@ class _Family:
     prefix: int | Callable[[Any], int]
     around: str = ""
     any_size: bool = False
+    grid: Literal["varies"] | Callable[[Any], tuple[int, int]] | None = "varies"
     inputs: BlockInputs = field(default=BlockInputs(exported="attention_mask"))
     others: Callable[[Any, Any], dict[str, Any]] | None = None
 
@@ -67,6 +70,7 @@ def describe_transformers(model: nn.Module) -> Host | None:
         dim=transformer.config.hidden_size,
         num_prefix_tokens=prefix,
         num_patches=None if family.any_size else _num_patches(transformer.embeddings, prefix),
+        grid=family.grid(transformer) if callable(family.grid) else family.grid,
         inputs=family.inputs,
         prefix_is_needed=first if prefix else None,
         subclasses=[(transformer, MergedTransformer)],
@@ -84,7 +88,7 @@ def _name(model: nn.Module) -> str:
 def _transformer(model: Any, family: _Family) -> Any:
     """The part of ``model`` that has both embeddings and blocks."""
     held = [getattr(model, name, None) for name in (_TRANSFORMER, getattr(model, "base_model_prefix", ""))]
-    parts = [part for part in (model, *held) if hasattr(part, "embeddings") and _list_of_blocks(part) is not None]
+    parts = [part for part in (model, *held) if hasattr(part, "embeddings") and list_of_blocks(part) is not None]
     if parts and _name(parts[0]) in family.transformers.split():
         return parts[0]
     raise UnsupportedModelError(
@@ -95,19 +99,9 @@ def _transformer(model: Any, family: _Family) -> Any:
     )
 
 
-def _list_of_blocks(transformer: Any) -> Any:
-    for path in _BLOCKS:
-        found = transformer
-        for name in path.split("."):
-            found = getattr(found, name, None)
-        if found is not None:
-            return found
-    return None
-
-
 def _blocks(model: nn.Module, transformer: nn.Module) -> list[nn.Module]:
     """The blocks, refused where another tool wrapped or exchanged them."""
-    found = _list_of_blocks(transformer)
+    found = list_of_blocks(transformer)
     if not isinstance(found, nn.ModuleList):
         raise UnsupportedModelError(
             model,
@@ -141,7 +135,7 @@ def _rotary(model: Any, transformer: Any) -> dict[str, Any]:  # noqa: ARG001
 
 def _relative_bias(model: Any, transformer: Any) -> dict[str, Any]:
     """BEiT and Data2Vec may have a relative position bias in each block, one that all blocks share, or both."""
-    block = _list_of_blocks(transformer)[0]  # whatever is merged, the first block keeps its bias
+    block = list_of_blocks(transformer)[0]  # whatever is merged, the first block keeps its bias
     shared = transformer.config.use_shared_relative_position_bias
     if shared and "relative_position_bias" not in argument_names(block):
         raise UnsupportedModelError(
@@ -172,11 +166,17 @@ def _padding(model: Any, transformer: Any) -> dict[str, Any]:
     return {"subclasses": subclasses}
 
 
+def _spectrogram(transformer: Any) -> tuple[int, int]:
+    """Rows of frequencies and columns of times: patches of a spectrogram are a grid too, and may overlap."""
+    frequencies, times = transformer.embeddings.get_shape(transformer.config)
+    return int(frequencies), int(times)
+
+
 _ROPE = BlockInputs(rope=Rope(arguments=("position_embeddings",), layout="(cos, sin)"))
 
 # The Transformer itself, the tokens before its patches, the models around it.
 _FAMILIES = (
-    _Family("ASTModel", 2, "ASTForAudioClassification"),
+    _Family("ASTModel", 2, "ASTForAudioClassification", grid=_spectrogram),
     _Family("Aimv2VisionModel", 0, "Aimv2Model"),
     _Family("AltCLIPVisionModel AltCLIPVisionTransformer", 1, "AltCLIPModel"),
     _Family("BeitModel", 1, "BeitForImageClassification", any_size=True, others=_relative_bias),
@@ -215,10 +215,10 @@ _FAMILIES = (
     ),
     _Family("SiglipVisionModel SiglipVisionTransformer", 0, "SiglipForImageClassification SiglipModel"),
     _Family("Tipsv2VisionModel", _with_registers, "Tipsv2Model", any_size=True),
-    _Family("ViTMAEModel", 1, any_size=True),  # it leaves out as many patches as mask_ratio says
+    _Family("ViTMAEModel", 1, any_size=True, grid=None),  # it leaves out as many patches as mask_ratio says
     _Family("ViTMSNModel", 1, "ViTMSNForImageClassification"),
     _Family("ViTModel", 1, "ViTForImageClassification"),
-    _Family("VideoMAEModel", 0, "VideoMAEForVideoClassification"),
-    _Family("VivitModel", 1, "VivitForVideoClassification"),
+    _Family("VideoMAEModel", 0, "VideoMAEForVideoClassification", grid=None),
+    _Family("VivitModel", 1, "VivitForVideoClassification", grid=None),
 )
 _BY_NAME = {name: family for family in _FAMILIES for name in f"{family.transformers} {family.around}".split()}

@@ -1,0 +1,74 @@
+"""Where the patches are in the images that run through a model, for mergers that need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from patchmerger.prior import grid_positions
+
+
+@dataclass
+class PatchGrid:
+    """The places of the patches that come to a merger.
+
+    Where images of several sizes are taken, the host tells them at each forward pass, by :func:`tell_grid`.
+
+    Attributes:
+        size: Rows and columns of patches; ``None`` until they are told.
+        positions: In place of it the places themselves, (B, N, 2), where the images of a batch differ in size.
+    """
+
+    size: tuple[int, int] | None = None
+    positions: Tensor | None = None
+
+    def places(self, tokens: Tensor) -> Tensor:
+        """Positions of ``tokens`` (B, N, D): (N, 2), or (B, N, 2) where the images differ.
+
+        Raises:
+            ValueError: They are not known, or there are other tokens than patches.
+        """
+        if self.positions is not None:
+            if self.positions.shape[:2] != tokens.shape[:2]:
+                raise _other_tokens(tokens, f"positions {tuple(self.positions.shape)}")
+            return self.positions
+        if self.size is None:
+            raise ValueError(
+                "a merger with prior='grid' does not know the grid of patches, as its blocks were called past the "
+                "forward of their model: call the model itself"
+            )
+        rows, columns = self.size
+        if not isinstance(tokens, torch.fx.Proxy) and rows * columns != tokens.shape[1]:
+            raise _other_tokens(tokens, f"a grid of {rows} × {columns} patches")
+        return grid_positions(self.size, device=tokens.device)
+
+
+def tell_grid(
+    modules: Iterable[nn.Module], size: tuple[int, int] | None = None, positions: Tensor | None = None
+) -> None:
+    """Tell the blocks among ``modules`` whose merger needs positions where the patches of this batch are."""
+    for module in modules:
+        grid = needed_grid(module)
+        if grid is not None:
+            grid.size, grid.positions = size, positions
+
+
+def needs_grid(modules: Iterable[nn.Module]) -> bool:
+    """Whether one of the blocks among ``modules`` has a merger that must know where patches are."""
+    return any(needed_grid(module) is not None for module in modules)
+
+
+def needed_grid(module: nn.Module) -> PatchGrid | None:
+    """The grid that a block's merger must know, and which is told at each forward pass."""
+    grid: PatchGrid | None = getattr(getattr(module, "merge_state", None), "grid", None)
+    return grid
+
+
+def _other_tokens(tokens: Tensor, known: str) -> ValueError:
+    return ValueError(
+        f"{tokens.shape[1]} tokens came to a merger with prior='grid', but there is {known}: patches were left out or "
+        "added on the way, so that their places are not known"
+    )
