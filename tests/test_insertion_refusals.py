@@ -24,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
     [
         ({"reducer": Strided(2)}, r"reducer \(Strided\) gives \(1, 8, 32\) for 16 tokens of width 32, but num_tokens "),
         ({"reducer": nn.LSTM(32, 32)}, r"reducer \(LSTM\) gives tuple for 16 tokens"),
-        ({"reducer": AveragePool(4), "scale": 2.0}, "norm, scale and init are PatchMerger's"),
-        ({"reducer": AveragePool(4), "init": torch.ones(4, 32)}, "norm, scale and init are PatchMerger's"),
+        ({"reducer": AveragePool(4), "scale": 2.0}, "norm, scale, init and prior are PatchMerger's"),
+        ({"reducer": AveragePool(4), "init": torch.ones(4, 32)}, "norm, scale, init and prior are PatchMerger's"),
         (
             {"reducer": [AveragePool(4)] * 2, "after": (1, 2)},
             "one module for each of the 2 blocks .* none of them twice",

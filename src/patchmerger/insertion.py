@@ -12,7 +12,7 @@ from patchmerger.hosts import Host, UnsupportedModelError, find_host
 from patchmerger.inserted import mergers
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
 from patchmerger.mechanism.blocks import LaterBlock, MergeState, MergingBlock, is_merging
-from patchmerger.mechanism.options import Norm, Positions, Prefix
+from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.mechanism.patch_grid import PatchGrid
 from patchmerger.mechanism.subclassing import (
     Subclass,
@@ -22,7 +22,7 @@ from patchmerger.mechanism.subclassing import (
     host_class,
     subclassed_modules,
 )
-from patchmerger.merger import Init, Prior
+from patchmerger.merger import Init
 from patchmerger.reducers.build import choose_reducers, needs_positions
 
 ModelT = TypeVar("ModelT", bound=nn.Module)

@@ -6,16 +6,15 @@ import copy
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from patchmerger.mechanism.options import Norm
+from patchmerger.mechanism.options import Norm, Prior
 from patchmerger.prior import GridPrior
 
 Init: TypeAlias = Tensor | Callable[[Tensor], Any]
-Prior: TypeAlias = Literal["grid"]
 
 
 def patch_merge(

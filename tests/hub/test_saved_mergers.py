@@ -33,6 +33,7 @@ def test_a_folder_without_positions_bears_the_version_that_knew_none(saved):
                 "reducer": "PatchMerger",
                 "norm": "scores",
                 "scale": 1.0,
+                "prior": None,
                 "eps": 1e-6,
             }
         ],

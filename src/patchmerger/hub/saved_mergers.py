@@ -14,7 +14,7 @@ from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.inserted import InsertedMerger, mergers
 from patchmerger.insertion import insert
 from patchmerger.mechanism.blocks import is_merging
-from patchmerger.mechanism.options import Norm, Positions, Prefix
+from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.merger import PatchMerger
 from patchmerger.reducers import AveragePool
 
@@ -34,6 +34,7 @@ class SavedMerger:
         reducer: ``"PatchMerger"`` or ``"AveragePool"``.
         norm: Of a PatchMerger; else ``None``.
         scale: Of a PatchMerger; else ``None``.
+        prior: Of a PatchMerger with located queries; else ``None``.
         eps: Of the norm of a PatchMerger; ``None`` where it has none.
         positions: What becomes of positions after it; ``None`` where the blocks are given none.
     """
@@ -44,6 +45,7 @@ class SavedMerger:
     reducer: Literal["PatchMerger", "AveragePool"]
     norm: Norm | None = None
     scale: float | None = None
+    prior: Prior | None = None
     eps: float | None = None
     positions: Positions | None = None
 
@@ -104,6 +106,7 @@ def _describe(merger: InsertedMerger, num_prefix_tokens: int) -> SavedMerger:
         reducer="PatchMerger",
         norm=module.norm_mode,
         scale=module.scale,
+        prior=None if module.prior is None else "grid",
         eps=None if module.norm is None else module.norm.eps,
         positions=merger.positions,
     )
@@ -118,7 +121,7 @@ def _insert(model: nn.Module, saved: SavedMerger) -> None:
         return
     if saved.reducer != "PatchMerger" or saved.norm is None or saved.scale is None:
         raise ValueError(f"the merger after block {saved.after} is not understood: {saved}")
-    insert(model, **place, norm=saved.norm, scale=saved.scale)
+    insert(model, **place, norm=saved.norm, scale=saved.scale, prior=saved.prior)
     module = next(cast(PatchMerger, m.module) for m in mergers(model) if m.after == saved.after)
     if module.norm is not None and saved.eps is not None:
         module.norm.eps = saved.eps

@@ -15,3 +15,6 @@ RefusalKind: TypeAlias = Literal[
     "unknown", "wrapped", "changed", "not one sequence", "tied to N", "grid", "relative bias", "two merges"
 ]
 """Why a model cannot take a merger; see :class:`patchmerger.UnsupportedModelError`."""
+
+Prior: TypeAlias = Literal["grid"]
+"""What a PatchMerger's queries know beside content: ``"grid"``, a place and a width in the image (located queries)."""

@@ -51,7 +51,7 @@ def apply_merge(model: nn.Module, merge: MergeSettings) -> nn.Module:
         pools = [AveragePool(count) for count in merge.places()[1]]
         return insert(model, merge.num_tokens, merge.after, reducer=pools, **where)
     arguments = preset(merge.preset, find_host(model).dim)
-    given = {"norm": merge.norm, "scale": merge.scale}
+    given = {"norm": merge.norm, "scale": merge.scale, "prior": merge.prior}
     arguments |= {name: value for name, value in given.items() if value is not None}
     if merge.logit_std is not None:
         arguments["init"] = init_with_logit_std(merge.logit_std, arguments["scale"])

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
-from patchmerger.mechanism.options import Norm, Positions, Prefix
+from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 
-Preset: TypeAlias = Literal["default", "paper", "vit-pytorch", "mean"]
+Preset: TypeAlias = Literal["default", "paper", "vit-pytorch", "mean", "located"]
 ReducerName: TypeAlias = Literal["patchmerger", "average"]
 
 
@@ -23,11 +23,12 @@ class MergeSettings:
         positions: What merged tokens are given in place of positions, for models whose blocks are told where tokens
             are: "centroid" (RoPE; its default) or "drop" (RoPE, relative position bias).
         prefix: Whether class and register tokens stay as they are ("keep") or are merged too ("merge").
-        preset: A named setting: "default", "paper", "vit-pytorch" or "mean".
+        preset: A named setting: "default", "paper", "vit-pytorch", "mean" or "located".
         norm: Where to normalise, in place of the preset's: "scores", "both" or "none".
         scale: Factor on the scores, in place of the preset's.
         logit_std: Standard deviation of the scores of normalised tokens at the start, in place of the preset's (1;
             "mean": 0.02). Near 0 each merged token starts as the average of all, from some 3 on mostly as one of them.
+        prior: "grid" for located queries, as the preset "located" has them.
         reducer: "patchmerger", or "average" for average pooling in its place.
 
     Raises:
@@ -42,10 +43,13 @@ class MergeSettings:
     norm: Norm | None = None
     scale: float | None = None
     logit_std: float | None = None
+    prior: Prior | None = None
     reducer: ReducerName = "patchmerger"
 
     def __post_init__(self) -> None:
-        _check_choices(self, positions=Positions, prefix=Prefix, preset=Preset, norm=Norm, reducer=ReducerName)
+        _check_choices(
+            self, positions=Positions, prefix=Prefix, preset=Preset, norm=Norm, prior=Prior, reducer=ReducerName
+        )
         _check_counts("num_tokens", self.num_tokens, "the paper uses 8")
         if self.after is not None:
             _check_counts("after", self.after, "blocks are counted from 1")
@@ -63,10 +67,11 @@ class MergeSettings:
             raise ValueError(
                 f"merge.logit_std ({self.logit_std}) must be above 0, as queries that start alike stay alike: 1.0, say"
             )
-        queries = (self.preset, self.norm, self.scale, self.logit_std)
-        if self.reducer == "average" and queries != ("default", None, None, None):
+        queries = (self.preset, self.norm, self.scale, self.logit_std, self.prior)
+        if self.reducer == "average" and queries != ("default", None, None, None, None):
             raise ValueError(
-                "merge.preset, merge.norm, merge.scale and merge.logit_std mean nothing with merge.reducer='average'"
+                "merge.preset, merge.norm, merge.scale, merge.logit_std and merge.prior mean nothing with "
+                "merge.reducer='average'"
             )
 
     def places(self) -> tuple[list[int | None], list[int]]:
@@ -116,7 +121,7 @@ class ModelSettings:
 def _check_choices(settings: MergeSettings, **choices: Any) -> None:
     for name, kind in choices.items():
         value, allowed = getattr(settings, name), get_args(kind)
-        if value not in allowed and not (value is None and name in ("positions", "norm")):
+        if value not in allowed and not (value is None and name in ("positions", "norm", "prior")):
             raise ValueError(f"merge.{name} ({value!r}) must be one of {', '.join(map(repr, allowed))}")
 
 

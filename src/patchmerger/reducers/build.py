@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.hosts import Host
-from patchmerger.mechanism.options import Norm, Positions
-from patchmerger.merger import Init, PatchMerger, Prior
+from patchmerger.mechanism.options import Norm, Positions, Prior
+from patchmerger.merger import Init, PatchMerger
 
 
 def choose_reducers(

@@ -38,8 +38,10 @@ def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[
 
 
 def _without_decay(model: nn.Module, settings: TrainingSettings) -> set[str]:
-    """Names of matrices that are not decayed: what the model names, queries among them."""
+    """Names of matrices that are not decayed: what the model names, and what each merger names of its own."""
     names = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
-    if settings.decay_queries:
-        names -= {f"{name}.merger.weight" for name, module in model.named_modules() if is_merging(module)}
+    for name, module in model.named_modules():
+        if is_merging(module) and hasattr(module.merger, "no_weight_decay"):
+            names |= {f"{name}.merger.{own}" for own in module.merger.no_weight_decay()}
+            names -= {f"{name}.merger.weight"} if settings.decay_queries else set()
     return names
