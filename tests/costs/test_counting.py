@@ -1,3 +1,5 @@
+"""The count of each part, for variants of timm's ViT and for other families."""
+
 import copy
 
 import pytest
@@ -6,13 +8,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import SIZE, make_images, make_vit
-from patchmerger.costs.counting import count_parts, count_plain
+from costs.formulas import formula_flops
 from patchmerger.costs.model_cost import cost
-from patchmerger.insertion import insert
+from patchmerger.insertion import insert, remove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-COUNTED = {
+FAMILIES = {
     "eva02_tiny_patch14_224": None,
     "vit_small_patch16_dinov3": None,
     "cait_xxs24_224": None,
@@ -21,31 +23,22 @@ COUNTED = {
 }
 
 
-def test_counting_agrees_with_the_formulas(variant):
-    """The same model by both ways: the two share no code beyond the meta device."""
+def test_parts_of_each_variant(variant):
     model = insert(make_vit(variant), (9, 3), after=(1, 3))
-    by_formula, counted = cost(model), count_parts(model, None)
-    if by_formula.parts[-2].name == "attn_pool":  # the count takes all after the blocks together
-        blocks = by_formula.parts[:-2]
-        assert sum(part.flops for part in counted) == by_formula.flops
-        assert sum(part.params for part in counted) == by_formula.params
-    else:
-        blocks = by_formula.parts[:-1]
-        assert (counted[-1].flops, counted[-1].params) == (by_formula.parts[-1].flops, by_formula.parts[-1].params)
-    for part, expected in zip(counted, blocks, strict=False):
-        given = (part.name, part.tokens_in, part.tokens_out, part.flops, part.params)
-        assert given == (expected.name, expected.tokens_in, expected.tokens_out, expected.flops, expected.params)
-    assert count_plain(model, None) == by_formula.plain_flops
+    found = cost(model)
+    assert {part.name: part.flops for part in found.parts} == formula_flops(model)
+    assert found.params == sum(p.numel() for p in model.parameters())
+    assert found.plain_flops == sum(formula_flops(remove(model)).values())
 
 
-@pytest.mark.parametrize("architecture", COUNTED)
-def test_models_without_formulas(architecture):
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_other_families(architecture):
     model = timm.create_model(architecture, **{**SIZE, "img_size": 64}).eval()
     plain = cost(model)
     assert plain.speedup == 1
     assert plain.params == sum(p.numel() for p in model.parameters())
     before = copy.deepcopy(model)
-    insert(model, 3, after=1, positions=COUNTED[architecture])
+    insert(model, 3, after=1, positions=FAMILIES[architecture])
     merged = cost(model)
     assert merged.plain_flops == plain.flops
     assert merged.params == sum(p.numel() for p in model.parameters())

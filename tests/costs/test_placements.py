@@ -5,21 +5,20 @@ from itertools import combinations
 import pytest
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from conftest import SIZE, make_vit
-from patchmerger.costs.block_costs import on_meta
-from patchmerger.costs.counting import count_parts
+from patchmerger.costs.counting import count_parts, on_meta
 from patchmerger.costs.model_cost import cost
 from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
 from patchmerger.hosts import UnsupportedModelError
+from patchmerger.hosts.example_inputs import fit_to_size
 from patchmerger.insertion import insert
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FORMULA = ["class token", "attention pooling", "registers, average pooling", "distilled", "differential blocks"]
-COUNTED = {
+PLAIN = ["attention pooling", "registers, average pooling", "distilled", "differential blocks"]
+OTHERS = {
     "vit_small_patch16_rope_224": None,
     "vit_small_patch16_rope_mixed_224": None,
     "vit_relpos_small_patch16_224": "drop",
@@ -32,22 +31,22 @@ def check(model: nn.Module, image_size: int | None = None) -> None:
     for number, tokens in ((1, (9,)), (2, (9, 2))):
         for after in combinations(range(1, costs.depth), number):
             merged = costs.placement(after, tokens).apply(on_meta(model))
-            by_formula = isinstance(merged, VisionTransformer)
-            flops = cost(merged, image_size).flops if by_formula else sum(p.flops for p in count_parts(merged, None))
-            assert costs.flops(after, tokens) == flops, (after, tokens)
+            size = None if image_size is None else (image_size, image_size)
+            counted = sum(part.flops for part in count_parts(fit_to_size(merged, size), size))
+            assert costs.flops(after, tokens) == counted, (after, tokens)
 
 
-@pytest.mark.parametrize("name", FORMULA)
-def test_with_formulas(name):
-    check(make_vit(name))
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_vits(name):
+    check(make_vit(name, depth=3))
 
 
-@pytest.mark.parametrize("architecture", COUNTED)
-def test_counted(architecture):
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_other_families(architecture):
     with torch.device("meta"):
-        model = timm.create_model(architecture, **SIZE)
+        model = timm.create_model(architecture, **SIZE | {"depth": 3})
     check(model)
-    assert PlacementCosts(model, None).positions == COUNTED[architecture]
+    assert PlacementCosts(model, None).positions == OTHERS[architecture]
 
 
 def test_another_image_size():
@@ -62,7 +61,7 @@ def test_blocks_that_are_not_alike():
         model.blocks[index].mlp.fc2 = nn.Linear(width, 32)
     check(model)
     with torch.device("meta"):
-        rotary = timm.create_model("vit_small_patch16_rope_224", **SIZE)
+        rotary = timm.create_model("vit_small_patch16_rope_224", **SIZE | {"depth": 3})
     rotary.blocks[2].mlp.fc1 = nn.Linear(32, 8, device="meta")
     rotary.blocks[2].mlp.fc2 = nn.Linear(8, 32, device="meta")
     check(rotary)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from patchmerger.acceleration.settings import PlacementSettings
-from patchmerger.costs.block_costs import on_meta
+from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts
 from patchmerger.costs.planning import plan
 from patchmerger.mechanism.options import Positions

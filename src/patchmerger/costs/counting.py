@@ -1,7 +1,10 @@
-"""Cost of a model without formulas of its own: one run on the meta device under ``torch.utils.flop_counter``."""
+"""Tokens, FLOPs and parameters of each part of a model, counted in one run on the meta device."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,143 +13,169 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchmerger.costs.block_costs import on_meta
 from patchmerger.hosts import block_names, find_host
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.inserted import mergers
-from patchmerger.insertion import remove
 from patchmerger.mechanism.subclassing import host_class
 
 EMBEDDING, HEAD = "patch_embed", "head"
 
 
-@dataclass
-class CountedPart:
-    """One part of a model as a run showed it.
+@dataclass(frozen=True)
+class PartCost:
+    """Cost of one part of a model, for one image.
 
     Attributes:
-        name: Its name in the model; ``patch_embed`` is all before the blocks, ``head`` all after them.
-        tokens_in: Tokens that came in.
-        tokens_out: Tokens that went on.
+        name: Its name in the model, such as ``blocks.0`` and ``blocks.5.merger``; ``patch_embed`` is all that runs
+            before the blocks, ``head`` all that runs after them.
+        tokens_in: Tokens that come in; for ``patch_embed`` the patches.
+        tokens_out: Tokens that go on, prefix tokens counted in.
         flops: 1 multiply-add = 2 FLOPs.
-        params: Parameters that are not counted in an earlier part.
+        params: Parameters of this part; those shared with an earlier part are counted there.
     """
 
     name: str
-    tokens_in: int = 0
-    tokens_out: int = 0
+    tokens_in: int
+    tokens_out: int
+    flops: int
+    params: int
+
+
+def on_meta(module: nn.Module) -> Any:
+    """A copy on the meta device, in eval mode and without hooks; no weight is copied."""
+    tensors = [*module.parameters(), *module.buffers()]
+    memo: dict[int, object] = {}
+    for tensor in tensors:
+        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+    clone = copy.deepcopy(module, memo).eval()
+    for part in clone.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+    return clone
+
+
+@contextmanager
+def flop_counter() -> Iterator[FlopCounterMode]:
+    """Torch's counter of FLOPs, in inference and with nothing that escapes it."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel is not counted
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def count_parts(model: nn.Module, image_size: tuple[int, int] | None = None) -> list[PartCost]:
+    """Count each part, in the order in which they run, for one image.
+
+    Args:
+        model: A supported model on the meta device, with or without mergers, that takes images of that size.
+        image_size: Height and width in pixels; ``None`` is the model's own.
+
+    Raises:
+        ValueError: The model does not take images of that size.
+    """
+    host = find_host(model)
+    blocks = block_names(model, host)
+    inserted = {merger.name: merger.module for merger in mergers(model)}
+    run = _Run()
+    handles = []
+    for name, module in [*zip(blocks, host.blocks, strict=True), *inserted.items()]:
+        handles.append(module.register_forward_pre_hook(partial(run.before, name)))
+        handles.append(module.register_forward_hook(partial(run.after, name)))
+    handles.append(host.blocks[-1].register_forward_hook(run.end_blocks))
+    for name, module in model.named_modules():
+        if not any(name == block or name.startswith(f"{block}.") for block in blocks):
+            handles.append(module.register_forward_pre_hook(partial(run.outside_blocks, name)))
+    try:
+        output = _run(model, image_size, run)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _parts(model, host.num_prefix_tokens, blocks, run, output)
+
+
+@dataclass
+class _Seen:
+    """What the hooks saw of one block or merger."""
+
+    began: int
+    tokens_in: int
     flops: int = 0
-    params: int = 0
+    tokens_out: int = 0
 
 
 @dataclass
 class _Run:
     """What the hooks note during one run."""
 
-    counter: FlopCounterMode
-    parts: dict[str, CountedPart]
+    counter: FlopCounterMode | None = None
+    total: int = 0
+    seen: dict[str, _Seen] = field(default_factory=dict)
     after_blocks: bool = False
     head_modules: set[str] = field(default_factory=set)
-    began: dict[str, int] = field(default_factory=dict)
+
+    def flops(self) -> int:
+        return self.counter.get_total_flops() if self.counter is not None else 0
+
+    def before(self, name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.seen[name] = _Seen(self.flops(), args[0].shape[1])
+
+    def after(self, name: str, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        tokens: Tensor = output[0] if isinstance(output, tuple) else output
+        seen = self.seen[name]
+        seen.flops, seen.tokens_out = self.flops() - seen.began, tokens.shape[1]
+
+    def end_blocks(self, *_: Any) -> None:
+        self.after_blocks = True
+
+    def outside_blocks(self, name: str, *_: Any) -> None:
+        if self.after_blocks:
+            self.head_modules.add(name)
 
 
-def count_parts(model: nn.Module, image_size: tuple[int, int] | None) -> list[CountedPart]:
-    """Tokens, FLOPs and parameters of each part, in the order in which they run, for one image.
-
-    Args:
-        model: A supported model, on any device; it is not changed and nothing of it runs.
-        image_size: Pixels; ``None`` is the model's own.
-
-    Raises:
-        ValueError: The model does not take images of that size.
-    """
-    return _count(_sized(on_meta(model), image_size), image_size)
-
-
-def count_plain(model: nn.Module, image_size: tuple[int, int] | None) -> int:
-    """FLOPs of one image in the same model without its mergers."""
-    plain = _sized(on_meta(model), image_size)
-    return sum(part.flops for part in _count(remove(plain) if mergers(plain) else plain, image_size))
-
-
-def _sized(model: Any, image_size: tuple[int, int] | None) -> Any:
-    """A model on the meta device, its position embedding fitted to the image size where timm can do that."""
-    if image_size is not None and hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=image_size)
-    return model
-
-
-def _count(model: nn.Module, image_size: tuple[int, int] | None) -> list[CountedPart]:
-    host = find_host(model)
-    blocks = dict(zip(block_names(model, host), host.blocks, strict=True))
-    inserted = {merger.name: merger for merger in mergers(model)}
-    names = [name for block in blocks for name in (block, f"{block}.merger") if name in blocks or name in inserted]
-    run = _Run(FlopCounterMode(display=False), {name: CountedPart(name) for name in (EMBEDDING, *names, HEAD)})
-    for name, block in blocks.items():
-        block.register_forward_pre_hook(partial(_before, run, name))
-        block.register_forward_hook(partial(_after, run, name, name == [*blocks][-1]))
-    for name, merger in inserted.items():
-        merger.module.register_forward_pre_hook(partial(_before, run, name))
-        merger.module.register_forward_hook(partial(_after, run, name, False))
-    for name, module in model.named_modules():
-        if not any(name == part or name.startswith(f"{part}.") for part in blocks):
-            module.register_forward_pre_hook(partial(_note_head, run, name))
-    total = _run(model, run, image_size)
-
-    for name in inserted:  # a merger runs within its block
-        part, block_part = run.parts[name], run.parts[name.removesuffix(".merger")]
-        part.tokens_in, part.tokens_out = block_part.tokens_in, block_part.tokens_out
-        block_part.tokens_out = block_part.tokens_in
-        block_part.flops -= part.flops
-    first, last = run.parts[next(iter(blocks))], run.parts[names[-1]]
-    embedding, head = run.parts[EMBEDDING], run.parts[HEAD]
-    embedding.flops = run.began[first.name]
-    embedding.tokens_in, embedding.tokens_out = first.tokens_in - host.num_prefix_tokens, first.tokens_in
-    head.flops = total - sum(part.flops for part in run.parts.values())
-    head.tokens_in, head.tokens_out = last.tokens_out, 1
-    for name, parameter in model.named_parameters():
-        run.parts[_part_of(name, run, names)].params += parameter.numel()
-    return list(run.parts.values())
-
-
-def _part_of(parameter: str, run: _Run, names: list[str]) -> str:
-    inside = [name for name in names if parameter.startswith(f"{name}.")]
-    if inside:
-        return max(inside, key=len)
-    return HEAD if parameter.rpartition(".")[0] in run.head_modules else EMBEDDING
-
-
-def _run(model: nn.Module, run: _Run, image_size: tuple[int, int] | None) -> int:
+def _run(model: nn.Module, image_size: tuple[int, int] | None, run: _Run) -> Any:
     example = example_input(model, image_size)
-    if image_size is not None and host_class(model).__module__.startswith("transformers."):
-        example.others["interpolate_pos_encoding"] = True
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel escapes the counter
     try:
-        with torch.no_grad(), run.counter:
-            example.run(model)
+        with flop_counter() as run.counter:
+            output = example.run(model)
     except Exception as error:
         raise ValueError(
             f"image_size ({image_size}): counting {host_class(model).__name__} on an input of shape "
             f"{tuple(example.images.shape)} failed: {error}"
         ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-    return run.counter.get_total_flops()
+    run.total = run.flops()
+    return output
 
 
-def _before(run: _Run, name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
-    run.began[name] = run.counter.get_total_flops()
-    run.parts[name].tokens_in = args[0].shape[1]
+def _parts(model: nn.Module, num_prefix_tokens: int, blocks: tuple[str, ...], run: _Run, output: Any) -> list[PartCost]:
+    """The parts, from what the hooks saw."""
+    params = _parameters(model, blocks, run)
+    first = run.seen[blocks[0]]
+    tokens = first.tokens_in
+    parts = [PartCost(EMBEDDING, tokens - num_prefix_tokens, tokens, first.began, params[EMBEDDING])]
+    for name in blocks:
+        block, merger = run.seen[name], run.seen.get(f"{name}.merger")
+        if merger is None:
+            parts.append(PartCost(name, block.tokens_in, block.tokens_out, block.flops, params[name]))
+        else:  # it runs within its block, on the tokens that are merged; counted in are those that stay as they are
+            tokens = block.tokens_in
+            parts.append(PartCost(name, tokens, tokens, block.flops - merger.flops, params[name]))
+            name = f"{name}.merger"
+            parts.append(PartCost(name, tokens, block.tokens_out, merger.flops, params[name]))
+    rest = run.total - sum(part.flops for part in parts)
+    predictions = output.shape[1] if isinstance(output, Tensor) and output.ndim == 3 else 1
+    parts.append(PartCost(HEAD, parts[-1].tokens_out, predictions, rest, params[HEAD]))
+    return parts
 
 
-def _after(run: _Run, name: str, is_last: bool, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-    tokens: Tensor = output[0] if isinstance(output, tuple) else output
-    run.parts[name].flops = run.counter.get_total_flops() - run.began[name]
-    run.parts[name].tokens_out = tokens.shape[1]
-    run.after_blocks = run.after_blocks or is_last
-
-
-def _note_head(run: _Run, name: str, _module: nn.Module, _args: tuple[Any, ...]) -> None:
-    if run.after_blocks:
-        run.head_modules.add(name)
+def _parameters(model: nn.Module, blocks: tuple[str, ...], run: _Run) -> dict[str, int]:
+    """Parameters by part."""
+    names = [f"{block}.merger" for block in blocks if f"{block}.merger" in run.seen] + list(blocks)
+    counts = dict.fromkeys([EMBEDDING, *names, HEAD], 0)
+    for key, parameter in model.named_parameters():
+        owner = HEAD if key.rpartition(".")[0] in run.head_modules else EMBEDDING
+        counts[next((name for name in names if key.startswith(f"{name}.")), owner)] += parameter.numel()
+    return counts

@@ -1,13 +1,14 @@
-"""Where mergers can stand in a model, and what each choice costs: a few runs or formulas, then only additions.
+"""Where mergers can stand in a model, and what each choice costs: a few counted runs, then only additions.
 
-FLOPs add up over the blocks: those before a merger see N tokens, those after it M. With the costs of a model with a
-merger after block 1 and after block 2, those of all other places follow:
+FLOPs add up over the blocks: those before a merger see N tokens, those after it M. What a block costs is a quadratic
+polynomial in its tokens, so three counts with a merger after block 1 give the costs of all places and of every M:
 
     F(k, M) = embedding + Σ_{i ≤ k} b_i(N) + merger(N, M) + Σ_{i > k} b_i(M) + extra(M) + head(M)
 
 where:
 
 - b_i(n) is block i on n tokens, prefix tokens counted in;
+- merger(N, M) is linear in M;
 - extra(M) is what the first block after a merge costs more than it would further back (with rotary positions: their
   centroids are computed there).
 """
@@ -15,16 +16,18 @@ where:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 from itertools import combinations
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from patchmerger.costs.counting import count_parts
+from patchmerger.costs.counting import count_parts, on_meta
 from patchmerger.costs.model_cost import Cost, cost
 from patchmerger.hosts import UnsupportedModelError, block_names, find_host
+from patchmerger.hosts.example_inputs import fit_to_size
 from patchmerger.insertion import insert
 from patchmerger.mechanism.options import Positions
 
@@ -105,9 +108,10 @@ class PlacementCosts:
             self.num_patches = min(self.num_patches, host.num_patches)
         self._alike = len(host.blocks) > 2 and _shapes(host.blocks[1]) == _shapes(host.blocks[2])
         self._model, self._size = plain, None if image_size is None else self.cost.image_size
-        self._singles: dict[int, _Merged] = {}
-        self._pairs: dict[tuple[int, int], int] = {}
         self.positions = needed_positions(plain) if positions is None else positions
+        self._counted = cache(self._count)
+        self._merged = cache(self._fit_merged)
+        self._pair = cache(self._fit_pair)
 
     @property
     def depth(self) -> int:
@@ -129,42 +133,57 @@ class PlacementCosts:
             flops += merged.extra
         return flops + _total(merged.blocks, self.names[after[-1] :]) + merged.end
 
-    def _merged(self, num_tokens: int) -> _Merged:
-        if num_tokens in self._singles:
-            return self._singles[num_tokens]
-        parts = self._parts([1], [num_tokens])
+    def _fit_merged(self, num_tokens: int) -> _Merged:
+        parts = self._parts(1, num_tokens)
         begin, *later = self.names
-        known = {"patch_embed", f"{begin}.merger", *self.names}
+        known = ("patch_embed", begin, f"{begin}.merger", *later)
         blocks, extra = {name: parts[name] for name in later}, 0
         if len(later) > 1:
-            # Where the third block is like the second, one run shows the extra; else a second one must.
-            first = parts[later[0]] if self._alike else self._parts([2], [num_tokens])[later[1]]
+            # Blocks 2 and 3 are the same block at two places, or block 3 is measured at both of them.
+            first = parts[later[0]] if self._alike else self._parts(2, num_tokens)[later[1]]
             extra = first - parts[later[1]]
             blocks[later[0]] -= extra
-        self._singles[num_tokens] = _Merged(
+        return _Merged(
             blocks=blocks,
             merger=parts[begin] + parts[f"{begin}.merger"] - self.plain[begin],
             extra=extra,
             end=sum(flops for name, flops in parts.items() if name not in known),
         )
-        return self._singles[num_tokens]
 
-    def _pair(self, first: int, second: int) -> int:
-        """What a second merger costs, from ``first`` tokens to ``second``."""
-        if (first, second) not in self._pairs:
-            begin, merging, *later = self.names
-            once, twice = self._merged(first), self._merged(second)
-            others = self.plain["patch_embed"] + self.plain[begin] + once.merger + once.extra + once.blocks[merging]
-            others += twice.extra + _total(twice.blocks, later) + twice.end
-            self._pairs[first, second] = sum(self._parts([1, 2], [first, second]).values()) - others
-        return self._pairs[first, second]
+    def _fit_pair(self, first: int, second: int) -> int:
+        """What a second merger costs, from ``first`` tokens to ``second``: it is linear in either."""
+        rows = {f: interpolated({s: self._counted_pair(f, s) for s in (1, 2)}, second) for f in (2, 3)}
+        return interpolated(rows, first)
 
-    def _parts(self, after: list[int], num_tokens: list[int]) -> dict[str, int]:
-        """FLOPs by part, as ``cost`` has them."""
-        model = insert(copy.deepcopy(self._model), num_tokens, after, positions=self.positions)
-        if isinstance(model, VisionTransformer):
-            return {part.name: part.flops for part in cost(model, self._size).parts}
+    def _counted_pair(self, first: int, second: int) -> int:
+        begin, merging, *later = self.names
+        once, twice = self._merged(first), self._merged(second)
+        others = self.plain["patch_embed"] + self.plain[begin] + once.merger + once.extra + once.blocks[merging]
+        others += twice.extra + _total(twice.blocks, later) + twice.end
+        return sum(self._counted((1, 2), (first, second)).values()) - others
+
+    def _parts(self, after: int, num_tokens: int) -> dict[str, int]:
+        """FLOPs by part with one merger: each is a quadratic polynomial in its tokens, fitted to three counts."""
+        points = range(1, min(3, self.num_patches) + 1)
+        counts = {tokens: self._counted((after,), (tokens,)) for tokens in points}
+        return {name: interpolated({m: parts[name] for m, parts in counts.items()}, num_tokens) for name in counts[1]}
+
+    def _count(self, after: tuple[int, ...], num_tokens: tuple[int, ...]) -> dict[str, int]:
+        """FLOPs by part, in a run of the model."""
+        model = fit_to_size(insert(on_meta(self._model), num_tokens, after, positions=self.positions), self._size)
         return {part.name: part.flops for part in count_parts(model, self._size)}
+
+
+def interpolated(values: Mapping[int, int], at: int) -> int:
+    """The polynomial of least degree through ``values``, at another whole number; exact."""
+    total = Fraction(0)
+    for point, value in values.items():
+        factor = Fraction(value)
+        for other in values:
+            if other != point:
+                factor *= Fraction(at - other, point - other)
+        total += factor
+    return int(total)
 
 
 def needed_positions(model: nn.Module) -> Positions | None:

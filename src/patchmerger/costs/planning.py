@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from patchmerger.costs.block_costs import on_meta
-from patchmerger.costs.model_cost import table_text
+from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
 from patchmerger.inserted import mergers as inserted
 from patchmerger.mechanism.options import Positions
 from patchmerger.models.finding import find_model
+from patchmerger.runs.text_table import text_table
 from patchmerger.speed.benchmark import measure as measure_speed
 from patchmerger.speed.measurement import Measurement
 from patchmerger.speed.options import Compile, Precision
@@ -55,23 +55,22 @@ class Plan:
         }
 
     def __str__(self) -> str:
-        """A table of the placements, and the line to paste."""
-        from rich.table import Table
-
+        """A table of the placements, and the line that makes the first."""
         height, width = self.image_size
         wanted = f"{self.budget / 1e9:.4g} GFLOPs" if self.speedup is None else f"{self.speedup:g}× fewer FLOPs"
-        table = Table(
-            title=f"{self.model}, {height} × {width} pixels, {self.plain_flops / 1e9:.4g} GFLOPs: {wanted} or better"
-        )
-        columns = ["after block", "tokens", "GFLOPs", "predicted", "measured (quartiles)", "insert"]
-        for column in columns if self.measured else [c for c in columns if not c.startswith("measured")]:
-            table.add_column(column, justify="left" if column == "insert" else "right", no_wrap=True)
+        header = ("after block", "tokens", "GFLOPs", "predicted", *(["measured (quartiles)"] if self.measured else []))
+        rows = [header]
         for p in self.placements:
-            cells = [", ".join(map(str, numbers)) for numbers in (p.after, p.num_tokens)]
-            cells += [f"{p.flops / 1e9:#.4g}", f"{p.speedup:.2f}×"]
-            table.add_row(*cells, *([_measured_text(self.measured, p)] if self.measured else []), p.line)
-        text = table_text(table) + "later is safer, and so are more tokens; a merger in a trained model must be trained"
-        return text if self.measured is None else f"{text}\n{self._verdict(self.measured)}"
+            after, tokens = (", ".join(map(str, numbers)) for numbers in (p.after, p.num_tokens))
+            measured = [_measured_text(self.measured, p)] if self.measured else []
+            rows.append((after, tokens, f"{p.flops / 1e9:#.4g}", f"{p.speedup:.2f}×", *measured))
+        lines = [
+            f"{self.model}, {height} × {width} pixels, {self.plain_flops / 1e9:.4g} GFLOPs: {wanted} or better",
+            text_table(rows),
+            "later is safer, and so are more tokens; a merger in a trained model must be trained",
+            f"the first: {self.placements[0].line}",
+        ]
+        return "\n".join(lines + ([self._verdict(self.measured)] if self.measured else []))
 
     def _verdict(self, measured: Measurement) -> str:
         """What the measurement says of the wanted speed-up."""
@@ -181,8 +180,9 @@ def _counts(costs: PlacementCosts, num_tokens: Sequence[int] | None, mergers: in
     """The numbers of tokens to choose from: those asked for, checked, or those that there are enough patches for."""
     if num_tokens is None:  # the paper has 8
         least = min(3, (costs.num_patches // 4).bit_length() - 1)
-        return [2**power for power in range(max(0, least), 8) if 2**power < costs.num_patches] or [1]
-    counts = list(num_tokens)
+        counts = [2**power for power in range(max(0, least), 8) if 2**power < costs.num_patches] or [1]
+    else:
+        counts = list(num_tokens)
     if not counts or any(type(count) is not int or not 1 <= count < costs.num_patches for count in counts):
         raise ValueError(
             f"num_tokens ({counts}) must be whole numbers from 1 to {costs.num_patches - 1}: "

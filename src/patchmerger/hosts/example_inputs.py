@@ -1,14 +1,16 @@
-"""An input that a model takes, made of zeros or noise: for counting, checking and measuring."""
+"""The images that a model takes: their size, and an example of zeros or noise for counting, checking, measuring."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from patchmerger.mechanism.subclassing import host_class
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -51,48 +53,90 @@ def example_input(
     Raises:
         ValueError: The size is neither given nor known, or the model takes no images of another size.
     """
-    library = host_class(model).__module__.split(".")[0]
-    if library == "transformers":
+    if _library(model) == "transformers":
         example = _for_transformers(model, image_size, batch_size)
     else:
-        own = _size_of_timm(model) if library == "timm" else _size_of_attribute(model)
-        size = own if image_size is None else _pair(image_size)
-        if size is None:
-            raise ValueError(
-                f"image_size (None) must be given: {host_class(model).__name__} does not say the size of its images"
-            )
-        channels = _channels(model)
-        example = Example(torch.zeros(batch_size, channels, *size))
+        size = image_size_of(model) if image_size is None else _pair(image_size)
+        example = Example(torch.zeros(batch_size, _channels(model), *size))
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     if seed is None:
         images = example.images
     else:
         images = torch.randn(example.images.shape, generator=torch.Generator().manual_seed(seed))
-    others = {name: value.to(like.device) for name, value in example.others.items()}
+    others = {
+        name: value.to(like.device) if isinstance(value, Tensor) else value for name, value in example.others.items()
+    }
     return Example(images.to(device=like.device, dtype=like.dtype), example.name, others)
 
 
+def image_size_of(model: nn.Module) -> tuple[int, int]:
+    """Height and width in pixels of the images that a model was built for (of a spectrogram: time and frequency).
+
+    Raises:
+        ValueError: The model does not say it.
+    """
+    library = _library(model)
+    if library == "transformers":
+        return _size_of_transformers(_vision_config(model))
+    size = _size_of_timm(model) if library == "timm" else _size_of_attribute(model)
+    if size is None:
+        raise ValueError(
+            f"image_size (None) must be given: {host_class(model).__name__} does not say the size of its images"
+        )
+    return size
+
+
+def fit_to_size(model: ModelT, image_size: int | tuple[int, int] | None) -> ModelT:
+    """Set the input size of a timm model, in place, where it is another one and fixed."""
+    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if image_size is None or own is None or getattr(model, "dynamic_img_size", False):
+        return model
+    if tuple(own) != _pair(image_size) and hasattr(model, "set_input_size"):
+        model.set_input_size(_pair(image_size))  # type: ignore[operator]
+    return model
+
+
+def _library(model: nn.Module) -> str:
+    return host_class(model).__module__.split(".")[0]
+
+
+def _vision_config(model: Any) -> Any:
+    return getattr(model.config, "vision_config", None) or model.config
+
+
+def _size_of_transformers(config: Any) -> tuple[int, int]:
+    if hasattr(config, "num_mel_bins"):
+        return int(config.max_length), int(config.num_mel_bins)
+    if "siglip2" in config.model_type:
+        side = round(config.num_patches**0.5) * config.patch_size
+        return side, side
+    return _pair(config.image_size)
+
+
 def _for_transformers(model: Any, image_size: int | tuple[int, int] | None, batch_size: int) -> Example:
-    config = getattr(model.config, "vision_config", None) or model.config
+    config = _vision_config(model)
+    own = _size_of_transformers(config)
+    size = own if image_size is None else _pair(image_size)
     if hasattr(config, "num_mel_bins"):  # a spectrogram: time × frequency
         if image_size is not None:
             raise ValueError(f"image_size ({image_size}) means nothing to {host_class(model).__name__}")
-        return Example(torch.zeros(batch_size, config.max_length, config.num_mel_bins), "input_values")
+        return Example(torch.zeros(batch_size, *size), "input_values")
     if "siglip2" in config.model_type:
-        side = round(config.num_patches**0.5)
-        rows, columns = (side, side) if image_size is None else (s // config.patch_size for s in _pair(image_size))
+        rows, columns = (pixels // config.patch_size for pixels in size)
         patches = torch.zeros(batch_size, rows * columns, config.num_channels * config.patch_size**2)
         real = torch.ones(batch_size, rows * columns, dtype=torch.long)
         shapes = torch.tensor([[rows, columns]]).repeat(batch_size, 1)
         return Example(patches, "pixel_values", {"pixel_attention_mask": real, "spatial_shapes": shapes})
-    size = _pair(config.image_size) if image_size is None else _pair(image_size)
     frames = [config.num_frames] if hasattr(config, "num_frames") else []  # a video
-    return Example(torch.zeros(batch_size, *frames, getattr(config, "num_channels", 3), *size), "pixel_values")
+    others = {} if size == own else {"interpolate_pos_encoding": True}
+    return Example(torch.zeros(batch_size, *frames, getattr(config, "num_channels", 3), *size), "pixel_values", others)
 
 
 def _size_of_timm(model: Any) -> tuple[int, int]:
     from timm.models import get_model_input_config
 
+    if (size := getattr(getattr(model, "patch_embed", None), "img_size", None)) is not None:
+        return _pair(size)
     _, height, width = get_model_input_config(model)["input_size"]
     return int(height), int(width)
 

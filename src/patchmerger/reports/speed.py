@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +10,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from patchmerger.costs.model_cost import table_text
 from patchmerger.speed.compiling import compile_name
 from patchmerger.speed.record import RowKey
 from patchmerger.speed.roofline import Ceilings
@@ -142,3 +142,11 @@ def _timings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _merged(row: dict[str, Any]) -> dict[str, Any]:
     return next(timing for timing in row["measurement"]["timings"] if timing["name"] == "merged")
+
+
+def table_text(table: Table) -> str:
+    """A rich table as text, without colours and as wide as it needs."""
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"

@@ -9,7 +9,7 @@ from torch import nn
 
 from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.hosts.example_inputs import example_input
+from patchmerger.hosts.example_inputs import image_size_of
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.speed.compiling import check_compile
 from patchmerger.speed.measurement import Measurement, Timing
@@ -152,10 +152,7 @@ def _own(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _pixels(model: nn.Module, size: tuple[int, int] | None) -> tuple[int, int]:
-    if size is not None:
-        return size
-    height, width = example_input(model).images.shape[-2:]
-    return int(height), int(width)
+    return image_size_of(model) if size is None else size
 
 
 def _check_models(models: Mapping[str, nn.Module], baseline: str | None) -> str:

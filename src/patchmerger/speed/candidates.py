@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from patchmerger.costs.block_costs import on_meta
+from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import needed_positions
 from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from patchmerger.costs.model_cost import table_text
+from patchmerger.runs.text_table import text_table
 from patchmerger.speed.compiling import compile_name
 from patchmerger.speed.options import Compile, Precision
 
@@ -123,22 +123,19 @@ class Measurement:
 
     def __str__(self) -> str:
         """A table with a row for each model, and what it was measured on."""
-        from rich.table import Table
-
         height, width = self.image_size
         what = "Training step" if self.training else "Inference"
-        table = Table(title=f"{what}, batch of {self.batch_size}, {height} × {width} pixels, {self.precision}")
-        table.add_column("model")
-        columns = ["ms / batch", "images/s", f"time / {self.baseline} (quartiles)", "speed-up", "predicted", "peak MiB"]
         with_memory = any(timing.peak_memory is not None for timing in self.timings)
-        for column in columns if with_memory else columns[:-1]:
-            table.add_column(column, justify="right")
+        memory = ["peak MiB"] if with_memory else []
+        rows = [("model", "ms / batch", "images/s", "speed-up (quartiles)", "predicted", *memory)]
         for t in self.timings:
-            quartiles = " … ".join(f"{quartile:.3f}" for quartile in t.ratio_quartiles)
-            cells = [t.name, f"{t.seconds * 1e3:.2f}", f"{t.images_per_second:,.1f}", f"{t.ratio:.3f} ({quartiles})"]
-            cells += [f"{t.speedup:.2f}×", f"{t.predicted_speedup:.2f}×" if t.predicted_speedup else "unknown"]
-            table.add_row(*cells, *([f"{(t.peak_memory or 0) / 2**20:,.0f}"] if with_memory else []))
-        return table_text(table) + self.conditions
+            low, high = t.speedup_quartiles
+            cells = [t.name, f"{t.seconds * 1e3:.2f}", f"{t.images_per_second:,.1f}"]
+            cells += [f"{t.speedup:.2f}× ({low:.2f} … {high:.2f})"]
+            cells += [f"{t.predicted_speedup:.2f}×" if t.predicted_speedup else "unknown"]
+            rows.append((*cells, *([f"{(t.peak_memory or 0) / 2**20:,.0f}"] if with_memory else [])))
+        title = f"{what}, batch of {self.batch_size}, {height} × {width} pixels, {self.precision}"
+        return f"{title}\n{text_table(rows)}\n{self.conditions}"
 
     @property
     def conditions(self) -> str:

@@ -29,11 +29,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchmerger.costs.block_costs import on_meta
-from patchmerger.hosts.example_inputs import example_input
+from patchmerger.costs.counting import flop_counter, on_meta
+from patchmerger.hosts.example_inputs import example_input, fit_to_size
 from patchmerger.runs.environment import device_name
 from patchmerger.speed.options import Precision
-from patchmerger.speed.timed_steps import DTYPES, fit_to_size
+from patchmerger.speed.timed_steps import DTYPES
 
 _OPTIMIZER_BYTES = 28
 _CPU, _GPU = (1024, 2**26), (8192, 2**30)
@@ -122,15 +122,8 @@ def products_of(
     """
     clone = fit_to_size(on_meta(model), image_size).to(DTYPES[precision])
     example = example_input(clone, image_size, batch_size=batch_size)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel escapes the counter
-    try:
-        counter = FlopCounterMode(display=False)
-        products = _Products(counter)
-        with torch.no_grad(), counter, products:
-            example.run(clone)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with flop_counter() as counter, _Products(counter) as products:
+        example.run(clone)
     return products.found
 
 

@@ -15,10 +15,11 @@ from torch import nn
 
 from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import block_names, find_host
+from patchmerger.hosts.example_inputs import example_input, fit_to_size
 from patchmerger.inserted import mergers
 from patchmerger.runs.environment import environment
 from patchmerger.speed.options import Precision
-from patchmerger.speed.timed_steps import DTYPES, fit_to_size, input_of
+from patchmerger.speed.timed_steps import DTYPES
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def measure_stages(
     for name, model in models.items():
         clone = fit_to_size(copy.deepcopy(model).eval(), image_size).to(device=device, dtype=DTYPES[precision])
         runs[name] = _Run(clone, places, device)
-    batches = {n: input_of(run.model, image_size, batch_size=batch_size, seed=seed) for n, run in runs.items()}
+    batches = {n: example_input(run.model, image_size, batch_size=batch_size, seed=seed) for n, run in runs.items()}
     names = list(models)
     with torch.inference_mode():
         for name in names:

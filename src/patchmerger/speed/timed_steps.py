@@ -7,19 +7,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchmerger.hosts.example_inputs import Example, example_input
-from patchmerger.mechanism.subclassing import host_class
+from patchmerger.hosts.example_inputs import Example, example_input, fit_to_size
 from patchmerger.speed.compiling import compiled
 from patchmerger.speed.memory import peak_of
 from patchmerger.speed.options import Compile, Precision
-
-ModelT = TypeVar("ModelT", bound=nn.Module)
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _ROUNDS_TO_KEEP = 3
@@ -76,7 +73,7 @@ def timed_step(
     clone = fit_to_size(copy.deepcopy(model).train(training), size)
     clone.zero_grad(set_to_none=True)
     clone.to(device=device, dtype=torch.float32 if training else dtype)
-    batch = input_of(clone, size, batch_size=batch_size, seed=seed)
+    batch = example_input(clone, size, batch_size=batch_size, seed=seed)
     if not training:
         return TimedStep(_inference_step(compiled(clone, compile), batch), clone)
     with torch.no_grad(), torch.autocast(device.type, dtype, enabled=precision != "float32"):
@@ -91,27 +88,6 @@ def timed_step(
     optimizer = _adamw([p for p in clone.parameters() if p.requires_grad])
     run = _training_step(compiled(clone, compile), batch, labels, optimizer, precision)
     return TimedStep(run, clone, optimizer)
-
-
-def fit_to_size(model: ModelT, image_size: int | tuple[int, int] | None) -> ModelT:
-    """Set the input size of a timm model, in place, where it is another one and fixed."""
-    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if image_size is None or own is None or getattr(model, "dynamic_img_size", False):
-        return model
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if tuple(own) != size and hasattr(model, "set_input_size"):
-        model.set_input_size(size)  # type: ignore[operator]
-    return model
-
-
-def input_of(
-    model: nn.Module, image_size: int | tuple[int, int] | None, *, batch_size: int, seed: int | None = None
-) -> Example:
-    """A batch for a model that :func:`fit_to_size` has seen."""
-    example = example_input(model, image_size, batch_size=batch_size, seed=seed)
-    if image_size is not None and host_class(model).__module__.startswith("transformers."):
-        example.others["interpolate_pos_encoding"] = True
-    return example
 
 
 def _scores(output: Any) -> Any:

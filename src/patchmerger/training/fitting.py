@@ -24,6 +24,7 @@ from patchmerger.data import (
     load_images,
 )
 from patchmerger.diagnosis import diagnose
+from patchmerger.hosts.example_inputs import image_size_of
 from patchmerger.hub import save
 from patchmerger.inserted import mergers
 from patchmerger.models.build import check_patches
@@ -232,7 +233,7 @@ def native_size(images: ImageSplits) -> int:
 
 def square_input(model: nn.Module) -> int:
     """The side of the square images that a model takes, in pixels."""
-    height, width = cost(model).image_size
+    height, width = image_size_of(model)
     if height != width:
         raise ValueError(f"model.args make a model for images of {height} × {width} pixels; training takes square ones")
     return height

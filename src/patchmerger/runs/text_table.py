@@ -1,0 +1,25 @@
+"""Tables as plain text, for objects that are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def text_table(rows: Sequence[Sequence[str]], *, with_total: bool = False) -> str:
+    """Columns as wide as they need: the first one to the left, the others to the right, under a line.
+
+    Args:
+        rows: Cells; the first row is the header.
+        with_total: Draw a line above the last row too.
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    ending = [rule, lines.pop()] if with_total else []
+    return "\n".join([lines[0], rule, *lines[1:], *ending])
