@@ -150,7 +150,7 @@ def _run(model: nn.Module, image_size: tuple[int, int] | None, run: _Run) -> Any
     return output
 
 
-def _parts(model: nn.Module, num_prefix_tokens: int, blocks: tuple[str, ...], run: _Run, output: Any) -> list[PartCost]:
+def _parts(model: nn.Module, num_prefix_tokens: int, blocks: list[str], run: _Run, output: Any) -> list[PartCost]:
     """The parts, from what the hooks saw."""
     params = _parameters(model, blocks, run)
     first = run.seen[blocks[0]]
@@ -171,7 +171,7 @@ def _parts(model: nn.Module, num_prefix_tokens: int, blocks: tuple[str, ...], ru
     return parts
 
 
-def _parameters(model: nn.Module, blocks: tuple[str, ...], run: _Run) -> dict[str, int]:
+def _parameters(model: nn.Module, blocks: list[str], run: _Run) -> dict[str, int]:
     """Parameters by part."""
     names = [f"{block}.merger" for block in blocks if f"{block}.merger" in run.seen] + list(blocks)
     counts = dict.fromkeys([EMBEDDING, *names, HEAD], 0)

@@ -122,8 +122,10 @@ def products_of(
     """
     clone = fit_to_size(on_meta(model), image_size).to(DTYPES[precision])
     example = example_input(clone, image_size, batch_size=batch_size)
-    with flop_counter() as counter, _Products(counter) as products:
-        example.run(clone)
+    with flop_counter() as counter:
+        products = _Products(counter)
+        with products:
+            example.run(clone)
     return products.found
 
 
