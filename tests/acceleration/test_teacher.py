@@ -7,10 +7,16 @@ from acceleration.test_classifier import transformers_vit
 from conftest import make_vit
 from patchmerger import insert, save
 from patchmerger.acceleration.teacher import find_teacher
+from patchmerger.data import Preprocessing
 
 
 def test_given_numbers_go_before_known_ones(tmp_path):
-    save(make_vit(), tmp_path / "model", mean=(0.1, 0.2, 0.3), class_names=list("abcde"))
+    save(
+        make_vit(),
+        tmp_path / "model",
+        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.5,) * 3),
+        class_names=list("abcde"),
+    )
     teacher = find_teacher(tmp_path / "model", std=(0.1, 0.1, 0.2), crop_pct=0.9)
     assert (teacher.preprocessing.mean, teacher.preprocessing.std) == ((0.1, 0.2, 0.3), (0.1, 0.1, 0.2))
     assert teacher.preprocessing.crop_pct == 0.9

@@ -1,4 +1,4 @@
-"""Folders to save into, and no way to the Hugging Face hub."""
+"""Folders to save into, and no way to the Hugging Face Hub."""
 
 from collections.abc import Iterator
 from pathlib import Path

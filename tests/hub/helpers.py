@@ -85,7 +85,7 @@ def change_config(folder: Path, **changes: object) -> None:
 
 
 def split_weights(folder: Path) -> list[Path]:
-    """Split the weights into two files with an index, as the Hugging Face hub has them for large models."""
+    """Split the weights into two files with an index, as the Hugging Face Hub has them for large models."""
     weights = load_file(folder / "model.safetensors")
     names = sorted(weights)
     paths = [folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]

@@ -74,12 +74,12 @@ def test_weights_of_another_model(saved, tmp_path):
     ("changes", "message"),
     [
         (
-            {"patchmerger": {"schema_version": 3}},
-            "has schema_version 3, but this patchmerger knows up to 2: upgrade it",
+            {"patchmerger": {"schema_version": 2}},
+            "has schema_version 2, but this patchmerger knows up to 1: upgrade it",
         ),
         ({"patchmerger": {"schema_version": "1"}}, r"no valid schema_version under 'patchmerger' \('1'\)"),
         ({"patchmerger": []}, r"no valid schema_version under 'patchmerger' \(None\)"),
-        ({"patchmerger": {"schema_version": 1}}, "describes its mergers in a way that is not understood: 'mergers'"),
+        ({"patchmerger": {"schema_version": 1}}, "describes its mergers in a way that is not understood: .*mergers"),
         (
             {"patchmerger": {"schema_version": 1, "mergers": [{"behind": 2}]}},
             "describes its mergers in a way that is not understood: .*behind",
@@ -91,7 +91,7 @@ def test_weights_of_another_model(saved, tmp_path):
                     "mergers": [{"after": 2, "num_tokens": 4, "prefix": "keep", "reducer": "X"}],
                 }
             },
-            "the merger after block 2 is not understood",
+            r"not understood: .*mergers.0.reducer",
         ),
         ({"architecture": "vit_of_tomorrow"}, "names the architecture 'vit_of_tomorrow', which timm .* does not know"),
         ({"architecture": None}, "names no architecture: it is not in the form of timm's hub, of transformers or"),

@@ -1,4 +1,4 @@
-"""The mergers of a config: what older versions wrote is read, and they are told what they would misread."""
+"""The mergers of a config, as they are written and read."""
 
 import json
 
@@ -21,7 +21,7 @@ def make_rope() -> torch.nn.Module:
         return timm.create_model("vit_small_patch16_dinov3", **{**SIZE, "img_size": 48}).eval()
 
 
-def test_a_folder_without_positions_bears_the_version_that_knew_none(saved):
+def test_what_is_written(saved):
     ours = read_config(saved)["patchmerger"]
     assert ours == {
         "schema_version": 1,
@@ -35,6 +35,7 @@ def test_a_folder_without_positions_bears_the_version_that_knew_none(saved):
                 "scale": 1.0,
                 "prior": None,
                 "eps": 1e-6,
+                "positions": None,
             }
         ],
     }
@@ -43,7 +44,7 @@ def test_a_folder_without_positions_bears_the_version_that_knew_none(saved):
 def test_a_plain_folder_has_nothing_of_ours(folder):
     save(make_vit(), folder)
     assert "patchmerger" not in read_config(folder)
-    change_config(folder, patchmerger={"schema_version": 1, "mergers": []})  # as version 0.1 wrote it
+    change_config(folder, patchmerger={"schema_version": 1, "mergers": []})
     assert torch.equal(load(folder)(make_images()), make_vit()(make_images()))
 
 
@@ -52,7 +53,7 @@ def test_positions(positions, folder):
     model = insert(make_rope(), 4, positions=positions)
     save(model, folder)
     ours = read_config(folder)["patchmerger"]
-    assert (ours["schema_version"], ours["mergers"][0]["positions"]) == (2, positions)
+    assert ours["mergers"][0]["positions"] == positions
     again = load(folder)
     images = make_images(size=48)
     assert torch.equal(again(images), model(images))
@@ -78,8 +79,10 @@ def test_positions_that_the_model_has_no_use_for(saved):
         ({"after": 4}, r"after \(4\) must be a block from 1 to 3"),
         ({"num_tokens": 99}, r"num_tokens \(99\) after block 2 is more than the 16 tokens that arrive"),
         ({"prefix": "merge"}, r"prefix \('merge'\) would merge tokens that are needed"),
-        ({"norm": "batch"}, r"norm"),
-        ({"reducer": "AveragePool"}, r"unexpected weights: blocks\.1\.merger\.norm\.bias"),
+        ({"norm": "batch"}, r"mergers\.0\.norm"),
+        ({"after": "2"}, r"mergers\.0\.after"),
+        ({"norm": None}, r"norm \(None\)"),
+        ({"reducer": "AveragePool", "norm": None, "scale": None}, r"unexpected weights: blocks\.1\.merger\.norm\.bias"),
     ],
 )
 def test_mergers_that_the_model_cannot_take(saved, changes, message):

@@ -98,7 +98,7 @@ def test_a_failure_on_the_way_leaves_what_was_there(saved, monkeypatch, overwrit
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
     target = saved if overwrite else saved.with_name("new")
     with monkeypatch.context() as patch:
-        patch.setattr("patchmerger.hub.weights.save_file", fail)
+        patch.setattr("patchmerger.runs.tensors.save_file", fail)
         with pytest.raises(OSError, match="no space left on device"):
             save(make_vit(), target, overwrite=overwrite)
     assert [path.name for path in saved.parent.iterdir()] == ["mine"]
@@ -109,7 +109,7 @@ def test_a_failed_rename_puts_the_old_model_back(saved, monkeypatch):
     rename = Path.rename
 
     def fail_for_the_new_one(self: Path, target: Path) -> Path:
-        if self.suffix == ".tmp":
+        if self.suffix == ".partial":
             raise OSError("interrupted")
         return rename(self, target)
 
@@ -126,6 +126,11 @@ def test_the_folder_can_be_read_by_others_as_any_new_folder(saved):
     usual = saved.parent / "usual"
     usual.mkdir()
     assert stat.S_IMODE(saved.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
+    (saved.parent / "file").touch()
+    expected = stat.S_IMODE((saved.parent / "file").stat().st_mode)
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in saved.iterdir()} == {
+        "config.json": expected, "model.safetensors": expected,
+    }  # fmt: skip
 
 
 def test_nothing_is_pickled(saved):

@@ -9,6 +9,7 @@ from timm.data import resolve_model_data_config
 
 from conftest import SIZE, make_images, make_vit
 from hub.helpers import assert_round_trip, change_config, read_config
+from patchmerger.data import Preprocessing
 from patchmerger.hub import SavedConfig, SavedMerger, describe, load, save
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
@@ -163,10 +164,7 @@ def test_preprocessing_and_class_names(folder):
     save(
         insert(make_vit(), 4),
         folder,
-        mean=(0.1, 0.2, 0.3),
-        std=(0.4, 0.5, 0.6),
-        crop_pct=0.8,
-        interpolation="bilinear",
+        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear"),
         class_names=names,
     )
     expected = SavedConfig(
@@ -174,11 +172,7 @@ def test_preprocessing_and_class_names(folder):
         architecture="vit_small_patch16_224",
         num_classes=5,
         input_size=(3, 32, 32),
-        mean=(0.1, 0.2, 0.3),
-        std=(0.4, 0.5, 0.6),
-        crop_pct=0.8,
-        crop_mode="center",
-        interpolation="bilinear",
+        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear"),
         class_names=tuple(names),
         mergers=(SavedMerger(2, 4, "keep", "PatchMerger", norm="scores", scale=1.0, eps=1e-6),),
     )
@@ -198,15 +192,16 @@ def test_preprocessing_and_class_names(folder):
 def test_preprocessing_by_default_is_the_architecture_s(folder):
     model = make_vit("attention pooling")
     saved_config = describe(save(model, folder))
-    assert (saved_config.mean, saved_config.std, saved_config.crop_pct) == ((0.5,) * 3, (0.5,) * 3, 0.9)
+    assert saved_config.preprocessing == Preprocessing((0.5,) * 3, (0.5,) * 3, 0.9)
     assert saved_config.class_names is None
     assert saved_config.mergers == ()
 
 
 def test_one_channel(folder):
     model = make_vit(in_chans=1)
-    saved_config = describe(save(model, folder, mean=(0.3,), std=(0.35,)))
-    assert (saved_config.input_size, saved_config.mean, saved_config.std) == ((1, 32, 32), (0.3,), (0.35,))
+    saved_config = describe(save(model, folder, preprocessing=Preprocessing((0.3,), (0.35,))))
+    assert saved_config.input_size == (1, 32, 32)
+    assert (saved_config.preprocessing.mean, saved_config.preprocessing.std) == ((0.3,), (0.35,))
 
 
 def test_describe_reads_timm_s_older_formats(saved):

@@ -6,6 +6,7 @@ from timm.models.vision_transformer import ParallelScalingBlock
 from torch import nn
 
 from conftest import make_images, make_vit
+from patchmerger.data import Preprocessing
 from patchmerger.hub import load, save
 from patchmerger.insertion import insert
 
@@ -18,10 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"class_names": ["a", "b"]}, "class_names has 2 names, but the model has 5 classes"),
         ({"class_names": "abcde"}, r"class_names \('abcde'\) must be a sequence of strings"),
         ({"class_names": [0, 1, 2, 3, 4]}, "must be a sequence of strings"),
-        ({"mean": (0.5, 0.5)}, "mean must have one value or 3 values, got 2"),
-        ({"std": (0.5, 0.0, 0.5)}, r"std \(\(0.5, 0.0, 0.5\)\) must be above 0"),
-        ({"crop_pct": 0}, r"crop_pct \(0\) must be above 0"),
-        ({"interpolation": "cubic"}, r"interpolation \('cubic'\) must be one of"),
+        ({"preprocessing": Preprocessing((0.5,) * 2, (0.5,) * 2)}, "a mean of 2 values .*3 channels"),
         ({"model_args": {"num_classes": 9}}, "num_classes=9 disagrees with the current model"),
         ({"model_args": {"colour": "red"}}, r"timm .* cannot make 'vit_small_patch16_224' with the model_args.*colour"),
     ],

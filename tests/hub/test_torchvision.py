@@ -7,6 +7,7 @@ from torchvision import models
 from torchvision.models.vision_transformer import ConvStemConfig, VisionTransformer
 
 from hub.helpers import assert_round_trip, change_config, make_torchvision, read_config
+from patchmerger.data import Preprocessing
 from patchmerger.hub import SavedConfig, SavedMerger, describe, load, save
 from patchmerger.hub.torchvision import arguments_of
 from patchmerger.inserted import mergers
@@ -14,6 +15,7 @@ from patchmerger.insertion import insert
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+OTHER = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bicubic")
 STEM = [ConvStemConfig(8, 3, 2), ConvStemConfig(16, 3, 2), ConvStemConfig(16, 3, 2)]
 
 
@@ -65,24 +67,20 @@ def test_another_norm(folder):
 
 def test_the_config(folder):
     names = ["ant", "bee", "crane", "crane", "été"]
-    save(insert(make_torchvision(), 4), folder, class_names=names, mean=(0.1, 0.2, 0.3), interpolation="bicubic")
+    save(insert(make_torchvision(), 4), folder, class_names=names, preprocessing=OTHER)
     assert describe(folder) == SavedConfig(
         library="torchvision",
         architecture="VisionTransformer",
         num_classes=5,
         input_size=(3, 32, 32),
-        mean=(0.1, 0.2, 0.3),
-        std=(0.229, 0.224, 0.225),
-        crop_pct=0.875,
-        crop_mode="center",
-        interpolation="bicubic",
+        preprocessing=OTHER,
         class_names=tuple(names),
         mergers=(SavedMerger(2, 4, "keep", "PatchMerger", norm="scores", scale=1.0, eps=1e-6),),
     )
 
 
 def test_the_defaults_are_those_of_torchvision_s_weights(folder):
-    saved = describe(save(make_torchvision(), folder))
+    saved = describe(save(make_torchvision(), folder)).preprocessing
     preset = models.ViT_B_16_Weights.IMAGENET1K_V1.transforms()
     assert (list(saved.mean), list(saved.std)) == (preset.mean, preset.std)
     assert saved.crop_pct == preset.crop_size[0] / preset.resize_size[0]
@@ -146,9 +144,9 @@ def test_other_models_of_torchvision(folder):
     ("options", "message"),
     [
         ({"class_names": ["a", "b"]}, "class_names has 2 names, but the model has 5 classes"),
-        ({"mean": (0.5,)}, r"mean \(\(0\.5,\)\) must have 3 values"),
+        ({"preprocessing": Preprocessing((0.5,), (0.5,))}, r"a mean of 1 values .* 3 channels"),
         ({"model_args": {"depth": 3}}, r"model_args .* is for models of timm; torchvision's are read off the model"),
-        ({"image_processor": object()}, r"image_processor .* is for models of transformers; give mean, std, crop_pct"),
+        ({"image_processor": object()}, r"image_processor .* is for models of transformers; give preprocessing"),
     ],
 )
 def test_options_that_do_not_fit(folder, options, message):
@@ -162,7 +160,7 @@ def test_options_that_do_not_fit(folder, options, message):
         ({"architecture": "SwinTransformer"}, "names the architecture 'SwinTransformer'; of torchvision only"),
         ({"model_args": {"image_size": 32}}, r"cannot make a VisionTransformer with the model_args in .*: 'norm_eps'"),
         ({"model_args": None}, r"cannot make a VisionTransformer with the model_args in .*config\.json"),
-        ({"patchmerger": {"schema_version": 9}}, "has schema_version 9, but this patchmerger knows up to 2"),
+        ({"patchmerger": {"schema_version": 9}}, "has schema_version 9, but this patchmerger knows up to 1"),
     ],
 )
 def test_broken_configs(folder, changes, message):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import patchmerger
 from hub.families import FAMILIES, make, make_merged
 from hub.helpers import assert_round_trip, change_config, read_config, run
+from patchmerger.data import Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.hub import SavedMerger, describe, load, save
 from patchmerger.inserted import mergers
@@ -165,20 +166,18 @@ def test_an_image_processor_is_saved_along(folder):
     assert (list(again.image_mean), dict(again.size)) == ([0.1, 0.2, 0.3], {"height": 32, "width": 32})
     saved = describe(folder)
     assert (saved.library, saved.num_classes, saved.input_size) == ("transformers", 5, (3, 32, 32))
-    assert (saved.mean, saved.std, saved.interpolation) == ((0.1, 0.2, 0.3), (0.5,) * 3, "bilinear")
-    assert (saved.crop_pct, saved.crop_mode) == (1.0, "squash")
+    assert saved.preprocessing == Preprocessing((0.1, 0.2, 0.3), (0.5,) * 3, 1.0, "bilinear")
     assert saved.class_names == ("ant", "bee", "crane", "été", "dog")
     assert load(folder).config.id2label[3] == "été"
     save(load(folder), folder, overwrite=True)
     assert describe(folder).class_names == saved.class_names
-    assert describe(folder).mean is None, "the processor is no part of the model: it is given each time"
+    assert describe(folder).preprocessing is None, "the processor is no part of the model: it is given each time"
 
 
 def test_a_processor_is_made_from_numbers(folder):
-    save(make_merged(), folder, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_pct=0.8, interpolation="bilinear")
-    saved = describe(folder)
-    assert (saved.mean, saved.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert (saved.crop_pct, saved.crop_mode, saved.interpolation) == (0.8, "center", "bilinear")
+    save(make_merged(), folder, preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear"))
+    saved = describe(folder).preprocessing
+    assert saved == Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear")
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     pixels = processor(torch.full((3, 50, 60), 255, dtype=torch.uint8), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 32, 32)
@@ -204,4 +203,4 @@ def test_describe_reads_a_config_that_says_little(folder):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViTModel"]}))
     saved = describe(folder)
-    assert (saved.num_classes, saved.input_size, saved.mean, saved.mergers) == (0, None, None, ())
+    assert (saved.num_classes, saved.input_size, saved.preprocessing, saved.mergers) == (0, None, None, ())

@@ -1,4 +1,4 @@
-"""A model goes to the Hugging Face hub as its folder, with a card where there is none."""
+"""A model goes to the Hugging Face Hub as its folder, with a card where there is none."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from acceleration.test_classifier import transformers_vit
 from conftest import make_vit
 from patchmerger import load, save
+from patchmerger.data import Preprocessing
 from patchmerger.models.finding import find_model, locate, weights_fingerprint
 
 ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -16,7 +17,12 @@ ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads
 
 def test_a_model_in_memory_and_its_folder_and_its_run_are_the_same_model(tmp_path):
     model = make_vit()
-    save(model, tmp_path / "run" / "model", mean=(0.1, 0.2, 0.3), class_names=list("abcde"))
+    save(
+        model,
+        tmp_path / "run" / "model",
+        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.5,) * 3),
+        class_names=list("abcde"),
+    )
     from_folder, from_run = find_model(tmp_path / "run" / "model"), find_model(str(tmp_path / "run"))
     assert from_folder.fingerprint == from_run.fingerprint == find_model(model).fingerprint
     assert from_folder.preprocessing == from_run.preprocessing
@@ -36,7 +42,12 @@ def test_the_folder_of_a_study_or_an_unfinished_run_is_refused_by_name(tmp_path)
 
 
 def test_what_a_model_was_saved_with_stays_with_what_is_made_of_it(tmp_path):
-    save(make_vit(), tmp_path / "a", mean=(0.1, 0.2, 0.3), crop_pct=0.8, class_names=list("abcde"))
+    save(
+        make_vit(),
+        tmp_path / "a",
+        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.5,) * 3, 0.8),
+        class_names=list("abcde"),
+    )
     found = find_model(tmp_path / "a")
     found.save(found.model, tmp_path / "b")
     assert find_model(tmp_path / "b").preprocessing == found.preprocessing

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import patchmerger
 from patchmerger import insert, mergers
 from patchmerger.costs.model_cost import cost
-from patchmerger.data import DataSettings
+from patchmerger.data import DataSettings, Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.training.finetuning import content_of, start_from
@@ -47,7 +47,9 @@ def upstream(folder: Path, host: str = "class token", merge: bool = True, **opti
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    patchmerger.save(model, folder, mean=(0.4, 0.5, 0.6), std=(0.3, 0.3, 0.3), class_names=NAMES, **options)
+    patchmerger.save(
+        model, folder, preprocessing=Preprocessing((0.4, 0.5, 0.6), (0.3, 0.3, 0.3)), class_names=NAMES, **options
+    )
     return model.eval()
 
 

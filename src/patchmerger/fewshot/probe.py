@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
+from patchmerger.data import DataSettings, ImageSet, ImageSplits, load_images
 from patchmerger.data.batches import key
 from patchmerger.fewshot.features import extract_features
 from patchmerger.fewshot.result import FewShot, KShot
@@ -78,11 +78,9 @@ def few_shot(
     images = load_images(data, seed=seed)
     check_images(images, counts)
     net = load(folder, device=place)
-    if saved.mean is None or saved.std is None:
+    if saved.preprocessing is None:
         raise ValueError(f"model ({folder}) does not say how its images are normalised")
-    preprocessing = Preprocessing(
-        saved.mean, saved.std, data.crop_pct or saved.crop_pct or 1.0, saved.interpolation or "bicubic"
-    )
+    preprocessing = replace(saved.preprocessing, crop_pct=data.crop_pct or saved.preprocessing.crop_pct)
     result = few_shot_images(
         net, images, shots=counts, draws=draws, seed=seed, image_size=image_size, preprocessing=preprocessing,
         batch_size=batch_size, workers=data.workers, progress=progress,

@@ -1,20 +1,27 @@
-"""The folder of a saved model: its files, and how it appears whole or not at all."""
+"""The folder of a saved model: its files, where it is (here, in a run, on the Hub), and what may be replaced."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from patchmerger.runs.files import read_json
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+SHARDS = "model-*-of-*.safetensors"
 PROCESSOR_NAME = "preprocessor_config.json"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")
 CONVERSION = (
@@ -22,68 +29,58 @@ CONVERSION = (
     "model.load_state_dict(torch.load(path, weights_only=True)) and patchmerger.save(model, folder)"
 )
 
+_NAME = re.compile(r"(hf[-_]hub:)?(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
-def check_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder of a model as a path, that of a run or of its model; refused, with what would do, where it is none."""
-    path = Path(folder).expanduser()
-    if path.is_dir():
-        return _model_of_run(path)
-    if path.suffix in PICKLES:
-        raise ValueError(how_to_convert(path))
-    if path.is_file():
-        raise ValueError(f"folder ({path}) is a file: give the folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}")
-    raise FileNotFoundError(f"folder ({folder}) does not exist")
+def find_folder(folder: str | os.PathLike[str], revision: str | None, *, weights: bool = True) -> Path:
+    """The folder of a saved model; a name on the Hub is downloaded, unless a folder here has that name.
+
+    Args:
+        folder: The folder of a model or of a run, ``"user/name"``, ``"user/name@revision"`` or either with
+            ``"hf-hub:"`` before it.
+        revision: Branch, tag or commit of a name on the Hub.
+        weights: Whether weights are downloaded too.
+
+    Raises:
+        FileNotFoundError: There is no such folder, and no such model on the Hub or no way to reach it.
+        ValueError: It is no folder of a model, or a revision is given that means nothing.
+    """
+    match = _NAME.fullmatch(folder) if isinstance(folder, str) else None
+    if match is None or Path(folder).expanduser().exists():
+        if revision is not None:
+            raise ValueError(f"revision ({revision!r}) is for a name on the Hub, but folder ({folder}) is none")
+        return _check_folder(folder)
+    if revision is not None and match["revision"] is not None:
+        raise ValueError(f"revision ({revision!r}) is given, and folder ({folder}) names one too: give one of them")
+    name, wanted = match["name"], [CONFIG_NAME, PROCESSOR_NAME]
+    path = _download(
+        name, revision or match["revision"], [*wanted, WEIGHTS_NAME, INDEX_NAME, SHARDS][: 5 if weights else 2]
+    )
+    if not (path / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{name} on the Hugging Face Hub has no {CONFIG_NAME}: it is no model of a known form")
+    if weights and not any((path / file).is_file() for file in (WEIGHTS_NAME, INDEX_NAME)):
+        raise FileNotFoundError(
+            f"{name} on the Hugging Face Hub has no {WEIGHTS_NAME}; pickled weights, such as pytorch_model.bin, can "
+            "run any code when they are read and are not downloaded: load them with their own library, then "
+            "patchmerger.save(model, folder)"
+        )
+    return path
 
 
-def _model_of_run(folder: Path) -> Path:
-    """The folder ``model`` of the folder of a run; any other folder as it is."""
-    if (folder / CONFIG_NAME).is_file():
-        return folder
-    if (folder / "model" / CONFIG_NAME).is_file():
-        return folder / "model"
-    if (folder / "settings.json").is_file():
-        below = sorted(str(path.parent) for path in folder.glob(f"*/**/model/{CONFIG_NAME}"))
-        if below:
-            raise FileNotFoundError(f"folder ({folder}) holds {len(below)} models: name one, such as {below[0]}")
-        raise FileNotFoundError(f"folder ({folder}) is that of a run that has saved no model: is it finished?")
-    return folder
-
-
-def how_to_convert(path: Path, conversion: str = CONVERSION) -> str:
-    """Why pickled weights are not loaded, and how to come to a folder that is."""
-    return f"{path} is a pickle, which can run any code when it is read, so it is not loaded; convert it: {conversion}"
-
-
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The content of a file of a saved model that holds a JSON object."""
     if not path.is_file():
         raise FileNotFoundError(f"folder ({path.parent}) has no {path.name}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); copy it again") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not an object: it describes no model")
     return content
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object as people can read it."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target`` to write into; it takes the place of ``target`` when nothing failed."""
-    new = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    new.mkdir(parents=True)
-    try:
-        yield new
-        _put_in_place(new, target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+def how_to_convert(path: Path, conversion: str = CONVERSION) -> str:
+    """Why pickled weights are not loaded, and how to come to a folder that is."""
+    return f"{path} is a pickle, which can run any code when it is read, so it is not loaded; convert it: {conversion}"
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -97,7 +94,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise FileExistsError(
             f"folder ({target}) is not empty: choose another, or replace the model with overwrite=True"
         )
-    others = sorted(name for name in held if not _is_of_a_model(name))
+    ours = (CONFIG_NAME, WEIGHTS_NAME, INDEX_NAME, PROCESSOR_NAME)
+    others = sorted(name for name in held if name not in ours and not _SHARD.fullmatch(name))
     if others:
         raise FileExistsError(
             f"folder ({target}) holds more than a saved model ({', '.join(others[:3])}), which overwrite=True would "
@@ -105,20 +103,47 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         )
 
 
-def _is_of_a_model(name: str) -> bool:
-    return name in (CONFIG_NAME, WEIGHTS_NAME, INDEX_NAME, PROCESSOR_NAME) or _SHARD.fullmatch(name) is not None
+def _check_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder of a model as a path; that of a run has it in its folder ``model``."""
+    path = Path(folder).expanduser()
+    if path.suffix in PICKLES and not path.is_dir():
+        raise ValueError(how_to_convert(path))
+    if path.is_file():
+        raise ValueError(f"folder ({path}) is a file: give the folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}")
+    if not path.is_dir():
+        raise FileNotFoundError(f"folder ({folder}) does not exist")
+    if (path / CONFIG_NAME).is_file():
+        return path
+    if (path / "model" / CONFIG_NAME).is_file():
+        return path / "model"
+    if (path / "settings.json").is_file():
+        below = sorted(str(config.parent) for config in path.glob(f"*/**/model/{CONFIG_NAME}"))
+        if below:
+            raise FileNotFoundError(f"folder ({folder}) holds {len(below)} models: name one, such as {below[0]}")
+        raise FileNotFoundError(f"folder ({folder}) is that of a run that has saved no model: is it finished?")
+    return path
 
 
-def _put_in_place(new: Path, target: Path) -> None:
-    """Rename, so that nobody ever sees half a model."""
-    if not target.exists():
-        new.rename(target)
-        return
-    old = new.with_suffix(".old")
-    target.rename(old)
+def _download(name: str, revision: str | None, wanted: list[str]) -> Path:
+    """The model's files in the cache of huggingface_hub; what is there already is not fetched again."""
+    missing = f"folder ({name}) does not exist here, and"
     try:
-        new.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, library_name="patchmerger"))
+    except GatedRepoError as error:
+        raise FileNotFoundError(
+            f"{missing} the model of that name on the Hugging Face Hub is gated: accept its terms on its page, then "
+            "log in with `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise FileNotFoundError(
+            f"{missing} the model of that name on the Hugging Face Hub has no revision {revision!r}"
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{missing} the Hugging Face Hub has no model of that name, or a private one: `hf auth login` lets you in"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{missing} the Hugging Face Hub, where a model may have that name, cannot be reached; nor was "
+            f"{'it' if revision is None else f'its revision {revision!r}'} downloaded before ({error})"
+        ) from error

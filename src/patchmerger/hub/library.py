@@ -1,4 +1,4 @@
-"""What saving must know of a host library; each has a file of its own."""
+"""What saving must know of a library of models; each library has a file of its own."""
 
 from __future__ import annotations
 
@@ -10,34 +10,29 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.folders import CONVERSION
 from patchmerger.hub.saved_mergers import SavedMerger
 from patchmerger.hub.weights import Weights
-
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 @dataclass(frozen=True)
 class SaveOptions:
     """What a user can say beside the model; see :func:`patchmerger.save`."""
 
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    crop_pct: float | None = None
-    interpolation: str | None = None
+    preprocessing: Preprocessing | None = None
     class_names: Sequence[str] | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
     image_processor: Any = None
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        if self.std is not None and not all(value > 0 for value in self.std):
-            raise ValueError(f"std ({tuple(self.std)}) must be above 0 for each channel")
-        if self.crop_pct is not None and not self.crop_pct > 0:
-            raise ValueError(f"crop_pct ({self.crop_pct}) must be above 0, and is mostly at most 1")
-        if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
-            known = ", ".join(map(repr, INTERPOLATIONS))
-            raise ValueError(f"interpolation ({self.interpolation!r}) must be one of {known}")
+        if not isinstance(self.preprocessing, Preprocessing | None):
+            raise TypeError(
+                f"preprocessing ({self.preprocessing!r}) must be a patchmerger.data.Preprocessing(mean, std)"
+            )
+        if self.preprocessing is not None and self.image_processor is not None:
+            raise ValueError("preprocessing and image_processor are both given: give one of them")
         names = self.class_names
         if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
             raise ValueError(f"class_names ({names!r}) must be a sequence of strings")
@@ -48,26 +43,28 @@ class SaveOptions:
             raise ValueError(f"class_names has {len(self.class_names)} names, but the model has {num_classes} classes")
         return None if self.class_names is None else list(self.class_names)
 
+    def check_channels(self, channels: int) -> None:
+        """Refuse a mean for another number of channels."""
+        if self.preprocessing is not None and len(self.preprocessing.mean) != channels:
+            raise ValueError(
+                f"preprocessing has a mean of {len(self.preprocessing.mean)} values ({self.preprocessing.mean}), but "
+                f"the model takes images of {channels} channels"
+            )
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """How images are prepared for a saved model; ``None`` for what its folder does not say."""
-
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    crop_pct: float | None = None
-    crop_mode: str | None = None
-    interpolation: str | None = None
+    def refuse(self, name: str, why: str) -> None:
+        """Refuse an option that has no meaning for the library of the model."""
+        if getattr(self, name) not in (None, {}):
+            raise ValueError(f"{name} ({getattr(self, name)!r}) {why}")
 
 
 @dataclass(frozen=True)
 class PlainConfig:
-    """What the config of a library says of a model, mergers apart."""
+    """What the config of a library says of a model, mergers apart; see :class:`~patchmerger.hub.SavedConfig`."""
 
     architecture: str
     num_classes: int
     input_size: tuple[int, int, int] | None
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     class_names: tuple[str, ...] | None
 
 
@@ -122,9 +119,10 @@ class Library(ABC):
     def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
         """What a config says, without building the model; ``KeyError`` where it says too little."""
 
+    def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:
+        """How images are prepared for a model in memory, where that is known."""
+        return None
 
-def refuse_options(options: SaveOptions, names: Sequence[str], why: str) -> None:
-    """Refuse what a user said that has no meaning for the library of the model."""
-    for name in names:
-        if getattr(options, name) not in (None, {}):
-            raise ValueError(f"{name} ({getattr(options, name)!r}) {why}")
+    def class_names_of(self, model: nn.Module) -> tuple[str, ...] | None:
+        """One name a class of a model in memory, where they are known."""
+        return None

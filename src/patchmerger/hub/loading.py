@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patchmerger.hub.downloading import find_folder
-from patchmerger.hub.folders import CONFIG_NAME, read_json
-from patchmerger.hub.libraries import library_of_config
+from patchmerger.hub.folders import CONFIG_NAME, find_folder, read_object
+from patchmerger.hub.saved_config import library_of_config
 from patchmerger.hub.saved_mergers import read_mergers
-from patchmerger.hub.weights import Weights, misfit, read_weights, weights_file
+from patchmerger.hub.weights import Weights, read_weights, state_dict_mismatch, weights_file
 
 
 def load(
@@ -23,9 +22,10 @@ def load(
     Every weight must be there and have its place: none is left out or started anew in silence.
 
     Args:
-        folder: A folder with ``config.json`` and ``model.safetensors`` (or shards and their index), or the name of a
-            model on the Hugging Face hub: ``"user/name"``, ``"user/name@revision"``. A folder of that name goes first.
-        revision: Branch, tag or commit of a name on the hub.
+        folder: A folder with ``config.json`` and ``model.safetensors`` (or shards and their index), the folder of a
+            run, or the name of a model on the Hugging Face Hub: ``"user/name"``, ``"user/name@revision"``. A folder
+            of that name goes first.
+        revision: Branch, tag or commit of a name on the Hub.
         device: Where the model goes.
 
     Returns:
@@ -33,16 +33,16 @@ def load(
         ``pretrained_cfg``, so ``timm.data.resolve_model_data_config(model)`` knows it.
 
     Raises:
-        FileNotFoundError: The folder or a file in it is missing; no such name on the hub, or no way to reach it.
+        FileNotFoundError: The folder or a file in it is missing; no such name on the Hub, or no way to reach it.
         ValueError: A file is broken, of another model, pickled or written by a newer version; an architecture
             that its library does not know.
         ModuleNotFoundError: The model is one of transformers, which is not installed.
     """
     path = find_folder(folder, revision)
     model, weights = open_folder(path)
-    difference = misfit(model, weights)
-    if difference:
-        raise ValueError(f"{weights_file(path)} is of another model than its {CONFIG_NAME}: {difference}")
+    mismatch = state_dict_mismatch(model, weights)
+    if mismatch:
+        raise ValueError(f"{weights_file(path)} is of another model than its {CONFIG_NAME}: {mismatch}")
     # Assigned, not copied: a copy would turn bfloat16 weights into float32.
     model.load_state_dict(weights, assign=True)
     return model.eval().to(device)
@@ -50,7 +50,7 @@ def load(
 
 def open_folder(folder: Path) -> tuple[nn.Module, Weights]:
     """The model of a folder with weights as they fall, and those to load; random numbers elsewhere stay as they are."""
-    config = read_json(folder / CONFIG_NAME)
+    config = read_object(folder / CONFIG_NAME)
     library = library_of_config(config, folder)
     mergers = read_mergers(config, folder)
     weights = read_weights(folder, library.conversion)

@@ -8,7 +8,8 @@ from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 
 from patchmerger.hub.library import Library
-from patchmerger.hub.weights import Weights, misfit, unlike
+from patchmerger.hub.weights import Weights, state_dict_mismatch, value_mismatch
+from patchmerger.mechanism.modes import eval_mode
 
 _DROPS = (nn.Identity, nn.Dropout, DropPath, PatchDropout)
 _PLAIN = (bool, int, float, str, tuple)
@@ -30,10 +31,10 @@ def check_rebuilt(library: Library, model: nn.Module, rebuilt: nn.Module, read: 
     """
     weights = model.state_dict()
     difference = (
-        misfit(rebuilt, weights)
+        state_dict_mismatch(rebuilt, weights)
         or _other_setting(model, rebuilt, library.own_settings)
-        or misfit(model, read)
-        or unlike(weights, read)
+        or state_dict_mismatch(model, read)
+        or value_mismatch(weights, read)
     )
     if difference is None:
         rebuilt.load_state_dict(weights, assign=True)  # the very tensors of the model: on its device, no memory
@@ -68,9 +69,7 @@ def _other_setting(model: nn.Module, rebuilt: nn.Module, own: frozenset[str]) ->
 def _other_output(library: Library, model: nn.Module, rebuilt: nn.Module) -> str | None:
     """How the outputs for a random image differ, if they do."""
     rebuilt.to(next(model.parameters()).device).eval()
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
+    with eval_mode(model):
         all_given = dict(library.outputs(rebuilt))
         for stage, expected in library.outputs(model):
             given = all_given.get(stage)
@@ -81,7 +80,4 @@ def _other_output(library: Library, model: nn.Module, rebuilt: nn.Module) -> str
             error = (expected - given).abs().max()
             if not error <= 10 * torch.finfo(expected.dtype).eps * expected.abs().max():
                 return f"other outputs ({stage} differs by {error:.2g})"
-    finally:
-        for module, training in modes:
-            module.training = training
     return None

@@ -1,32 +1,37 @@
-"""What a saved model is, read from its folder without building it."""
+"""What a saved model is, read from its folder without building it; and which library a model or a config is of."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from patchmerger.hub.downloading import find_folder
-from patchmerger.hub.folders import CONFIG_NAME, read_json
-from patchmerger.hub.libraries import library_of_config
+from torch import nn
+
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.hub.folders import CONFIG_NAME, find_folder, read_object
+from patchmerger.hub.library import Library
 from patchmerger.hub.saved_mergers import SavedMerger, read_mergers
+from patchmerger.hub.timm import Timm
+from patchmerger.hub.torchvision import Torchvision
+from patchmerger.hub.transformers import Transformers
+from patchmerger.mechanism.subclassing import host_class
+
+_LIBRARIES: dict[str, Library] = {library.name: library for library in (Timm(), Torchvision(), Transformers())}
 
 
 @dataclass(frozen=True)
 class SavedConfig:
     """What a saved model is and how its images are prepared.
 
-    What is said of images is ``None`` where the folder does not say it (of transformers: without an image processor).
-
     Attributes:
         library: ``"timm"``, ``"transformers"`` or ``"torchvision"``.
         architecture: timm's name of the model, or the name of its class.
         num_classes: Outputs of the head; 0 where there is none.
-        input_size: (channels, height, width) of an image.
-        mean: Mean of each channel, for images in [0, 1].
-        std: Standard deviation of each channel.
-        crop_pct: Part of the resized image that the centre crop keeps.
-        crop_mode: How the crop is taken, in timm's words.
-        interpolation: How images are resized, in timm's words.
+        input_size: (channels, height, width) of an image; ``None`` where there is no one size.
+        preprocessing: How images are prepared; ``None`` where the folder does not say (of transformers: without an
+            image processor).
         class_names: One name a class, or ``None``.
         mergers: First to last.
     """
@@ -35,11 +40,7 @@ class SavedConfig:
     architecture: str
     num_classes: int
     input_size: tuple[int, int, int] | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    crop_pct: float | None
-    crop_mode: str | None
-    interpolation: str | None
+    preprocessing: Preprocessing | None
     class_names: tuple[str, ...] | None
     mergers: tuple[SavedMerger, ...]
 
@@ -48,16 +49,16 @@ def describe(folder: str | os.PathLike[str], *, revision: str | None = None) -> 
     """Read what a saved model is, without building it.
 
     Args:
-        folder: A folder that :func:`patchmerger.save` wrote, a plain model's of timm or transformers, or a name on
-            the Hugging Face hub.
-        revision: Branch, tag or commit of a name on the hub.
+        folder: A folder that :func:`patchmerger.save` wrote or that of a run, a plain model's of timm or
+            transformers, or a name on the Hugging Face Hub.
+        revision: Branch, tag or commit of a name on the Hub.
 
     Raises:
         FileNotFoundError: The folder or its ``config.json`` is missing.
         ValueError: The config is broken or written by a newer version.
     """
     path = find_folder(folder, revision, weights=False)
-    config = read_json(path / CONFIG_NAME)
+    config = read_object(path / CONFIG_NAME)
     library = library_of_config(config, path)
     try:
         plain = library.describe(config, path)
@@ -65,17 +66,56 @@ def describe(folder: str | os.PathLike[str], *, revision: str | None = None) -> 
         raise ValueError(f"{path / CONFIG_NAME} does not say {error}") from error
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{path / CONFIG_NAME} says something in a form that is not understood: {error}") from error
-    images = plain.preprocessing
     return SavedConfig(
         library=library.name,
         architecture=plain.architecture,
         num_classes=plain.num_classes,
         input_size=plain.input_size,
-        mean=images.mean,
-        std=images.std,
-        crop_pct=images.crop_pct,
-        crop_mode=images.crop_mode,
-        interpolation=images.interpolation,
+        preprocessing=plain.preprocessing,
         class_names=plain.class_names,
         mergers=read_mergers(config, path),
     )
+
+
+def library_of_model(model: nn.Module) -> Library:
+    """The library that made ``model``.
+
+    Raises:
+        ValueError: It is of a class of the user's own.
+    """
+    for library in _LIBRARIES.values():
+        if library.made(model):
+            return library
+    raise ValueError(
+        f"model ({host_class(model).__name__}) is not of {_names()}: no config could build a class of your own again; "
+        "save its weights with safetensors.torch.save_model(model, path), and to load them make the model, "
+        "patchmerger.insert as before, then safetensors.torch.load_model(model, path)"
+    )
+
+
+def library_of_config(config: dict[str, Any], folder: Path) -> Library:
+    """The library that a config is for.
+
+    Raises:
+        ValueError: It names none, or one that is not known.
+    """
+    named = config.get("library")
+    if named is None and "model_type" in config:  # before timm: transformers wraps models of timm, and names both
+        named = "transformers"
+    if named is None and isinstance(config.get("architecture"), str):
+        named = "timm"
+    if named is None:
+        raise ValueError(
+            f"{folder / CONFIG_NAME} names no architecture: it is not in the form of timm's hub, of transformers or "
+            "of patchmerger"
+        )
+    if named not in _LIBRARIES:
+        raise ValueError(
+            f"{folder / CONFIG_NAME} is for a model of the library {named!r}; known are {_names()}: upgrade patchmerger"
+        )
+    return _LIBRARIES[named]
+
+
+def _names() -> str:
+    *first, last = _LIBRARIES
+    return f"{', '.join(first)} or {last}"

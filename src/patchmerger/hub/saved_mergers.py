@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,10 +17,10 @@ from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.merger import PatchMerger
 from patchmerger.reducers import AveragePool
+from patchmerger.runs.serialisation import from_json, to_json
 
 KEY = "patchmerger"
-SCHEMA_VERSION = 2
-"""1 knew no positions. A folder bears the lowest version that says all of it, so that older patchmergers read it."""
+SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,25 @@ class SavedMerger:
     eps: float | None = None
     positions: Positions | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a PatchMerger without its settings, and settings where they mean nothing."""
+        said = [self.norm is not None, self.scale is not None]
+        if any(said) if self.reducer == "AveragePool" else not all(said):
+            raise ValueError(f"norm ({self.norm}) and scale ({self.scale}) are what a PatchMerger has, and only that")
+
+
+@dataclass(frozen=True)
+class SavedMergers:
+    """What stands under our key.
+
+    Attributes:
+        schema_version: Of this form; a newer one is not understood.
+        mergers: First to last.
+    """
+
+    schema_version: int
+    mergers: tuple[SavedMerger, ...]
+
 
 def write_mergers(model: nn.Module) -> dict[str, Any] | None:
     """What is kept of the mergers in a model; ``None`` for a model without.
@@ -60,18 +79,16 @@ def write_mergers(model: nn.Module) -> dict[str, Any] | None:
     if not any(is_merging(module) for module in model.modules()):
         return None
     num_prefix_tokens = find_host(model).num_prefix_tokens
-    kept = [asdict(_describe(merger, num_prefix_tokens)) for merger in mergers(model)]
-    if all(merger["positions"] is None for merger in kept):
-        for merger in kept:
-            del merger["positions"]
-        return {"schema_version": 1, "mergers": kept}
-    return {"schema_version": SCHEMA_VERSION, "mergers": kept}
+    kept = tuple(_describe(merger, num_prefix_tokens) for merger in mergers(model))
+    content: dict[str, Any] = to_json(SavedMergers(SCHEMA_VERSION, kept))
+    return content
 
 
 def read_mergers(config: dict[str, Any], folder: Path) -> tuple[SavedMerger, ...]:
     """The mergers in a config; one without our key is a plain model's."""
-    path = folder / CONFIG_NAME
-    ours = config.get(KEY, {"schema_version": SCHEMA_VERSION, "mergers": []})
+    if KEY not in config:
+        return ()
+    path, ours = folder / CONFIG_NAME, config[KEY]
     version = ours.get("schema_version") if isinstance(ours, dict) else None
     if type(version) is not int or version < 1:
         raise ValueError(f"{path} has no valid schema_version under {KEY!r} ({version!r})")
@@ -80,15 +97,22 @@ def read_mergers(config: dict[str, Any], folder: Path) -> tuple[SavedMerger, ...
             f"{path} has schema_version {version}, but this patchmerger knows up to {SCHEMA_VERSION}: upgrade it"
         )
     try:
-        return tuple(SavedMerger(**merger) for merger in ours["mergers"])
-    except (KeyError, TypeError) as error:
+        return from_json(SavedMergers, ours).mergers
+    except ValueError as error:
         raise ValueError(f"{path} describes its mergers in a way that is not understood: {error}") from error
 
 
 def insert_mergers(model: nn.Module, saved: Iterable[SavedMerger]) -> None:
     """Put the mergers that a config describes into ``model``, in place."""
     for merger in saved:
-        _insert(model, merger)
+        place: dict[str, Any] = {"num_tokens": merger.num_tokens, "after": merger.after, "prefix": merger.prefix}
+        if merger.reducer == "AveragePool" or merger.norm is None or merger.scale is None:
+            insert(model, **place, positions=merger.positions, reducer=AveragePool(merger.num_tokens))
+            continue
+        insert(model, **place, positions=merger.positions, norm=merger.norm, scale=merger.scale, prior=merger.prior)
+        module = next(cast(PatchMerger, m.module) for m in mergers(model) if m.after == merger.after)
+        if module.norm is not None and merger.eps is not None:
+            module.norm.eps = merger.eps
 
 
 def _describe(merger: InsertedMerger, num_prefix_tokens: int) -> SavedMerger:
@@ -110,18 +134,3 @@ def _describe(merger: InsertedMerger, num_prefix_tokens: int) -> SavedMerger:
         eps=None if module.norm is None else module.norm.eps,
         positions=merger.positions,
     )
-
-
-def _insert(model: nn.Module, saved: SavedMerger) -> None:
-    place: dict[str, Any] = {"num_tokens": saved.num_tokens, "after": saved.after, "prefix": saved.prefix}
-    if saved.positions is not None:
-        place["positions"] = saved.positions
-    if saved.reducer == "AveragePool":
-        insert(model, **place, reducer=AveragePool(saved.num_tokens))
-        return
-    if saved.reducer != "PatchMerger" or saved.norm is None or saved.scale is None:
-        raise ValueError(f"the merger after block {saved.after} is not understood: {saved}")
-    insert(model, **place, norm=saved.norm, scale=saved.scale, prior=saved.prior)
-    module = next(cast(PatchMerger, m.module) for m in mergers(model) if m.after == saved.after)
-    if module.norm is not None and saved.eps is not None:
-        module.norm.eps = saved.eps

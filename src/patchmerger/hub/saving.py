@@ -11,22 +11,21 @@ from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from patchmerger.hub.folders import check_target, whole_folder
-from patchmerger.hub.libraries import library_of_model
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.hub.folders import check_target
 from patchmerger.hub.library import SaveOptions
 from patchmerger.hub.loading import open_folder
 from patchmerger.hub.rebuild_check import check_rebuilt
+from patchmerger.hub.saved_config import library_of_model
 from patchmerger.hub.saved_mergers import write_mergers
+from patchmerger.runs.files import atomic_folder
 
 
 def save(
     model: nn.Module,
     folder: str | os.PathLike[str],
     *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    crop_pct: float | None = None,
-    interpolation: str | None = None,
+    preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     model_args: Mapping[str, Any] | None = None,
     image_processor: Any = None,
@@ -40,18 +39,15 @@ def save(
     Args:
         model: A model made by ``timm.create_model``, of a class of transformers, or torchvision's
             ``VisionTransformer``, with or without mergers.
-        folder: Where to; made with its parents. It appears whole or not at all.
-        mean: Mean of each channel that images are normalised with; by default as ``model.pretrained_cfg`` says
-            (timm), as for ImageNet (torchvision), or not said (transformers).
-        std: Standard deviation of each channel; by default likewise.
-        crop_pct: Part of the resized image that the centre crop keeps; by default likewise.
-        interpolation: How images are resized (``"bicubic"``, say); by default likewise.
+        folder: Where to; made with its parents. It appears atomically.
+        preprocessing: How images are prepared for the model; by default as ``model.pretrained_cfg`` says (timm), as
+            for ImageNet (torchvision), or not said (transformers).
         class_names: One name a class, in the order of the outputs; by default those that ``model`` was loaded with
             (timm and transformers).
         model_args: Arguments of ``timm.create_model`` that timm has no record of, because the model was changed
             by hand after it was made (``{"depth": 6}`` where blocks were taken away, say).
-        image_processor: That of a model of transformers, in place of mean, std, crop_pct and interpolation.
-        overwrite: Replace a model that was saved in ``folder``. The old one stays until the new one is whole.
+        image_processor: That of a model of transformers, in place of ``preprocessing``.
+        overwrite: Replace a model that was saved in ``folder``. The old one stays until the new one is complete.
 
     Returns:
         ``folder`` as a path.
@@ -64,11 +60,11 @@ def save(
     """
     _refuse_unsavable(model)
     library = library_of_model(model)
-    options = SaveOptions(mean, std, crop_pct, interpolation, class_names, dict(model_args or {}), image_processor)
+    options = SaveOptions(preprocessing, class_names, dict(model_args or {}), image_processor)
     mergers = write_mergers(model)
     target = Path(folder).expanduser().resolve()
     check_target(target, overwrite=overwrite)
-    with whole_folder(target) as new:
+    with atomic_folder(target) as new:
         library.write(model, new, mergers, options)
         check_rebuilt(library, model, *open_folder(new))
     return Path(folder)

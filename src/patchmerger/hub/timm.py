@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
+from timm.data import resolve_model_data_config
 from timm.models import get_model_input_config
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.folders import CONFIG_NAME
-from patchmerger.hub.library import Library, PlainConfig, Preprocessing, SaveOptions, refuse_options
+from patchmerger.hub.library import Library, PlainConfig, SaveOptions
 from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
 from patchmerger.hub.weights import Weights, write_weights
 from patchmerger.mechanism.subclassing import host_class
@@ -33,14 +36,15 @@ class Timm(Library):
     def write(self, model: nn.Module, folder: Path, mergers: dict[str, Any] | None, options: SaveOptions) -> None:
         """As timm writes it; what the model was loaded with stays, where nothing else is said."""
         self._refuse_unnamed(model)
-        refuse_options(options, ["image_processor"], "is for models of transformers; give mean, std, crop_pct")
+        options.refuse("image_processor", "is for models of transformers; give preprocessing")
+        options.check_channels(get_model_input_config(model)["input_size"][0])
         settings = {"label_names": self._class_names(model, options)}
         save_config_for_hf(
             model,
             str(folder / CONFIG_NAME),
             model_config=settings | ({} if mergers is None else {KEY: mergers}),
             model_args=(without_merger(_architecture(model)) if mergers is None else {}) | dict(options.model_args),
-            data_config={name: getattr(options, name) for name in ("mean", "std", "crop_pct", "interpolation")},
+            data_config=None if options.preprocessing is None else asdict(options.preprocessing),
         )
         write_weights(model, folder)
 
@@ -82,15 +86,18 @@ class Timm(Library):
             architecture=config["architecture"],
             num_classes=config.get("num_classes", settings.get("num_classes", 0)),
             input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
-            preprocessing=Preprocessing(
-                mean=tuple(settings["mean"]),
-                std=tuple(settings["std"]),
-                crop_pct=settings["crop_pct"],
-                crop_mode=settings.get("crop_mode", "center"),
-                interpolation=settings["interpolation"],
-            ),
+            preprocessing=_preprocessing(settings),
             class_names=_in_order(config.get("label_names", settings.get("label_names"))),
         )
+
+    def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:
+        """As ``model.pretrained_cfg`` says, for the model's own size."""
+        return _preprocessing(resolve_model_data_config(model))
+
+    def class_names_of(self, model: nn.Module) -> tuple[str, ...] | None:
+        """Those that the model was loaded with, where its head is still the one for them."""
+        known = _in_order(cast(Any, model).pretrained_cfg.get("label_names"))
+        return known if known and len(known) == getattr(model, "num_classes", 0) else None
 
     def _refuse_unnamed(self, model: nn.Module) -> None:
         architecture = _architecture(model)
@@ -109,8 +116,12 @@ class Timm(Library):
         num_classes = int(cast(Any, model).num_classes)
         if options.class_names is not None:
             return options.names_of(num_classes)
-        known = _in_order(cast(Any, model).pretrained_cfg.get("label_names"))
-        return list(known) if known and len(known) == num_classes else None
+        known = self.class_names_of(model)
+        return None if known is None else list(known)
+
+
+def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
+    return Preprocessing(settings["mean"], settings["std"], settings["crop_pct"], settings["interpolation"])
 
 
 def _architecture(model: nn.Module) -> str:

@@ -12,15 +12,18 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import ConvStemConfig, VisionTransformer
 
-from patchmerger.hub.folders import CONFIG_NAME, write_json
-from patchmerger.hub.library import Library, PlainConfig, Preprocessing, SaveOptions, refuse_options
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.hub.folders import CONFIG_NAME
+from patchmerger.hub.library import Library, PlainConfig, SaveOptions
 from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
 from patchmerger.hub.weights import Weights, write_weights
 from patchmerger.mechanism.subclassing import host_class
+from patchmerger.runs.files import write_json
+from patchmerger.runs.serialisation import to_json
 
 _ARCHITECTURE = "VisionTransformer"
 # What torchvision's ViT_B_16_Weights.IMAGENET1K_V1 and most others of its weights were trained with.
-_DEFAULTS = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256, "center", "bilinear")
+_DEFAULTS = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256, "bilinear")
 
 
 class Torchvision(Library):
@@ -40,13 +43,10 @@ class Torchvision(Library):
 
     def write(self, model: nn.Module, folder: Path, mergers: dict[str, Any] | None, options: SaveOptions) -> None:
         """In the form of timm's config, with the library named."""
-        refuse_options(options, ["model_args"], "is for models of timm; torchvision's are read off the model")
-        refuse_options(options, ["image_processor"], "is for models of transformers; give mean, std, crop_pct")
+        options.refuse("model_args", "is for models of timm; torchvision's are read off the model")
+        options.refuse("image_processor", "is for models of transformers; give preprocessing")
+        options.check_channels(3)
         arguments = arguments_of(model)
-        for name in ("mean", "std"):
-            values = getattr(options, name)
-            if values is not None and len(values) != 3:
-                raise ValueError(f"{name} ({tuple(values)}) must have 3 values, one for each channel")
         config = {
             "library": self.name,
             "architecture": _ARCHITECTURE,
@@ -55,11 +55,8 @@ class Torchvision(Library):
             "model_args": arguments,
             "pretrained_cfg": {
                 "input_size": [3, arguments["image_size"], arguments["image_size"]],
-                "mean": list(options.mean or cast(tuple[float, ...], _DEFAULTS.mean)),
-                "std": list(options.std or cast(tuple[float, ...], _DEFAULTS.std)),
-                "crop_pct": options.crop_pct or _DEFAULTS.crop_pct,
-                "crop_mode": _DEFAULTS.crop_mode,
-                "interpolation": options.interpolation or _DEFAULTS.interpolation,
+                "crop_mode": "center",
+                **to_json(options.preprocessing or _DEFAULTS),
             },
         }
         write_json(folder / CONFIG_NAME, config | ({} if mergers is None else {KEY: mergers}))
@@ -113,14 +110,14 @@ class Torchvision(Library):
             num_classes=config["num_classes"],
             input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
             preprocessing=Preprocessing(
-                mean=tuple(settings["mean"]),
-                std=tuple(settings["std"]),
-                crop_pct=settings["crop_pct"],
-                crop_mode=settings["crop_mode"],
-                interpolation=settings["interpolation"],
+                settings["mean"], settings["std"], settings["crop_pct"], settings["interpolation"]
             ),
             class_names=tuple(names) if names else None,
         )
+
+    def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:
+        """That of most of torchvision's weights: the model does not say."""
+        return _DEFAULTS
 
 
 def arguments_of(model: nn.Module) -> dict[str, Any]:

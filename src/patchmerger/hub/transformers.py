@@ -17,17 +17,19 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts.example_inputs import example_input
-from patchmerger.hub.folders import CONFIG_NAME, read_json, write_json
-from patchmerger.hub.library import Library, PlainConfig, SaveOptions, refuse_options
-from patchmerger.hub.processors import describe_processor, write_processor
+from patchmerger.hub.folders import CONFIG_NAME, PROCESSOR_NAME, read_object
+from patchmerger.hub.library import Library, PlainConfig, SaveOptions
 from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
 from patchmerger.hub.weights import Weights
 from patchmerger.inserted import mergers as mergers_in
 from patchmerger.mechanism.subclassing import host_class
+from patchmerger.runs.files import write_json
 
 # A merger is a child of its block: vit.encoder.layer.5.merger.weight. Qwen's visual.merger.… is not meant.
 _MERGER = re.compile(r"\.(?P<block>\d+)\.merger\.(?P<rest>.+)$")
+_RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers for them
 _MEANINGLESS = (TypeError, ValueError, AttributeError, KeyError, RuntimeError, StrictDataclassError)
 
 
@@ -45,7 +47,7 @@ class Transformers(Library):
 
     def write(self, model: nn.Module, folder: Path, mergers: dict[str, Any] | None, options: SaveOptions) -> None:
         """By ``save_pretrained``; our key, class names and preprocessing are put beside."""
-        refuse_options(options, ["model_args"], "is for models of timm; transformers keeps all of them in model.config")
+        options.refuse("model_args", "is for models of timm; transformers keeps all of them in model.config")
         _refuse_unreadable(model)
         config = cast(Any, model).config
         before = {name: vars(config)[name] for name in ("architectures", "dtype") if name in vars(config)}
@@ -53,14 +55,14 @@ class Transformers(Library):
             cast(Any, model).save_pretrained(folder)
         finally:
             vars(config).update(before)  # save_pretrained changes them
-        content = read_json(folder / CONFIG_NAME)
+        content = read_object(folder / CONFIG_NAME)
         content.pop(KEY, None)  # of a folder that transformers alone read once, without its mergers
         names = options.names_of(_num_classes(content))
         if names is not None:
             content["id2label"] = {str(number): name for number, name in enumerate(names)}
             content["label2id"] = {name: number for number, name in enumerate(names)}
         write_json(folder / CONFIG_NAME, content | ({} if mergers is None else {KEY: mergers}))
-        write_processor(config, folder, options)
+        _write_processor(config, folder, options)
 
     def build(
         self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
@@ -111,16 +113,18 @@ class Transformers(Library):
 
     def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
         """From the config, and from that of the image processor where there is one."""
-        names = config.get("id2label") if _num_classes(config) else None
-        known = names and any(name != f"LABEL_{number}" for number, name in names.items())
         vision = config.get("vision_config") or config
         return PlainConfig(
             architecture=_architecture(config, folder),
             num_classes=_num_classes(config),
             input_size=_input_size(vision.get("image_size"), vision.get("num_channels", 3)),
-            preprocessing=describe_processor(folder),
-            class_names=tuple(names[number] for number in sorted(names, key=int)) if names and known else None,
+            preprocessing=_read_processor(folder),
+            class_names=_class_names(config),
         )
+
+    def class_names_of(self, model: nn.Module) -> tuple[str, ...] | None:
+        """As ``model.config`` says."""
+        return _class_names(cast(Any, model).config.to_dict() | {"architectures": [host_class(model).__name__]})
 
 
 def _transformers() -> Any:
@@ -190,6 +194,65 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, tuple | list):
         for number, part in enumerate(value):
             yield from _tensors(f"{name}.{number}", part)
+
+
+def _write_processor(config: Any, folder: Path, options: SaveOptions) -> None:
+    """Write the user's image processor, or one made of the user's preprocessing; else none."""
+    processor = options.image_processor
+    if options.preprocessing is not None:
+        processor = _make_processor(config, options.preprocessing)
+    if processor is None:
+        return
+    library = _transformers()
+    if not isinstance(processor, library.ImageProcessingMixin | library.FeatureExtractionMixin):
+        raise ValueError(
+            f"image_processor ({type(processor).__name__}) must be an image processor of transformers; of a processor "
+            "for images and texts give its .image_processor"
+        )
+    processor.save_pretrained(folder)
+
+
+def _make_processor(config: Any, preprocessing: Preprocessing) -> Any:
+    """Resize the shorter side, crop the centre, normalise: as timm evaluates."""
+    size = getattr(config, "image_size", None)
+    if not isinstance(size, int):
+        raise ValueError(f"the model's images have no one size ({size!r}): give image_processor, not preprocessing")
+    return _transformers().CLIPImageProcessor(
+        size={"shortest_edge": round(size / preprocessing.crop_pct)},
+        crop_size={"height": size, "width": size},
+        image_mean=list(preprocessing.mean),
+        image_std=list(preprocessing.std),
+        resample=_RESAMPLE.index(preprocessing.interpolation),
+    )
+
+
+def _read_processor(folder: Path) -> Preprocessing | None:
+    """What a folder says of its images; ``None`` where it does not say how they are normalised."""
+    if not (folder / PROCESSOR_NAME).is_file():
+        return None
+    says = read_object(folder / PROCESSOR_NAME)
+    mean, std = says.get("image_mean"), says.get("image_std")
+    if not (isinstance(mean, list) and isinstance(std, list)):
+        return None
+    if says.get("do_normalize") is False:
+        mean, std = [0.0] * len(mean), [1.0] * len(std)
+    size, crop, resample = says.get("size"), says.get("crop_size"), says.get("resample")
+    edge = size.get("shortest_edge") if isinstance(size, dict) else None
+    kept = min(crop["height"], crop["width"]) if says.get("do_center_crop") and isinstance(crop, dict) else None
+    return Preprocessing(
+        tuple(mean),
+        tuple(std),
+        crop_pct=kept / edge if kept and edge else 1.0,
+        interpolation=_RESAMPLE[resample] if isinstance(resample, int) else "bilinear",
+    )
+
+
+def _class_names(config: dict[str, Any]) -> tuple[str, ...] | None:
+    """The names that a config gives the classes, where they are more than numbers."""
+    names = config.get("id2label") if _num_classes(config) else None
+    if not names or all(name == f"LABEL_{number}" for number, name in names.items()):
+        return None
+    return tuple(names[number] for number in sorted(names, key=int))
 
 
 def _num_classes(config: dict[str, Any]) -> int:

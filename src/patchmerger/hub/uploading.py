@@ -1,4 +1,4 @@
-"""Put a saved model on the Hugging Face hub."""
+"""Put a saved model on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import huggingface_hub
+from huggingface_hub import ModelCard, ModelCardData
 from torch import nn
 
-from patchmerger.hub.folders import INDEX_NAME, WEIGHTS_NAME
+from patchmerger.hub.folders import INDEX_NAME, SHARDS, WEIGHTS_NAME
 from patchmerger.hub.saved_config import SavedConfig, describe
 from patchmerger.hub.saving import save
 
 _CARD = "README.md"
 # Weights of an earlier upload that this one does not replace would be read in its place, or beside it.
-_OLD_WEIGHTS = [WEIGHTS_NAME, INDEX_NAME, "model-*-of-*.safetensors"]
+_OLD_WEIGHTS = [WEIGHTS_NAME, INDEX_NAME, SHARDS]
 
 
 def push_to_hub(
@@ -30,7 +31,7 @@ def push_to_hub(
     create_pr: bool = False,
     **options: Any,
 ) -> str:
-    """Save a model and upload it to the Hugging Face hub, from where ``patchmerger.load(name)`` gets it.
+    """Save a model and upload it to the Hugging Face Hub, from where ``patchmerger.load(name)`` gets it.
 
     Weights and config of an earlier upload are replaced, in a commit of their own; a model card (``README.md``) that
     is there stays as it is.
@@ -43,7 +44,7 @@ def push_to_hub(
         revision: Branch to upload to; the main one by default.
         commit_message: Of the upload.
         create_pr: Open a pull request in place of committing.
-        **options: As for :func:`patchmerger.save`: mean, std, class_names, image_processor and so on.
+        **options: As for :func:`patchmerger.save`: preprocessing, class_names and so on.
 
     Returns:
         The address of the commit.
@@ -60,7 +61,7 @@ def push_to_hub(
         folder = save(model, Path(temporary) / "model", **options)
         repository = api.create_repo(name, private=private, exist_ok=True).repo_id
         if not api.file_exists(repository, _CARD, revision=revision):
-            (folder / _CARD).write_text(model_card(describe(folder), repository), encoding="utf-8")
+            model_card(describe(folder), repository).save(folder / _CARD)
         commit = api.upload_folder(
             repo_id=repository,
             folder_path=folder,
@@ -72,23 +73,16 @@ def push_to_hub(
     return str(commit.commit_url)
 
 
-def model_card(saved: SavedConfig, name: str) -> str:
+def model_card(saved: SavedConfig, name: str) -> ModelCard:
     """A short model card: what the model is, where it merges, how to load it."""
     tags = [*(["patchmerger"] if saved.mergers else []), saved.library, "vision"]
-    lines = [
-        "---",
-        f"library_name: {tags[0]}",
-        f"pipeline_tag: {'image-classification' if saved.num_classes else 'image-feature-extraction'}",
-        "tags:",
-        *(f"- {tag}" for tag in tags),
-        "---",
-        "",
-        f"# {name}",
-        "",
-        f"A `{saved.architecture}` of {saved.library}"
-        + (f" with {saved.num_classes} classes." if saved.num_classes else "."),
-        "",
-    ]
+    data = ModelCardData(
+        library_name=tags[0],
+        pipeline_tag="image-classification" if saved.num_classes else "image-feature-extraction",
+        tags=tags,
+    )
+    classes = f" with {saved.num_classes} classes" if saved.num_classes else ""
+    lines = [f"# {name}", "", f"A `{saved.architecture}` of {saved.library}{classes}.", ""]
     if saved.mergers:
         lines += [
             "Tokens are merged on the way, so that the later blocks have less to do "
@@ -99,12 +93,5 @@ def model_card(saved: SavedConfig, name: str) -> str:
             f"{saved.library} alone knows nothing of this; load the model with patchmerger:",
             "",
         ]
-    lines += [
-        "```python",
-        "import patchmerger  # pip install patchmerger",
-        "",
-        f'model = patchmerger.load("{name}")',
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+    lines += ["```python", "import patchmerger", "", f'model = patchmerger.load("{name}")', "```", ""]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))

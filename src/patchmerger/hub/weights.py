@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from patchmerger.hub.folders import CONVERSION, INDEX_NAME, PICKLES, WEIGHTS_NAME, how_to_convert, read_json
+from patchmerger.hub.folders import CONVERSION, INDEX_NAME, PICKLES, WEIGHTS_NAME, how_to_convert, read_object
+from patchmerger.runs.tensors import read_tensors, write_tensors
 
 Weights = dict[str, Tensor]
 
 
 def write_weights(model: nn.Module, folder: Path) -> None:
     """Write the state dict of ``model`` to one file."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS_NAME, model.state_dict())
 
 
 def read_weights(folder: Path, conversion: str = CONVERSION) -> Weights:
@@ -33,7 +31,7 @@ def read_weights(folder: Path, conversion: str = CONVERSION) -> Weights:
         ValueError: They are pickled, a file is cut short, or a shard does not hold what the index says.
     """
     if (folder / WEIGHTS_NAME).is_file():
-        return _read_file(folder / WEIGHTS_NAME)
+        return read_tensors(folder / WEIGHTS_NAME)
     if (folder / INDEX_NAME).is_file():
         return _read_shards(folder)
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
@@ -47,8 +45,8 @@ def weights_file(folder: Path) -> Path:
     return folder / (WEIGHTS_NAME if (folder / WEIGHTS_NAME).is_file() else INDEX_NAME)
 
 
-def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
-    """In what ``weights`` are not the model's: names or shapes; ``None`` where they fit."""
+def state_dict_mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+    """Names or shapes in which ``weights`` are not the model's; ``None`` where they fit."""
     wanted = model.state_dict()
     shapes = [
         f"{name} {tuple(weights[name].shape)} for {tuple(wanted[name].shape)}"
@@ -65,7 +63,7 @@ def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def unlike(weights: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> str | None:
+def value_mismatch(weights: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> str | None:
     """Which of ``weights`` came back from disk in another dtype or with other values; ``None`` where none did."""
     for name, tensor in weights.items():
         again = read[name]
@@ -76,16 +74,9 @@ def unlike(weights: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> str | N
     return None
 
 
-def _read_file(path: Path) -> Weights:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is cut short or not a safetensors file ({error}); copy it again") from error
-
-
 def _read_shards(folder: Path) -> Weights:
     index = folder / INDEX_NAME
-    places = read_json(index).get("weight_map")
+    places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(f"{index} has no weight_map, which says what file each weight is in; copy it again")
     weights: Weights = {}
@@ -94,7 +85,7 @@ def _read_shards(folder: Path) -> Weights:
             raise ValueError(f"{index} names {name!r}, which is no safetensors file beside it")
         if not (folder / name).is_file():
             raise FileNotFoundError(f"folder ({folder}) has no {name}, which {INDEX_NAME} names: copy it there")
-        shard = _read_file(folder / name)
+        shard = read_tensors(folder / name)
         gone = sorted(weight for weight, place in places.items() if place == name and weight not in shard)
         if gone:
             raise ValueError(f"{folder / name} does not hold {gone[0]}, as {INDEX_NAME} says; copy both again")

@@ -12,21 +12,17 @@ from typing import Any, Literal, TypeAlias
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from timm.data import resolve_model_data_config
 from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.hub.downloading import find_folder
-from patchmerger.hub.folders import PICKLES, PROCESSOR_NAME, how_to_convert
-from patchmerger.hub.libraries import library_of_model
+from patchmerger.hub.folders import PICKLES, PROCESSOR_NAME, find_folder, how_to_convert
 from patchmerger.hub.loading import load
-from patchmerger.hub.saved_config import describe
+from patchmerger.hub.saved_config import describe, library_of_model
 from patchmerger.hub.saving import save
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import build_model, check_model_name, check_patches
 from patchmerger.models.settings import ModelSettings
+from patchmerger.runs.tensors import read_tensors
 
 Weights: TypeAlias = Literal["trained", "random", "meta"]
 
@@ -70,15 +66,14 @@ class FoundModel:
             class_names: One name a class; by default those of this model.
             overwrite: As for :func:`patchmerger.save`.
         """
-        images: dict[str, Any] = {}
-        if self.image_processor is not None:
-            images = {"image_processor": self.image_processor}
-        elif self.preprocessing is not None:
-            images = {
-                "mean": self.preprocessing.mean, "std": self.preprocessing.std,
-                "crop_pct": self.preprocessing.crop_pct, "interpolation": self.preprocessing.interpolation,
-            }  # fmt: skip
-        return save(model, folder, class_names=class_names or self.class_names, overwrite=overwrite, **images)
+        return save(
+            model,
+            folder,
+            preprocessing=self.preprocessing if self.image_processor is None else None,
+            image_processor=self.image_processor,
+            class_names=class_names or self.class_names,
+            overwrite=overwrite,
+        )
 
 
 def find_model(
@@ -192,10 +187,7 @@ def _from_file(path: Path, architecture: str | None, args: dict[str, Any]) -> nn
             f"model ({path}) holds weights alone: name the architecture, such as --architecture vit_small_patch16_224"
         )
     check_model_name(architecture)
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"model ({path}) is cut short or not a safetensors file: {error}") from error
+    weights = read_tensors(path)
     head = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
     classifier = f"{getattr(head, 'classifier', None) or 'head'}.weight"
     known = {"num_classes": len(weights[classifier])} if classifier in weights else {}
@@ -212,24 +204,13 @@ def _from_folder(name: str, folder: Path) -> FoundModel:
     processor = None
     if saved.library == "transformers" and (folder / PROCESSOR_NAME).is_file():
         processor = import_module("transformers").AutoImageProcessor.from_pretrained(str(folder))
-    preprocessing = None
-    if saved.mean is not None and saved.std is not None:
-        preprocessing = Preprocessing(saved.mean, saved.std, saved.crop_pct or 1.0, saved.interpolation or "bicubic")
-    return FoundModel(name, load(folder), preprocessing, saved.class_names, processor)
+    return FoundModel(name, load(folder), saved.preprocessing, saved.class_names, processor)
 
 
 def _known(name: str, model: nn.Module) -> FoundModel:
-    """What a model in memory says of its images."""
+    """A model in memory, and what its library says of it; of a class of one's own nothing is known."""
     try:
-        library = library_of_model(model).name
+        library = library_of_model(model)
     except ValueError:
         return FoundModel(name, model)
-    if library == "torchvision":
-        preprocessing = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875, "bilinear")
-        return FoundModel(name, model, preprocessing)
-    if library == "timm":
-        config = resolve_model_data_config(model)
-        preprocessing = Preprocessing(config["mean"], config["std"], config["crop_pct"], config["interpolation"])
-        names = getattr(model, "pretrained_cfg", {}).get("label_names")
-        return FoundModel(name, model, preprocessing, tuple(names) if isinstance(names, list | tuple) else None)
-    return FoundModel(name, model)
+    return FoundModel(name, model, library.preprocessing_of(model), library.class_names_of(model))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from patchmerger.data import DataSettings, ImageSplits, Preprocessing
+from patchmerger.data import DataSettings, ImageSplits
 from patchmerger.fewshot.probe import few_shot_images
 from patchmerger.hub import describe, load
 from patchmerger.runs.run_folder import RunFolder
@@ -52,11 +52,9 @@ def few_shot_stage(
         return folder.results
     saved = describe(model)
     net = load(model, device=device)
-    if saved.mean is None or saved.std is None:
+    if saved.preprocessing is None:
         raise ValueError(f"{model} does not say how its images are normalised")
-    preprocessing = Preprocessing(
-        saved.mean, saved.std, data.crop_pct or saved.crop_pct or 1.0, saved.interpolation or "bicubic"
-    )
+    preprocessing = replace(saved.preprocessing, crop_pct=data.crop_pct or saved.preprocessing.crop_pct)
     folder.begin()
     found = few_shot_images(
         net, images, shots=shots, draws=draws, seed=seed, image_size=square_input(net),

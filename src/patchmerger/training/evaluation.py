@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 
-from patchmerger.data import DataSettings, ImageData, Preprocessing, load_images
+from patchmerger.data import DataSettings, ImageData, load_images
 from patchmerger.hub import describe, load
 from patchmerger.training.callbacks import quiet
 from patchmerger.training.fitting import square_input
@@ -46,20 +47,17 @@ def evaluate(
         ValueError: Classes that differ from the model's, no such split, or a model of transformers.
         FileNotFoundError: No model in the folder.
     """
-    folder = model / "model" if (model / "model" / "config.json").exists() else model
-    saved = describe(folder)
-    if saved.mean is None or saved.std is None or saved.crop_pct is None or saved.library == "transformers":
-        raise ValueError(f"model ({folder}) is of {saved.library}: only models of timm and torchvision are evaluated")
+    saved = describe(model)
+    if saved.preprocessing is None or saved.library == "transformers":
+        raise ValueError(f"model ({model}) is of {saved.library}: only models of timm and torchvision are evaluated")
     images = load_images(data, seed=seed, may_stream=True)
     if saved.class_names and list(saved.class_names) != list(images.class_names):
         raise ValueError(
-            f"data ({data.source}) has the classes {_some(images.class_names)}, but the model in {folder} was trained "
+            f"data ({data.source}) has the classes {_some(images.class_names)}, but the model in {model} was trained "
             f"on {_some(saved.class_names)}"
         )
-    net = load(folder)
-    preprocessing = Preprocessing(
-        saved.mean, saved.std, data.crop_pct or saved.crop_pct, saved.interpolation or "bicubic"
-    )
+    net = load(model)
+    preprocessing = replace(saved.preprocessing, crop_pct=data.crop_pct or saved.preprocessing.crop_pct)
     loader = ImageData(
         images, image_size=square_input(net), preprocessing=preprocessing, epochs=1, workers=data.workers,
         batch_size=min(batch_size, len(images.train)),  # an ImageData must be able to train
@@ -79,7 +77,7 @@ def evaluate(
         parts = trainer.predict(task, dataloaders=batches)
     scores, targets = (torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[misc]
     result: dict[str, Any] = {
-        "model": str(folder),
+        "model": str(model),
         "data": images.description,
         "split": split,
         "images": len(targets),

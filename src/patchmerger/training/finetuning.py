@@ -12,9 +12,9 @@ import timm
 from torch import nn
 
 from patchmerger.hub import describe
-from patchmerger.hub.folders import CONFIG_NAME, read_json
+from patchmerger.hub.folders import CONFIG_NAME, read_object
 from patchmerger.hub.saved_mergers import insert_mergers, read_mergers, write_mergers
-from patchmerger.hub.weights import misfit, read_weights
+from patchmerger.hub.weights import read_weights, state_dict_mismatch
 from patchmerger.insertion import remove
 from patchmerger.models.build import apply_merge, build_model
 from patchmerger.models.finding import locate
@@ -80,7 +80,7 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
 
     Args:
         init: A folder that :func:`patchmerger.save` wrote, the folder of a run, an architecture of timm (its weights
-            are taken; with a tag, ``"ARCHITECTURE.TAG"``, those), or ``"user/name"`` on the Hugging Face hub.
+            are taken; with a tag, ``"ARCHITECTURE.TAG"``, those), or ``"user/name"`` on the Hugging Face Hub.
         model: Of its settings only ``args``, and of those only ``img_size`` and drop rates: the rest is loaded.
         merge: ``"auto"`` leaves the model as it was saved, merged or plain. A merger is put into a plain model, and
             must be the one that is there in a merged one.
@@ -125,7 +125,7 @@ def _saved(folder: Path, init: Init, args: dict[str, Any]) -> nn.Module:
     saved = describe(folder)
     if saved.library != "timm":
         raise ValueError(f"init ({init}) is a model of {saved.library}: only models of timm are fine-tuned")
-    config = read_json(folder / CONFIG_NAME)
+    config = read_object(folder / CONFIG_NAME)
     weights = read_weights(folder)
     plain = {name: tensor for name, tensor in weights.items() if ".merger." not in name}
     overlay = {"state_dict": plain, "source": ""}
@@ -135,9 +135,9 @@ def _saved(folder: Path, init: Init, args: dict[str, Any]) -> nn.Module:
     insert_mergers(net, read_mergers(config, folder))
     adapted = {name: tensor for name, tensor in net.state_dict().items() if ".merger." not in name}
     merged = adapted | {name: tensor for name, tensor in weights.items() if ".merger." in name}
-    difference = misfit(net, merged)
-    if difference:
-        raise ValueError(f"init ({init}) has other mergers in its weights than in its {CONFIG_NAME}: {difference}")
+    mismatch = state_dict_mismatch(net, merged)
+    if mismatch:
+        raise ValueError(f"init ({init}) has other mergers in its weights than in its {CONFIG_NAME}: {mismatch}")
     net.load_state_dict(merged)
     return net
 

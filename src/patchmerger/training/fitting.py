@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +184,7 @@ def fit_images(
     }
     if trainer.is_global_zero:
         save(
-            final, folder.path / MODEL_FOLDER, **asdict(preprocessing),
+            final, folder.path / MODEL_FOLDER, preprocessing=preprocessing,
             class_names=list(images.class_names), overwrite=True,
         )  # fmt: skip
         if not images.multi_label:

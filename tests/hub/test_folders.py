@@ -1,4 +1,4 @@
-"""Names on the Hugging Face hub: found in a folder here, in the cache of earlier downloads, or said to be nowhere."""
+"""Names on the Hugging Face Hub: found in a folder here, in the cache of earlier downloads, or said to be nowhere."""
 
 import shutil
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_a_folder_of_that_name_goes_first(cached, tmp_path, monkeypatch):
     assert load("someone/merged").blocks[1].merger.num_tokens == 2
     assert describe("hf-hub:someone/merged").mergers[0].num_tokens == 4
     with pytest.raises(
-        ValueError, match=r"revision \('v2'\) is for a name on the hub, but folder \(someone/merged\) is"
+        ValueError, match=r"revision \('v2'\) is for a name on the Hub, but folder \(someone/merged\) is"
     ):
         load("someone/merged", revision="v2")
 
@@ -89,11 +89,11 @@ def test_a_model_without_safetensors(cached):
     (cached / "model.safetensors").unlink()
     assert describe("someone/merged").num_classes == 5
     with pytest.raises(
-        FileNotFoundError, match=r"someone/merged on the Hugging Face hub has no model\.safetensors; pick"
+        FileNotFoundError, match=r"someone/merged on the Hugging Face Hub has no model\.safetensors; pick"
     ):
         load("someone/merged")
     (cached / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"someone/merged on the Hugging Face hub has no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"someone/merged on the Hugging Face Hub has no config\.json"):
         describe("someone/merged")
 
 
@@ -107,7 +107,7 @@ def answer(status: int) -> Any:
     [
         (
             lambda: errors.RepositoryNotFoundError("404", response=answer(404)),
-            "hub has no model of that name, or a priv",
+            "Hub has no model of that name, or a priv",
         ),
         (lambda: errors.GatedRepoError("403", response=answer(403)), "is gated: accept its terms on its page, then"),
         (lambda: errors.RevisionNotFoundError("404", response=answer(404)), "has no revision 'v9'"),
@@ -117,7 +117,7 @@ def test_what_the_hub_answers(error, message, monkeypatch):
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise error()
 
-    monkeypatch.setattr("patchmerger.hub.downloading.snapshot_download", refuse)
+    monkeypatch.setattr("patchmerger.hub.folders.snapshot_download", refuse)
     with pytest.raises(FileNotFoundError, match=message):
         load("some/one@v9")
 
@@ -130,7 +130,7 @@ def test_only_what_is_needed_is_downloaded(cached, read, monkeypatch):
         asked.append((name, arguments["revision"], *arguments["allow_patterns"]))
         return str(cached)
 
-    monkeypatch.setattr("patchmerger.hub.downloading.snapshot_download", download)
+    monkeypatch.setattr("patchmerger.hub.folders.snapshot_download", download)
     read("someone/merged@v2")
     configs = ("config.json", "preprocessor_config.json")
     weights = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
