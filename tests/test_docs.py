@@ -1,4 +1,4 @@
-"""What the README and the pages in docs/ show must run and parse."""
+"""What the README and the pages in docs/ show must run, parse, and lead somewhere."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from patchmerger.cli import read_command
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
@@ -63,6 +63,25 @@ def test_commands_parse(block, monkeypatch, capsys):
             assert set(arguments) <= TARGETS, f"make {shlex.join(arguments)}: no such target"
         elif program == "patchmerger":
             assert_parses(arguments, capsys)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name}: no {target}"
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in anchors, f"{page.name}: no #{anchor} in {file.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_pages_import_from_packages(page):
+    deep = re.findall(r"^(?:from|import) patchmerger\.\w+\..*$", page.read_text(), flags=re.MULTILINE)
+    assert not deep, f"{page.name} imports from a module inside of a package: {deep}"
 
 
 @pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "yaml")], ids=name)

@@ -83,11 +83,11 @@ $ patchmerger hosts --filter vit_base_patch16_224
 $ patchmerger hosts --library transformers --filter "*dinov3*"
 ```
 
-A model of your own: [describe it in ten lines](insert.md#a-model-of-ones-own).
+A model of your own: [describe it in ten lines](own-model.md).
 
 ## Merged
 
-`positions` is what [`insert`](insert.md) does about the places of tokens in the blocks after a merger. **–**: the
+`positions` is what [`insert`](positions.md) does about the positions of tokens in the blocks after a merger. **–**: the
 blocks are given none. **centroid**: rotary positions (RoPE); each merged token gets the centroid of its patches, or
 none with `positions="drop"`. **drop**: a relative position bias, which merged tokens cannot have; refused unless
 `positions="drop"` asks to leave it out after the merger. *Prefix* is the number of tokens before the patches.
