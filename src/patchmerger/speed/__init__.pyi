@@ -1,2 +1,3 @@
 from .benchmark import measure as measure
+from .compiling import compiled as compiled
 from .suite import bench as bench

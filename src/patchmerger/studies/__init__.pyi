@@ -1,4 +1,5 @@
 from .acceleration_study import accelerate_study as accelerate_study
+from .cells import grid as grid
 from .comparison import compare as compare
 from .merger_sweep import sweep as sweep
 from .settings import Downstream as Downstream
@@ -6,3 +7,4 @@ from .settings import FineTuning as FineTuning
 from .settings import Grid as Grid
 from .settings import Variant as Variant
 from .transfer_study import transfer as transfer
+from .variants import resolve_variants as resolve_variants
