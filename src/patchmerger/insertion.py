@@ -9,6 +9,7 @@ from typing import TypeVar, get_args
 from torch import nn
 
 from patchmerger.hosts import Host, UnsupportedModelError, find_host
+from patchmerger.hosts.state import unsupported_state
 from patchmerger.inserted import mergers
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
 from patchmerger.mechanism.blocks import LaterBlock, MergeState, MergingBlock, is_merging
@@ -78,6 +79,7 @@ def insert(
             nothing was changed.
     """
     host = find_host(model)
+    _check_state(model)
     request = checked_request(model, host, num_tokens=num_tokens, after=after, prefix=prefix, positions=positions)
     reducers = choose_reducers(
         host,
@@ -220,6 +222,13 @@ def checked_request(
     _check_blocks(model, host, wanted)
     _check_chain(host, wanted, num_kept)
     return InsertionRequest(wanted, num_kept, positions)
+
+
+def _check_state(model: nn.Module) -> None:
+    """Refuse weights that a merger could not be trained beside."""
+    found = unsupported_state(model, meta=True)
+    if found is not None:
+        raise UnsupportedModelError(model, *found, "changed")
 
 
 def _num_tokens_by_block(

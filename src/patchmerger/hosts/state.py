@@ -1,0 +1,73 @@
+"""Models whose weights are not dense tensors on one device: quantised, offloaded, or on the meta device."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from patchmerger.mechanism.subclassing import host_class
+
+# Modules in which torch and bitsandbytes keep quantised weights.
+_QUANTISED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "bitsandbytes.nn")
+
+
+def refuse_unsupported_state(model: nn.Module, done: str, *, meta: bool = False) -> None:
+    """Refuse a model with which nothing exact can be done in the state that its weights are in.
+
+    Args:
+        model: Any model.
+        done: What was to be done with it, as in "it cannot be saved": ``"saved"``.
+        meta: Take a model that is on the meta device as a whole, which holds no weights.
+
+    Raises:
+        ValueError: It is quantised, offloaded or, unless ``meta``, on the meta device; the message says what would do.
+    """
+    found = unsupported_state(model, meta=meta)
+    if found is not None:
+        reason, way_out = found
+        raise ValueError(f"model ({host_class(model).__name__}) cannot be {done}: {reason}; {way_out}")
+
+
+def unsupported_state(model: nn.Module, *, meta: bool = False) -> tuple[str, str] | None:
+    """Why nothing exact can be done with the weights of ``model``, and what would do; ``None`` where they are dense."""
+    quantised = _quantised_part(model)
+    if quantised is not None:
+        return f"it is quantised ({quantised})", "do that before quantising it, with its dense weights"
+    if any(_is_offloaded(module) for module in model.modules()):
+        return (
+            "accelerate offloads or dispatches its weights to several devices",
+            "load it on one device, without device_map, and do that first",
+        )
+    on_meta = [parameter.is_meta for parameter in model.parameters()]
+    if any(on_meta) and not (meta and all(on_meta)):
+        part = "it is" if all(on_meta) else "some of its weights are"
+        return f"{part} on the meta device, which holds no weights", "give them values first: load_state_dict, say"
+    return None
+
+
+def _quantised_part(model: nn.Module) -> str | None:
+    """What tells that ``model`` is quantised; ``None`` where nothing does."""
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        return "by transformers"
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith(_QUANTISED_MODULES):
+            return f"{name or 'it'} is a {module._get_name()}"
+    for name, parameter in model.named_parameters():
+        if _is_packed(parameter):
+            return f"{name} is {type(parameter.data).__name__} of {str(parameter.dtype).removeprefix('torch.')}"
+    return None
+
+
+def _is_packed(parameter: Tensor) -> bool:
+    """Whether a parameter holds something else than the numbers of a dense floating point tensor."""
+    if type(parameter).__module__.startswith("torch.distributed"):  # sharded
+        return False
+    floating = parameter.is_floating_point() and parameter.dtype.itemsize > 1
+    return is_traceable_wrapper_subclass(parameter) or not (floating or parameter.is_complex())
+
+
+def _is_offloaded(module: nn.Module) -> bool:
+    """Whether accelerate moves the inputs or weights of ``module`` between devices when it runs."""
+    hook = getattr(module, "_hf_hook", None)
+    hooks = getattr(hook, "hooks", [hook])
+    return any(type(one).__name__ in ("AlignDevicesHook", "CpuOffload") for one in hooks)
