@@ -4,19 +4,23 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
+SEED ?= $(shell date +%s)
 
-.PHONY: demo test test-slow test-oldest census hosts-page evidence-page speed-page pictures lint types format install clean
+.PHONY: demo test test-slow test-shuffled test-oldest census hosts-page evidence-page speed-page pictures lint types format install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT with and without a merger on real digits, print the comparison
 	$(BIN)/patchmerger compare
 
 # Two processes of one thread each: on two cores, threads that wait for each other cost more than they bring.
-test: $(READY)  ## what CI runs, without the slow tests
+test: $(READY)  ## the tests, without those that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: $(READY)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+test-shuffled: $(READY)  ## the tests in a random order; SEED=1 repeats one
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --shuffle $(SEED)
 
 # Deprecations there are those of old libraries beside newer ones that they need; those of ours are errors in `make test`.
 test-oldest: $(OLDEST)/.ready  ## the tests on the lowest versions that pyproject.toml allows, in .venv-oldest

@@ -1,5 +1,6 @@
 """Tiny Vision Transformers with fixed weights: timm's real architectures, made narrow and shallow."""
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,27 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "SwiGLU": ("aimv2_large_patch14_224", {}),
     "pooling with prefix": ("vit_betwixt_patch16_reg4_gap_256", {"pool_include_prefix": True}),
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", metavar="SEED", help="Run files, and the tests of each file, in a random order.")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    seed = config.getoption("--shuffle")
+    return None if seed is None else f"random order: --shuffle {seed}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seed = config.getoption("--shuffle")
+    if seed is not None:
+        draw = random.Random(seed)
+        files: dict[str, list[pytest.Item]] = {}
+        for item in items:
+            files.setdefault(str(item.path), []).append(item)
+        for file in (shuffled := draw.sample(list(files.values()), len(files))):
+            draw.shuffle(file)
+        items[:] = [item for file in shuffled for item in file]
 
 
 def make_vit(variant: str = "class token", **kwargs: Any) -> nn.Module:
