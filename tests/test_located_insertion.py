@@ -16,7 +16,7 @@ from hosts.tiny import make_inputs, make_model, padded_inputs, positions_of
 from patchmerger import insert, load, mergers, preset, remove, save
 from patchmerger.prior import grid_positions
 from patchmerger.reducers import AveragePool
-from patchmerger.training.parameter_groups import parameter_groups
+from patchmerger.training.optimizer import parameter_groups
 from patchmerger.training.settings import TrainingSettings
 
 WITHOUT_GRID = ("ViTMAEModel", "VideoMAE", "Vivit", "Gemma 4")

@@ -28,12 +28,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.
 RUN = """
     import os, signal, sys
     from pathlib import Path
-    from patchmerger.training import checkpoints
+    from patchmerger.runs import files
     from patchmerger.data import Augmentation, DataSettings
     from patchmerger.training.fitting import fit
     from patchmerger.models.settings import MergeSettings, ModelSettings
     from patchmerger.training.settings import Recipe, TrainingSettings
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
     saves, kill_at, half_written = 0, int(sys.argv[2]), sys.argv[3] == "half"
     replace = os.replace
 
@@ -47,7 +48,7 @@ RUN = """
         if saves == kill_at > 0:
             os.kill(os.getpid(), signal.SIGINT if sys.argv[3] == "ctrl-c" else signal.SIGKILL)
 
-    checkpoints.os.replace = replace_then_die
+    files.os.replace = replace_then_die
     recipe = Recipe(
         model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4,
             "num_heads": 2, "drop_path_rate": 0.2, "proj_drop_rate": 0.1}),

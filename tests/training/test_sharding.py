@@ -17,7 +17,7 @@ from patchmerger.training.settings import TrainingSettings
 
 SCRIPT = """
     import os, signal, sys
-    from patchmerger.training import checkpoints
+    from patchmerger.runs import files
     from patchmerger.cli import main
 
     saves, replace = 0, os.replace
@@ -30,7 +30,7 @@ SCRIPT = """
             os.killpg(0, signal.SIGKILL)
 
     if __name__ == "__main__":
-        checkpoints.os.replace = replace_then_die
+        files.os.replace = replace_then_die
         sys.exit(main(sys.argv[2:]))
 """
 # 1,293 training images make 5 steps an epoch. Checkpoints: steps 2, 4, 5 (after validation), 6, 8 and 10.

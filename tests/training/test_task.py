@@ -8,10 +8,10 @@ from torch import nn
 
 from patchmerger import insert
 from patchmerger.data import Augmentation, DataSettings, ImageData, Preprocessing, load_images
-from patchmerger.training.callbacks import quiet
-from patchmerger.training.parameter_groups import parameter_groups
+from patchmerger.training.optimizer import parameter_groups
 from patchmerger.training.settings import TrainingSettings
 from patchmerger.training.task import TrainingTask, score, seed_step
+from patchmerger.training.trainer import quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)

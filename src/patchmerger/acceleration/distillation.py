@@ -17,11 +17,10 @@ from patchmerger.acceleration.distillation_task import DistillationTask
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data import Augmentation, ImageData, ImageSplits, Preprocessing, Transform
 from patchmerger.mechanism.modes import eval_mode
+from patchmerger.models.build import square_input
 from patchmerger.runs.environment import default_precision, find_device
 from patchmerger.runs.run_folder import RunFolder
-from patchmerger.training.callbacks import Stopwatch, quiet
-from patchmerger.training.checkpoints import LAST
-from patchmerger.training.fitting import make_trainer, square_input
+from patchmerger.training.trainer import Stopwatch, make_trainer, train
 
 
 def distill(
@@ -88,7 +87,7 @@ def distill(
         out, {"recovery": recovery, "labels": labels, "steps": total, "seed": seed, "precision": precision}
     )
     stopwatch = Stopwatch()
-    with quiet(), _device_kept(teacher), eval_mode(teacher):
+    with _device_kept(teacher), eval_mode(teacher):
         task = DistillationTask(
             student, teacher, recovery, precision=precision, labels=labels, total_steps=total, seed=seed,
             steps_per_epoch=loader.steps_per_epoch, multi_label=data.multi_label, preprocessing=preprocessing,
@@ -98,11 +97,7 @@ def distill(
         trainer.val_check_interval = _validation_interval(total, loader)
         trainer.log_every_n_steps = min(10, total)  # type: ignore[attr-defined]
         folder.begin()
-        checkpoint = folder.path / "checkpoints" / LAST
-        try:
-            trainer.fit(task, datamodule=loader, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
+        train(trainer, task, loader)
     if task.ema is not None:
         averaged: Any = task.final_model
         student.load_state_dict(averaged.net.state_dict())

@@ -14,7 +14,7 @@ from patchmerger.acceleration.classifier import Classifier, divergence, feature_
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts import find_host
-from patchmerger.training.parameter_groups import parameter_groups
+from patchmerger.training.optimizer import parameter_groups
 from patchmerger.training.settings import Precision
 from patchmerger.training.task import TrainingTask
 

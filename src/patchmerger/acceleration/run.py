@@ -24,13 +24,14 @@ from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_au
 from patchmerger.data.folders import is_unlabelled
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
+from patchmerger.models.build import square_input
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import atomic_file, read_json, write_json
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.speed.benchmark import measure as measure_speed
 from patchmerger.speed.options import Precision as SpeedPrecision
-from patchmerger.training.fitting import MODEL_FOLDER, square_input
+from patchmerger.training.fitting import MODEL_FOLDER
 
 
 def accelerate(

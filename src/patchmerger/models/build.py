@@ -10,6 +10,7 @@ import timm
 from torch import nn
 
 from patchmerger.hosts import find_host
+from patchmerger.hosts.example_inputs import image_size_of
 from patchmerger.insertion import insert
 from patchmerger.merger import init_with_logit_std, preset
 from patchmerger.models.settings import MergeSettings, ModelSettings
@@ -85,3 +86,15 @@ def check_patches(model: Any, size: tuple[int, int]) -> None:
     if any(pixels % side for pixels, side in zip(size, patch, strict=True)):
         fitting = tuple(max(1, round(pixels / side)) * side for pixels, side in zip(size, patch, strict=True))
         raise ValueError(f"image_size {size} does not divide by the patch size {patch}: take {fitting}, say")
+
+
+def square_input(model: nn.Module) -> int:
+    """The side of the square images that a model takes, in pixels.
+
+    Raises:
+        ValueError: They are not square, or the model does not say their size.
+    """
+    height, width = image_size_of(model)
+    if height != width:
+        raise ValueError(f"model.args make a model for images of {height} × {width} pixels; square ones are needed")
+    return height

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import nan
+from statistics import fmean, stdev
 
 from scipy import stats
 
@@ -43,9 +45,7 @@ def over_seeds(ours: Sequence[float], theirs: Sequence[float]) -> PairedDifferen
     Raises:
         ValueError: Unequal lengths, or fewer than two pairs.
     """
-    if len(ours) != len(theirs) or len(ours) < 2:
-        raise ValueError(f"ours ({len(ours)}) and theirs ({len(theirs)}) must be equally many values, at least 2")
-    return _t_interval([a - b for a, b in zip(ours, theirs, strict=True)], "seeds")
+    return _paired(ours, theirs, "seeds")
 
 
 def over_images(ours: Sequence[bool], theirs: Sequence[bool]) -> PairedDifference:
@@ -58,21 +58,20 @@ def over_images(ours: Sequence[bool], theirs: Sequence[bool]) -> PairedDifferenc
     Raises:
         ValueError: Unequal lengths, or fewer than two images.
     """
-    if len(ours) != len(theirs) or len(ours) < 2:
-        raise ValueError(f"ours ({len(ours)}) and theirs ({len(theirs)}) must be equally many values, at least 2")
-    return _t_interval([float(a) - float(b) for a, b in zip(ours, theirs, strict=True)], "images", TRAINING_NOISE)
+    return _paired([float(a) for a in ours], [float(b) for b in theirs], "images", TRAINING_NOISE)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; the latter is NaN for one value."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, nan
-    return mean, sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return fmean(values), stdev(values) if len(values) > 1 else nan
 
 
-def _t_interval(differences: Sequence[float], over: str, leaves_out: str | None = None) -> PairedDifference:
-    n = len(differences)
-    mean, sd = mean_sd(differences)
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / sqrt(n)
-    return PairedDifference(mean, mean - half, mean + half, over, n, leaves_out)
+def _paired(ours: Sequence[float], theirs: Sequence[float], over: str, left_out: str | None = None) -> PairedDifference:
+    """Student's t interval of the paired differences."""
+    if len(ours) != len(theirs) or len(ours) < 2:
+        raise ValueError(f"ours ({len(ours)}) and theirs ({len(theirs)}) must be equally many values, at least 2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the differences may all be the same
+        interval = stats.ttest_rel(ours, theirs).confidence_interval()
+    mean = fmean(a - b for a, b in zip(ours, theirs, strict=True))
+    return PairedDifference(mean, float(interval.low), float(interval.high), over, len(ours), left_out)

@@ -24,12 +24,12 @@ from patchmerger.acceleration.teacher import Teacher, find_teacher
 from patchmerger.data import ImageSplits, default_augmentation, load_images
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
+from patchmerger.models.build import square_input
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import write_json
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_settings
 from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd
 from patchmerger.speed.benchmark import measure
-from patchmerger.training.fitting import square_input
 from patchmerger.training.settings import FitSettings
 
 

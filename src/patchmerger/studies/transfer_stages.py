@@ -13,12 +13,12 @@ import torch
 from patchmerger.data import DataSettings, ImageSplits
 from patchmerger.fewshot.probe import few_shot_images
 from patchmerger.hub import describe, load
+from patchmerger.models.build import square_input
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import TRAINING_NOISE, PairedDifference, mean_sd, over_seeds
 from patchmerger.studies.training_runs import Runs, summary
 from patchmerger.training.finetuning import content_of
-from patchmerger.training.fitting import square_input
 
 
 def few_shot_stage(

@@ -11,10 +11,10 @@ import torch
 
 from patchmerger.data import DataSettings, ImageData, load_images
 from patchmerger.hub import describe, load
-from patchmerger.training.callbacks import quiet
-from patchmerger.training.fitting import square_input
+from patchmerger.models.build import square_input
 from patchmerger.training.settings import Precision, TrainingSettings
 from patchmerger.training.task import TrainingTask, score
+from patchmerger.training.trainer import quiet
 
 
 def evaluate(

@@ -23,21 +23,17 @@ from patchmerger.data import (
     load_images,
 )
 from patchmerger.diagnosis import diagnose
-from patchmerger.hosts.example_inputs import image_size_of
 from patchmerger.hub import save
 from patchmerger.inserted import mergers
-from patchmerger.models.build import check_patches
+from patchmerger.models.build import check_patches, square_input
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
-from patchmerger.training.callbacks import Stopwatch, quiet
-from patchmerger.training.checkpoints import LAST
 from patchmerger.training.finetuning import content_of, start_model
 from patchmerger.training.settings import FitSettings, Recipe
 from patchmerger.training.sharding import gather_weights
 from patchmerger.training.task import TrainingTask, score, seed_step
-from patchmerger.training.trainers import make_trainer as make_trainer
-from patchmerger.training.trainers import predict
+from patchmerger.training.trainer import Stopwatch, make_trainer, predict, train
 
 MODEL_FOLDER = "model"
 PREDICTIONS_FILE = "test_predictions.safetensors"
@@ -140,8 +136,7 @@ def fit_images(
         workers=data.workers,
     )
     stopwatch = Stopwatch()
-    with quiet():
-        trainer = make_trainer(training, folder, stopwatch, progress=progress and sys.stdout.isatty())
+    trainer = make_trainer(training, folder, stopwatch, progress=progress and sys.stdout.isatty())
     loader.trainer = trainer  # tells the number of devices, and so the batches of an epoch
     trainer.val_check_interval = loader.steps_per_epoch
     trainer.log_every_n_steps = min(10, loader.steps_per_epoch)  # type: ignore[attr-defined]
@@ -156,13 +151,8 @@ def fit_images(
     )
     whole = copy.deepcopy(net) if training.strategy == "fsdp" else None
     folder.begin()
-    checkpoint = folder.path / "checkpoints" / LAST
-    with quiet():
-        try:
-            trainer.fit(task, datamodule=loader, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
-        scores, targets = predict(trainer, task, loader)
+    train(trainer, task, loader)
+    scores, targets = predict(trainer, task, loader)
     if whole is not None:
         gather_weights(task.final_model, whole)
     final = task.final_model if whole is None else whole.to(trainer.strategy.root_device)
@@ -228,11 +218,3 @@ def native_size(images: ImageSplits) -> int:
     """The smaller side of the first image, in pixels."""
     indexed = images.to_look_at if isinstance(images.train, ImageStream) else images.train
     return int(min(indexed[0].shape[-2:]))
-
-
-def square_input(model: nn.Module) -> int:
-    """The side of the square images that a model takes, in pixels."""
-    height, width = image_size_of(model)
-    if height != width:
-        raise ValueError(f"model.args make a model for images of {height} × {width} pixels; training takes square ones")
-    return height

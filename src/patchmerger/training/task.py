@@ -11,15 +11,13 @@ import numpy as np
 import torch
 from timm.data import Mixup
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multilabel_average_precision
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import normalize
-from patchmerger.training.parameter_groups import parameter_groups
+from patchmerger.training.optimizer import make_optimizer
 from patchmerger.training.settings import TrainingSettings
 from patchmerger.training.sharding import ShardedStrategy, full, shard
 
@@ -159,21 +157,7 @@ class TrainingTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and schedule of timm, updated at every step."""
-        s = self.settings
-        optimizer = create_optimizer_v2(parameter_groups(self.model, s), opt=s.optimizer, lr=s.lr)
-        updates = max(1, self.steps_per_epoch // s.accumulate)  # of an epoch
-        warmup = round(s.warmup * updates)
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched="cosine",
-            num_epochs=s.epochs * updates - warmup,
-            warmup_epochs=warmup,
-            warmup_prefix=True,
-            warmup_lr=s.lr / 100,
-            min_lr=s.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=1,  # every number above counts updates
-        )
+        optimizer, scheduler = make_optimizer(self.model, self.settings, self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:

@@ -1,14 +1,45 @@
-"""What is trained how: weight decay and learning rate of each parameter."""
+"""The optimiser: weight decay and learning rate of each parameter, and how the rates rise and fall."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+import torch
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.training.settings import TrainingSettings
+
+
+def make_optimizer(
+    model: nn.Module, settings: TrainingSettings, steps_per_epoch: int
+) -> tuple[torch.optim.Optimizer, Any]:
+    """The optimiser and the schedule of timm: a linear warm-up, then a cosine, updated at every step.
+
+    Args:
+        model: What is trained.
+        settings: How.
+        steps_per_epoch: Batches in an epoch.
+    """
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        parameter_groups(model, settings), opt=settings.optimizer, lr=settings.lr
+    )
+    updates = max(1, steps_per_epoch // settings.accumulate)  # of an epoch
+    warmup = round(settings.warmup * updates)
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched="cosine",
+        num_epochs=settings.epochs * updates - warmup,
+        warmup_epochs=warmup,
+        warmup_prefix=True,
+        warmup_lr=settings.lr / 100,
+        min_lr=settings.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=1,  # every number above counts updates
+    )
+    return optimizer, schedule
 
 
 def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:

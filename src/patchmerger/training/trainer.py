@@ -1,0 +1,169 @@
+"""The Lightning trainer of a run: what it measures and shows, how it resumes, what it predicts for the test images."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+from patchmerger.data.module import ImageData
+from patchmerger.runs.run_folder import RunFolder
+from patchmerger.training.checkpoints import AtomicCheckpointIO, KeepLast
+from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.sharding import ShardedStrategy
+from patchmerger.training.task import TrainingTask, gather
+
+_NO_NEWS = (
+    ".*does not have many workers.*",  # few cores, or images in memory
+    ".*in eval mode at the start of training.*",  # the moving average of the weights
+    ".*GPU available but not used.*",
+    ".*recommended to use .self.log.'val_metric'.*",  # every process has the metric of all
+    ".*isinstance.treespec, LeafSpec.*",
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it, Lightning leaves out what it says at every start and what is meant to be so."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _NO_NEWS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@quiet()
+def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopwatch, *, progress: bool) -> pl.Trainer:
+    """A Lightning trainer for one run: the whole run is one Lightning epoch, which it can resume anywhere in."""
+    keep = KeepLast(folder.path / "checkpoints", every=training.checkpoint_every, run=folder.fingerprint)
+    logs = folder.path / "logs"
+    return pl.Trainer(
+        accelerator=training.accelerator,
+        devices=training.devices,
+        num_nodes=training.num_nodes,
+        strategy=ShardedStrategy() if training.strategy == "fsdp" else training.strategy,
+        precision=training.precision,
+        max_epochs=1,
+        accumulate_grad_batches=training.accumulate,
+        val_check_interval=1,  # set to the batches of an epoch once the number of devices is known
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=[stopwatch, keep, *([ProgressBar()] if progress else [])],
+        plugins=[AtomicCheckpointIO()],
+        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard")],
+        log_every_n_steps=10,
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+    )
+
+
+@quiet()
+def train(trainer: pl.Trainer, task: TrainingTask, data: ImageData) -> None:
+    """Train from the last checkpoint on, or from the beginning where there is none.
+
+    Args:
+        trainer: Of :func:`make_trainer`.
+        task: What is trained.
+        data: The images.
+
+    Raises:
+        ValueError: The checkpoint is damaged, or of another run.
+        KeyboardInterrupt: Ctrl-C; a checkpoint of the last good step is there.
+    """
+    (keep,) = (callback for callback in trainer.callbacks if isinstance(callback, KeepLast))
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=str(keep.path) if keep.path.exists() else None)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+
+
+@quiet()
+def predict(trainer: pl.Trainer, task: TrainingTask, loader: ImageData) -> tuple[Tensor, Tensor]:
+    """Scores (n, C) and targets of all test images, in order, on every process."""
+    batches = loader.test_dataloader()
+    parts: Any = trainer.predict(task, dataloaders=batches, ckpt_path=None)
+    rows = [row for batch in batches.order for row in batch]
+    own_scores, own_targets = (torch.cat(part) for part in zip(*parts, strict=True))
+    shares = gather((torch.tensor(rows), own_scores, own_targets))
+    all_rows, scores, targets = (torch.cat(part) for part in zip(*shares, strict=True))
+    in_order = all_rows.argsort()
+    return scores[in_order], targets[in_order]
+
+
+class Stopwatch(Callback):
+    """Seconds and images of the training steps, loading included, evaluation not; kept over interruptions."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images = 0
+        self._since = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Training throughput."""
+        return self.images / self.seconds if self.seconds else float("nan")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start."""
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add a step."""
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self.images += len(batch[0]) * trainer.world_size
+        self._since = now
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the evaluation out."""
+        self._since = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"seconds": self.seconds, "images": self.images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.seconds, self.images = state_dict["seconds"], state_dict["images"]
+
+
+class ProgressBar(TQDMProgressBar):
+    """One bar for the whole run; none for the evaluations within it."""
+
+    def init_validation_tqdm(self) -> Any:
+        """A bar that is not shown."""
+        bar = super().init_validation_tqdm()
+        bar.disable = True
+        return bar
+
+    init_predict_tqdm = init_validation_tqdm
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Name the bar."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description("training")
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """The epoch in place of Lightning's version number."""
+        metrics = {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+        if isinstance(trainer.val_check_interval, int):  # the batches of an epoch
+            metrics["epoch"] = f"{(trainer.fit_loop.total_batch_idx + 1) / trainer.val_check_interval:.1f}"
+        return metrics
