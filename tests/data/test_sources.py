@@ -197,7 +197,7 @@ def test_table_mistakes(tmp_path: Path) -> None:
     for name, splits, message in [
         ("a", {"dev": table(4)}, "no split named train; found: dev"),
         ("b", {"train": table(4), "test": table(4, label=fox)}, "the classes of the splits train and test differ"),
-        ("c", {"train": table(4, labels=[0, 1, -1, 1])}, r"no class \(1 of 4 images have none\)"),
+        ("c", {"train": table(4, labels=[0, 1, -1, 1])}, r"no class \(1 of 4 images have none in column 'kind'\)"),
         ("d", {"train": table(4), "test": table(4).remove_columns("kind")}, "split test has no column 'kind'"),
     ]:
         datasets.DatasetDict(splits).save_to_disk(tmp_path / name)

@@ -1,107 +1,184 @@
-"""A folder of class folders, with or without split folders around them."""
+"""A folder of images: which folders in it are splits, which are classes, and what else must be said of it."""
 
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
 
-from patchmerger.data.images import EncodedDataset, EncodedSet
+from patchmerger.data.images import EncodedDataset, EncodedSet, ImageFiles
+from patchmerger.data.metadata import METADATA, read_metadata
+from patchmerger.data.settings import DataSettings, Layout
+from patchmerger.data.splits import SPLIT_NAMES
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
-"""The names that splits go by, and what they are called here."""
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+"""Endings of image files."""
 
-_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 _LITTER = {"thumbs.db", "desktop.ini"}
+_CONTAINERS = {"images", "image", "imgs", "img", "jpegimages", "pictures", "data", "dataset"}
+_ANNOTATIONS = {"labels", "label", "annotations", "annotation", "annots", "masks", "mask", "bboxes", "metadata"}
+_LABEL_ENDINGS = {".csv", ".tsv", ".json", ".jsonl", ".xml", ".parquet", ".mat", ".xlsx", ".npy", ".npz"}
+_LABEL_WORDS = re.compile(r"label|annot|target|class|ground.?truth", re.IGNORECASE)
 
 
-class ImageFiles:
-    """Image files.
-
-    Args:
-        paths: One path an image.
-    """
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> bytes:
-        """The bytes of file ``index``."""
-        return self.paths[index].read_bytes()
-
-    def name(self, index: int) -> str:
-        """The path of file ``index``."""
-        return str(self.paths[index])
+def is_unlabelled(source: str) -> bool:
+    """Whether a source is a folder of image files that lie in no class folders and have no ``metadata`` beside them."""
+    path = local_folder(source)
+    if path is None or _folders(path) or any((path / name).is_file() for name in METADATA):
+        return False
+    return bool(_images_in(path))
 
 
-def read_folder(path: Path) -> EncodedDataset:
+def local_folder(source: str) -> Path | None:
+    """The folder that a source names: its path, or a folder of ``$PATCHMERGER_DATA`` by its name or "owner/name"."""
+    if not source:
+        return None
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    shelf = os.environ.get("PATCHMERGER_DATA")
+    if shelf and re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", source):
+        on_shelf = Path(shelf).expanduser() / source.rsplit("/", 1)[-1]
+        return on_shelf if on_shelf.is_dir() else None
+    return None
+
+
+def read_folder(path: Path, data: DataSettings) -> EncodedDataset:
     """Reads ``path/dog/1.jpg`` or ``path/train/dog/1.jpg``; a class folder may have folders within.
 
-    Every file counts as an image, whatever its name, except hidden files and what file managers leave behind.
+    Every file counts as an image, whatever its name, except hidden files and what file managers leave behind. Links
+    are followed. Where a ``metadata.csv``, ``.jsonl`` or ``.parquet`` lies beside the images and says their labels,
+    these are taken. Where names leave a doubt of what a folder is, it is refused.
 
     Args:
         path: The folder.
+        data: Of it ``layout``, ``label`` and ``bad_files``.
 
     Returns:
         The dataset, not decoded, with its classes in alphabetical order; without labels where images lie in no folder.
 
     Raises:
-        ValueError: If there are no class folders, a class folder is empty, the classes of two splits differ
-            or two folders hold the same split.
+        ValueError: Folders that may be classes or splits, an empty class folder, classes that differ between splits,
+            two folders for the same split, no images at all.
     """
-    if is_unlabelled(str(path)):
-        files = _images_in(path)
-        return EncodedDataset({"train": EncodedSet(ImageFiles(files), torch.zeros(len(files), dtype=torch.long))}, ())
-    split_folders = [folder for folder in _folders(path) if folder.name.lower() in SPLIT_NAMES and _folders(folder)]
-    if not split_folders:
-        return _read_splits({"train": path}, [])
+    splits, remarks = _find_splits(path, data.layout)
+    if tables := {split: found for split, folder in splits.items() if (found := _metadata_of(folder))}:
+        if len(tables) < len(splits):
+            without = next(folder for split, folder in splits.items() if split not in tables)
+            raise ValueError(f"{next(iter(tables.values()))} says labels, but there is none such in {without}")
+        listed = {
+            split: [f for f in _files_below(folder) if f.suffix.lower() in IMAGES] for split, folder in splits.items()
+        }
+        if dataset := read_metadata(tables, listed, data):
+            return EncodedDataset(dataset.splits, dataset.class_names, (*remarks, *dataset.remarks))
+        table = next(iter(tables.values()))
+        remarks.append(f"{table} is not read: it has no column label, and data.label names none")
+    if splits == {"train": path} and not _folders(path):
+        return _without_labels(path, remarks)
+    classes = {split: _class_folders(folder, data) for split, folder in splits.items()}
+    first = next(iter(splits))
+    for split, folders in classes.items():
+        if different := sorted({f.name for f in folders} ^ {f.name for f in classes[first]}):
+            raise ValueError(
+                f"the classes of {splits[first]} and {splits[split]} differ: "
+                f"{', '.join(different[:10])} in only one of them"
+            )
+    for folder in {path, *splits.values()}:
+        if unread := _label_files(folder):
+            remarks.append(f"not read, for the classes are the folders: {', '.join(file.name for file in unread[:5])}")
+        if (loose := _images_in(folder)) and folder in splits.values():
+            remarks.append(_loose(loose, folder, data))
+    names = tuple(folder.name for folder in classes[first])
+    return EncodedDataset({split: _read_split(folders) for split, folders in classes.items()}, names, tuple(remarks))
+
+
+def _find_splits(path: Path, layout: Layout) -> tuple[dict[str, Path], list[str]]:
+    """The folder of each split, or ``path`` as the training split; and what is left out."""
+    folders = _folders(path)
+    if layout == "classes":
+        return {"train": path}, []
+    if _metadata_of(path):
+        return {"train": path}, []
+    inner = [f for f in folders if f.name.lower() in SPLIT_NAMES and (_folders(f) or _metadata_of(f))]
+    if not inner:
+        suggested = {folder.name: split for folder in folders if (split := _suggested_split(folder.name))}
+        if layout == "splits":
+            raise ValueError(
+                f'layout ("splits"): {path} has no folders train, validation or test with class folders in them; it '
+                f"has {', '.join(folder.name for folder in folders) or 'no folders'}"
+            )
+        if len(set(suggested.values())) > 1 or (suggested and len(suggested) == len(folders)):
+            raise ValueError(
+                f"{path} has the folders {', '.join(suggested)}: they may be splits or classes. For splits call them "
+                "train, validation and test, with a folder a class (or metadata.csv with file_name and label) in each; "
+                'for classes set layout to "classes"'
+            )
+        return {"train": path}, []
     by_split: dict[str, Path] = {}
-    for folder in split_folders:
+    for folder in inner:
         split = SPLIT_NAMES[folder.name.lower()]
         if split in by_split:
             raise ValueError(f"{by_split[split]} and {folder} both hold the {split} split: take one away")
         by_split[split] = folder
-    left_out = [folder.name for folder in _folders(path) if folder not in split_folders]
-    remarks = [f"not read, for want of class folders: {', '.join(left_out)}"] if left_out else []
-    return _read_splits(by_split, remarks)
+    others = [folder for folder in folders if folder not in inner]
+    strangers = [f for f in others if f.name.lower() not in SPLIT_NAMES and some_images(f)]
+    if strangers and layout == "auto":
+        raise ValueError(
+            f"{path} has the splits {', '.join(f.name for f in inner)} beside {', '.join(f.name for f in strangers)}, "
+            'which hold images too: are all of them classes? Then set layout to "classes"; to read the splits alone, '
+            'move the others away or set layout to "splits"'
+        )
+    left_out = ", ".join(folder.name for folder in others)
+    return by_split, [f"not read, for want of class folders: {left_out}"] if left_out else []
 
 
-def _read_splits(folders: dict[str, Path], remarks: list[str]) -> EncodedDataset:
-    classes = {split: [folder.name for folder in _folders(path)] for split, path in folders.items()}
-    first = next(iter(folders))
-    for split, names in classes.items():
-        if not names:
-            raise ValueError(f"{folders[split]} has no class folders: images belong into one folder a class")
-        if different := sorted(set(names) ^ set(classes[first])):
+def _class_folders(path: Path, data: DataSettings) -> list[Path]:
+    """The class folders of a split, refused where they may be something else."""
+    folders = _folders(path)
+    if not folders:
+        raise ValueError(f"{path} has no class folders: images belong into one folder a class{_instead(path)}")
+    if data.layout == "classes":
+        return folders
+    inside = {folder: {inner.name for inner in _folders(folder)} for folder in folders}
+    if len(folders) == 1:
+        (only,) = folders
+        within = f"; give {only}, which has the folders {_some(sorted(inside[only]))}" if inside[only] else ""
+        raise ValueError(
+            f"{path} has only one class folder, {only.name}: nothing to tell apart{within}{_instead(path)}"
+        )
+    names = {folder.name.lower() for folder in folders}
+    if (names & _ANNOTATIONS and names & _CONTAINERS) or any(
+        folder.name.lower() in _CONTAINERS and inside[folder] for folder in folders
+    ):
+        raise ValueError(
+            f"{path} has the folders {_some([folder.name for folder in folders])}, which do not look like classes: "
+            'images belong into one folder a class. If these are the classes, set layout to "classes"'
+        )
+    for folder, within in inside.items():
+        if len({split for name in within if (split := _suggested_split(name))}) > 1:
             raise ValueError(
-                f"the classes of {folders[first]} and {folders[split]} differ: "
-                f"{', '.join(different[:10])} in only one of them"
+                f"{folder} holds {_some(sorted(within))}: splits come first, such as {path / 'train' / folder.name}. "
+                'If they are parts of one class, set layout to "classes"'
             )
-    splits = {split: _read_split(path) for split, path in folders.items()}
-    return EncodedDataset(splits, tuple(classes[first]), tuple(remarks))
+        twins = [other.name for other in folders if len(within) > 1 and inside[other] == within]
+        if len(twins) > 1:
+            raise ValueError(
+                f"{path} has the folders {_some(twins)} with the same folders in each ({_some(sorted(within))}): which "
+                "are the classes? For splits call the outer ones train, validation and test; if they are the classes, "
+                'set layout to "classes"'
+            )
+    return folders
 
 
-def _read_split(path: Path) -> EncodedSet:
+def _read_split(folders: list[Path]) -> EncodedSet:
     paths: list[Path] = []
     targets: list[int] = []
-    for number, folder in enumerate(_folders(path)):
-        files = sorted(
-            file
-            for file in folder.rglob("*")
-            if file.is_file()
-            and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-            and file.name.lower() not in _LITTER
-        )
+    for number, folder in enumerate(folders):
+        files = sorted(_files_below(folder))
         if not files:
             raise ValueError(f"the class folder {folder} is empty: fill it or take it away")
         paths += files
@@ -109,15 +186,109 @@ def _read_split(path: Path) -> EncodedSet:
     return EncodedSet(ImageFiles(paths), torch.tensor(targets))
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+def _without_labels(path: Path, remarks: list[str]) -> EncodedDataset:
+    files = _images_in(path)
+    if not files:
+        raise ValueError(f"{path} has no class folders: images belong into one folder a class{_instead(path)}")
+    if unread := _label_files(path):
+        remarks = [*remarks, f"{_some([file.name for file in unread])} not read{_CURE}"]
+    targets = torch.zeros(len(files), dtype=torch.long)
+    return EncodedDataset({"train": EncodedSet(ImageFiles(files), targets)}, (), tuple(remarks))
 
 
-def is_unlabelled(source: str) -> bool:
-    """Whether a source is a folder of image files that lie in no class folders."""
-    path = Path(source).expanduser()
-    return bool(source) and path.is_dir() and not _folders(path) and bool(_images_in(path))
+_CURE = ": labels are read from folders or from metadata.csv (or .jsonl, .parquet) with the columns file_name and label"
+
+
+def _instead(path: Path) -> str:
+    """What lies there in place of class folders."""
+    if unread := [file for file in _plain_files(path) if file.suffix.lower() in _LABEL_ENDINGS]:
+        return f". {_some([file.name for file in unread])} is not read{_CURE}"
+    found = sorted(file.name for file in _plain_files(path))
+    return f". It has {_some(found)}" if found else ""
+
+
+def _loose(images: list[Path], folder: Path, data: DataSettings) -> str:
+    text = f"{len(images)} images lie beside the class folders of {folder} ({_some([file.name for file in images])})"
+    if data.bad_files == "error":
+        raise ValueError(f'{text}: sort them in, or leave them out with bad_files="skip"')
+    return f"not read: {text}"
+
+
+def _label_files(folder: Path) -> list[Path]:
+    """Files that may hold labels."""
+    return [
+        file
+        for file in _plain_files(folder)
+        if file.name not in METADATA
+        and (
+            file.suffix.lower() in _LABEL_ENDINGS or (file.suffix.lower() == ".txt" and _LABEL_WORDS.search(file.stem))
+        )
+    ]
+
+
+def _metadata_of(folder: Path) -> Path | None:
+    found = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(found) > 1:
+        raise ValueError(f"{found[0]} and {found[1]} both hold metadata: take one away")
+    return found[0] if found else None
+
+
+def _suggested_split(name: str) -> str | None:
+    """The split that a folder's name suggests: "training_set" and "val2017" do, "trains" does not."""
+    words = [SPLIT_NAMES[word] for word in re.findall(r"[a-z]+", name.lower()) if word in SPLIT_NAMES]
+    return words[0] if len(set(words)) == 1 else None
+
+
+def some_images(folder: Path) -> list[Path]:
+    """At most one image file in a folder or below it."""
+    return list(islice((file for file in _files_below(folder) if file.suffix.lower() in IMAGES), 1))
 
 
 def _images_in(path: Path) -> list[Path]:
-    return sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in _ENDINGS)
+    return [file for file in _plain_files(path) if file.suffix.lower() in IMAGES]
+
+
+def _folders(path: Path) -> list[Path]:
+    folders = []
+    for child, is_folder in _children(path):
+        if not is_folder and not child.suffix and child.is_symlink() and not child.exists():
+            raise ValueError(
+                f"{child} is a link to {os.readlink(child)}, which does not exist: mend it or take it away"
+            )
+        if is_folder:
+            folders.append(child)
+    return folders
+
+
+def _plain_files(path: Path) -> list[Path]:
+    return [child for child, is_folder in _children(path) if not is_folder]
+
+
+def _children(path: Path) -> list[tuple[Path, bool]]:
+    """What lies in a folder, sorted, but for hidden files and litter; and whether it is, or links to, a folder."""
+    try:
+        with os.scandir(path) as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return [
+        (path / name, is_folder)
+        for name, is_folder in found
+        if not name.startswith(".") and name.lower() not in _LITTER
+    ]
+
+
+def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """All files in a folder and the folders in it, links followed; a link back to a folder above is not."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for child, is_folder in _children(folder):
+        if is_folder:
+            yield from _files_below(child, (*above, real))
+        else:
+            yield child
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from patchmerger.data.decoding import BadImageError, Picture, decode, size_of
-from patchmerger.data.settings import BadFiles
+from patchmerger.data.settings import MAX_PIXELS, DataSettings
 from patchmerger.runs.environment import usable_cores
 
 T = TypeVar("T")
@@ -86,6 +89,28 @@ class PictureList:
         return f"image {index} of {self.origin}"
 
 
+class ImageFiles:
+    """Image files.
+
+    Args:
+        paths: One path an image.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Path:
+        """The path of file ``index``."""
+        return self.paths[index]
+
+    def name(self, index: int) -> str:
+        """The path of file ``index``."""
+        return str(self.paths[index])
+
+
 class Stored(Protocol):
     """Images that are read as uint8 RGB tensors (3, H, W), each of its own size."""
 
@@ -101,17 +126,19 @@ class OnReading:
 
     Args:
         encoded: Where the images come from.
+        max_pixels: Of the largest image that is read.
     """
 
-    def __init__(self, encoded: Encoded) -> None:
+    def __init__(self, encoded: Encoded, max_pixels: int = MAX_PIXELS) -> None:
         self.encoded = encoded
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.encoded)
 
     def __getitem__(self, index: int) -> Tensor:
         try:
-            return decode(self.encoded.read(index))
+            return decode(self.encoded.read(index), max_pixels=self.max_pixels)
         except BadImageError as error:
             raise BadImageError(
                 f"{self.encoded.name(index)} cannot be decoded ({error}). Its header was fine when the data was "
@@ -230,31 +257,34 @@ class BadFile:
 
 
 def load_sets(
-    encoded: dict[str, EncodedSet], *, memory_limit: float, bad_files: BadFiles
-) -> tuple[dict[str, ImageSet], list[BadFile]]:
+    encoded: dict[str, EncodedSet], data: DataSettings
+) -> tuple[dict[str, ImageSet], tuple[str, ...], tuple[str, ...]]:
     """Decodes small datasets into memory; of large ones reads every header.
 
     The size is estimated from some images of each split. While decoding, the peak is twice the decoded size.
 
     Args:
         encoded: The splits by name.
-        memory_limit: Most bytes of decoded pixels, all splits together, to keep in memory.
-        bad_files: ``"error"`` to refuse data with a bad file, ``"skip"`` to leave such files out.
+        data: What is small (``memory_gib``), too large (``max_pixels``), and what becomes of ``bad_files``.
 
     Returns:
-        The splits by name, and the bad files that were left out.
+        The splits by name, the bad files that were left out, and what is lost in the others, in words; of large
+        datasets, in some of them.
 
     Raises:
         ValueError: If a file is not an image and ``bad_files`` is ``"error"``.
     """
-    per_image = {name: _bytes_per_image(split.images) for name, split in encoded.items()}
-    in_memory = sum(per_image[name] * len(split.images) for name, split in encoded.items()) <= memory_limit
+    lost: list[str] = []
+    whole = partial(decode, max_pixels=data.max_pixels, lost=lost)
+    header = partial(size_of, max_pixels=data.max_pixels)
+    per_image = {name: _bytes_per_image(split.images, header) for name, split in encoded.items()}
+    in_memory = sum(per_image[name] * len(split.images) for name, split in encoded.items()) <= data.memory_gib * 2**30
     loaded: dict[str, ImageSet] = {}
     bad: list[BadFile] = []
     for name, split in encoded.items():
         # threads fight for Python's lock over small images: at 32×32 two take longer than one
         threads = 1 if in_memory and per_image[name] < _SMALL else min(8, usable_cores())
-        results = _each(decode if in_memory else size_of, split.images, range(len(split.images)), threads)
+        results = _each(whole if in_memory else header, split.images, range(len(split.images)), threads)
         rows = [row for row, result in enumerate(results) if not isinstance(result, BadImageError)]
         bad += [
             BadFile(name, split.images.name(row), str(result))
@@ -265,22 +295,33 @@ def load_sets(
             pixels = InMemory([image for image in results if isinstance(image, Tensor)])
             loaded[name] = ImageSet(pixels, split.targets[rows])
         else:
-            loaded[name] = ImageSet(OnReading(split.images), split.targets[rows], rows)
-    if bad and bad_files == "error":
-        shown = "\n  ".join(str(file) for file in bad[:_SHOWN])
-        more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise ValueError(
-            f"{len(bad)} of {sum(len(split.images) for split in encoded.values())} files cannot be read as images:"
-            f'\n  {shown}{more}\nTake them away, or leave them out with bad_files="skip"'
-        )
-    return loaded, bad
+            _each(whole, split.images, _sample(len(split.images)))
+            loaded[name] = ImageSet(OnReading(split.images, data.max_pixels), split.targets[rows], rows)
+    if bad and data.bad_files == "error":
+        raise ValueError(_report(bad, sum(len(split.images) for split in encoded.values())))
+    some = "" if in_memory else f" of {sum(len(_sample(len(split.images))) for split in encoded.values())} looked at"
+    losses = tuple(f"{count}{some} images {what}" for what, count in sorted(Counter(lost).items()))
+    return loaded, tuple(str(file) for file in bad), losses
 
 
-def _bytes_per_image(images: Encoded) -> float:
-    count = len(images)
-    sample = torch.linspace(0, count - 1, min(count, _SAMPLE)).round().long().tolist()
-    sizes = [size for size in _each(size_of, images, sample) if not isinstance(size, BadImageError)]
+def _report(bad: list[BadFile], count: int) -> str:
+    shown = "\n  ".join(str(file) for file in bad[:_SHOWN])
+    more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return (
+        f"{len(bad)} of {count} files cannot be read as images:\n  {shown}{more}\n"
+        'Take them away, or leave them out with bad_files="skip"'
+    )
+
+
+def _bytes_per_image(images: Encoded, header: Callable[[Picture], tuple[int, int]]) -> float:
+    found = _each(header, images, _sample(len(images)))
+    sizes = [size for size in found if not isinstance(size, BadImageError)]
     return sum(3 * height * width for height, width in sizes) / max(1, len(sizes))
+
+
+def _sample(count: int) -> list[int]:
+    """Some indices from first to last."""
+    return torch.linspace(0, count - 1, min(count, _SAMPLE)).round().long().tolist()  # type: ignore[no-any-return]
 
 
 def _each(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from patchmerger.data.images import load_sets
 from patchmerger.data.settings import DataSettings
 from patchmerger.data.sources import open_source
-from patchmerger.data.splits import ImageDataset, ImageSplits, split_images
+from patchmerger.data.splits import ImageDataset, ImageSplits, split_images, warn_of
 from patchmerger.data.streaming import stream_images
 
 
@@ -42,7 +42,9 @@ def read_images(data: DataSettings, *, labels_needed: bool = True) -> ImageDatas
         raise ValueError("streaming (true) is for one training, patchmerger fit: nothing else reads images in order")
     source = open_source(data)
     if labels_needed and not source.class_names:
-        raise ValueError(f"{data.source} holds images without labels: sort them into one folder a class")
-    sets, bad = load_sets(source.splits, memory_limit=data.memory_gib * 2**30, bad_files=data.bad_files)
-    skipped = tuple(str(file) for file in bad)
-    return ImageDataset(data.source, sets, source.class_names, data.validation, skipped, source.remarks)
+        said = "".join(f"; {remark}" for remark in source.remarks)
+        raise ValueError(f"{data.source} holds images without labels: sort them into one folder a class{said}")
+    sets, skipped, losses = load_sets(source.splits, data)
+    remarks = (*source.remarks, *losses)
+    warn_of(data.source, remarks)
+    return ImageDataset(data.source, sets, source.class_names, data.validation, skipped, remarks)

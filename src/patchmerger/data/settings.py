@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
 BadFiles = Literal["error", "skip"]
 """What to do with a file that is not an image: stop and name it, or leave it out and list it."""
 
+Layout = Literal["auto", "classes", "splits"]
+"""What the folders in a folder are: classes, splits of classes, or what names and contents leave no doubt of."""
+
+MAX_PIXELS = 89_478_485
+"""Pixels of the largest image that is read by default, as of Pillow: a quarter of a GiB at three bytes each."""
+
+_PILLOW_LIMIT = 2 * MAX_PIXELS
 _WRITTEN = ("MNIST", "EMNIST", "KMNIST", "QMNIST", "USPS", "SVHN")
 
 
@@ -23,11 +31,14 @@ class DataSettings:
         subset: For a dataset of the Hub that has several configurations, which one.
         image: For tables, the column of the images, if there are several.
         label: For tables, the column of the labels, if there are several.
+        layout: What the folders in a folder of images are: "classes", "splits" (train, validation, test, with class
+            folders in them), or "auto" where names and contents leave no doubt.
         validation: The share of the training images that is held out where there is no validation split; 0 for none.
         crop_pct: In evaluation, the share of the resized image that is kept, in the middle; by default that of the
             pretrained weights, and 1 without them.
         bad_files: What to do with a file that is not an image: "error" stops and names it, "skip" leaves it out and
             lists it.
+        max_pixels: Images with more pixels are bad files: they are refused before memory is taken for them.
         memory_gib: Keep the decoded images in memory if they take no more than this many GiB.
         workers: Processes that load images on each device; chosen by the number of cores by default.
         streaming: Read training images in order, from WebDataset shards (.tar), parquet files or the Hub, without
@@ -45,9 +56,11 @@ class DataSettings:
     subset: str | None = None
     image: str | None = None
     label: str | None = None
+    layout: Layout = "auto"
     validation: float = 0.1
     crop_pct: float | None = None
     bad_files: BadFiles = "error"
+    max_pixels: int = MAX_PIXELS
     memory_gib: float = 2.0
     workers: int | None = None
     streaming: bool = False
@@ -61,6 +74,12 @@ class DataSettings:
             raise ValueError(f"crop_pct ({self.crop_pct}) must be above 0 and at most 1")
         if self.bad_files not in ("error", "skip"):
             raise ValueError(f'bad_files ({self.bad_files!r}) must be "error" or "skip"')
+        if self.layout not in ("auto", "classes", "splits"):
+            raise ValueError(f'layout ({self.layout!r}) must be "auto", "classes" or "splits"')
+        if not 1 <= self.max_pixels <= _PILLOW_LIMIT:
+            raise ValueError(
+                f"max_pixels ({self.max_pixels}) must be from 1 to {_PILLOW_LIMIT}, which Pillow reads at most"
+            )
         if not self.memory_gib >= 0:
             raise ValueError(f"memory_gib ({self.memory_gib}) must be 0 or more")
         if self.workers is not None and self.workers < 0:
@@ -71,6 +90,38 @@ class DataSettings:
             raise ValueError(f"samples ({self.samples}) means nothing without streaming: set streaming to true")
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples ({self.samples}) must be the number of training images in an epoch, at least 1")
+
+
+def as_data_settings(value: str | os.PathLike[str] | DataSettings) -> DataSettings:
+    """``DataSettings`` as they are, or those of a source alone: "digits", a folder, "owner/name".
+
+    Raises:
+        TypeError: Another kind of value.
+    """
+    if isinstance(value, DataSettings):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return DataSettings(source=os.fspath(value))
+    raise TypeError(f"data ({type(value).__name__}) must be a source such as 'digits' or a folder, or DataSettings")
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What a run's settings record of images that are handed over in Python, in place of ``DataSettings``.
+
+    Attributes:
+        source: What to call them: the class of the dataset.
+        images: The number of images by split.
+        sha256: A hash of some images of each split, with their labels.
+        workers: As in ``DataSettings``.
+        crop_pct: As in ``DataSettings``.
+    """
+
+    source: str
+    images: dict[str, int]
+    sha256: str
+    workers: int | None = None
+    crop_pct: float | None = None
 
 
 @dataclass(frozen=True)

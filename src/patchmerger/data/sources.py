@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import torchvision.datasets
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from patchmerger.data.folders import read_folder
+from patchmerger.data.folders import local_folder, read_folder, some_images
 from patchmerger.data.images import EncodedDataset, EncodedSet, PictureList
+from patchmerger.data.metadata import METADATA
 from patchmerger.data.settings import DataSettings
-from patchmerger.data.tables import read_table
+from patchmerger.data.tables import check_parquet, read_table
 
 _TORCHVISION = "torchvision:"
 _TABLES = ("*.parquet", "*/*.parquet", "*.tar", "*/*.tar")
@@ -42,7 +44,8 @@ def open_source(data: DataSettings) -> EncodedDataset:
     2. ``"torchvision:NAME"``: the class NAME of ``torchvision.datasets``, never downloaded.
     3. The path of a folder: saved by ``datasets.save_to_disk``, or with parquet files or WebDataset shards (in the
        layout that ``datasets.load_dataset`` reads), or of class folders, optionally within train, val and test folders.
-    4. ``"owner/name"``: the folder ``$PATCHMERGER_DATA/name`` if there is one, else the Hugging Face Hub.
+    4. ``"name"`` or ``"owner/name"``: the folder ``$PATCHMERGER_DATA/name``.
+    5. ``"owner/name"``: the Hugging Face Hub.
 
     Args:
         data: What to read.
@@ -62,13 +65,11 @@ def open_source(data: DataSettings) -> EncodedDataset:
         if folder is None:
             raise ValueError(f"{source} needs root, the folder that holds its files (or set PATCHMERGER_DATA)")
         found = _open_torchvision(source.removeprefix(_TORCHVISION), Path(folder).expanduser())
-    elif source and Path(source).expanduser().is_dir():
-        found = _open_folder(Path(source).expanduser(), data)
+    elif path := local_folder(source):
+        found = _open_folder(path, data)
     elif not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         kind = "a file, not a folder" if Path(source).expanduser().is_file() else "neither known nor an existing folder"
         raise ValueError(f"source {source!r} is {kind}. Understood are: {_FORMS}")
-    elif shelf and (on_shelf := Path(shelf).expanduser() / source.split("/")[1]).is_dir():
-        found = _open_folder(on_shelf, data)
     else:
         found = read_table(_from_hub(source, data.subset), image=data.image, label=data.label)
     if "train" not in found.splits:
@@ -86,9 +87,25 @@ def _digits() -> EncodedDataset:
 def _open_folder(path: Path, data: DataSettings) -> EncodedDataset:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return read_table(datasets.load_from_disk(str(path)), image=data.image, label=data.label)
-    if any(next(path.glob(pattern), None) for pattern in _TABLES):
-        return read_table(datasets.load_dataset(str(path)), image=data.image, label=data.label)
-    return read_folder(path)
+    tables = [file for pattern in _TABLES for file in path.glob(pattern) if file.name not in METADATA]
+    if not tables:
+        return read_folder(path, data)
+    if images := some_images(path):
+        raise ValueError(
+            f"{path} holds tables or shards ({tables[0].name}) and images ({images[0].relative_to(path)}): which are "
+            "meant? Move one kind away"
+        )
+    check_parquet(path)
+    try:
+        builder = datasets.load_dataset_builder(str(path))
+        builder.download_and_prepare()
+        found = read_table(builder.as_dataset(), image=data.image, label=data.label)
+    except (datasets.exceptions.DatasetsError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error.__cause__ or error}") from error
+    used = {Path(file).resolve() for files in builder.config.data_files.values() for file in files}
+    if unread := [file.name for file in tables if file.resolve() not in used]:
+        found = replace(found, remarks=(*found.remarks, f"not read: {', '.join(unread[:5])}"))
+    return found
 
 
 def _from_hub(name: str, subset: str | None) -> datasets.DatasetDict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,18 @@ from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, Strati
 from torch import Tensor
 
 from patchmerger.data.images import ImageSet
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""The names that splits go by, and what they are called here."""
 
 FOLDS = 5
 """Into how many parts data without a test set is divided: five seeds in a row test every image exactly once."""
@@ -67,6 +80,12 @@ class ImageSplits:
         if self.validation is not None:
             return self.validation
         return self.train if self.train.random_access else self.test
+
+
+def warn_of(source: str, remarks: Sequence[str]) -> None:
+    """Says what is left out or lost of the data, once."""
+    if remarks:
+        warnings.warn(f"data ({source}): {'; '.join(remarks)}", stacklevel=3)
 
 
 def split_images(images: ImageDataset, *, seed: int) -> ImageSplits:

@@ -74,7 +74,7 @@ class StreamedBatches(IterableDataset[Batch | None]):
             for row, (picture, _) in enumerate(part):
                 seed_everything_on_cpu(key(self.seed, *self.turn, *place, row))
                 try:
-                    images.append(self.transform(decode(picture)))
+                    images.append(self.transform(decode(picture, max_pixels=self.stream.max_pixels)))
                 except BadImageError as error:
                     if not self.stream.skip_bad:
                         raise BadImageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,11 +13,12 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
 from patchmerger.data.decoding import Picture
-from patchmerger.data.folders import SPLIT_NAMES
+from patchmerger.data.folders import local_folder
 from patchmerger.data.images import EncodedSet, ImageSet, PictureList, load_sets
+from patchmerger.data.labels import Classes
 from patchmerger.data.settings import DataSettings
-from patchmerger.data.splits import ImageSplits
-from patchmerger.data.tables import LABELS, class_names_of, only_column, picture_in, targets_of
+from patchmerger.data.splits import SPLIT_NAMES, ImageSplits, warn_of
+from patchmerger.data.tables import check_parquet, class_label, only_column, picture_in
 
 Row = tuple[Picture, Any]
 """An encoded image and its label or labels."""
@@ -31,7 +31,8 @@ class ImageStream(ImageSet):
         rows: The training split.
         image: The column of the images.
         label: The column of the labels; a dotted name reaches into one that holds several values.
-        class_names: The name of each class number.
+        classes: Of the labels.
+        max_pixels: Of the largest image that is read.
         samples: Images in an epoch.
         buffer: Images among which the next one is drawn, in each process that reads.
         skip_bad: Whether a bad image is replaced by another one of its batch instead of ending the run.
@@ -45,14 +46,16 @@ class ImageStream(ImageSet):
         *,
         image: str,
         label: str,
-        class_names: tuple[str, ...],
+        classes: Classes,
+        max_pixels: int,
         samples: int,
         buffer: int,
         skip_bad: bool,
     ) -> None:
         self.table = rows
         self.image, self.label = image, label
-        self.class_names = class_names
+        self.classes = classes
+        self.max_pixels = max_pixels
         self.samples = samples
         self.buffer = buffer
         self.skip_bad = skip_bad
@@ -85,8 +88,7 @@ class ImageStream(ImageSet):
 
     def targets_of(self, labels: Sequence[Any]) -> Tensor:
         """Class numbers, int64 (n,), or float32 zeros and ones (n, C) with several labels an image."""
-        feature = field(self.table.features, self.label)
-        return targets_of(list(labels), self.class_names, "train", feature)
+        return self.classes.targets(labels, "train")
 
 
 def stream_images(settings: DataSettings) -> ImageSplits:
@@ -105,6 +107,9 @@ def stream_images(settings: DataSettings) -> ImageSplits:
     """
     streams, known = open_streams(settings.source, settings.subset)
     named = {SPLIT_NAMES[name.lower()]: rows for name, rows in streams.items() if name.lower() in SPLIT_NAMES}
+    unread = [name for name in streams if name.lower() not in SPLIT_NAMES]
+    if len(named) + len(unread) < len(streams):
+        raise ValueError(f"data.source ({settings.source}) has splits of one meaning: {', '.join(streams)}")
     if "train" not in named or len(named) < 2:
         raise ValueError(
             f"data.source ({settings.source}) has the splits {', '.join(streams)}: a stream needs train, and "
@@ -122,20 +127,21 @@ def stream_images(settings: DataSettings) -> ImageSplits:
     for name, rows in named.items():
         read = [(picture_in(row[image]), field(row, label)) for row in without_decoding(rows, image, label)]
         held[name] = ([picture for picture, _ in read], [value for _, value in read])
-    names = class_names(train, label, [value for _, labels in held.values() for value in labels])
-    feature = field(train.features, label)
+    declared = class_label(field(train.features, label))
+    classes = Classes.of(declared, [value for _, labels in held.values() for value in labels], label)
     encoded = {
-        name: EncodedSet(PictureList(pictures, name), targets_of(labels, names, name, feature))
+        name: EncodedSet(PictureList(pictures, name), classes.targets(labels, name))
         for name, (pictures, labels) in held.items()
     }
-    sets, bad = load_sets(encoded, memory_limit=settings.memory_gib * 2**30, bad_files=settings.bad_files)
+    sets, bad, losses = load_sets(encoded, settings)
     test = sets["test"] if "test" in sets else sets["validation"]
     validation = sets.get("validation") if "test" in sets else None
     stream = ImageStream(
         without_decoding(train, image, label),
         image=image,
         label=label,
-        class_names=names,
+        classes=classes,
+        max_pixels=settings.max_pixels,
         samples=samples,
         buffer=settings.shuffle_buffer,
         skip_bad=settings.bad_files == "skip",
@@ -143,15 +149,18 @@ def stream_images(settings: DataSettings) -> ImageSplits:
     files = stream.shards(1)
     counts = [f"{samples:,} training images an epoch, streamed from {files} file{'s' if files > 1 else ''}"]
     counts += [] if validation is None else [f"{len(validation):,} validation images"]
+    notes = [*([f"splits not read: {', '.join(unread)}"] if unread else []), *losses]
+    warn_of(settings.source, notes)
     which = "test images" if "test" in sets else "test images (the validation split)"
     return ImageSplits(
         train=stream,
         validation=validation,
         test=test,
-        class_names=names,
+        class_names=classes.names,
         multi_label=test.targets.is_floating_point(),
-        skipped=tuple(str(file) for file in bad),
-        description=f"{settings.source}: {', '.join(counts)}, {len(test):,} {which} of {len(names)} classes",
+        skipped=bad,
+        description=f"{settings.source}: {', '.join(counts)}, {len(test):,} {which} of {len(classes.names)} "
+        f"{'; '.join(['classes', *notes])}",
     )
 
 
@@ -181,8 +190,8 @@ def open_streams(source: str, subset: str | None) -> tuple[dict[str, datasets.It
 
 def find_columns(rows: datasets.IterableDataset, image: str | None, label: str | None) -> tuple[str, str]:
     """The columns of images and labels, as named or as they can be told."""
-    image = image or only_column(rows, "image", usual=("image",))
-    label = label or only_column(rows, "label", usual=LABELS)
+    image = image or only_column(rows, "image")
+    label = label or only_column(rows, "label")
     for option, column in (("image", image), ("label", label)):
         if column.split(".")[0] not in rows.features:
             raise ValueError(f"data.{option} ({column!r}) is no column; there are {', '.join(rows.features)}")
@@ -193,11 +202,6 @@ def without_decoding(rows: datasets.IterableDataset, image: str, label: str) -> 
     """The two columns alone, images as the bytes that they are stored in."""
     kept = rows.cast_column(image, datasets.Image(decode=False))
     return kept.select_columns([image, label.split(".")[0]])
-
-
-def class_names(rows: datasets.IterableDataset, label: str, labels: Sequence[Any]) -> tuple[str, ...]:
-    """The classes that the table declares, else those of ``labels``, the labels of the evaluation splits."""
-    return class_names_of(field(rows.features, label), labels, label)
 
 
 def field(row: Any, name: str) -> Any:
@@ -211,16 +215,14 @@ def field(row: Any, name: str) -> Any:
 
 
 def _place(source: str) -> str:
-    shelf = os.environ.get("PATCHMERGER_DATA")
-    if source and Path(source).expanduser().is_dir():
-        return str(Path(source).expanduser())
+    if folder := local_folder(source):
+        check_parquet(folder)
+        return str(folder)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         raise ValueError(
             f"data.source ({source!r}) cannot be streamed: give a folder of .tar (WebDataset) or parquet files, or "
             '"owner/name" of a dataset on the Hugging Face Hub'
         )
-    if shelf and (on_shelf := Path(shelf).expanduser() / source.split("/")[1]).is_dir():
-        return str(on_shelf)
     return source
 
 

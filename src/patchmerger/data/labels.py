@@ -1,0 +1,148 @@
+"""From labels of any kind that has classes to class numbers: names, whole numbers, booleans, lists of them."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Label = str | int | bool | None
+"""A label in its plain form; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a dataset.
+
+    Attributes:
+        names: The name of each class number.
+        numbers: The class number of each label.
+        kind: Whether labels are ``"one"`` an image, ``"several"`` in a list, or ``"hot"``: a yes or no for each class.
+        column: What holds the labels, for messages.
+    """
+
+    names: tuple[str, ...]
+    numbers: dict[Label, int]
+    kind: str
+    column: str
+
+    @staticmethod
+    def of(names: Sequence[str] | None, values: Sequence[Any], column: str) -> Classes:
+        """The classes that are declared, else those of all ``values``.
+
+        Args:
+            names: What is declared: the name of each class number, which are then the labels.
+            values: A label an image, or a list of them, or for each class whether the image has it.
+            column: What holds them, for messages.
+
+        Raises:
+            ValueError: Values that are no classes, such as numbers that are not whole, or of several types.
+        """
+        rows = [row for value in values if (row := _several(value)) is not None]
+        if rows and len(rows) < sum(not _missing(value) for value in values):
+            raise ValueError(f"column {column!r} holds a label for some images and a list of labels for others")
+        if _are_hot(rows, None if names is None else len(names)):
+            names = [str(number) for number in range(len(rows[0]))] if names is None else names
+            return Classes(tuple(names), {}, "hot", column)
+        kind = "several" if rows else "one"
+        if names is not None:
+            return Classes(tuple(names), {number: number for number in range(len(names))}, kind, column)
+        found = [plain_label(value, column) for value in ([v for row in rows for v in row] if rows else values)]
+        labels: list[Any] = [label for label in found if label is not None]
+        types = sorted({type(label).__name__ for label in labels})
+        if len(types) > 1:
+            raise ValueError(f"column {column!r} holds {' and '.join(types)}: labels must be of one type")
+        ordered = sorted(set(labels))
+        return Classes(tuple(map(str, ordered)), {label: n for n, label in enumerate(ordered)}, kind, column)
+
+    def targets(self, values: Sequence[Any], split: str) -> Tensor:
+        """Class numbers, int64 (n,), or float32 zeros and ones (n, C) where an image may have several labels.
+
+        Args:
+            values: As in ``of``.
+            split: The name of the split, for messages.
+
+        Raises:
+            ValueError: A label is missing, or none of the classes.
+        """
+        if self.kind == "one":
+            return torch.tensor([self._number(value, values, split) for value in values], dtype=torch.long)
+        hot = torch.zeros(len(values), len(self.names))
+        for row, value in enumerate(values):
+            labels = _several(value)
+            if labels is None:
+                raise self._missing_labels(values, split)
+            if self.kind == "hot":
+                if len(labels) != len(self.names):
+                    raise ValueError(f"split {split} has lists of {len(labels)} and of {len(self.names)} labels")
+                hot[row] = torch.tensor([float(label) for label in labels])
+            elif labels:
+                hot[row, [self._number(label, values, split) for label in labels]] = 1
+        return hot
+
+    def _number(self, value: Any, values: Sequence[Any], split: str) -> int:
+        label = plain_label(value, self.column)
+        if label in self.numbers and label is not None:
+            return self.numbers[label]
+        if label is None or label == -1:
+            raise self._missing_labels(values, split)
+        raise ValueError(f"split {split} has the label {label!r} in column {self.column!r}, which is no class")
+
+    def _missing_labels(self, values: Sequence[Any], split: str) -> ValueError:
+        missing = sum(1 for value in values if _missing(value) or value == -1)
+        return ValueError(
+            f"split {split} has labels that are no class ({missing} of {len(values)} images have none in column "
+            f"{self.column!r})"
+        )
+
+
+def plain_label(value: Any, column: str) -> Label:
+    """One label in its plain form: a string, a whole number or a boolean; None where it is missing.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.item()
+    if isinstance(value, enum.Enum):
+        value = value.name
+    if _missing(value):
+        return None
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        raise ValueError(f"column {column!r} holds numbers that are not whole ({value:g}), which are no classes")
+    raise ValueError(f"column {column!r} holds {type(value).__name__}, not class labels, whole numbers or strings")
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
+
+
+def _several(value: Any) -> list[Any] | None:
+    """The labels of an image that may have several, or None for one label."""
+    if isinstance(value, Tensor | np.ndarray):
+        if value.ndim > 1:
+            raise ValueError(f"labels of shape {tuple(value.shape)} are no classes: one an image, or a list, is needed")
+        return value.tolist() if value.ndim == 1 else None
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else None
+
+
+def _are_hot(rows: list[list[Any]], count: int | None) -> bool:
+    """Whether each list says yes or no for each class, rather than naming the classes of an image."""
+    if not rows or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2 or len(rows[0]) != (count or len(rows[0])):
+        return False
+    values = [value for row in rows for value in row]
+    if any(isinstance(value, str) or value not in (0, 1) for value in values):
+        return False
+    return any(isinstance(value, bool | float) for value in values) or any(len(set(row)) < len(row) for row in rows)

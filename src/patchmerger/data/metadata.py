@@ -1,0 +1,111 @@
+"""Labels in a table beside images: metadata.csv, .jsonl or .parquet, as Hugging Face's imagefolder has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+
+from patchmerger.data.images import EncodedDataset, EncodedSet, ImageFiles
+from patchmerger.data.labels import Classes
+from patchmerger.data.settings import DataSettings
+from patchmerger.data.splits import SPLIT_NAMES
+from patchmerger.data.tables import LABELS, class_label, only_column, values_of
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+def read_metadata(tables: dict[str, Path], images: dict[str, list[Path]], data: DataSettings) -> EncodedDataset | None:
+    """The images that the rows of a table name in the column ``file_name``, with the labels in another column.
+
+    Of one table for all images the splits are those in its column ``split``, or the folders that the file names begin
+    with, where all of these are names of splits.
+
+    Args:
+        tables: A table a split, beside its images.
+        images: All image files of each split, to be sure that none is left out.
+        data: Of it ``label``, the column of the labels, and ``bad_files``.
+
+    Returns:
+        The dataset, not decoded; ``None`` where no column holds labels.
+
+    Raises:
+        ValueError: A table without ``file_name``, a file that is named twice or lies elsewhere, a label that is
+            missing, an image without a row (unless ``bad_files`` is ``"skip"``).
+    """
+    rows = {split: _read(path) for split, path in tables.items()}
+    first = next(iter(rows.values()))
+    label = data.label
+    if label is None and not any(name in LABELS or class_label(first.features[name]) for name in first.column_names):
+        return None
+    label = label or only_column(first, "label")
+    files: dict[str, list[Path]] = {}
+    values = {}
+    remarks = []
+    for split, table in rows.items():
+        for column in ("file_name", label):
+            if column not in table.column_names:
+                raise ValueError(f"{tables[split]} has no column {column!r}; it has {', '.join(table.column_names)}")
+        files[split] = [_inside(tables[split], name) for name in table["file_name"]]
+        values[split] = values_of(table, label)
+        remarks += _check_complete(tables[split], files[split], images[split], data)
+    classes = Classes.of(class_label(first.features[label]), [v for some in values.values() for v in some], label)
+    remarks.append(f"labels are those of {', '.join(sorted({path.name for path in tables.values()}))}")
+    if list(rows) == ["train"]:
+        parts = _splits_within(tables["train"], first, files["train"])
+    else:
+        parts = {split: list(range(len(table))) for split, table in rows.items()}
+    splits = {}
+    for split, part in parts.items():
+        of = split if split in files else "train"
+        targets = classes.targets([values[of][row] for row in part], split)
+        splits[split] = EncodedSet(ImageFiles([files[of][row] for row in part]), targets)
+    return EncodedDataset(splits, classes.names, tuple(remarks))
+
+
+def _read(path: Path) -> datasets.Dataset:
+    try:
+        if path.suffix == ".csv":
+            return datasets.Dataset.from_csv(str(path), keep_default_na=False, na_values=[""])
+        return (datasets.Dataset.from_json if path.suffix == ".jsonl" else datasets.Dataset.from_parquet)(str(path))
+    except Exception as error:  # the reader raises nearly anything on a broken file
+        reason = error.__cause__ or error
+        raise ValueError(f"{path} cannot be read: {reason}") from error
+
+
+def _inside(table: Path, name: object) -> Path:
+    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{table} has a file_name ({name!r}) that is no path within its folder")
+    return table.parent / name
+
+
+def _check_complete(table: Path, named: list[Path], there: list[Path], data: DataSettings) -> list[str]:
+    known = set(named)
+    if len(known) < len(named):
+        twice = next(file for row, file in enumerate(named) if file in named[:row])
+        raise ValueError(f"{table} has more than one row for {twice.name}: an image has one row")
+    if not (missing := [file for file in there if file not in known]):
+        return []
+    text = f"{len(missing)} images have no row in {table} ({', '.join(file.name for file in missing[:5])})"
+    if data.bad_files == "error":
+        raise ValueError(f'{text}: add their labels, or leave them out with bad_files="skip"')
+    return [f"not read: {text}"]
+
+
+def _splits_within(table: Path, rows: datasets.Dataset, files: list[Path]) -> dict[str, list[int]]:
+    """Rows by split, where the table tells splits apart."""
+    if "split" in rows.column_names:
+        said = [str(name) for name in rows["split"]]
+    else:
+        said = [file.relative_to(table.parent).parts[0] for file in files]
+    if not all(name.lower() in SPLIT_NAMES for name in said):
+        if "split" in rows.column_names:
+            raise ValueError(
+                f"{table} has a column split with {', '.join(sorted(set(said))[:5])}: it must say train, validation or "
+                "test"
+            )
+        return {"train": list(range(len(said)))}
+    found: dict[str, list[int]] = {}
+    for row, name in enumerate(said):
+        found.setdefault(SPLIT_NAMES[name.lower()], []).append(row)
+    return found
