@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from patchmerger.data.settings import DataSettings
+from patchmerger.fewshot.settings import FewShotSettings
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Command:
     images for every model. The images' classes need not be those that the model was trained on.
 
     Args:
-        model: A folder that patchmerger saved: the "model" folder of a run, or the run's own.
+        model: The folder of a saved model or of a run, a timm architecture with weights, or "owner/name" on the Hub.
         data: The images, with one label each.
         shots: Training images of each class, k: one number, or several.
         draws: How often the training images are drawn; mean and standard deviation are taken over the draws.
@@ -29,7 +30,7 @@ class Command:
         progress: Show a progress bar, on a terminal.
     """
 
-    model: Path
+    model: str
     data: DataSettings = DataSettings()
     shots: int | list[int] = field(default_factory=lambda: [1, 5, 10, 25])
     draws: int = 5
@@ -45,10 +46,10 @@ class Command:
         from patchmerger.fewshot.probe import few_shot
         from patchmerger.reports.few_shot import show_few_shot
 
+        shots = (self.shots,) if isinstance(self.shots, int) else tuple(self.shots)
         result = few_shot(
-            self.model, data=self.data, shots=self.shots, draws=self.draws, seed=self.seed,
-            batch_size=self.batch_size, device=self.device, out=self.out, overwrite=self.overwrite,
-            progress=self.progress,
+            self.model, self.data, FewShotSettings(shots, self.draws), seed=self.seed, batch_size=self.batch_size,
+            device=self.device, out=self.out, overwrite=self.overwrite, progress=self.progress, command=command,
         )  # fmt: skip
         show_few_shot(result)
         return 0

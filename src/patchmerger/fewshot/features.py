@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -12,7 +10,9 @@ from torch import Tensor, nn
 
 from patchmerger.data import EvalTransform, ImageSet, Loader, Preprocessing, normalize
 from patchmerger.data.batches import EvaluationImages, EvaluationOrder
+from patchmerger.mechanism.modes import eval_mode
 from patchmerger.runs.environment import usable_cores
+from patchmerger.runs.progress import progress_bar
 
 FeatureFunction: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
 """From a model and normalised images (B, 3, S, S) to features (B, D)."""
@@ -72,24 +72,18 @@ def extract_features(
     """
     loaders = [_loader(images, EvalTransform(image_size, preprocessing), batch_size, workers) for images in sets]
     like = next(model.parameters())
-    modes = [(module, module.training) for module in model.modules()]
     extracted: list[Tensor] = []
-    try:
-        model.eval()
-        with torch.inference_mode(), _progress(sum(len(images) for images in sets), progress) as advance:
-            for loader in loaders:
-                parts = []
-                for images, _ in loader:
-                    normalized = normalize(images.to(like.device), preprocessing)
-                    part = features(model, normalized.to(like.dtype))
-                    if part.ndim != 2 or len(part) != len(images):
-                        raise ValueError(f"features gives {tuple(part.shape)} for {len(images)} images, not (B, D)")
-                    parts.append(part.float().cpu())
-                    advance(len(images))
-                extracted.append(torch.cat(parts))  # (n, D)
-    finally:
-        for module, training in modes:
-            module.training = training
+    total = sum(len(images) for images in sets)
+    with torch.inference_mode(), eval_mode(model), progress_bar("features", total, shown=progress) as bar:
+        for loader in loaders:
+            parts = []
+            for images, _ in loader:
+                part = features(model, normalize(images.to(like.device), preprocessing).to(like.dtype))
+                if part.ndim != 2 or len(part) != len(images):
+                    raise ValueError(f"features gives {tuple(part.shape)} for {len(images)} images, not (B, D)")
+                parts.append(part.float().cpu())
+                bar.advance(len(images))
+            extracted.append(torch.cat(parts))  # (n, D)
     return extracted
 
 
@@ -100,17 +94,3 @@ def _loader(images: ImageSet, transform: EvalTransform, batch_size: int, workers
     if workers is None:
         workers = 0 if cores <= 2 or dataset.as_they_are else min(8, cores - 1)
     return Loader(dataset, order, length=len(order), workers=workers)
-
-
-@contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    if not (shown and sys.stderr.isatty()):
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("features", total=total)
-        yield lambda count: bar.advance(task, count)

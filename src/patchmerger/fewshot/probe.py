@@ -2,90 +2,167 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from patchmerger.data import DataSettings, ImageSet, ImageSplits, load_images
+from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.batches import key
-from patchmerger.fewshot.features import extract_features
-from patchmerger.fewshot.result import FewShot, KShot
+from patchmerger.fewshot.features import FeatureFunction, extract_features, pre_logits
 from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
-from patchmerger.hub import SavedConfig, describe, load
+from patchmerger.fewshot.settings import FewShotSettings
+from patchmerger.hosts.example_inputs import example_input
+from patchmerger.models.finding import FoundModel, find_model
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.files import write_json
+from patchmerger.runs.serialisation import to_json
+from patchmerger.runs.statistics import mean_sd
 
 STRENGTHS = tuple(2.0**power for power in range(-10, 21, 2))
 """The strengths of the penalty that are tried on the validation images."""
 
 
+@dataclass(frozen=True)
+class KShot:
+    """Results for k images a class.
+
+    Attributes:
+        shots: Images of each class that the classifier is fitted to, k.
+        accuracies: On the test images, from 0 to 1, one for each draw.
+        validation_accuracies: On the validation images, likewise.
+        strengths: The strength that was chosen on the validation images, likewise.
+    """
+
+    shots: int
+    accuracies: tuple[float, ...]
+    validation_accuracies: tuple[float, ...]
+    strengths: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean test accuracy over the draws."""
+        return mean_sd(self.accuracies)[0]
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation of the test accuracy over the draws; ``None`` for one draw."""
+        return mean_sd(self.accuracies)[1] if len(self.accuracies) > 1 else None
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Few-shot accuracies of one model on one dataset, and what is needed to measure them again.
+
+    Attributes:
+        model: The folder or name of the model.
+        data: The images, in words.
+        results: One for each k.
+        classes: Number of classes.
+        feature_dim: Features of an image, D.
+        image_size: Height and width in pixels that the images were fitted to.
+        images: How many were there to draw from (``"train"``), were drawn (``"drawn"``: all draws together),
+            chose the strength (``"validation"``) and gave the accuracies (``"test"``).
+        seed: Fixes what is held out, and the draws.
+        draws: How often images were drawn.
+        strengths: Those to choose from.
+        seconds: Spent on the features and on the classifiers.
+        environment: Device, threads and versions.
+        command: The command line that asked for it, if one did.
+    """
+
+    model: str
+    data: str
+    results: tuple[KShot, ...]
+    classes: int
+    feature_dim: int
+    image_size: int
+    images: dict[str, int]
+    seed: int
+    draws: int
+    strengths: tuple[float, ...]
+    seconds: dict[str, float]
+    environment: dict[str, Any]
+    command: str | None = None
+
+    def __getitem__(self, shots: int) -> KShot:
+        """The results for one k."""
+        for result in self.results:
+            if result.shots == shots:
+                return result
+        raise KeyError(f"{shots} shots were not measured; there are {', '.join(str(r.shots) for r in self.results)}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain Python values, for JSON."""
+        results = [{**asdict(result), "mean": result.mean, "sd": result.sd} for result in self.results]
+        record: dict[str, Any] = to_json({**asdict(self), "results": results})
+        return record
+
+
 def few_shot(
-    model: Path | str,
-    *,
+    model: str | Path | nn.Module,
     data: DataSettings = DataSettings(),
-    shots: int | list[int] = [1, 5, 10, 25],  # noqa: B006 - read, never changed
-    draws: int = 5,
+    settings: FewShotSettings = FewShotSettings(),
+    *,
     seed: int = 0,
     batch_size: int = 128,
     device: str | None = None,
     out: Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    command: str | None = None,
 ) -> FewShot:
-    """Measure the few-shot accuracy of a saved model: a linear classifier on its frozen features, in closed form.
+    """Measure the few-shot accuracy of a model: a linear classifier on its frozen features, in closed form.
 
     Every draw takes k training images of each class. The strength of the penalty is chosen for each on the
     validation images, and the classifier is then evaluated once on the test images. The same seed draws the same
     images for every model. The images' classes need not be those that the model was trained on.
 
     Args:
-        model: A folder that patchmerger saved: the "model" folder of a run, or the run's own.
+        model: A model of timm, or as in :func:`~patchmerger.models.find_model`.
         data: The images, with one label each.
-        shots: Training images of each class, k: one number, or several.
-        draws: How often the training images are drawn; mean and standard deviation are taken over the draws.
+        settings: Numbers of images and of draws.
         seed: Fixes the draws, and what is held out where the data has no validation or test split of its own.
         batch_size: Images in a batch of the one pass that gives the features.
         device: Device, such as cpu or cuda; the accelerator by default where there is one.
         out: JSON file to write the result to.
         overwrite: Replace that file if it exists.
         progress: Show a progress bar, on a terminal.
+        command: The command line that asked for it, kept in the result.
 
     Returns:
         The accuracies, as printed and as written.
 
     Raises:
-        ValueError: Numbers below 1, too few images of a class, or several labels an image; before any feature.
+        ValueError: Too few images of a class, several labels an image, or a model whose features are not known;
+            before any feature.
         FileNotFoundError: No model in the folder, or no such data.
         FileExistsError: The file exists and ``overwrite`` is false.
     """
-    counts = [shots] if isinstance(shots, int) else shots
-    check_protocol(counts, draws)
     if batch_size < 1:
         raise ValueError(f"batch_size ({batch_size}) must be at least 1")
     _check_out(out, overwrite)
     place = find_device(device)
-    folder = Path(model)
-    folder = folder / "model" if (folder / "model" / "config.json").exists() else folder
-    saved = describe(folder)
-    image_size = _image_size(saved, folder)
+    found = find_model(model)
+    image_size, preprocessing = _images_of(found)
     images = load_images(data, seed=seed)
-    check_images(images, counts)
-    net = load(folder, device=place)
-    if saved.preprocessing is None:
-        raise ValueError(f"model ({folder}) does not say how its images are normalised")
-    preprocessing = replace(saved.preprocessing, crop_pct=data.crop_pct or saved.preprocessing.crop_pct)
+    check_images(images, settings.shots)
     result = few_shot_images(
-        net, images, shots=counts, draws=draws, seed=seed, image_size=image_size, preprocessing=preprocessing,
-        batch_size=batch_size, workers=data.workers, progress=progress,
-    )  # fmt: skip
-    result = replace(result, model=str(folder))
+        found.model.to(place),
+        images,
+        settings,
+        seed=seed,
+        image_size=image_size,
+        preprocessing=replace(preprocessing, crop_pct=data.crop_pct or preprocessing.crop_pct),
+        batch_size=batch_size,
+        workers=data.workers,
+        progress=progress,
+    )
+    result = replace(result, model=found.name, command=command)
     if out is not None:
         write_json(out, result.as_dict())
     return result
@@ -94,42 +171,51 @@ def few_shot(
 def few_shot_images(
     model: nn.Module,
     images: ImageSplits,
+    settings: FewShotSettings = FewShotSettings(),
     *,
-    shots: Sequence[int] = (1, 5, 10, 25),
-    draws: int = 5,
+    image_size: int,
+    preprocessing: Preprocessing,
     seed: int = 0,
-    **extraction: Any,
+    features: FeatureFunction = pre_logits,
+    batch_size: int = 128,
+    workers: int | None = None,
+    progress: bool = True,
 ) -> FewShot:
-    """Measure the few-shot accuracy of a model that is not saved, or of another library's.
+    """Measure the few-shot accuracy of any model, of another library than timm too.
 
     Args:
         model: A model on the device to work on; it is left as it was.
         images: Training, validation and test images, with one label each.
-        shots: Numbers of training images of each class, k.
-        draws: How often the training images are drawn.
+        settings: Numbers of images and of draws.
+        image_size: Height and width that images are fitted to.
+        preprocessing: How they are resized, cropped and normalised.
         seed: Fixes the draws.
-        **extraction: How images become features, as :func:`~patchmerger.fewshot.features.extract_features` has it:
-            ``image_size`` and ``preprocessing``, and by option ``features`` (for a model that is not
-            one of timm's), ``batch_size``, ``workers`` and ``progress``.
+        features: From a model and normalised images (B, 3, S, S) to features (B, D); what the last layer sees, for a
+            model of timm.
+        batch_size: Images in a batch.
+        workers: Processes that load images; chosen by the number of cores by default.
+        progress: Show a progress bar, on a terminal.
 
     Returns:
         The accuracies.
 
     Raises:
-        ValueError: Numbers below 1, too few images of a class, or several labels an image; before any feature.
+        ValueError: Too few images of a class, or several labels an image; before any feature.
     """
-    check_protocol(shots, draws)
-    validation = check_images(images, shots)
-    drawn = draw(images.train.targets, len(images.class_names), max(shots), draws, seed)  # (draws, C, k)
+    validation = check_images(images, settings.shots)
+    classes = len(images.class_names)
+    drawn = draw(images.train.targets, classes, max(settings.shots), settings.draws, seed)  # (draws, C, k)
     needed = torch.unique(drawn)  # (n,), ascending
     started = time.perf_counter()
     splits = [images.train.subset(needed.tolist()), validation, images.test]
-    train, *held_out = extract_features(model, splits, **extraction)  # (n, D)
+    train, *held_out = extract_features(
+        model, splits, image_size=image_size, preprocessing=preprocessing, features=features, batch_size=batch_size,
+        workers=workers, progress=progress,
+    )  # fmt: skip
     extracted = time.perf_counter()
-    classes, counts = len(images.class_names), [len(images.train), *map(len, splits)]
-    labelled = [(features.double(), split.targets) for features, split in zip(held_out, splits[1:], strict=True)]
+    labelled = [(part.double(), split.targets) for part, split in zip(held_out, splits[1:], strict=True)]
     results = []
-    for k in shots:
+    for k in settings.shots:
         outcomes = []
         for part in drawn[:, :, :k]:
             rows = torch.searchsorted(needed, part.reshape(-1).contiguous())  # (C · k,)
@@ -142,14 +228,18 @@ def few_shot_images(
         results=tuple(results),
         classes=classes,
         feature_dim=train.shape[1],
-        image_size=extraction["image_size"],
-        images=dict(zip(("train", "drawn", "validation", "test"), counts, strict=True)),
+        image_size=image_size,
+        images={
+            "train": len(images.train),
+            "drawn": len(needed),
+            "validation": len(validation),
+            "test": len(images.test),
+        },
         seed=seed,
-        draws=draws,
+        draws=settings.draws,
         strengths=STRENGTHS,
         seconds={"features": extracted - started, "classifiers": time.perf_counter() - extracted},
         environment=environment(next(model.parameters()).device),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )
 
 
@@ -173,18 +263,6 @@ def draw(labels: Tensor, num_classes: int, shots: int, draws: int, seed: int) ->
             generator = torch.Generator().manual_seed(key(seed, number, label))
             drawn[number, label] = candidates[torch.randperm(len(candidates), generator=generator)[:shots]]
     return drawn
-
-
-def check_protocol(shots: Sequence[int], draws: int) -> None:
-    """Raise ``ValueError`` for numbers that make no few-shot evaluation."""
-    if not shots:
-        raise ValueError("shots is empty: name at least one number of images a class, such as 10")
-    if min(shots) < 1:
-        raise ValueError(f"shots ({list(shots)}) must be at least 1 image a class each")
-    if len(set(shots)) < len(shots):
-        raise ValueError(f"shots ({list(shots)}) names a number twice")
-    if draws < 1:
-        raise ValueError(f"draws ({draws}) must be at least 1")
 
 
 def check_images(images: ImageSplits, shots: Sequence[int]) -> ImageSet:
@@ -226,17 +304,21 @@ def _evaluate(
     return accuracy(classifier.scores(classifier.project(features), strength), labels), chosen_by, strength
 
 
-def _image_size(saved: SavedConfig, folder: Path) -> int:
-    """Height and width of the images of a saved model; refused where :func:`few_shot` could not make its features."""
-    if saved.library != "timm":
+def _images_of(found: FoundModel) -> tuple[int, Preprocessing]:
+    """Size and preprocessing of a model's images; refused where :func:`few_shot` could not make its features."""
+    if not hasattr(found.model, "forward_head"):
         raise ValueError(
-            f"model ({folder}) is of {saved.library}, and only features of timm's models are known by themselves: give "
+            f"model ({found.name}) is no model of timm, the only ones whose features are known by themselves: give "
             "few_shot_images a function that makes them"
         )
-    _, height, width = saved.input_size or (0, 0, 0)
+    if found.preprocessing is None:
+        raise ValueError(f"model ({found.name}) does not say how its images are normalised: give few_shot_images that")
+    height, width = example_input(found.model).images.shape[-2:]
     if height != width:
-        raise ValueError(f"model ({folder}) takes images of {height} × {width} pixels; only square ones are made here")
-    return height
+        raise ValueError(
+            f"model ({found.name}) takes images of {height} × {width} pixels; only square ones are made here"
+        )
+    return height, found.preprocessing
 
 
 def _check_out(out: Path | None, overwrite: bool) -> None:

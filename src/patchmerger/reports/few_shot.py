@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from patchmerger.fewshot.result import FewShot
+from patchmerger.fewshot.probe import FewShot
 
 
 def show_few_shot(result: FewShot) -> None:

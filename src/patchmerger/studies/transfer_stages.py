@@ -12,6 +12,7 @@ import torch
 
 from patchmerger.data import DataSettings, ImageSplits
 from patchmerger.fewshot.probe import few_shot_images
+from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.hub import describe, load
 from patchmerger.models.build import square_input
 from patchmerger.runs.run_folder import RunFolder
@@ -57,7 +58,7 @@ def few_shot_stage(
     preprocessing = replace(saved.preprocessing, crop_pct=data.crop_pct or saved.preprocessing.crop_pct)
     folder.begin()
     found = few_shot_images(
-        net, images, shots=shots, draws=draws, seed=seed, image_size=square_input(net),
+        net, images, FewShotSettings(tuple(shots), draws), seed=seed, image_size=square_input(net),
         preprocessing=preprocessing, workers=data.workers, progress=progress,
     )  # fmt: skip
     results = found.as_dict()

@@ -17,7 +17,8 @@ from patchmerger.data import (
     read_images,
     split_images,
 )
-from patchmerger.fewshot.probe import check_images, check_protocol
+from patchmerger.fewshot.probe import check_images
+from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.hub import load
 from patchmerger.models.build import check_patches
 from patchmerger.models.settings import MergeSettings, ModelSettings
@@ -93,7 +94,7 @@ def transfer(
                 f"{name}.devices ({given.devices}) and num_nodes ({given.num_nodes}) must be 1: a study uses several "
                 "devices by a process for each (CUDA_VISIBLE_DEVICES), which share the variants and seeds"
             )
-    check_protocol(shots, draws)
+    FewShotSettings(tuple(shots), draws)  # checks them
     augmentation = augmentation or default_augmentation(data.source)
     finetuning = replace(finetuning, augmentation=finetuning.augmentation or default_augmentation(downstream.source))
     settings: dict[str, Any] = {
