@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from patchmerger.reports.speed import rounds_text
 from patchmerger.runs.files import read_json, write_text
-from patchmerger.speed.compiling import compile_name
 from patchmerger.speed.record import SCHEMA
-from patchmerger.speed.roofline import Ceilings
+from patchmerger.speed.roofline import PeakRates
+from patchmerger.speed.settings import compile_name
 from tools.speed_targets import TARGETS, Row, Target, activations, merged_timing
 
 RESULTS, PAGE = Path("results"), Path("docs/measured-speed.md")
@@ -20,9 +21,10 @@ _INTRO = """\
 
 <!-- Made by `make speed-page` from results/bench-*.json; what is written here by hand is lost. -->
 
-What `patchmerger bench` measured; [how](speed.md#how-it-is-measured). Each speed-up is the median of the ratios within
-rounds in which plain and merged take turns, with its quartiles. *Predicted* is the ratio of FLOPs, *roofline* what the
-two ceilings of the device allow. Times belong to the device that is named; ratios are what is claimed.
+What `patchmerger bench` measured; [how](speed.md#how-it-is-measured). Each speed-up is the median of the paired ratios
+of rounds in which plain and merged are interleaved, with its quartiles. *Predicted* is the ratio of FLOPs, *roofline*
+what the peak rates of the device allow. Times belong to the device that is named; ratios are what is claimed. A `?`
+marks an uncertain speed-up: few rounds, or wide quartiles.
 
 The CPU here has no bf16 arithmetic (neither AMX nor avx512_bf16): ViT-S/16 runs at a quarter of its float32 speed in
 bf16 (`results/bench-vit-small-cpu-bf16.json`: 1.79× in inference and 1.84× in a training step, of 1.90×), so that
@@ -42,7 +44,7 @@ _ROWS = """\
 |---|---|---:|---|---:|---:|---:|---:|---:|---:|
 """
 
-_STAGES = "| stage | plain, ms | merged, ms | merged, share | merged, GFLOPs/s |\n|---|---:|---:|---:|---:|\n"
+_PARTS = "| part | plain, ms | merged, ms | merged, share | merged, GFLOPs/s |\n|---|---:|---:|---:|---:|\n"
 
 
 def render(benchmarks: Mapping[str, Mapping[str, Any]]) -> str:
@@ -79,12 +81,12 @@ def _mode(key: Mapping[str, Any]) -> str:
 
 def _section(name: str, results: Mapping[str, Any]) -> str:
     where = results["environment"]
-    ceilings = {str(Ceilings(**row["ceilings"])) for row in results["rows"]}
+    rates = {str(PeakRates(**row["peak_rates"])) for row in results["rows"]}
     lines = [
         f"## {name}",
         "",
         f"On {where['device_name']}, {where['threads']} threads, torch {where['torch']}, timm {where['timm']}; "
-        f"{_rounds(results)} rounds. {'; '.join(sorted(c[0].upper() + c[1:] for c in ceilings))}.",
+        f"{rounds_text(results)} rounds. {'; '.join(sorted(r[0].upper() + r[1:] for r in rates))}.",
         "",
         f"```console\n$ {results['command']}\n```",
         "",
@@ -99,11 +101,6 @@ def _section(name: str, results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _rounds(results: Mapping[str, Any]) -> str:
-    counts = sorted({row["measurement"]["rounds"] for row in results["rows"] if row["measurement"]})
-    return " to ".join(dict.fromkeys(str(counts[i]) for i in (0, -1))) if counts else "0"
-
-
 def _row(row: Row) -> str:
     key, merged = row["key"], merged_timing(row)
     cells = [key["model"], "training step" if key["training"] else "inference", str(key["batch_size"]), _mode(key)]
@@ -113,7 +110,10 @@ def _row(row: Row) -> str:
     low, high = (1 / ratio for ratio in reversed(merged["ratio_quartiles"]))
     kept = activations(row)
     cells += [f"{timings[name]['images_per_second']:,.1f}" for name in ("plain", "merged")]
-    cells += [f"{merged['speedup']:.2f}× ({low:.2f} … {high:.2f})", f"{merged['of_predicted']:.2f}"]
+    cells += [
+        f"{merged['speedup']:.2f}×{'?' * bool(merged['uncertain'])} ({low:.2f} … {high:.2f})",
+        f"{merged['of_predicted']:.2f}",
+    ]
     cells += [f"{merged['of_roofline']:.2f}", f"{kept:.2f}" if kept and key["training"] else ""]
     text = f"| {' | '.join(cells)} |"
     for other, (middle, (lower, upper)) in row["merged_against"].items():
@@ -125,14 +125,14 @@ def _row(row: Row) -> str:
 
 def _profile(profile: Mapping[str, Any]) -> list[str]:
     key, models = profile["key"], profile["models"]
-    plain = {stage["name"]: f"{1e3 * stage['seconds']:.1f}" for stage in models["plain"]}
+    plain = {part["name"]: f"{1e3 * part['seconds']:.1f}" for part in models["plain"]}
     rows = [
-        f"| {stage['name']} | {plain.get(stage['name'], '–')} | {1e3 * stage['seconds']:.1f} | {stage['share']:.1%} "
-        f"| {stage['flops_per_second'] / 1e9:,.1f} |"
-        for stage in models["merged"]
+        f"| {part['name']} | {plain.get(part['name'], '–')} | {1e3 * part['seconds']:.1f} | {part['share']:.1%} "
+        f"| {part['flops_per_second'] / 1e9:,.1f} |"
+        for part in models["merged"]
     ]
-    return [f"Stages of a forward pass, {key['model']}, batch {key['batch_size']}, {_mode(key)}:", "",
-            _STAGES + "\n".join(rows), ""]  # fmt: skip
+    return [f"Parts of a forward pass, {key['model']}, batch {key['batch_size']}, {_mode(key)}:", "",
+            _PARTS + "\n".join(rows), ""]  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

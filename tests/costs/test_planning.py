@@ -1,5 +1,9 @@
+"""Plans: what meets a budget, the nearest where none does, and what was measured of it."""
+
+import copy
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import timm
@@ -10,8 +14,11 @@ from patchmerger.costs import planning
 from patchmerger.costs.model_cost import cost
 from patchmerger.costs.planning import plan
 from patchmerger.insertion import insert
+from patchmerger.speed.settings import TimingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUICK = TimingSettings(batch_size=1, rounds=1, warmup=1, round_seconds=0.0)
 
 
 def test_the_papers_model():
@@ -22,17 +29,11 @@ def test_the_papers_model():
     assert first.flops == 18_450_923_520
     with torch.device("meta"):
         model = timm.create_model("vit_base_patch16_224")
-    assert all(p.flops == cost(p.apply(timm_copy(model))).flops for p in found.placements)
+    assert all(p.flops == cost(p.apply(copy.deepcopy(model))).flops for p in found.placements)
     text = str(found)
     assert "vit_base_patch16_224, 224 × 224 pixels, 35.13 GFLOPs: 1.9× fewer FLOPs or better" in text
     assert first.line in text
     assert json.loads(json.dumps(found.as_dict()))["placements"][0]["line"] == first.line
-
-
-def timm_copy(model):
-    import copy
-
-    return copy.deepcopy(model)
 
 
 def test_a_budget_in_flops():
@@ -66,38 +67,38 @@ def test_two_mergers_and_positions_that_the_host_needs():
 def test_the_model_stays_as_it_is():
     model = make_vit().train()
     keys = list(model.state_dict())
-    plan(model, speedup=1.3, measure=1, batch_size=1, rounds=1)
+    plan(model, speedup=1.3, measure=1, timing=QUICK)
     assert list(model.state_dict()) == keys
     assert model.training
 
 
 def test_measured():
-    found = plan(make_vit(), speedup=1.3, num_tokens=[2, 4, 8], measure=2, batch_size=2, rounds=3)
+    found = plan(
+        make_vit(), speedup=1.3, num_tokens=[2, 4, 8], measure=2, timing=replace(QUICK, batch_size=2, rounds=3)
+    )
     assert [t.name for t in found.measured.timings] == ["plain", *(p.line for p in found.placements[:2])]
     text = str(found)
     assert "measured (quartiles)" in text
-    assert re.search(r"measured, \d of 2 reach 1\.30×; median of 3 rounds, models in turn, on ", text)
+    assert re.search(r"measured, \d of 2 reach 1\.30×; median of 3 rounds, interleaved, on ", text)
     assert json.loads(json.dumps(found.as_dict()))["measured"]["rounds"] == 3
 
 
 def test_a_slower_model_is_told(monkeypatch):
     real = planning.measure_speed
 
-    def reversed_roles(models, **options):
-        measured = real(models, **options)
-        slow = [dataclasses.replace(t, ratio=1.25) if t.name != "plain" else t for t in measured.timings]
-        return dataclasses.replace(measured, timings=tuple(slow))
-
-    import dataclasses
+    def reversed_roles(*args, **options):
+        measured = real(*args, **options)
+        slow = [replace(t, ratio=1.25) if t.name != "plain" else t for t in measured.timings]
+        return replace(measured, timings=tuple(slow))
 
     monkeypatch.setattr(planning, "measure_speed", reversed_roles)
-    text = str(plan(make_vit(), speedup=1.3, measure=1, batch_size=1, rounds=1))
+    text = str(plan(make_vit(), speedup=1.3, measure=1, timing=QUICK))
     assert "measured, 0 of 1 reach 1.30×" in text
     assert "slower than the plain model here: patchmerger.insert(model, num_tokens=" in text
 
 
 def test_by_name_at_another_size():
-    found = plan("vit_tiny_patch16_224", image_size=64, speedup=1.5, measure=1, batch_size=1, rounds=1)
+    found = plan("vit_tiny_patch16_224", image_size=64, speedup=1.5, measure=1, timing=QUICK)
     assert found.image_size == (64, 64)
     assert found.measured.image_size == (64, 64)
 

@@ -1,4 +1,4 @@
-"""Benchmarks of tiny models, on ceilings that need no measuring."""
+"""Benchmarks of tiny models, with peak rates that need no measuring."""
 
 from functools import partial
 
@@ -6,8 +6,9 @@ import pytest
 
 from conftest import make_vit
 from patchmerger.models import FoundModel
-from patchmerger.speed import candidates, rows
-from patchmerger.speed.roofline import Ceilings
+from patchmerger.speed import candidates, suite
+from patchmerger.speed.roofline import PeakRates
+from patchmerger.speed.settings import TimingSettings
 
 
 @pytest.fixture
@@ -21,6 +22,6 @@ def tiny_models(monkeypatch):
         return FoundModel(name, model.to("meta") if weights == "meta" else model)
 
     monkeypatch.setattr(candidates, "find_model", find)
-    monkeypatch.setattr(rows, "measure_ceilings", lambda device, kind: Ceilings("a device", kind, 1, 1e9, 1e9))
-    monkeypatch.setattr(rows, "measure", partial(rows.measure, round_seconds=0.0))
+    monkeypatch.setattr(suite, "measure_peak_rates", lambda device, kind: PeakRates("a device", kind, 1, 1e9, 1e9))
+    monkeypatch.setattr(suite, "TimingSettings", partial(TimingSettings, round_seconds=0.0))
     return names

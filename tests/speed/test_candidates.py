@@ -9,25 +9,29 @@ from patchmerger.hub import save
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 from patchmerger.speed.candidates import build_candidates
+from patchmerger.speed.settings import BenchSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_plain_and_merged_have_the_same_weights():
     state = torch.random.get_rng_state()
-    found = build_candidates("vit_tiny_patch16_224", image_size=32, num_tokens=2, after=3, seed=1)
+    settings = BenchSettings(image_size=32, num_tokens=2, after=3)
+    found = build_candidates("vit_tiny_patch16_224", settings, seed=1)
     assert torch.equal(state, torch.random.get_rng_state())
     plain, merged = found.models["plain"], found.models["merged"]
     assert not mergers(plain)
     assert [(m.after, m.num_tokens) for m in mergers(merged)] == [(3, 2)]
     assert (found.after, found.num_tokens, found.positions) == ((3,), (2,), None)
     assert all(torch.equal(value, merged.state_dict()[key]) for key, value in plain.state_dict().items())
-    again = build_candidates("vit_tiny_patch16_224", image_size=32, num_tokens=2, after=3, seed=1).models["merged"]
+    again = build_candidates(
+        "vit_tiny_patch16_224", BenchSettings(image_size=32, num_tokens=2, after=3), seed=1
+    ).models["merged"]
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in merged.state_dict().items())
 
 
 def test_without_a_seed_nothing_has_weights():
-    found = build_candidates("beit_base_patch16_224", num_tokens=[64, 8], after=[4, 8], against=None)
+    found = build_candidates("beit_base_patch16_224", BenchSettings(num_tokens=[64, 8], after=[4, 8], against=None))
     assert all(p.is_meta for model in found.models.values() for p in model.parameters())
     assert found.positions == "drop"
     assert found.num_tokens == (64, 8)
@@ -42,13 +46,13 @@ def test_a_saved_model_is_measured_as_it_is(tmp_path):
     with torch.no_grad():
         assert torch.equal(found.models["merged"](make_images()), merged(make_images()))
     save(make_vit(), tmp_path / "plain")
-    assert build_candidates(str(tmp_path / "plain"), num_tokens=5, after=3, seed=0).after == (3,)
+    assert build_candidates(str(tmp_path / "plain"), BenchSettings(num_tokens=5, after=3), seed=0).after == (3,)
 
 
 def test_vit_pytorch_at_the_same_shape():
     pytest.importorskip("vit_pytorch")
     found = build_candidates(
-        "vit_tiny_patch16_224", image_size=32, num_tokens=2, after=5, against="vit-pytorch", seed=0
+        "vit_tiny_patch16_224", BenchSettings(image_size=32, num_tokens=2, after=5, against="vit-pytorch"), seed=0
     )
     plain, theirs = found.models["plain"], found.models["vit-pytorch"]
     assert theirs(make_images()).shape == (2, 1000)
@@ -57,11 +61,11 @@ def test_vit_pytorch_at_the_same_shape():
     ours, others = (sum(p.numel() for p in model.parameters()) for model in (plain, theirs))
     assert abs(ours - others) < 0.01 * ours
     with pytest.raises(ValueError, match=re.escape("against ('vit-pytorch') has no counterpart of Eva")):
-        build_candidates("eva02_tiny_patch14_224", against="vit-pytorch")
+        build_candidates("eva02_tiny_patch14_224", BenchSettings(against="vit-pytorch"))
     with pytest.raises(ValueError, match=re.escape("has no counterpart of ParallelScalingBlock")):
-        build_candidates("vit_base_patch16_xp_224", against="vit-pytorch")
+        build_candidates("vit_base_patch16_xp_224", BenchSettings(against="vit-pytorch"))
     with pytest.raises(ValueError, match=re.escape("against ('vit-pytorch') has one merger, and not 2")):
-        build_candidates("vit_tiny_patch16_224", num_tokens=[9, 3], after=[1, 3], against="vit-pytorch")
+        build_candidates("vit_tiny_patch16_224", BenchSettings(num_tokens=[9, 3], after=[1, 3], against="vit-pytorch"))
 
 
 def test_vit_pytorch_that_is_not_installed(monkeypatch):
@@ -69,20 +73,27 @@ def test_vit_pytorch_that_is_not_installed(monkeypatch):
     with pytest.raises(
         ValueError, match=re.escape("against ('vit-pytorch') is not installed: pip install vit-pytorch")
     ):
-        build_candidates("vit_tiny_patch16_224", against="vit-pytorch")
+        build_candidates("vit_tiny_patch16_224", BenchSettings(against="vit-pytorch"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "arguments", "message"),
     [
-        ({"name": "vit_smal_patch16_224"}, "did you mean vit_small"),
-        ({"name": "resnet18"}, "ResNet cannot take a merger"),
-        ({"image_size": 100}, "image_size (100, 100) does not divide by the patch size (16, 16): take (96, 96), say"),
-        ({"image_size": 0}, "image_size (0, 0) must be at least one pixel"),
-        ({"after": 12}, "after (12) must be a block from 1 to 11"),
-        ({"num_tokens": 400}, "num_tokens (400) after block 6 is more than the 196 tokens that arrive"),
+        ("vit_smal_patch16_224", {}, "did you mean vit_small"),
+        ("resnet18", {}, "ResNet cannot take a merger"),
+        (
+            "vit_tiny_patch16_224",
+            {"image_size": 100},
+            "image_size (100, 100) does not divide by the patch size (16, 16): take (96, 96), say",
+        ),
+        ("vit_tiny_patch16_224", {"after": 12}, "after (12) must be a block from 1 to 11"),
+        (
+            "vit_tiny_patch16_224",
+            {"num_tokens": 400},
+            "num_tokens (400) after block 6 is more than the 196",
+        ),
     ],
 )
-def test_what_cannot_be_built(arguments, message):
+def test_what_cannot_be_built(name, arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        build_candidates(**{"name": "vit_tiny_patch16_224", **arguments})
+        build_candidates(name, BenchSettings(**arguments))

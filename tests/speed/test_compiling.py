@@ -8,7 +8,7 @@ from torch._inductor.utils import run_and_get_code
 
 from conftest import make_vit
 from patchmerger import insert
-from patchmerger.speed.compiling import check_compile, compile_name, compiled
+from patchmerger.speed.compiling import compiled
 
 
 @pytest.fixture
@@ -27,6 +27,7 @@ def test_not_compiled_is_the_model_itself(merged):
     assert compiled(merged, False) is merged
 
 
+@pytest.mark.slow
 def test_frozen_weights_are_prepacked_constants(merged, images):
     expected = merged(images)
     fast = compiled(merged)
@@ -44,16 +45,3 @@ def test_frozen_weights_are_prepacked_constants(merged, images):
 def test_a_model_in_training_mode_is_not_frozen(merged):
     with pytest.raises(ValueError, match=r"in training mode: call model.eval\(\) before it is frozen"):
         compiled(merged.train())
-
-
-@pytest.mark.parametrize(
-    ("compile", "training", "message"),
-    [("frozen", True, "for inference alone: give true to train"), ("fast", False, r"compile \('fast'\) must be true")],
-)
-def test_what_cannot_be_compiled_so(compile, training, message):
-    with pytest.raises(ValueError, match=message):
-        check_compile(compile, training=training)
-
-
-def test_names():
-    assert [compile_name(each) for each in (False, True, "frozen")] == ["eager", "compiled", "compiled, frozen"]

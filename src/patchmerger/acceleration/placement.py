@@ -11,10 +11,10 @@ from torch import nn
 from patchmerger.acceleration.settings import PlacementSettings
 from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts
-from patchmerger.costs.planning import plan
+from patchmerger.costs.planning import meeting
 from patchmerger.mechanism.options import Positions
-from patchmerger.speed.benchmark import measure as measure_speed
-from patchmerger.speed.options import Precision
+from patchmerger.speed.measurement import measure as measure_speed
+from patchmerger.speed.settings import Precision, TimingSettings
 
 # Finer than powers of two, so that no more tokens go than must; the paper's 8 is the fewest, where there are enough.
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256)
@@ -71,23 +71,24 @@ def choose_placement(
     if settings.after is not None:
         return _given(net, settings.after, 8 if num_tokens is None else num_tokens, positions)
     wanted = 2.0 if settings.speedup is None else settings.speedup
-    patches = PlacementCosts(on_meta(net), None, positions).num_patches
+    costs, name = PlacementCosts(on_meta(net), None, positions), type(net).__name__
+    patches = costs.num_patches
     least = min(8, max(1, patches // 4))
     counts = [num_tokens] if num_tokens is not None else [n for n in _COUNTS if least <= n < patches] or [1]
     if not settings.measure:
-        best = plan(net, speedup=wanted, num_tokens=counts, positions=positions).placements[0]
+        best = meeting(costs, name, 1, counts, speedup=wanted)[0]
         return _chosen(best, wanted)
     found: dict[str, Placement] = {}
     for reserve in _RESERVES:
         try:
-            best = plan(net, speedup=wanted * reserve, num_tokens=counts, positions=positions).placements[0]
+            best = meeting(costs, name, 1, counts, speedup=wanted * reserve)[0]
         except ValueError:
             if not found:
                 raise
             break
         found.setdefault(best.line, best)
     models = {"plain": net, **{line: p.apply(copy.deepcopy(net)) for line, p in found.items()}}
-    timings = measure_speed(models, batch_size=batch_size, precision=precision, rounds=settings.rounds)
+    timings = measure_speed(models, TimingSettings(batch_size=batch_size, precision=precision, rounds=settings.rounds))
     for line, placement in found.items():
         if timings[line].speedup >= wanted:
             return _chosen(placement, wanted, timings[line].speedup)

@@ -29,8 +29,9 @@ from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import atomic_file, read_json, write_json
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.run_folder import RunFolder, default_folder
-from patchmerger.speed.benchmark import measure as measure_speed
-from patchmerger.speed.options import Precision as SpeedPrecision
+from patchmerger.speed.measurement import measure as measure_speed
+from patchmerger.speed.settings import Precision as SpeedPrecision
+from patchmerger.speed.settings import TimingSettings
 from patchmerger.training.fitting import MODEL_FOLDER
 
 
@@ -230,8 +231,11 @@ class AccelerationRun:
         """4. and 5. The speed, what was lost, and the model in its folder."""
         self._say("4/5 evaluation: measuring the speed")
         speed = measure_speed(
-            {"plain": self.teacher.net, "accelerated": student}, batch_size=min(32, self.recovery.batch_size),
-            precision=self.speed_precision, rounds=rounds, device=self.device,
+            {"plain": self.teacher.net, "accelerated": student},
+            TimingSettings(
+                batch_size=min(32, self.recovery.batch_size), precision=self.speed_precision, rounds=rounds,
+                device=str(self.device),
+            ),
         )  # fmt: skip
         names = self.teacher.class_names or (self.images.class_names if self.labels else None)
         self.teacher.found.save(student, self.folder.path / MODEL_FOLDER, class_names=names or None, overwrite=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchmerger.speed.options import Against, Compile, Mode, Precision
+from patchmerger.speed.settings import Against, BenchSettings, Compile, Mode, Precision
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Command:
         compile: Compile all models with torch.compile: true, or "frozen" for inference with constant weights, laid
             out for the device; "[false, true, frozen]" for rows of each. Training steps have no rows of "frozen".
         against: Measure another library's merged ViT of the same shape too: vit-pytorch.
-        profile: Also measure where the time of a forward pass goes, stage by stage, not compiled.
+        profile: Also measure where the time of a forward pass goes, part by part, not compiled.
         rounds: How often each model is timed in a row.
         warmup: Untimed steps of each model before the first round.
         device: Device, such as cpu or cuda, or a list; the accelerator by default where there is one.
         seed: Seed of the random weights, images and labels.
         out: JSON file for the result, written after each row. The same command again measures the rows that are
             missing after an interrupt (Ctrl-C).
-        picture: PNG file to draw: speed-up against batch size, with the predicted limit.
+        picture: PNG file to draw: speed-up against batch size, with the predictions of FLOPs and roofline.
         overwrite: Replace these files if they exist.
     """
 
@@ -61,13 +61,17 @@ class Command:
 
     def run(self, command: str) -> int:
         """Measure, and show the tables; the status says whether any row was measured."""
-        from patchmerger.reports.speed import show_speed
+        from patchmerger.reports.speed import draw_speed, show_speed
         from patchmerger.speed.suite import bench
 
-        results = bench(
-            self.models, num_tokens=self.num_tokens, after=self.after, batch_size=self.batch_size,
-            image_size=self.image_size, precision=self.precision, mode=self.mode, compile=self.compile,
-            against=self.against, profile=self.profile, rounds=self.rounds, warmup=self.warmup, device=self.device,
-            seed=self.seed, out=self.out, picture=self.picture, overwrite=self.overwrite,
+        settings = BenchSettings(
+            num_tokens=self.num_tokens, after=self.after, against=self.against, image_size=self.image_size,
+            batch_size=self.batch_size, precision=self.precision, compile=self.compile, mode=self.mode,
+            profile=self.profile, rounds=self.rounds, warmup=self.warmup, device=self.device, seed=self.seed,
         )  # fmt: skip
-        return show_speed(results)
+        if self.picture is not None and self.picture.exists() and not self.overwrite:
+            raise FileExistsError(f"picture ({self.picture}) exists already: take another name, or --overwrite true")
+        results = bench(self.models, settings, out=self.out, overwrite=self.overwrite, command=command)
+        if self.picture is not None and results["finished"]:
+            draw_speed(results, self.picture)
+        return show_speed(results, resumable=self.out is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patchmerger.mechanism.options import Positions
-from patchmerger.speed.options import Compile, Precision
+from patchmerger.speed.settings import Compile, Precision, TimingSettings
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,15 @@ class Command:
         """Plan, and print the table."""
         from patchmerger.costs.planning import plan
 
+        timing = TimingSettings(
+            batch_size=self.batch_size, precision=self.precision, compile=self.compile, rounds=self.rounds,
+            device=self.device, seed=self.seed,
+        )  # fmt: skip
         print(
             plan(
                 self.model, speedup=self.speedup, gflops=self.gflops, mergers=self.mergers,
                 num_tokens=self.num_tokens, image_size=self.image_size, positions=self.positions, limit=self.limit,
-                measure=self.measure, batch_size=self.batch_size, precision=self.precision, compile=self.compile,
-                rounds=self.rounds, device=self.device, seed=self.seed,
+                measure=self.measure, timing=timing,
             )
         )  # fmt: skip
         return 0

@@ -15,9 +15,9 @@ from patchmerger.inserted import mergers as inserted
 from patchmerger.mechanism.options import Positions
 from patchmerger.models.finding import find_model
 from patchmerger.runs.text_table import text_table
-from patchmerger.speed.benchmark import measure as measure_speed
 from patchmerger.speed.measurement import Measurement
-from patchmerger.speed.options import Compile, Precision
+from patchmerger.speed.measurement import measure as measure_speed
+from patchmerger.speed.settings import TimingSettings
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,7 @@ def plan(
     positions: Positions | None = None,
     limit: int = 10,
     measure: int = 0,
-    batch_size: int = 16,
-    precision: Precision = "float32",
-    compile: Compile = False,
-    rounds: int = 10,
-    device: str | None = None,
-    seed: int = 0,
+    timing: TimingSettings = TimingSettings(rounds=10),
 ) -> Plan:
     """Find where to merge for a wanted speed-up, or to stay within a budget of FLOPs.
 
@@ -126,12 +121,7 @@ def plan(
         positions: As in ``insert``; by default what the model needs.
         limit: How many placements to list.
         measure: How many of the first ones to measure on this machine, beside the plain model.
-        batch_size: Images in a batch, for ``measure``.
-        precision: float32, bf16 or fp16, for ``measure``.
-        compile: Compile the models with ``torch.compile`` (``"frozen"``: with constant weights), for ``measure``.
-        rounds: How often each model is timed, for ``measure``.
-        device: Where to measure; by default where the model is.
-        seed: Of the random weights and images, for ``measure``.
+        timing: How to measure.
 
     Returns:
         The placements, with the line of Python for each.
@@ -152,28 +142,55 @@ def plan(
     counts = _counts(costs, num_tokens, mergers)
     if speedup is None and gflops is None:
         speedup = 2.0
-    budget = gflops * 1e9 if gflops is not None else costs.cost.flops / (speedup or 1)
-    if budget >= costs.cost.flops:
-        raise ValueError(f"gflops ({gflops:g}) is met without a merger: {name} has {costs.cost.flops / 1e9:.4g} GFLOPs")
-    found = placements_within(costs, mergers, counts, budget)
-    if not found:
-        raise ValueError(_nearest(name, costs, mergers, counts, speedup, gflops, budget))
+    found = meeting(costs, name, mergers, counts, speedup=speedup, gflops=gflops)
     measured = None
     if measure:
         if isinstance(model, str):
-            known = find_model(model, image_size=image_size, weights="random", seed=seed).model
+            known = find_model(model, image_size=image_size, weights="random", seed=timing.seed).model
         measured = measure_speed(
             {"plain": known, **{p.line: p.apply(copy.deepcopy(known)) for p in found[: min(measure, limit)]}},
-            batch_size=batch_size,
+            timing,
             image_size=image_size,
-            precision=precision,
-            compile=compile,
-            rounds=rounds,
-            device=device,
-            seed=seed,
         )
     cost = costs.cost
+    budget = _budget(costs, speedup, gflops)
     return Plan(name, cost.image_size, cost.flops, budget, speedup, tuple(found[:limit]), measured)
+
+
+def meeting(
+    costs: PlacementCosts,
+    name: str,
+    mergers: int,
+    num_tokens: Sequence[int],
+    *,
+    speedup: float | None = None,
+    gflops: float | None = None,
+) -> list[Placement]:
+    """The placements that meet a budget, at least one, the one to try first at the front.
+
+    Args:
+        costs: Of the model.
+        name: What to call the model in errors.
+        mergers: One merger, or two.
+        num_tokens: Numbers of tokens to choose from.
+        speedup: The budget: as in :func:`plan`.
+        gflops: In its place.
+
+    Raises:
+        ValueError: None meets it, or none is needed.
+    """
+    budget = _budget(costs, speedup, gflops)
+    if gflops is not None and budget >= costs.cost.flops:
+        raise ValueError(f"gflops ({gflops:g}) is met without a merger: {name} has {costs.cost.flops / 1e9:.4g} GFLOPs")
+    found = placements_within(costs, mergers, num_tokens, budget)
+    if not found:
+        raise ValueError(_nearest(name, costs, mergers, num_tokens, speedup, gflops, budget))
+    return found
+
+
+def _budget(costs: PlacementCosts, speedup: float | None, gflops: float | None) -> float:
+    """FLOPs of one image at most."""
+    return gflops * 1e9 if gflops is not None else costs.cost.flops / (speedup or 1)
 
 
 def _counts(costs: PlacementCosts, num_tokens: Sequence[int] | None, mergers: int) -> list[int]:

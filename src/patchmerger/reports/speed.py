@@ -1,78 +1,106 @@
-"""What ``patchmerger bench`` prints."""
+"""The tables and the picture of ``patchmerger bench``."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from patchmerger.speed.compiling import compile_name
+from patchmerger.reports.style import GREY, head, picture, shared_legend, speed_bars
 from patchmerger.speed.record import RowKey
-from patchmerger.speed.roofline import Ceilings
+from patchmerger.speed.roofline import PeakRates
+from patchmerger.speed.settings import compile_name
 
 _COLUMNS = (
-    "batch", "format", "plain\nimages/s", "merged\nimages/s", "speed-up\n(quartiles)", "by FLOPs\n(attained)",
-    "by roofline\n(attained)", "memory, MiB\nplain → merged", "activations\nmerged ÷ plain",
+    "batch", "plain\nimages/s", "merged\nimages/s", "speed-up\n(quartiles)", "by FLOPs\n(attained)",
+    "roofline\n(attained)", "MiB, plain\n→ merged", "activations\nmerged ÷ plain",
 )  # fmt: skip
+_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b2a")
 
 
-def show_speed(results: dict[str, Any]) -> int:
-    """Print the results of ``patchmerger bench``; returns the exit status."""
-    console = Console()
-    console.print(speed_text(results), soft_wrap=True, markup=False, highlight=False)
+def show_speed(results: Mapping[str, Any], *, resumable: bool = False) -> int:
+    """Print the results of ``patchmerger bench``.
+
+    Args:
+        results: The content of its JSON file.
+        resumable: Whether they are in a file, so that the same command goes on with them.
+
+    Returns:
+        The exit status: 130 if it was interrupted, 2 if no row was measured.
+    """
+    Console(highlight=False).print(speed_tables(results, resumable=resumable))
     if not results["finished"]:
         return 130
     return 0 if any(row["measurement"] for row in results["rows"]) else 2
 
 
-def speed_text(results: dict[str, Any]) -> str:
-    """The tables of a benchmark, what they mean, and what they were measured on."""
-    groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+def speed_tables(results: Mapping[str, Any], *, resumable: bool = False) -> RenderableType:
+    """The tables of a benchmark, what they mean, and what they were measured on; as wide as the terminal is."""
+    groups: dict[tuple[str, bool, str, str], list[Mapping[str, Any]]] = {}
     for row in results["rows"]:
-        groups.setdefault((row["key"]["model"], row["key"]["training"]), []).append(row)
-    texts = [_group_text(name, training, rows) for (name, training), rows in groups.items()]
-    texts += [_profile_text(profile) for profile in results["profiles"] if profile["error"] is None]
-    texts += [f"not measured: {_label(row['key'])}: {row['error']}" for row in _all_rows(results) if row["error"]]
-    slower = [row for row in results["rows"] if row["measurement"] and _merged(row)["speedup"] < 1]
-    texts += [f"slower with the merger: {_label(row['key'])}: {_merged(row)['speedup']:.2f}×" for row in slower]
-    texts.append(_conditions(results))
-    return "\n".join(texts)
+        key = row["key"]
+        group = (key["model"], key["training"], key["device"], _format(key))
+        groups.setdefault(group, []).append(row)
+    parts: list[RenderableType] = []
+    for rows in groups.values():
+        parts += _group(rows)
+    for profile in results["profiles"]:
+        if profile["error"] is None:
+            parts += _profile(profile)
+    every_row = (*results["rows"], *results["profiles"])
+    lines = [f"not measured: {_label(row['key'])}: {row['error']}" for row in every_row if row["error"]]
+    measured = [(row["key"], _merged(row)) for row in results["rows"] if row["measurement"]]
+    lines += [f"slower with the merger: {_label(k)}: {t['speedup']:.2f}×" for k, t in measured if t["speedup"] < 1]
+    lines += [f"uncertain: {_label(k)}: {t['uncertain']}" for k, t in measured if t["uncertain"]]
+    return Group(*parts, *map(Text, [*lines, *_conditions(results, resumable)]))
 
 
-def _all_rows(results: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    return (*results["rows"], *results["profiles"])
+def _format(key: Mapping[str, Any]) -> str:
+    return f"{key['precision']}, {compile_name(key['compile'])}"
 
 
-def _group_text(name: str, training: bool, rows: list[dict[str, Any]]) -> str:
-    """One table: a model in inference or training."""
-    first = rows[0]
+def _label(key: Mapping[str, Any]) -> str:
+    return str(RowKey(**key))
+
+
+def _merged(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    merged: Mapping[str, Any] = next(t for t in row["measurement"]["timings"] if t["name"] == "merged")
+    return merged
+
+
+def _group(rows: list[Mapping[str, Any]]) -> list[RenderableType]:
+    """One table: a model in inference or training, in one number format on one device."""
+    first, key = rows[0], rows[0]["key"]
     places = ", ".join(f"{m} tokens after block {a}" for m, a in zip(first["num_tokens"], first["after"], strict=True))
-    table = Table(box=box.SIMPLE_HEAD)
-    others = [t["name"] for t in _timings(rows) if t["name"] not in ("plain", "merged")]
-    others = list(dict.fromkeys(others))
-    extra = [column for other in others for column in (f"{other}\nspeed-up", f"merged against\n{other}")]
-    for column in (*_COLUMNS, *extra):
-        table.add_column(column, justify="left" if column == "format" else "right", no_wrap=True)
+    what = "training step" if key["training"] else "inference"
+    timings = [timing for row in rows if row["measurement"] for timing in row["measurement"]["timings"]]
+    others = list(dict.fromkeys(t["name"] for t in timings if t["name"] not in ("plain", "merged")))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in (*_COLUMNS, *(c for other in others for c in (f"{other}\nspeed-up", f"merged against\n{other}"))):
+        table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*_cells(row, others))
-    return f"{name}, {places}: {'training step' if training else 'inference'}\n{table_text(table).rstrip()}\n"
+    return [Text(f"{key['model']}, {places}: {what}, {_format(key)}, {key['device']}"), table]
 
 
-def _cells(row: dict[str, Any], others: list[str]) -> list[str]:
-    key = row["key"]
-    mode = f"{key['precision']}, {compile_name(key['compile'])}, {key['device']}"
-    cells = [str(key["batch_size"]), mode]
+def _cells(row: Mapping[str, Any], others: list[str]) -> list[str]:
+    cells = [str(row["key"]["batch_size"])]
     if row["measurement"] is None:
         return [*cells, "–", "–", row["error"].split(" (")[0][:24], *(["–"] * (4 + 2 * len(others)))]
     timings = {t["name"]: t for t in row["measurement"]["timings"]}
     plain, merged = timings["plain"], timings["merged"]
     low, high = (1 / ratio for ratio in reversed(merged["ratio_quartiles"]))
     cells += [f"{t['images_per_second']:,.1f}" for t in (plain, merged)]
-    cells.append(f"{merged['speedup']:.2f}× ({low:.2f} … {high:.2f})")
+    cells.append(f"{merged['speedup']:.2f}×{'?' * bool(merged['uncertain'])} ({low:.2f} … {high:.2f})")
     for predicted, attained in (("predicted_speedup", "of_predicted"), ("roofline_speedup", "of_roofline")):
         cells.append(f"{merged[predicted]:.2f}× ({merged[attained]:.0%})" if merged[predicted] else "–")
     if plain["peak_memory"] is None:
@@ -86,67 +114,133 @@ def _cells(row: dict[str, Any], others: list[str]) -> list[str]:
     return cells
 
 
-def _profile_text(profile: dict[str, Any]) -> str:
-    """One table: the stages of a forward pass, plain beside merged."""
+def _profile(profile: Mapping[str, Any]) -> list[RenderableType]:
+    """One table: the parts of a forward pass, plain beside merged."""
     key = profile["key"]
     title = (
-        f"{key['model']}, stages of a forward pass, batch of {key['batch_size']}, {key['precision']}, {key['device']}"
+        f"{key['model']}, parts of a forward pass, batch of {key['batch_size']}, {key['precision']}, {key['device']}"
     )
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("stage")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("part")
     for column in ("plain\nms", "share", "GFLOPs/s", "merged\nms", "share", "GFLOPs/s", "speed-up", "by FLOPs"):
-        table.add_column(column, justify="right", no_wrap=True)
-    plain = {stage["name"]: stage for stage in profile["models"]["plain"]}
-    for stage in profile["models"]["merged"]:
-        other = plain.get(stage["name"])
-        before = _stage_cells(other) if other else ["–"] * 3
-        ratios = ["–", "–"]
+        table.add_column(column, justify="right")
+    plain = {part["name"]: part for part in profile["models"]["plain"]}
+    for part in profile["models"]["merged"]:
+        other = plain.get(part["name"])
+        before, ratios = ["–"] * 3, ["–", "–"]
         if other:
-            fewer = other["flops"] / stage["flops"] if stage["flops"] else None
-            ratios = [f"{other['seconds'] / stage['seconds']:.2f}×", f"{fewer:.2f}×" if fewer else "–"]
-        table.add_row(stage["name"], *before, *_stage_cells(stage), *ratios)
-    return f"{title}\n{table_text(table).rstrip()}\n"
+            before = _part_cells(other)
+            fewer = other["flops"] / part["flops"] if part["flops"] else None
+            ratios = [f"{other['seconds'] / part['seconds']:.2f}×", f"{fewer:.2f}×" if fewer else "–"]
+        table.add_row(part["name"], *before, *_part_cells(part), *ratios)
+    return [Text(title), table]
 
 
-def _stage_cells(stage: dict[str, Any]) -> list[str]:
-    return [f"{stage['seconds'] * 1e3:.2f}", f"{stage['share']:.1%}", f"{stage['flops_per_second'] / 1e9:,.1f}"]
+def _part_cells(part: Mapping[str, Any]) -> list[str]:
+    return [f"{part['seconds'] * 1e3:.2f}", f"{part['share']:.1%}", f"{part['flops_per_second'] / 1e9:,.1f}"]
 
 
-def _conditions(results: dict[str, Any]) -> str:
+def _conditions(results: Mapping[str, Any], resumable: bool) -> list[str]:
     """How and on what it was measured."""
-    settings, lines = results["settings"], list[str]()
-    measured = [row for row in results["rows"] if row["measurement"]]
-    ceilings = {tuple(row["ceilings"].items()): row["ceilings"] for row in results["rows"]}
-    lines += [str(Ceilings(**values)) for values in ceilings.values()]
-    where = results["environment"]
-    counts = sorted({row["measurement"]["rounds"] for row in measured}) or [0]
-    rounds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    settings, where = results["settings"], results["environment"]
+    lines = list(dict.fromkeys(str(PeakRates(**row["peak_rates"])) for row in results["rows"]))
     lines.append(
-        f"medians of {rounds} rounds after {settings['warmup']} untimed steps, models in turn; "
+        f"medians of {rounds_text(results)} rounds after {settings['warmup']} warm-up steps, interleaved; "
         f"{where['device_name']}, {where['threads']} threads, load {where['load_average']}, torch {where['torch']}, "
         f"timm {where['timm']}"
     )
     if not results["finished"]:
-        on = "; the same command goes on with the others" if "--out" in results["command"] else ""
-        lines.append(f"unfinished: {len(measured)} rows measured{on}")
-    return "\n".join(lines)
+        on = "; the same command goes on with the others" if resumable else ""
+        lines.append(f"unfinished: {sum(bool(row['measurement']) for row in results['rows'])} rows measured{on}")
+    return lines
 
 
-def _label(key: dict[str, Any]) -> str:
-    return str(RowKey(**key))
+def rounds_text(results: Mapping[str, Any]) -> str:
+    """The number of rounds in the rows, such as "5 to 20"."""
+    counts = sorted({row["measurement"]["rounds"] for row in results["rows"] if row["measurement"]}) or [0]
+    return " to ".join(dict.fromkeys(str(counts[place]) for place in (0, -1)))
 
 
-def _timings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [timing for row in rows if row["measurement"] for timing in row["measurement"]["timings"]]
+def draw_speed(results: Mapping[str, Any], path: Path) -> None:
+    """Draw the results of ``patchmerger bench`` as a PNG.
+
+    A panel for each model and for inference and training: medians of the paired ratios with their quartiles, against
+    the batch size; the lines are what FLOPs predict and, dashed, what a roofline allows.
+
+    Args:
+        results: The content of its JSON file.
+        path: The file.
+
+    Raises:
+        ValueError: No row was measured.
+    """
+    rows = [row for row in results["rows"] if row["measurement"] is not None]
+    if not rows:
+        raise ValueError("no row was measured: there is nothing to draw")
+    names = list(dict.fromkeys(row["key"]["model"] for row in rows))
+    phases = sorted({row["key"]["training"] for row in rows})
+    series = dict.fromkeys(_series(row) for row in rows)
+    colours = dict(zip(series, cycle(_COLOURS), strict=False))
+    where = results["environment"]
+    note = (
+        f"Points: medians of the paired ratios of {rounds_text(results)} interleaved rounds, bars: their quartiles; "
+        f"hollow points are uncertain. {where['device_name']}, {where['threads']} threads.\n"
+        "Vertical axes do not begin at 0."
+    )
+    others = dict.fromkeys(t["name"] for row in rows for t in row["measurement"]["timings"][2:])
+    with picture(path, columns=len(phases), rows=len(names), note=note) as (figure, panels):
+        pairs = [(name, training) for name in names for training in phases]
+        for axes, (name, training) in zip(panels, pairs, strict=True):
+            chosen = [r for r in rows if (r["key"]["model"], r["key"]["training"]) == (name, training)]
+            _panel(axes, chosen, colours)
+            head(axes, f"{Path(name).name}, {'training step' if training else 'inference'}")
+        handles: dict[str, Artist] = {label: Line2D([], [], color=colours[label], marker="o", lw=2) for label in series}
+        handles |= {other: Line2D([], [], color=GREY, marker="s", ls=":", lw=1) for other in others}
+        handles |= {
+            "roofline": Line2D([], [], color=GREY, ls="--", lw=1.2),
+            "FLOPs": Line2D([], [], color=GREY, lw=1.5),
+        }
+        shared_legend(figure, list(handles.values()), list(handles), title="With the merger, times as fast as without")
 
 
-def _merged(row: dict[str, Any]) -> dict[str, Any]:
-    return next(timing for timing in row["measurement"]["timings"] if timing["name"] == "merged")
+def _series(row: Mapping[str, Any]) -> str:
+    return f"{_format(row['key'])}, {row['key']['device']}"
 
 
-def table_text(table: Table) -> str:
-    """A rich table as text, without colours and as wide as it needs."""
-    console = Console(file=io.StringIO(), width=200)
-    console.print(table)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+def _panel(axes: Axes, rows: list[Mapping[str, Any]], colours: Mapping[str, str]) -> None:
+    """One model in one phase: a colour for each number format, mode and device."""
+    if not rows:
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
+        return
+    for label in dict.fromkeys(map(_series, rows)):
+        points = sorted((r for r in rows if _series(r) == label), key=lambda r: int(r["key"]["batch_size"]))
+        sizes = [row["key"]["batch_size"] for row in points]
+        for name in [t["name"] for t in points[0]["measurement"]["timings"] if t["name"] != "plain"]:
+            timings = [next(t for t in row["measurement"]["timings"] if t["name"] == name) for row in points]
+            _attained(axes, sizes, timings, colours[label], ours=name == "merged")
+            if name == "merged" and all(t["roofline_speedup"] for t in timings):
+                axes.plot(sizes, [t["roofline_speedup"] for t in timings], "--", lw=1.2, color=colours[label])
+    if predicted := _merged(rows[0])["predicted_speedup"]:
+        axes.axhline(predicted, color=GREY, lw=1.5)
+    axes.axhline(1, color=GREY, lw=0.8, ls=":")
+    axes.set_xscale("log", base=2)
+    sizes = sorted({row["key"]["batch_size"] for row in rows})
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_xticks([], minor=True)
+    axes.margins(x=0.1, y=0.12)
+    axes.set_ylim(bottom=min(0.9, axes.get_ylim()[0]))
+    axes.set_xlabel("batch size")
+    axes.set_ylabel("times as fast")
+
+
+def _attained(axes: Axes, sizes: list[int], timings: Iterable[Mapping[str, Any]], colour: str, *, ours: bool) -> None:
+    """Medians, with bars from quartile to quartile."""
+    timings = list(timings)
+    style: dict[str, Any] = {"ls": "-", "lw": 2} if ours else {"ls": ":", "lw": 1}
+    axes.plot(sizes, [t["speedup"] for t in timings], color=colour, **style)
+    for size, timing in zip(sizes, timings, strict=True):
+        axes.errorbar(
+            size, timing["speedup"], yerr=speed_bars(timing["ratio_quartiles"], timing["speedup"]), capsize=4,
+            fmt="o" if ours else "s", ms=7 if ours else 4, color=colour, mec=colour,
+            mfc="white" if timing["uncertain"] else colour,
+        )  # fmt: skip

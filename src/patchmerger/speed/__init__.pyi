@@ -1,3 +1,9 @@
-from .benchmark import measure as measure
 from .compiling import compiled as compiled
+from .forward_parts import ForwardPart as ForwardPart
+from .forward_parts import measure_forward_parts as measure_forward_parts
+from .measurement import Measurement as Measurement
+from .measurement import Timing as Timing
+from .measurement import measure as measure
+from .settings import BenchSettings as BenchSettings
+from .settings import TimingSettings as TimingSettings
 from .suite import bench as bench

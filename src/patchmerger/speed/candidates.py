@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,8 @@ from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
 from patchmerger.mechanism.options import Positions
-from patchmerger.models.finding import find_model
-from patchmerger.speed.options import Against
+from patchmerger.models.finding import Weights, find_model
+from patchmerger.speed.settings import BenchSettings
 
 
 @dataclass(frozen=True)
@@ -38,30 +37,20 @@ class Candidates:
     positions: Positions | None
 
 
-def build_candidates(
-    name: str,
-    *,
-    image_size: int | None = None,
-    num_tokens: int | Sequence[int] = 8,
-    after: int | Sequence[int] | None = None,
-    against: Against | None = None,
-    seed: int | None = None,
-) -> Candidates:
+def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, seed: int | None = None) -> Candidates:
     """Build the models to measure for one name.
 
     Args:
         name: A timm architecture, or the folder of a saved model. A saved model that merges is measured as it is,
             against itself without its mergers.
-        image_size: Height and width in pixels, for a timm model.
-        num_tokens: As in ``insert``.
-        after: As in ``insert``.
-        against: ``"vit-pytorch"`` for its ViT with a merger, of the same shape.
+        settings: Where to merge, image size, and what to measure against.
         seed: Of the random weights; ``None`` builds timm models on the meta device, without weights.
 
     Raises:
         ValueError: An unknown name, or arguments that the model cannot take.
     """
-    found = find_model(name, image_size=image_size, weights="meta" if seed is None else "random", seed=seed or 0).model
+    weights: Weights = "meta" if seed is None else "random"
+    found = find_model(name, image_size=settings.image_size, weights=weights, seed=seed or 0).model
     positions: Positions | None
     if saved := mergers(found):
         plain, merged, positions = remove(copy.deepcopy(found)), found, saved[0].positions
@@ -69,10 +58,10 @@ def build_candidates(
         plain, positions = found, needed_positions(on_meta(found))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed or 0)
-            merged = insert(copy.deepcopy(found), num_tokens, after, positions=positions)
+            merged = insert(copy.deepcopy(found), settings.num_tokens, settings.after, positions=positions)
     inserted = mergers(merged)
     models = {"plain": plain, "merged": merged}
-    if against is not None:
+    if (against := settings.against) is not None:
         if len(inserted) > 1:
             raise ValueError(f"against ({against!r}) has one merger, and not {len(inserted)}")
         with torch.device("meta" if seed is None else "cpu"), torch.random.fork_rng(devices=[]):

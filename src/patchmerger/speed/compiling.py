@@ -8,30 +8,7 @@ import torch
 import torch._inductor.config
 from torch import nn
 
-from patchmerger.speed.options import Compile
-
-
-def compile_name(compile: Compile) -> str:
-    """As tables and errors call it."""
-    if not compile:
-        return "eager"
-    return "compiled, frozen" if compile == "frozen" else "compiled"
-
-
-def check_compile(compile: Compile, *, training: bool) -> None:
-    """Refuse what cannot be compiled so.
-
-    Args:
-        compile: The argument of that name.
-        training: Whether a training step is what is compiled.
-
-    Raises:
-        ValueError: Another value, or frozen weights that are to be trained.
-    """
-    if compile not in (True, False, "frozen"):
-        raise ValueError(f"compile ({compile!r}) must be true, false or 'frozen'")
-    if compile == "frozen" and training:
-        raise ValueError("compile ('frozen') makes constants of the weights, for inference alone: give true to train")
+from patchmerger.speed.settings import Compile, check_compile
 
 
 def compiled(model: nn.Module, compile: Compile = "frozen") -> Any:

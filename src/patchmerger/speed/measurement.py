@@ -1,16 +1,25 @@
-"""What was measured: the numbers, as JSON and as a table."""
+"""Measured speed of several models side by side, fair on a noisy machine: interleaved, and compared in pairs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
+from patchmerger.costs.model_cost import cost
+from patchmerger.hosts import UnsupportedModelError
+from patchmerger.hosts.example_inputs import image_size_of
+from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.text_table import text_table
-from patchmerger.speed.compiling import compile_name
-from patchmerger.speed.options import Compile, Precision
+from patchmerger.speed.settings import Compile, Precision, TimingSettings, compile_name
+from patchmerger.speed.timed_steps import TimedStep, interleaved, timed_step
+
+# Below so many rounds, or where the quartiles lie further apart than this share of the median, a ratio is uncertain.
+_ENOUGH_ROUNDS, _WIDE = 5, 0.2
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Timing:
             device does not tell.
         round_seconds: Seconds of a batch in each round.
         activation_memory: Bytes of activations at most: ``peak_memory`` less what is held throughout.
-        roofline_speedup: The speed-up that a roofline allows; ``None`` where no ceilings were given.
+        roofline_speedup: The speed-up that a roofline allows; ``None`` where it was not asked for.
     """
 
     name: str
@@ -54,6 +63,14 @@ class Timing:
         """First and third quartile of the speed-up."""
         low, high = self.ratio_quartiles
         return 1 / high, 1 / low
+
+    @property
+    def uncertain(self) -> str | None:
+        """Why the speed-up is not to be relied on, in a few words; ``None`` where it is."""
+        if len(self.round_seconds) < _ENOUGH_ROUNDS:
+            return f"only {len(self.round_seconds)} rounds"
+        low, high = self.ratio_quartiles
+        return "wide quartiles" if high - low > _WIDE * self.ratio else None
 
     @property
     def of_predicted(self) -> float | None:
@@ -108,9 +125,7 @@ class Measurement:
 
     def speedup_over(self, name: str, other: str) -> tuple[float, tuple[float, float]]:
         """How many times faster ``name`` is than ``other``: median of the ratios within the rounds, and quartiles."""
-        pairs = zip(self[other].round_seconds, self[name].round_seconds, strict=True)
-        ratios = torch.tensor([theirs / ours for theirs, ours in pairs], dtype=torch.float64)
-        low, middle, high = ratios.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+        low, middle, high = _quartiles(_ratios(self[other].round_seconds, self[name].round_seconds))
         return middle, (low, high)
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,6 +133,7 @@ class Measurement:
         record = json.loads(json.dumps(asdict(self)))
         for timing, entry in zip(self.timings, record["timings"], strict=True):
             entry["speedup"] = timing.speedup
+            entry["uncertain"] = timing.uncertain
             entry["of_predicted"], entry["of_roofline"] = timing.of_predicted, timing.of_roofline
         return {**record, "rounds": self.rounds}
 
@@ -135,14 +151,168 @@ class Measurement:
             cells += [f"{t.predicted_speedup:.2f}×" if t.predicted_speedup else "unknown"]
             rows.append((*cells, *([f"{(t.peak_memory or 0) / 2**20:,.0f}"] if with_memory else [])))
         title = f"{what}, batch of {self.batch_size}, {height} × {width} pixels, {self.precision}"
-        return f"{title}\n{text_table(rows)}\n{self.conditions}"
+        uncertain = [f"uncertain: {t.name} ({t.uncertain})" for t in self.timings if t.uncertain]
+        return "\n".join([title, text_table(rows), *uncertain, self.conditions])
 
     @property
     def conditions(self) -> str:
         """How and on what it was measured, in one line."""
         where = self.environment
         return (
-            f"median of {self.rounds} rounds{' (interrupted)' if self.interrupted else ''}, models in turn, "
+            f"median of {self.rounds} rounds{' (interrupted)' if self.interrupted else ''}, interleaved, "
             f"on {where['device_name']}, {where['threads']} threads, torch {where['torch']}, timm {where['timm']}"
             f"{f', {compile_name(self.compile)}' if self.compile else ''}"
         )
+
+
+def measure(
+    models: Mapping[str, nn.Module],
+    settings: TimingSettings = TimingSettings(),
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    baseline: str | None = None,
+    least_seconds: Mapping[str, float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Measurement:
+    """Measure the time of a batch for several models, on random images, with ``torch.utils.benchmark.Timer``.
+
+    In every round each model is timed once, in an order that rotates, and is compared with the baseline in the same
+    round: what slows the machine down for a while slows both. The models are not changed; copies run.
+
+    Inference runs in eval mode, on a copy cast to the precision. A training step is forward, cross-entropy on
+    random labels, backward, AdamW (fused where there is such a kernel) and ``zero_grad``; weights stay float32,
+    ``"bf16"`` and ``"fp16"`` run under autocast, ``"fp16"`` with a gradient scaler.
+
+    With ``compile`` the copies are compiled whole (:func:`patchmerger.speed.compiled`). What this process compiled
+    before is dropped first (``torch.compiler.reset``), lest torch's limit on recompilation is reached.
+
+    Args:
+        models: Models by name.
+        settings: Batch, number format, rounds, device.
+        image_size: Pixels, one number or (height, width); the copies' input size is set to it. ``None`` is the
+            baseline's own.
+        baseline: The name of the model to compare with; ``None`` is the first.
+        least_seconds: Of each model, the time of a batch that a roofline allows; see ``patchmerger.speed.roofline``.
+        progress: Called with the rounds done and the rounds in all; ``None`` shows a bar, on a terminal only.
+
+    Returns:
+        The measurement. An interrupt (Ctrl-C) after at least 3 rounds gives what was measured so far.
+
+    Raises:
+        ValueError: An unknown baseline, a device that is not there, a model on the meta device, an image size that
+            does not fit, or a model that cannot be trained with cross-entropy.
+    """
+    baseline = _check_models(models, baseline)
+    first = next(models[baseline].parameters(), torch.empty(0))
+    device = find_device(first.device if settings.device is None else settings.device)
+    sizes = _sizes(models, baseline, image_size)
+    flops = {name: _flops(model, sizes[name]) for name, model in models.items()}
+    if settings.compile:
+        torch.compiler.reset()
+
+    steps: dict[str, TimedStep] = {}
+    memory: dict[str, tuple[int | None, int | None]] = {}
+    for name, model in models.items():
+        steps[name] = timed_step(name, model, settings, sizes[name], device)
+        for _ in range(settings.warmup):
+            steps[name]()
+        memory[name] = steps[name].memory(device)
+
+    times, interrupted = _time(steps, settings, progress)
+    timings = []
+    for name, model in models.items():
+        low, ratio, high = _quartiles(_ratios(times[name], times[baseline]))
+        seconds = _quartiles(times[name])[1]
+        own, other = flops[name], flops[baseline]
+        timings.append(
+            Timing(
+                name=name,
+                seconds=seconds,
+                images_per_second=settings.batch_size / seconds,
+                ratio=ratio,
+                ratio_quartiles=(low, high),
+                predicted_speedup=other / own if own and other else None,
+                roofline_speedup=least_seconds[baseline] / least_seconds[name] if least_seconds else None,
+                params=sum(p.numel() for p in model.parameters()),
+                peak_memory=memory[name][0],
+                activation_memory=memory[name][1],
+                round_seconds=tuple(times[name]),
+            )
+        )
+    return Measurement(
+        timings=tuple(timings),
+        baseline=baseline,
+        batch_size=settings.batch_size,
+        image_size=sizes[baseline] or image_size_of(models[baseline]),
+        training=settings.training,
+        precision=settings.precision,
+        compile=settings.compile,
+        warmup=settings.warmup,
+        interrupted=interrupted,
+        environment=environment(device),
+    )
+
+
+def _time(
+    steps: Mapping[str, TimedStep], settings: TimingSettings, progress: Callable[[int, int], None] | None
+) -> tuple[dict[str, list[float]], bool]:
+    """Seconds of a step in each round, by name, and whether the rounds were cut short."""
+    from torch.utils.benchmark import Timer  # slow to import, and may log about CUDA
+
+    threads = torch.get_num_threads()
+    timers = {name: Timer("step()", globals={"step": step}, num_threads=threads) for name, step in steps.items()}
+
+    def time_once(name: str) -> float:
+        return float(timers[name].blocked_autorange(min_run_time=settings.round_seconds).median)
+
+    return interleaved(list(steps), settings.rounds, time_once, progress)
+
+
+def _ratios(times: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Paired ratios: of the times in the same round."""
+    return [ours / theirs for ours, theirs in zip(times, others, strict=True)]
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    quarters = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(quarters).tolist()
+    return low, middle, high
+
+
+def _flops(model: nn.Module, size: tuple[int, int] | None) -> int | None:
+    try:
+        return cost(model, size).flops
+    except UnsupportedModelError:
+        return None
+
+
+def _sizes(
+    models: Mapping[str, nn.Module], baseline: str, image_size: int | tuple[int, int] | None
+) -> dict[str, tuple[int, int] | None]:
+    """The image size to give to each model; ``None`` where it is the model's own and nothing else was asked for."""
+    if image_size is not None:
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if min(size) < 1:
+            raise ValueError(f"image_size ({image_size}) must be at least one pixel")
+        return dict.fromkeys(models, size)
+    own = image_size_of(models[baseline])
+    return {name: None if _own_size(model) == own else own for name, model in models.items()}
+
+
+def _own_size(model: nn.Module) -> tuple[int, int] | None:
+    try:
+        return image_size_of(model)
+    except ValueError:  # a model that does not say its size takes that of the baseline
+        return None
+
+
+def _check_models(models: Mapping[str, nn.Module], baseline: str | None) -> str:
+    if not models:
+        raise ValueError("models is empty: give at least one model by name")
+    baseline = next(iter(models)) if baseline is None else baseline
+    if baseline not in models:
+        raise ValueError(f"baseline ({baseline!r}) must be one of the models: {', '.join(models)}")
+    for name, model in models.items():
+        if any(p.is_meta for p in model.parameters()):
+            raise ValueError(f"models[{name!r}] is on the meta device: it has no weights to run")
+    return baseline

@@ -10,10 +10,9 @@ from typing import Any
 
 from patchmerger.runs.files import write_json
 from patchmerger.runs.serialisation import to_json
-from patchmerger.speed.compiling import compile_name
-from patchmerger.speed.options import Compile, Precision
+from patchmerger.speed.settings import Compile, Precision, compile_name
 
-SCHEMA = 2
+SCHEMA = 3
 _SAME_PLACE = ("cpu", "device_name", "torch", "threads")
 
 

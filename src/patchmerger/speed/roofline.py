@@ -1,19 +1,19 @@
-"""The time that a device's two ceilings allow: its rate of matrix products and its memory bandwidth.
+"""The roofline: the time that a device's two peak rates allow, of matmuls and of memory.
 
-Each matrix product or convolution takes at least
+Each matmul or convolution takes at least
 
     t = max(FLOPs / F, bytes / W)
 
 where:
 
-- F is the rate (FLOPs a second) of a large square product, W the bandwidth (bytes a second) of a large copy, both
+- F is the peak rate (FLOPs a second) of a large square matmul, W the bandwidth (bytes a second) of a large copy, both
   measured on this device;
 - bytes are those of its weights, its inputs and its output, each moved once.
 
-A model takes at least the sum over its products. Norms, activations and additions count as free, as if fused into
+A model takes at least the sum over its matmuls. Norms, activations and additions count as free, as if fused into
 the products beside them; FLOPs are those of ``patchmerger.cost``.
 
-A training step has three products for one (the gradients of weights and of inputs are products of the same shapes),
+A training step has three matmuls for one (the gradients of weights and of inputs are matmuls of the same shapes),
 and AdamW, which reads weight, gradient and two moments and writes all but the gradient: 28 bytes a parameter.
 """
 
@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from patchmerger.costs.counting import flop_counter, on_meta
 from patchmerger.hosts.example_inputs import example_input, fit_to_size
 from patchmerger.runs.environment import device_name
-from patchmerger.speed.options import Precision
+from patchmerger.speed.settings import Precision
 from patchmerger.speed.timed_steps import DTYPES
 
 _OPTIMIZER_BYTES = 28
@@ -41,14 +41,14 @@ _CPU, _GPU = (1024, 2**26), (8192, 2**30)
 
 
 @dataclass(frozen=True)
-class Ceilings:
-    """The two ceilings of a device.
+class PeakRates:
+    """The two peak rates of a device.
 
     Attributes:
         device: Its name.
-        precision: The number format of the matrix product.
+        precision: The number format of the matmul.
         threads: Threads of torch, which they depend on.
-        flops_per_second: Of a large square matrix product, 1 multiply-add = 2 FLOPs; the best of several.
+        flops_per_second: Of a large square matmul, 1 multiply-add = 2 FLOPs; the best of several.
         bytes_per_second: Read and written by a large copy; the best of several.
     """
 
@@ -61,14 +61,14 @@ class Ceilings:
     def __str__(self) -> str:
         """In words."""
         return (
-            f"ceilings of {self.device}, {self.threads} threads: {self.flops_per_second / 1e9:,.0f} GFLOPs/s in "
+            f"peak rates of {self.device}, {self.threads} threads: {self.flops_per_second / 1e9:,.0f} GFLOPs/s in "
             f"{self.precision}, {self.bytes_per_second / 1e9:,.1f} GB/s"
         )
 
 
 @dataclass(frozen=True)
-class Product:
-    """A matrix product or convolution in a model.
+class Matmul:
+    """A matmul or convolution in a model.
 
     Attributes:
         flops: 1 multiply-add = 2 FLOPs.
@@ -79,13 +79,13 @@ class Product:
     bytes: int
 
 
-def measure_ceilings(device: torch.device, precision: Precision, *, seconds: float = 0.5) -> Ceilings:
+def measure_peak_rates(device: torch.device, precision: Precision, *, seconds: float = 0.5) -> PeakRates:
     """Measure what the device can do at best.
 
     Args:
         device: The device.
-        precision: The number format of the matrix product.
-        seconds: How long to measure each ceiling, at least.
+        precision: The number format of the matmul.
+        seconds: How long to measure each, at least.
     """
     from torch.utils.benchmark import Timer
 
@@ -100,7 +100,7 @@ def measure_ceilings(device: torch.device, precision: Precision, *, seconds: flo
         timer = Timer(statement, globals=values, num_threads=torch.get_num_threads())
         return float(min(timer.blocked_autorange(min_run_time=seconds).times))
 
-    return Ceilings(
+    return PeakRates(
         device=device_name(device),
         precision=precision,
         threads=torch.get_num_threads(),
@@ -109,10 +109,10 @@ def measure_ceilings(device: torch.device, precision: Precision, *, seconds: flo
     )
 
 
-def products_of(
+def matmuls_of(
     model: nn.Module, image_size: int | tuple[int, int] | None, *, batch_size: int, precision: Precision
-) -> list[Product]:
-    """The matrix products of a forward pass, found in a run on the meta device.
+) -> list[Matmul]:
+    """The matmuls of a forward pass, found in a run on the meta device.
 
     Args:
         model: Any model that :func:`~patchmerger.hosts.example_inputs.example_input` knows an input for; not changed.
@@ -123,32 +123,32 @@ def products_of(
     clone = fit_to_size(on_meta(model), image_size).to(DTYPES[precision])
     example = example_input(clone, image_size, batch_size=batch_size)
     with flop_counter() as counter:
-        products = _Products(counter)
-        with products:
+        matmuls = _Matmuls(counter)
+        with matmuls:
             example.run(clone)
-    return products.found
+    return matmuls.found
 
 
-def least_seconds(products: Sequence[Product], ceilings: Ceilings, *, training: bool, params: int) -> float:
-    """The time that the ceilings allow for a batch.
+def least_seconds(matmuls: Sequence[Matmul], rates: PeakRates, *, training: bool, params: int) -> float:
+    """The time that the peak rates allow for a batch.
 
     Args:
-        products: Those of the forward pass.
-        ceilings: Of the device.
+        matmuls: Those of the forward pass.
+        rates: Of the device.
         training: For a training step instead of inference.
         params: Parameters of the model, for the optimiser.
     """
-    forward = sum(max(p.flops / ceilings.flops_per_second, p.bytes / ceilings.bytes_per_second) for p in products)
-    return 3 * forward + _OPTIMIZER_BYTES * params / ceilings.bytes_per_second if training else forward
+    forward = sum(max(m.flops / rates.flops_per_second, m.bytes / rates.bytes_per_second) for m in matmuls)
+    return 3 * forward + _OPTIMIZER_BYTES * params / rates.bytes_per_second if training else forward
 
 
-class _Products(TorchFunctionMode):
-    """Notes every function of torch in which FLOPs are counted, as one product (fused attention too)."""
+class _Matmuls(TorchFunctionMode):
+    """Notes every function of torch in which FLOPs are counted, as one matmul (fused attention too)."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         super().__init__()
         self.counter = counter
-        self.found: list[Product] = []
+        self.found: list[Matmul] = []
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -158,5 +158,5 @@ class _Products(TorchFunctionMode):
         flops = self.counter.get_total_flops() - before
         if flops:
             tensors = [x for x in tree_leaves((args, kwargs, output)) if isinstance(x, Tensor)]
-            self.found.append(Product(flops, sum(x.numel() * x.element_size() for x in tensors)))
+            self.found.append(Matmul(flops, sum(x.numel() * x.element_size() for x in tensors)))
         return output

@@ -2,154 +2,187 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
+
+import torch
 
 from patchmerger.costs.model_cost import cost
-from patchmerger.reports.speed_picture import draw_speed
 from patchmerger.runs.environment import environment, find_device
-from patchmerger.speed.candidates import build_candidates
-from patchmerger.speed.compiling import check_compile
-from patchmerger.speed.options import Against, Compile, Mode, Precision
+from patchmerger.runs.progress import Progress, progress_bar
+from patchmerger.speed.candidates import Candidates, build_candidates
+from patchmerger.speed.forward_parts import measure_forward_parts
+from patchmerger.speed.measurement import measure
+from patchmerger.speed.memory import is_out_of_memory, limited_to_free_memory, out_of_memory_text, release
 from patchmerger.speed.record import Record, RowKey
-from patchmerger.speed.rows import Rows
-from patchmerger.speed.timed_steps import DTYPES
+from patchmerger.speed.roofline import Matmul, PeakRates, least_seconds, matmuls_of, measure_peak_rates
+from patchmerger.speed.settings import BenchSettings, TimingSettings, listed
 
 
 def bench(
-    models: str | Sequence[str],
+    models: str | Path | Sequence[str | Path],
+    settings: BenchSettings = BenchSettings(),
     *,
-    num_tokens: int | list[int] = 8,
-    after: int | list[int] | None = None,
-    batch_size: int | list[int] = 16,
-    image_size: int | None = None,
-    precision: Precision | list[Precision] = "bf16",
-    mode: Mode = "both",
-    compile: Compile | list[Compile] = False,
-    against: Against | None = None,
-    profile: bool = False,
-    rounds: int = 20,
-    warmup: int = 3,
-    device: list[str] | str | None = None,
-    seed: int = 0,
     out: Path | None = None,
-    picture: Path | None = None,
     overwrite: bool = False,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Measure how much faster Vision Transformers are with a merger than without.
 
     Timm's models have random weights and all run on random images, for speed does not depend on them. In each row
-    the models take turns, so that a noisy machine slows all alike; the result is the median of the ratios within the
-    rounds. Beside it stand the speed-up that FLOPs predict and the one that a roofline allows, with the two ceilings
-    of the device measured at the start. A row that runs out of memory says so, and the others go on.
+    the models are interleaved, so that a noisy machine slows all alike; the result is the median of the paired ratios
+    within the rounds. Beside it stand the speed-up that FLOPs predict and the one that a roofline allows, with the
+    peak rates of the device measured at the start. A row that runs out of memory says so, and the others go on.
 
     Args:
-        models: Names in timm, such as vit_small_patch16_224, and folders of saved models. A saved model that merges
-            is measured against itself without its mergers.
-        num_tokens: Tokens that go on after the merge; a list for several mergers.
-        after: Block to merge after, counted from 1; half the depth by default; a list for several mergers.
-        batch_size: Images in a batch; a list for several rows.
-        image_size: Height and width in pixels; the model's own by default.
-        precision: Number format: float32, bf16 or fp16, or a list. Inference casts the weights, training uses
-            autocast.
-        mode: What to measure: inference, training or both.
-        compile: Compile all models with torch.compile: true, or "frozen" for inference with constant weights, laid
-            out for the device; "[false, true, frozen]" for rows of each. Training steps have no rows of "frozen".
-        against: Measure another library's merged ViT of the same shape too: vit-pytorch.
-        profile: Also measure where the time of a forward pass goes, stage by stage, not compiled.
-        rounds: How often each model is timed in a row.
-        warmup: Untimed steps of each model before the first round.
-        device: Device, such as cpu or cuda, or a list; the accelerator by default where there is one.
-        seed: Seed of the random weights, images and labels.
-        out: JSON file for the result, written after each row. After an interrupt (Ctrl-C) the same command goes on
-            with the rows that are missing.
-        picture: PNG file to draw: speed-up against batch size, with the predicted ceiling.
-        overwrite: Replace these files if they exist.
+        models: Names in timm, such as vit_small_patch16_224, and folders of saved models or runs. A saved model that
+            merges is measured against itself without its mergers.
+        settings: What is measured.
+        out: JSON file for the result, written after each row. After an interrupt (Ctrl-C) the same call goes on with
+            the rows that are missing.
+        overwrite: Replace the file if it exists.
+        command: The command line that asked for it, kept in the results.
 
     Returns:
-        The content of the JSON file: ``rows``, each with its ``key``, ``ceilings`` and a ``measurement`` (or an
+        The content of the JSON file: ``rows``, each with its ``key``, ``peak_rates`` and a ``measurement`` (or an
         ``error``), ``profiles``, ``environment``, ``settings``, and whether it is ``finished``.
 
     Raises:
-        ValueError: Any argument that cannot work, before anything is measured.
-        FileExistsError: A file exists and ``overwrite`` is false.
+        ValueError: An argument that cannot work, before anything is measured.
+        FileExistsError: ``out`` exists and ``overwrite`` is false.
     """
-    names = [models] if isinstance(models, str) else list(models)
-    arguments = {**locals(), "models": names}
-    settings = {name: arguments[name] for name in _SETTINGS}
-    _check(names, _listed(batch_size), _listed(precision), mode, rounds, warmup)
-    for each in _listed(compile):
-        check_compile(each, training=mode == "training")
-    devices = [find_device(name) for name in _listed(device)]
-    build: dict[str, Any] = {"image_size": image_size, "num_tokens": num_tokens, "after": after, "against": against}
+    names = [str(name) for name in ([models] if isinstance(models, str | Path) else models)]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"models ({names}) must be different ones, and at least one: names of timm, folders")
+    devices = [str(find_device(name)) for name in listed(settings.device)]
     for name in names:  # what cannot work is refused before anything is measured
-        candidates = build_candidates(name, **build)
-        if image_size is not None:
-            cost(candidates.models["merged"], image_size)
-    command = _command({**settings, "out": out, "picture": picture})
-    head = {"command": command, "settings": settings, "environment": environment(devices[0])}
+        candidates = build_candidates(name, settings)
+        if settings.image_size is not None:
+            cost(candidates.models["merged"], settings.image_size)
+    head = {
+        "command": command,
+        "settings": {"models": names, **asdict(settings)},
+        "environment": environment(devices[0]),
+    }
     record = Record(out, head, overwrite=overwrite)
-    if picture is not None and picture.exists() and not overwrite:
-        raise FileExistsError(f"picture ({picture}) exists already: take another name, or --overwrite true")
-    phases = (False, True) if mode == "both" else (mode == "training",)
-    grid = product(names, devices, _listed(precision), _listed(compile), _listed(batch_size), phases)
-    keys = [RowKey(n, str(d), p, c, train, size) for n, d, p, c, size, train in grid if not (train and c == "frozen")]
-    options = {"image_size": image_size, "rounds": rounds, "warmup": warmup, "seed": seed}
+    grid = product(
+        names, devices, *map(listed, (settings.precision, settings.compile, settings.batch_size)),
+        (False, True) if settings.mode == "both" else (settings.mode == "training",),
+    )  # fmt: skip
+    keys = [RowKey(n, d, p, c, train, size) for n, d, p, c, size, train in grid if not (train and c == "frozen")]
     try:
-        Rows(record, keys, {**build, "seed": seed}, options, profile).measure()
+        _Rows(record, keys, settings).measure()
     except KeyboardInterrupt:
         if not record.content["rows"]:
             raise
         record.save()
-        return record.content
-    if picture is not None:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        draw_speed(record.content, picture)
     return record.content
 
 
-_SETTINGS = (
-    "models", "num_tokens", "after", "batch_size", "image_size", "precision", "mode", "compile", "against", "profile",
-    "rounds", "warmup", "device", "seed",
-)  # fmt: skip
+class _Rows:
+    """Measures the rows that a record lacks.
 
+    Args:
+        record: Where they go.
+        keys: All rows, those of one model together.
+        settings: Of the benchmark.
+    """
 
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+    def __init__(self, record: Record, keys: Sequence[RowKey], settings: BenchSettings) -> None:
+        self.record, self.settings = record, settings
+        self.missing = [(key, "rows") for key in keys if record.find(key) is None]
+        if settings.profile:
+            plain = dict.fromkeys(replace(key, compile=False, training=False) for key in keys)
+            self.missing += [(key, "profiles") for key in plain if record.find(key, "profiles") is None]
+        names = list(dict.fromkeys(key.model for key in keys))
+        self.missing.sort(key=lambda each: names.index(each[0].model))
+        self.peak_rates: dict[tuple[str, str], PeakRates] = {}
+        self.matmuls: dict[tuple[str, str, int, str], list[Matmul]] = {}
 
+    def measure(self) -> None:
+        """Measure them, each saved when it is done.
 
-def _check(
-    names: Sequence[str],
-    batch_sizes: Sequence[int],
-    precisions: Sequence[Precision],
-    mode: Mode,
-    rounds: int,
-    warmup: int,
-) -> None:
-    if not names:
-        raise ValueError("models is empty: give at least one timm architecture, or the folder of a saved model")
-    for name, values in (("models", names), ("batch_size", batch_sizes), ("precision", precisions)):
-        if len(set(values)) < len(values) or not values:
-            raise ValueError(f"{name} ({list(values)}) must be different ones, and at least one")
-    for name, number in (*(("batch_size", size) for size in batch_sizes), ("rounds", rounds), ("warmup", warmup)):
-        if number < 1:
-            raise ValueError(f"{name} ({number}) must be at least 1")
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode ({mode!r}) must be one of {', '.join(map(repr, get_args(Mode)))}")
-    for precision in precisions:
-        if precision not in DTYPES:
-            raise ValueError(f"precision ({precision!r}) must be one of {', '.join(map(repr, DTYPES))}")
+        Raises:
+            KeyboardInterrupt: Interrupted; what was measured of the row is saved if it was three rounds or more.
+        """
+        name, candidates = "", None
+        with progress_bar("", max(1, len(self.missing))) as bar:
+            for done, (key, kind) in enumerate(self.missing):
+                if candidates is None or key.model != name:
+                    name, candidates = key.model, None  # those of another model go first
+                    candidates = build_candidates(name, self.settings, seed=self.settings.seed)
+                rates = self._peak_rates(key, bar)
+                bar.describe(str(key) + (", part by part" if kind == "profiles" else ""), completed=done)
+                row = self._attempt(key, kind, candidates, rates, bar)
+                found = {"num_tokens": candidates.num_tokens, "after": candidates.after, "peak_rates": asdict(rates)}
+                interrupted = bool((row.get("measurement") or {}).get("interrupted"))
+                self.record.add(key, {**found, **row}, kind, interrupted=interrupted)
+                if interrupted:
+                    raise KeyboardInterrupt
+        self.record.finish()
 
+    def _attempt(
+        self, key: RowKey, kind: str, candidates: Candidates, rates: PeakRates, bar: Progress
+    ) -> dict[str, Any]:
+        """The row, or the error that it ended with."""
+        device = torch.device(key.device)
+        timing = TimingSettings(
+            batch_size=key.batch_size, training=key.training, precision=key.precision, compile=key.compile,
+            rounds=self.settings.rounds, warmup=self.settings.warmup, device=key.device, seed=self.settings.seed,
+        )  # fmt: skip
+        try:
+            with limited_to_free_memory(device):
+                if kind == "profiles":
+                    return self._profile(candidates, timing, bar)
+                measurement = measure(
+                    candidates.models,
+                    timing,
+                    image_size=self.settings.image_size,
+                    least_seconds=self._least_seconds(key, candidates, rates),
+                    progress=lambda _, rounds: bar.advance(1 / rounds),
+                )
+                others = [name for name in candidates.models if name not in ("plain", "merged")]
+                against = {name: measurement.speedup_over("merged", name) for name in others}
+                return {"measurement": measurement.as_dict(), "merged_against": against, "error": None}
+        except (RuntimeError, ValueError, TypeError, MemoryError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            text = out_of_memory_text(error) if is_out_of_memory(error) else reason
+        release(device)
+        return {"measurement": None, "error": text}
 
-def _command(arguments: Mapping[str, Any]) -> str:
-    """The command line that these arguments come from."""
-    words = ["patchmerger", "bench", *arguments["models"]]
-    for name, value in arguments.items():
-        if value is None or name == "models":
-            continue
-        text = str(value).replace("'", "") if isinstance(value, list) else str(value)
-        words += [f"--{name}", text.lower() if "True" in text or "False" in text else text]
-    return shlex.join(words)
+    def _profile(self, candidates: Candidates, timing: TimingSettings, bar: Progress) -> dict[str, Any]:
+        found = measure_forward_parts(
+            {name: candidates.models[name] for name in ("plain", "merged")},
+            timing,
+            image_size=self.settings.image_size,
+            progress=lambda _, rounds: bar.advance(1 / rounds),
+        )
+        parts = {
+            name: [{**asdict(part), "flops_per_second": part.flops_per_second} for part in parts]
+            for name, parts in found.items()
+        }
+        where = environment(timing.device or "cpu")
+        return {"models": parts, "rounds": timing.rounds, "warmup": timing.warmup, "environment": where, "error": None}
+
+    def _least_seconds(self, key: RowKey, candidates: Candidates, rates: PeakRates) -> dict[str, float]:
+        """What the roofline allows for each of the models."""
+        least = {}
+        for name, model in candidates.models.items():
+            place = key.model, key.precision, key.batch_size, name
+            if place not in self.matmuls:
+                size = self.settings.image_size
+                self.matmuls[place] = matmuls_of(model, size, batch_size=key.batch_size, precision=key.precision)
+            params = sum(p.numel() for p in model.parameters())
+            least[name] = least_seconds(self.matmuls[place], rates, training=key.training, params=params)
+        return least
+
+    def _peak_rates(self, key: RowKey, bar: Progress) -> PeakRates:
+        """Those of the device of a row, measured once a run."""
+        place = key.device, key.precision
+        if place not in self.peak_rates:
+            bar.describe(f"the peak rates of {key.device} in {key.precision}")
+            self.peak_rates[place] = measure_peak_rates(torch.device(key.device), key.precision)
+        return self.peak_rates[place]

@@ -1,22 +1,23 @@
-"""What a benchmark times, a batch of inference or a training step, and the turns that models take."""
+"""What is timed, a batch of inference or a training step, and how: interleaved."""
 
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchmerger.hosts.example_inputs import Example, example_input, fit_to_size
+from patchmerger.runs.progress import progress_bar
 from patchmerger.speed.compiling import compiled
 from patchmerger.speed.memory import peak_of
-from patchmerger.speed.options import Compile, Precision
+from patchmerger.speed.settings import Precision, TimingSettings
+
+T = TypeVar("T")
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _ROUNDS_TO_KEEP = 3
@@ -58,35 +59,27 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def timed_step(
-    name: str,
-    model: nn.Module,
-    batch_size: int,
-    size: int | tuple[int, int] | None,
-    training: bool,
-    precision: Precision,
-    compile: Compile,
-    device: torch.device,
-    seed: int,
+    name: str, model: nn.Module, settings: TimingSettings, size: tuple[int, int] | None, device: torch.device
 ) -> TimedStep:
     """One batch through a copy of the model."""
-    dtype = DTYPES[precision]
+    dtype, training = DTYPES[settings.precision], settings.training
     clone = fit_to_size(copy.deepcopy(model).train(training), size)
     clone.zero_grad(set_to_none=True)
     clone.to(device=device, dtype=torch.float32 if training else dtype)
-    batch = example_input(clone, size, batch_size=batch_size, seed=seed)
+    batch = example_input(clone, size, batch_size=settings.batch_size, seed=settings.seed)
     if not training:
-        return TimedStep(_inference_step(compiled(clone, compile), batch), clone)
-    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=precision != "float32"):
+        return TimedStep(_inference_step(compiled(clone, settings.compile), batch), clone)
+    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=settings.precision != "float32"):
         output = _scores(batch.run(clone))
     if not isinstance(output, Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"models[{name!r}] gives {shape}; a training step needs one row of classes for each image")
     if not any(p.requires_grad for p in clone.parameters()):
         raise ValueError(f"models[{name!r}] has no parameter that requires a gradient: there is nothing to train")
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(output.shape[1], (batch_size,), generator=generator).to(device)
+    generator = torch.Generator().manual_seed(settings.seed)
+    labels = torch.randint(output.shape[1], (settings.batch_size,), generator=generator).to(device)
     optimizer = _adamw([p for p in clone.parameters() if p.requires_grad])
-    run = _training_step(compiled(clone, compile), batch, labels, optimizer, precision)
+    run = _training_step(compiled(clone, settings.compile), batch, labels, optimizer, settings.precision)
     return TimedStep(run, clone, optimizer)
 
 
@@ -126,52 +119,39 @@ def _adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=1e-4)
 
 
-def take_turns(
-    steps: Mapping[str, Callable[[], None]],
+def interleaved(
+    names: Sequence[str],
     rounds: int,
-    round_seconds: float,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[dict[str, list[float]], bool]:
-    """Seconds of a step in each round, by name, and whether the rounds were cut short."""
-    from torch.utils.benchmark import Timer  # slow to import, and may log about CUDA
+    time_once: Callable[[str], T],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, list[T]], bool]:
+    """Time each of ``names`` once in every round, in an order that rotates: a slow moment of the machine slows all.
 
-    names = list(steps)
-    timers = {
-        name: Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
-        for name, step in steps.items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in names}
-    with _progress(progress, rounds) as report:
+    Args:
+        names: What is timed.
+        rounds: How often.
+        time_once: Times one of them.
+        progress: Called after each round with the rounds done and the rounds in all; ``None`` shows a bar.
+
+    Returns:
+        What ``time_once`` gave, by name and round, and whether an interrupt (Ctrl-C) cut the rounds short.
+
+    Raises:
+        KeyboardInterrupt: Interrupted before three rounds were done.
+    """
+    times: dict[str, list[T]] = {name: [] for name in names}
+    with progress_bar("measuring", rounds, shown=progress is None) as bar:
         for done in range(rounds):
             first = done % len(names)
             try:
-                turn = {
-                    name: timers[name].blocked_autorange(min_run_time=round_seconds).median
-                    for name in names[first:] + names[:first]
-                }
+                timed = {name: time_once(name) for name in (*names[first:], *names[:first])}
             except KeyboardInterrupt:
                 if done < _ROUNDS_TO_KEEP:
                     raise
                 return times, True
-            for name, seconds in turn.items():
+            for name, seconds in timed.items():
                 times[name].append(seconds)
-            report(done + 1, rounds)
+            bar.advance()
+            if progress is not None:
+                progress(done + 1, rounds)
     return times, False
-
-
-@contextmanager
-def _progress(progress: Callable[[int, int], None] | None, rounds: int) -> Iterator[Callable[[int, int], None]]:
-    if progress is not None or not sys.stderr.isatty():
-        yield progress or (lambda *_: None)
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    # Refreshed between rounds only: a thread that draws would be timed too.
-    with Progress(console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
-        task = bar.add_task("measuring", total=rounds)
-
-        def report(done: int, _: int) -> None:
-            bar.update(task, completed=done, refresh=True)
-
-        yield report

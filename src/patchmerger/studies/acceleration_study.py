@@ -29,7 +29,8 @@ from patchmerger.runs.environment import environment
 from patchmerger.runs.files import write_json
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_settings
 from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd
-from patchmerger.speed.benchmark import measure
+from patchmerger.speed.measurement import measure
+from patchmerger.speed.settings import TimingSettings
 from patchmerger.training.settings import FitSettings
 
 
@@ -97,7 +98,8 @@ def accelerate_study(
     merged = {
         f"{s:g}": insert(copy.deepcopy(net), p.num_tokens, p.after, positions=p.positions) for s, p in places.items()
     }
-    speed = measure({"plain": net, **merged}, batch_size=min(32, recovery.batch_size), rounds=rounds, device=device)
+    timing = TimingSettings(batch_size=min(32, recovery.batch_size), rounds=rounds, device=str(device))
+    speed = measure({"plain": net, **merged}, timing)
     results = {
         "command": command,
         "settings": folder.settings,

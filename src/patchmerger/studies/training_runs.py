@@ -16,7 +16,8 @@ from patchmerger.data import ImageSplits
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import PairedDifference, mean_sd, over_images, over_seeds
-from patchmerger.speed.benchmark import measure
+from patchmerger.speed.measurement import measure
+from patchmerger.speed.settings import TimingSettings
 from patchmerger.training.fitting import PREDICTIONS_FILE, fit_images, fit_settings
 from patchmerger.training.settings import Recipe, TrainingSettings
 
@@ -122,12 +123,14 @@ def measure_speeds(
     return {
         mode: measure(
             models,
-            batch_size=training.batch_size,
-            training=mode == "training",
-            precision=precision,  # type: ignore[arg-type]
-            compile=training.compile,
-            rounds=rounds,
-            device=device_of(training),
+            TimingSettings(
+                batch_size=training.batch_size,
+                training=mode == "training",
+                precision=precision,  # type: ignore[arg-type]
+                compile=training.compile,
+                rounds=rounds,
+                device=str(device_of(training)),
+            ),
             baseline=baseline,
         ).as_dict()
         for mode in ("inference", "training")

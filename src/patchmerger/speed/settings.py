@@ -1,0 +1,136 @@
+"""What a measurement of speed is asked for: TimingSettings of one, BenchSettings of a grid of them; without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
+"""The number format: inference casts the weights to it, training uses autocast."""
+
+Compile: TypeAlias = bool | Literal["frozen"]
+"""Not compiled, compiled, or compiled with frozen weights."""
+
+Mode: TypeAlias = Literal["both", "inference", "training"]
+"""Which steps are timed."""
+
+Against: TypeAlias = Literal["vit-pytorch"]
+"""Another library whose merged ViT of the same shape is timed too."""
+
+
+@dataclass(frozen=True)
+class TimingSettings:
+    """How models are timed side by side.
+
+    Args:
+        batch_size: Images in a batch.
+        training: Time a training step instead of inference.
+        precision: "float32", "bf16" or "fp16". Inference casts the weights, training uses autocast.
+        compile: Compile the models with ``torch.compile``, or "frozen" with constant weights, for inference.
+        rounds: How often each model is timed.
+        warmup: Untimed steps of each model before the first round.
+        round_seconds: Each timing lasts at least so long; of quick models it holds several steps.
+        device: Where to measure; by default where the models are.
+        seed: Of the random images and labels.
+    """
+
+    batch_size: int = 16
+    training: bool = False
+    precision: Precision = "float32"
+    compile: Compile = False
+    rounds: int = 20
+    warmup: int = 3
+    round_seconds: float = 0.1
+    device: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_counts(batch_size=self.batch_size, rounds=self.rounds, warmup=self.warmup)
+        _check_choice("precision", self.precision, get_args(Precision))
+        check_compile(self.compile, training=self.training)
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What ``bench`` measures: a row for each combination of the lists.
+
+    Args:
+        num_tokens: Tokens that go on after the merge; a list for several mergers.
+        after: Block to merge after, counted from 1; half the depth by default; a list for several mergers.
+        against: Measure another library's merged ViT of the same shape too: "vit-pytorch".
+        image_size: Height and width in pixels; the model's own by default.
+        batch_size: Images in a batch; a list for several rows.
+        precision: Number format: "float32", "bf16" or "fp16", or a list. Inference casts the weights, training uses
+            autocast.
+        compile: Compile all models with ``torch.compile``: true, or "frozen" for inference with constant weights; a
+            list for rows of each. Training steps have no rows of "frozen".
+        mode: What to measure: "inference", "training" or "both".
+        profile: Measure where the time of a forward pass goes too, part by part, not compiled.
+        rounds: How often each model is timed in a row.
+        warmup: Untimed steps of each model before the first round.
+        device: Device, such as "cpu" or "cuda", or a list; the accelerator by default where there is one.
+        seed: Of the random weights, images and labels.
+    """
+
+    num_tokens: int | list[int] = 8
+    after: int | list[int] | None = None
+    against: Against | None = None
+    image_size: int | None = None
+    batch_size: int | list[int] = 16
+    precision: Precision | list[Precision] = "bf16"
+    compile: Compile | list[Compile] = False
+    mode: Mode = "both"
+    profile: bool = False
+    rounds: int = 20
+    warmup: int = 3
+    device: str | list[str] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "precision", "compile", "device"):
+            values = listed(getattr(self, name))
+            if len(set(values)) < len(values) or not values:
+                raise ValueError(f"{name} ({values}) must be different ones, and at least one")
+        for size in listed(self.batch_size):
+            _check_counts(batch_size=size)
+        for precision in listed(self.precision):
+            _check_choice("precision", precision, get_args(Precision))
+        _check_counts(rounds=self.rounds, warmup=self.warmup)
+        if self.image_size is not None:
+            _check_counts(image_size=self.image_size)
+        _check_choice("mode", self.mode, get_args(Mode))
+        _check_choice("against", self.against, (None, *get_args(Against)))
+        for compile in listed(self.compile):
+            check_compile(compile, training=self.mode == "training")
+
+
+def listed(value: Any) -> list[Any]:
+    """The values of a setting that is one value or a list of them."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def check_compile(compile: Compile, *, training: bool) -> None:
+    """Raise ``ValueError`` for a value of ``compile`` that is unknown, or would freeze weights that are trained."""
+    if compile not in (True, False, "frozen"):
+        raise ValueError(f"compile ({compile!r}) must be true, false or 'frozen'")
+    if compile == "frozen" and training:
+        raise ValueError("compile ('frozen') makes constants of the weights, for inference alone: give true to train")
+
+
+def compile_name(compile: Compile) -> str:
+    """As tables and errors call it."""
+    if not compile:
+        return "eager"
+    return "compiled, frozen" if compile == "frozen" else "compiled"
+
+
+def _check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} ({value!r}) must be one of {', '.join(repr(v) for v in allowed if v is not None)}")
+
+
+def _check_counts(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f"{name} ({number}) must be a whole number of at least 1")
