@@ -88,12 +88,15 @@ def read_command(name: str, arguments: Sequence[str]) -> Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``patchmerger``; returns the exit status."""
-    from patchmerger.commands.terminal import guarded
+    from patchmerger.commands import terminal
 
     given = sys.argv[1:] if arguments is None else list(arguments)
-    name = next((argument for argument in given if not argument.startswith("-")), None)
-    resumes = name in SUBCOMMANDS and SUBCOMMANDS[name].resumes
-    return guarded(lambda: _run(given), name, traceback="--traceback" in given, resumes=resumes)
+    name = next((word for word in given if word in SUBCOMMANDS), None)
+    resumes = name is not None and SUBCOMMANDS[name].resumes
+    status = terminal.guarded(lambda: _run(given), name, resumes=resumes, show_traceback="--traceback" in given)
+    if arguments is None:  # the process ends with this command
+        terminal.leave_at_once_when_interrupted()
+    return status
 
 
 def _run(arguments: list[str]) -> int:

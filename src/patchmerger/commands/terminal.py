@@ -2,59 +2,76 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TextIO
 
-INTERRUPTED = 130
-_ERRORS = (ValueError, OSError, FloatingPointError)
+FAILED, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
+_ERRORS = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
+_REPLACEMENTS = str.maketrans(
+    {"×": "x", "→": "->", "…": "...", "−": "-", "–": "-", "±": "+/-", "·": "*", "²": "2", "³": "3", "Σ": "sum"}
+)
+_HORIZONTAL, _VERTICAL = "─━═╌╍┄┅", "│┃║╎╏┆┇"
 
 
-def guarded(run: Callable[[], int], name: str | None, *, traceback: bool = False, resumes: bool = False) -> int:
+def guarded(run: Callable[[], int], name: str | None, *, resumes: bool = False, show_traceback: bool = False) -> int:
     """Run a command, and turn what goes wrong into one line and an exit status.
 
     Args:
         run: The command.
         name: Its name, which the line begins with.
-        traceback: Raise errors instead.
         resumes: Whether the same command again goes on where it was interrupted.
+        show_traceback: Show where an error was raised, before the line.
     """
-    own = "patchmerger" if name is None else f"patchmerger {name}"
+    codecs.register_error("patchmerger", replace_characters)
     for stream in (sys.stdout, sys.stderr):
-        _replace_what_cannot_be_written(stream)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="patchmerger")
     warnings.filterwarnings("once", category=UserWarning)
     try:
         try:
             return run()
         except SystemExit as stop:  # after --help, or an option that cannot be read
+            if isinstance(stop.__context__, BrokenPipeError):  # rich leaves so
+                raise stop.__context__ from None
             return stop.code if isinstance(stop.code, int) else 0
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has read enough. What is left in the buffer must not be written when Python exits.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except ModuleNotFoundError as error:
-        if traceback:
-            raise
-        needed = f"{error.name} is not installed; the command line needs: pip install 'patchmerger[train]'"
-        print(f"{own}: {needed}", file=sys.stderr)
-        return 2
+        # Whoever reads the results has read enough. Where nobody reads what is done, it is not done to the end.
+        _discard(sys.stdout)
+        return CLOSED_PIPE if _is_closed(sys.stderr) else 0
     except _ERRORS as error:
-        if traceback:
-            raise
-        print(f"{own}: {error}", file=sys.stderr)
-        return 2
+        if show_traceback:
+            traceback.print_exc()
+        print(f"{_program(name)}: {_in_a_line(error)}", file=sys.stderr)
+        _discard_what_cannot_be_written(sys.stdout)
+        return FAILED
     except KeyboardInterrupt:
-        _leave_at_once_when_interrupted_again()
         goes_on = ": the same command again goes on from the last checkpoint" if resumes else ""
-        print(f"\ninterrupted{goes_on}", file=sys.stderr)
+        print(f"\n{_program(name)}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
+
+
+def leave_at_once_when_interrupted() -> None:
+    """From now on Ctrl-C, while Python cleans up, ends the process without a traceback."""
+    with suppress(ValueError):  # not in the main thread
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+
+
+def replace_characters(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What is written for characters that a stream lacks: ``x`` for ×, lines of ``-`` and ``|``, or a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    written = "".join(_replacement(sign) for sign in error.object[error.start : error.end])
+    return written, error.end
 
 
 def is_first_process() -> bool:
@@ -65,13 +82,43 @@ def is_first_process() -> bool:
     return bool(torch.distributed.get_rank() == 0)
 
 
-def _replace_what_cannot_be_written(stream: Any) -> None:
-    """A stream that is not UTF-8 writes ``?`` for a sign that it lacks, such as × or →."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="replace")
+def _replacement(sign: str) -> str:
+    if sign in _HORIZONTAL:
+        return "-"
+    if sign in _VERTICAL:
+        return "|"
+    if "─" <= sign <= "╿":  # corners and crossings
+        return "+"
+    written = sign.translate(_REPLACEMENTS)
+    return written if written.isascii() else "?"
 
 
-def _leave_at_once_when_interrupted_again() -> None:
-    """A second Ctrl-C, while Python cleans up, ends the process without a traceback."""
-    with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+def _program(name: str | None) -> str:
+    return "patchmerger" if name is None else f"patchmerger {name}"
+
+
+def _in_a_line(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed; the command line needs: pip install 'patchmerger[train]'"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_closed(stream: TextIO) -> bool:
+    try:
+        stream.write("")
+        stream.flush()
+    except OSError:
+        _discard(stream)
+        return True
+    return False
+
+
+def _discard_what_cannot_be_written(stream: TextIO) -> None:
+    with suppress(ValueError):
+        _is_closed(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """What is left in the buffer must not be written when Python exits."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
