@@ -4,12 +4,17 @@ from .batches import RunOrder as RunOrder
 from .decoding import BadImageError as BadImageError
 from .decoding import decode as decode
 from .images import ImageSet as ImageSet
+from .loading import DataLike as DataLike
+from .loading import has_labels as has_labels
+from .loading import identify_data as identify_data
 from .loading import load_images as load_images
 from .loading import read_images as read_images
 from .module import ImageData as ImageData
 from .preprocessing import Preprocessing as Preprocessing
 from .settings import Augmentation as Augmentation
 from .settings import DataSettings as DataSettings
+from .settings import OwnData as OwnData
+from .settings import as_data_settings as as_data_settings
 from .settings import default_augmentation as default_augmentation
 from .splits import ImageDataset as ImageDataset
 from .splits import ImageSplits as ImageSplits

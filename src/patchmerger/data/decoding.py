@@ -105,7 +105,7 @@ def _to_rgb(image: Image.Image, lost: list[str] | None) -> Image.Image:
         image = Image.fromarray((values.clip(0, 65535) // 256).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")  # straight to RGB is ambiguous to PIL, and it warns
-        if lost is not None and image.getextrema()[3][0] < 255:  # type: ignore[index]
+        if lost is not None and int(np.asarray(image.getchannel("A")).min()) < 255:
             lost.append(TRANSPARENT)
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from patchmerger.data.images import EncodedDataset, EncodedSet, ImageFiles
+from patchmerger.data.encoded import EncodedDataset, EncodedSet, ImageFiles
 from patchmerger.data.metadata import METADATA, read_metadata
 from patchmerger.data.settings import DataSettings, Layout
 from patchmerger.data.splits import SPLIT_NAMES
@@ -146,10 +146,8 @@ def _class_folders(path: Path, data: DataSettings) -> list[Path]:
     inside = {folder: {inner.name for inner in _folders(folder)} for folder in folders}
     if len(folders) == 1:
         (only,) = folders
-        within = f"; give {only}, which has the folders {_some(sorted(inside[only]))}" if inside[only] else ""
-        raise ValueError(
-            f"{path} has only one class folder, {only.name}: nothing to tell apart{within}{_instead(path)}"
-        )
+        cure = f"; give {only}, which has the folders {_some(sorted(inside[only]))}" if inside[only] else ""
+        raise ValueError(f"{path} has only one class folder, {only.name}: nothing to tell apart{cure}{_instead(path)}")
     names = {folder.name.lower() for folder in folders}
     if (names & _ANNOTATIONS and names & _CONTAINERS) or any(
         folder.name.lower() in _CONTAINERS and inside[folder] for folder in folders

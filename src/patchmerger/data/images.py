@@ -1,4 +1,4 @@
-"""One split of a dataset: images as they are stored, checked, and decoded into memory or on reading."""
+"""One split of a dataset: images with their targets, checked, and decoded into memory or on reading."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from patchmerger.data.decoding import BadImageError, Picture, decode, size_of
+from patchmerger.data.encoded import Encoded, EncodedSet
 from patchmerger.data.settings import MAX_PIXELS, DataSettings
 from patchmerger.runs.environment import usable_cores
 
@@ -22,93 +22,6 @@ _SAMPLE = 64
 _CHUNK = 256
 _SMALL = 3 * 128 * 128
 _SHOWN = 10
-
-
-class Encoded(Protocol):
-    """Images as they are stored: files, rows of a table, items of another library's dataset."""
-
-    def __len__(self) -> int:
-        """The number of images."""
-
-    def read(self, index: int) -> Picture:
-        """The encoded bytes of image ``index``, or the picture that another library made of them."""
-
-    def name(self, index: int) -> str:
-        """What to call image ``index`` in a message."""
-
-
-@dataclass(frozen=True)
-class EncodedSet:
-    """A split whose images are not decoded yet.
-
-    Attributes:
-        images: n images.
-        targets: int64 (n,), or float32 (n, C) with several labels an image.
-    """
-
-    images: Encoded
-    targets: Tensor
-
-
-@dataclass(frozen=True)
-class EncodedDataset:
-    """A dataset that is found but not decoded.
-
-    Attributes:
-        splits: Images and targets, by ``"train"`` and, where there are such splits, ``"validation"`` and ``"test"``.
-        class_names: The name of each class number; none without labels.
-        remarks: What a user should know, such as a folder that is not read.
-    """
-
-    splits: dict[str, EncodedSet]
-    class_names: tuple[str, ...]
-    remarks: tuple[str, ...] = ()
-
-
-class PictureList:
-    """Pictures that are at hand.
-
-    Args:
-        pictures: The pictures.
-        origin: Where they are from, for messages.
-    """
-
-    def __init__(self, pictures: Sequence[Picture], origin: str) -> None:
-        self.pictures = pictures
-        self.origin = origin
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def read(self, index: int) -> Picture:
-        """Picture ``index``."""
-        return self.pictures[index]
-
-    def name(self, index: int) -> str:
-        """Where it is from, and its number."""
-        return f"image {index} of {self.origin}"
-
-
-class ImageFiles:
-    """Image files.
-
-    Args:
-        paths: One path an image.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> Path:
-        """The path of file ``index``."""
-        return self.paths[index]
-
-    def name(self, index: int) -> str:
-        """The path of file ``index``."""
-        return str(self.paths[index])
 
 
 class Stored(Protocol):
@@ -321,7 +234,7 @@ def _bytes_per_image(images: Encoded, header: Callable[[Picture], tuple[int, int
 
 def _sample(count: int) -> list[int]:
     """Some indices from first to last."""
-    return torch.linspace(0, count - 1, min(count, _SAMPLE)).round().long().tolist()  # type: ignore[no-any-return]
+    return torch.linspace(0, count - 1, min(count, _SAMPLE)).round().long().tolist()
 
 
 def _each(

@@ -2,49 +2,103 @@
 
 from __future__ import annotations
 
+import os
+from typing import TypeAlias
+
+from patchmerger.data.folders import is_unlabelled
 from patchmerger.data.images import load_sets
-from patchmerger.data.settings import DataSettings
+from patchmerger.data.own_datasets import OwnDataset, identify_own, open_own, read_own
+from patchmerger.data.settings import DataSettings, OwnData, as_data_settings
 from patchmerger.data.sources import open_source
 from patchmerger.data.splits import ImageDataset, ImageSplits, split_images, warn_of
 from patchmerger.data.streaming import stream_images
 
+DataLike: TypeAlias = str | os.PathLike[str] | DataSettings | ImageDataset | ImageSplits | OwnDataset
+"""What images are given as: a source, ``DataSettings``, images that are read, or a dataset of one's own."""
 
-def load_images(data: DataSettings, *, seed: int, may_stream: bool = False, labels_needed: bool = True) -> ImageSplits:
+
+def load_images(data: DataLike, *, seed: int, may_stream: bool = False, labels_needed: bool = True) -> ImageSplits:
     """Reads a dataset and makes the training, validation and test sets of one seed.
 
     Args:
-        data: Which images.
+        data: Which images: a source such as "digits" or a folder, ``DataSettings``, a map-style ``Dataset`` of torch
+            with (image, label) or dicts, a ``Dataset`` or ``DatasetDict`` of the Hugging Face library, a ``DataLoader``
+            (of which the dataset is taken), a dict of datasets by train, validation and test, or ``ImageSplits``,
+            which are returned. Images may be pictures of PIL, uint8 (3, H, W), or floats (3, S, S), which are passed
+            on as they are: not varied, resized or normalised.
         seed: What is held out depends on it.
         may_stream: Whether the training set may be one that is read in order only (an ``ImageStream``).
         labels_needed: Whether images without labels are refused.
 
     Raises:
+        TypeError: If ``data`` is something else; the message says what would do.
         ValueError: If the source, its contents or their number are not usable; the message names what is wrong.
         FileNotFoundError: If the files of the source are not there.
     """
-    if data.streaming and may_stream:
+    if isinstance(data, ImageSplits):
+        if labels_needed and not data.class_names:
+            raise ValueError("data (ImageSplits) holds images without labels, which are needed here")
+        return data
+    if may_stream and isinstance(data, DataSettings) and data.streaming:
         return stream_images(data)
     return split_images(read_images(data, labels_needed=labels_needed), seed=seed)
 
 
-def read_images(data: DataSettings, *, labels_needed: bool = True) -> ImageDataset:
+def read_images(data: DataLike, *, labels_needed: bool = True) -> ImageDataset:
     """Reads, checks and, if small, decodes a dataset: the slow part, which several seeds can share.
 
     Args:
-        data: Which images.
+        data: Which images, as in :func:`load_images`.
         labels_needed: Whether images without labels are refused.
 
     Raises:
+        TypeError: If ``data`` is something else; the message says what would do.
         ValueError: If the source or its contents are not usable; the message names what is wrong.
         FileNotFoundError: If the files of the source are not there.
     """
-    if data.streaming:
+    if isinstance(data, ImageSplits):
+        raise TypeError("data (ImageSplits) holds the images of one seed: give what they were read from")
+    images = data if isinstance(data, ImageDataset) else _read(data)
+    if labels_needed and not images.class_names:
+        said = "".join(f"; {remark}" for remark in images.remarks)
+        raise ValueError(f"{images.name} holds images without labels: sort them into one folder a class{said}")
+    return images
+
+
+def _read(data: DataLike) -> ImageDataset:
+    if not isinstance(data, str | os.PathLike | DataSettings):
+        return read_own(data)
+    settings = as_data_settings(data)
+    if settings.streaming:
         raise ValueError("streaming (true) is for one training, patchmerger fit: nothing else reads images in order")
-    source = open_source(data)
-    if labels_needed and not source.class_names:
-        said = "".join(f"; {remark}" for remark in source.remarks)
-        raise ValueError(f"{data.source} holds images without labels: sort them into one folder a class{said}")
-    sets, skipped, losses = load_sets(source.splits, data)
+    source = open_source(settings)
+    sets, skipped, losses = load_sets(source.splits, settings)
     remarks = (*source.remarks, *losses)
-    warn_of(data.source, remarks)
-    return ImageDataset(data.source, sets, source.class_names, data.validation, skipped, remarks)
+    warn_of(settings.source, remarks)
+    return ImageDataset(settings.source, sets, source.class_names, settings.validation, skipped, remarks)
+
+
+def identify_data(data: DataLike) -> DataSettings | OwnData:
+    """What the settings of a run record of its data: ``DataSettings``, or of a dataset of one's own a hash.
+
+    Args:
+        data: As in :func:`load_images`.
+
+    Raises:
+        TypeError: If ``data`` is something else; the message says what would do.
+    """
+    if isinstance(data, str | os.PathLike | DataSettings):
+        return as_data_settings(data)
+    if isinstance(data, ImageSplits):
+        sets = {"train": data.train, "validation": data.validation, "test": data.test}
+        return identify_own({split: images for split, images in sets.items() if images is not None})
+    return identify_own(data.sets if isinstance(data, ImageDataset) else data)
+
+
+def has_labels(data: DataLike) -> bool:
+    """Whether images have labels, without reading them all; see :func:`load_images`."""
+    if isinstance(data, ImageSplits | ImageDataset):
+        return bool(data.class_names)
+    if isinstance(data, str | os.PathLike | DataSettings):
+        return not is_unlabelled(as_data_settings(data).source)
+    return open_own(data)["train"].item(0)[1] is not None

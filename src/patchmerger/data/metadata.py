@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 
-from patchmerger.data.images import EncodedDataset, EncodedSet, ImageFiles
+from patchmerger.data.encoded import EncodedDataset, EncodedSet, ImageFiles
 from patchmerger.data.labels import Classes
 from patchmerger.data.settings import DataSettings
 from patchmerger.data.splits import SPLIT_NAMES

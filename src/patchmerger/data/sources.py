@@ -16,8 +16,8 @@ import torchvision.datasets
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from patchmerger.data.encoded import EncodedDataset, EncodedSet, PictureList
 from patchmerger.data.folders import local_folder, read_folder, some_images
-from patchmerger.data.images import EncodedDataset, EncodedSet, PictureList
 from patchmerger.data.metadata import METADATA
 from patchmerger.data.settings import DataSettings
 from patchmerger.data.tables import check_parquet, read_table

@@ -13,8 +13,9 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
 from patchmerger.data.decoding import Picture
+from patchmerger.data.encoded import EncodedSet, PictureList
 from patchmerger.data.folders import local_folder
-from patchmerger.data.images import EncodedSet, ImageSet, PictureList, load_sets
+from patchmerger.data.images import ImageSet, load_sets
 from patchmerger.data.labels import Classes
 from patchmerger.data.settings import DataSettings
 from patchmerger.data.splits import SPLIT_NAMES, ImageSplits, warn_of

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 
 from patchmerger.data.decoding import Picture
-from patchmerger.data.images import EncodedDataset, EncodedSet
+from patchmerger.data.encoded import EncodedDataset, EncodedSet
 from patchmerger.data.labels import Classes
 from patchmerger.data.splits import SPLIT_NAMES
 
@@ -160,7 +160,7 @@ def only_column(table: datasets.Dataset | datasets.IterableDataset, what: Litera
     if not found:
         found = [name for name in (("image",) if what == "image" else LABELS) if name in features]
     if len(found) == 1:
-        return found[0]
+        return str(found[0])
     columns = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
     many = f"{len(found)} columns may be the {what}: {', '.join(found)}" if found else f"no column is the {what}"
     raise ValueError(f"{many}. Name it with the option {what!r}. The columns are {columns}")

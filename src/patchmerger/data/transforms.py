@@ -1,6 +1,7 @@
 """What happens to each image, on uint8 tensors: cropping and flipping in training, resizing in evaluation.
 
-Mixup and cutmix are not here: they are done on whole batches, on the device that trains, and so is ``normalize``.
+Floats stay as they are. Mixup and cutmix are not here: they are done on whole batches, on the device that trains, and
+so is ``normalize``.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Pixels as a model takes them: float32 (B, 3, S, S), with the mean and standard deviation of its input.
 
     Args:
-        images: uint8 (B, 3, S, S).
+        images: uint8 (B, 3, S, S); floats are taken to be normalised already, and returned.
         preprocessing: Of the model.
     """
+    if images.is_floating_point():
+        return images
     normalized: Tensor = functional.normalize(
         images.float() / 255, list(preprocessing.mean), list(preprocessing.std)
     )  # (B, 3, S, S)
@@ -65,6 +68,8 @@ class MiddleCrop:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Fits one image: uint8 (3, H, W) to (3, S, S)."""
+        if image.is_floating_point():
+            return _as_it_is(image, self.image_size)
         image = _resize(image, self.resized, self.interpolation)
         if tuple(image.shape[1:]) == (self.image_size, self.image_size):
             return image
@@ -103,6 +108,7 @@ class TrainTransform:
     """
 
     def __init__(self, image_size: int, augmentation: Augmentation) -> None:
+        self.image_size = image_size
         self.crop: Transform = MiddleCrop(image_size)
         if augmentation.crop == "pad":
             self.crop = PadCrop(image_size)
@@ -119,6 +125,8 @@ class TrainTransform:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Varies one image: uint8 (3, H, W) to (3, S, S)."""
+        if image.is_floating_point():
+            return _as_it_is(image, self.image_size)
         image = self.crop(image)
         if self.flip and random.random() < 0.5:
             image = image.flip(-1)
@@ -148,6 +156,16 @@ class PadCrop:
         left = random.randint(0, image.shape[2] + 2 * padding - size)
         padded = torch.nn.functional.pad(image, (padding, padding, padding, padding))
         return padded[:, top : top + size, left : left + size]
+
+
+def _as_it_is(image: Tensor, image_size: int) -> Tensor:
+    """An image of floats, which a dataset of one's own has prepared."""
+    if tuple(image.shape[1:]) != (image_size, image_size):
+        raise ValueError(
+            f"images of floats are taken as they are, but {tuple(image.shape)} is not (3, {image_size}, {image_size}): "
+            "resize them in the dataset, or let it give pictures of PIL or uint8"
+        )
+    return image
 
 
 def _resize(image: Tensor, shorter: int, interpolation: str) -> Tensor:
