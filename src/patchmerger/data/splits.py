@@ -205,7 +205,8 @@ def _hold_out(images: ImageSet, class_names: Sequence[str], share: float, seed: 
     if len(images) * share < classes:
         raise ValueError(
             f"validation={share:g} of {len(images)} images is fewer than one for each of {classes} classes: "
-            f"take at least {math.ceil(100 * classes / len(images)) / 100:.2f}, 0 for no validation set, or give a validation split"
+            f"take at least {math.ceil(100 * classes / len(images)) / 100:.2f}, 0 for no validation set, or give a "
+            "validation split"
         )
     kind = ShuffleSplit if images.targets.is_floating_point() else StratifiedShuffleSplit
     rest, held = next(kind(1, test_size=share, random_state=seed).split(torch.zeros(len(images), 1), images.targets))
