@@ -8,11 +8,11 @@ import torch.nn.functional as F
 
 from conftest import make_vit
 from patchmerger import distill, insert
-from patchmerger.acceleration.classifier import divergence, feature_error
 from patchmerger.acceleration.distillation import steps_of
 from patchmerger.acceleration.distillation_task import DistillationTask
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data import Augmentation, DataSettings, Preprocessing, load_images
+from patchmerger.models.classifier import divergence, feature_error
 from patchmerger.training.task import seed_step
 from trained_on_digits import trained_vit
 

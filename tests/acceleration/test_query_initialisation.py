@@ -9,10 +9,10 @@ from torchvision.transforms.v2.functional import normalize
 from acceleration.test_classifier import ROPE, transformers_vit
 from conftest import make_images, make_timm, make_vit
 from patchmerger import calibrate, insert
-from patchmerger.acceleration.classifier import divergence
 from patchmerger.acceleration.query_initialisation import recommended_query_init
 from patchmerger.data import Augmentation, DataSettings, ImageData, Preprocessing, load_images
 from patchmerger.inserted import mergers
+from patchmerger.models.classifier import divergence
 from patchmerger.reducers import AveragePool
 from trained_on_digits import trained_vit
 

@@ -6,9 +6,9 @@ import torch
 from acceleration.test_classifier import ROPE, transformers_vit
 from conftest import make_images, make_timm, make_vit
 from patchmerger import insert
-from patchmerger.acceleration.classifier import Classifier
 from patchmerger.acceleration.shortcut import Shortcut
 from patchmerger.inserted import mergers
+from patchmerger.models.classifier import Classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODELS = {

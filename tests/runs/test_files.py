@@ -1,12 +1,19 @@
 """Files and folders that appear complete or not at all."""
 
+import errno
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from patchmerger.runs.files import atomic_file, atomic_folder, read_json, write_json
+
+
+@dataclass
+class Usage:
+    free: int
 
 
 def write_half(path: Path) -> None:
@@ -40,6 +47,34 @@ def test_a_file_that_fails_leaves_nothing_and_one_that_does_not_has_the_mode_of_
         os.umask(before)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_with_the_path_and_the_old_file_stays(tmp_path, monkeypatch, code):
+    write_json(tmp_path / "results.json", {"good": 1})
+
+    def full(*args, **kwargs):
+        raise OSError(code, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match=r"no space is left .*make room.*results.json'$") as caught:
+            write_json(tmp_path / "results.json", {"better": 2})
+    assert caught.value.errno == errno.ENOSPC
+    assert read_json(tmp_path / "results.json") == {"good": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_errors_of_libraries_on_a_full_disk_are_those_of_the_disk(tmp_path, monkeypatch):
+    def fail(path):
+        with atomic_file(path):
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0")
+
+    with pytest.raises(RuntimeError, match="PytorchStreamWriter"):
+        fail(tmp_path / "last.ckpt")
+    monkeypatch.setattr("patchmerger.runs.files.shutil.disk_usage", lambda path: Usage(free=0))
+    with pytest.raises(OSError, match=r"no space is left .*last.ckpt"):
+        fail(tmp_path / "last.ckpt")
 
 
 def test_a_folder_takes_the_place_of_the_old_one(tmp_path):

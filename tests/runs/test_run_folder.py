@@ -1,6 +1,10 @@
 """A run's folder: resumed with the same settings, refused with others, never overwritten."""
 
 import json
+import re
+import subprocess
+import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,11 +64,70 @@ def test_settings_that_differ_in_kind_are_named_too(tmp_path):
         RunFolder(tmp_path / "run", {"merge": None})
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"seed": 0}', "\x00"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"seed": 0}', "\x00", '{"type": "dict", "settings": {}, "more": 1}'])
 def test_damaged_or_foreign_settings_are_named_with_the_cure(tmp_path, content):
     (tmp_path / "settings.json").write_text(content)
-    with pytest.raises(ValueError, match=r"settings.json .*(damaged|not written by this version).*"):
+    with pytest.raises(ValueError, match=r"settings.json .*name another folder, or move .* away"):
         RunFolder(tmp_path, {"seed": 0})
+
+
+def test_damaged_results_are_named_with_the_cure(tmp_path):
+    folder = RunFolder(tmp_path, {"seed": 0})
+    folder.begin()
+    (tmp_path / "results.json").write_text('{"accuracy": 0.')
+    with pytest.raises(ValueError, match=r"results.json is not JSON.*remove it"):
+        _ = folder.results
+
+
+def test_a_folder_that_another_run_began_meanwhile_is_refused(tmp_path):
+    first, second = (RunFolder(tmp_path / "run", {"seed": seed}) for seed in (0, 1))
+    first.begin()
+    with pytest.raises(ValueError, match=r"seed: 0 there, 1 asked for"):
+        second.begin()
+
+
+RUN = """
+    import sys, time
+    from pathlib import Path
+    from patchmerger.runs.run_folder import RunFolder
+
+    folder = RunFolder(Path(sys.argv[1]), {"seed": 0})
+    folder.begin()
+    with folder.exclusive() as finished:
+        if finished is None:
+            print("works", flush=True)
+            time.sleep(float(sys.argv[2]))
+            folder.finish({"by": sys.argv[3]})
+    print(folder.results["by"])
+"""
+
+
+def start(folder: Path, seconds: float, name: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", textwrap.dedent(RUN), str(folder), str(seconds), name]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_the_second_waits_and_has_the_results_of_the_first(tmp_path):
+    first = start(tmp_path / "run", 60, "first")
+    assert first.stdout.readline() == "works\n"
+    second, third = (start(tmp_path / "run", 0.5, name) for name in ("second", "third"))
+    for process in (second, third):
+        assert re.match(r"waiting: another process .*run$", process.stderr.readline())
+    first.kill()  # its lock goes with it
+    first.communicate()
+    outputs = sorted(process.communicate(timeout=60)[0] for process in (second, third))
+    assert (second.returncode, third.returncode) == (0, 0)
+    (name,) = {output.split()[-1] for output in outputs}  # one of them did the work, and both have its results
+    assert outputs == sorted([f"{name}\n", f"works\n{name}\n"])
+
+
+def test_the_other_processes_of_a_training_on_several_devices_do_not_wait(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, {})
+    folder.begin()
+    with folder.exclusive():
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with folder.exclusive() as finished:
+            assert finished is None
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path):

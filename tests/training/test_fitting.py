@@ -1,11 +1,10 @@
 """A run in its folder: results, resuming after kill -9 to exactly the same weights, refusals."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import datasets
@@ -18,65 +17,49 @@ from safetensors.torch import load_file
 from patchmerger.data import Augmentation, DataSettings
 from patchmerger.hub import describe, load
 from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.runs import files
 from patchmerger.training.evaluation import evaluate
 from patchmerger.training.fitting import fit
 from patchmerger.training.settings import Recipe, TrainingSettings
+from processes import Running, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 
 # Everything that draws random numbers or keeps a state is on: dropout, stochastic depth, mixup, cutmix, averages.
-RUN = """
-    import os, signal, sys
-    from pathlib import Path
-    from patchmerger.runs import files
-    from patchmerger.data import Augmentation, DataSettings
-    from patchmerger.training.fitting import fit
-    from patchmerger.models.settings import MergeSettings, ModelSettings
-    from patchmerger.training.settings import Recipe, TrainingSettings
+RECIPE = Recipe(
+    model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4,
+        "num_heads": 2, "drop_path_rate": 0.2, "proj_drop_rate": 0.1}),
+    merge=MergeSettings(num_tokens=4),
+    augmentation=Augmentation(flip=False),
+    training=TrainingSettings(epochs=3, batch_size=256, warmup_epochs=1, mixup=0.4, cutmix=1.0, ema=0.9,
+        checkpoint_every=2, accelerator="cpu"),
+)  # fmt: skip
 
+
+def train(out: Path, kill_at: int = 0, how: str = "whole") -> None:
+    """Train; with ``kill_at`` until that checkpoint is written, or half written."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
-    saves, kill_at, half_written = 0, int(sys.argv[2]), sys.argv[3] == "half"
-    replace = os.replace
+    saves, replace = 0, os.replace
 
-    def replace_then_die(source, target):
-        global saves
-        if str(target).endswith(".ckpt"):
-            saves += 1
-            if saves == kill_at and half_written:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def replace_then_die(source: Path, target: Path) -> None:
+        nonlocal saves
+        saves += str(target).endswith(".ckpt")
+        due = saves == kill_at > 0 and str(target).endswith(".ckpt")
+        if due and how == "half":
+            os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
-        if saves == kill_at > 0:
-            os.kill(os.getpid(), signal.SIGINT if sys.argv[3] == "ctrl-c" else signal.SIGKILL)
+        if due:
+            os.kill(os.getpid(), signal.SIGINT if how == "ctrl-c" else signal.SIGKILL)
 
     files.os.replace = replace_then_die
-    recipe = Recipe(
-        model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4,
-            "num_heads": 2, "drop_path_rate": 0.2, "proj_drop_rate": 0.1}),
-        merge=MergeSettings(num_tokens=4),
-        augmentation=Augmentation(flip=False),
-        training=TrainingSettings(epochs=3, batch_size=256, warmup_epochs=1, mixup=0.4, cutmix=1.0, ema=0.9,
-            checkpoint_every=2, accelerator="cpu"),
-    )
-    results = fit(recipe, out=Path(sys.argv[1]), progress=False)
-    print("finished", results["test_metric"])
-"""
-
-
-def run(out: Path, kill_at: int = 0, how: str = "whole") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(RUN), str(out), str(kill_at), how],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    print("finished", fit(RECIPE, out=out, progress=False)["test_metric"])
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    done = run(out)
-    assert "finished" in done.stdout, done.stderr
+    done = run(train, out)
+    assert "finished" in done.out, done.err
     return out
 
 
@@ -95,11 +78,14 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     ],
 )
 def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(uninterrupted, tmp_path, kill_at, how):
-    killed = run(tmp_path / "run", kill_at, how)
-    assert killed.returncode == -(signal.SIGINT if how == "ctrl-c" else signal.SIGKILL), killed.stderr
+    killed = run(train, tmp_path / "run", kill_at, how)
+    if how == "ctrl-c":
+        assert killed.err.splitlines()[-1] == "KeyboardInterrupt"
+    else:
+        assert killed.code == -signal.SIGKILL, killed.err
     assert not (tmp_path / "run" / "results.json").exists()
-    resumed = run(tmp_path / "run")
-    assert "finished" in resumed.stdout, resumed.stderr
+    resumed = run(train, tmp_path / "run")
+    assert "finished" in resumed.out, resumed.err
     expected, got = weights(uninterrupted), weights(tmp_path / "run")
     assert expected.keys() == got.keys()
     unequal = [name for name in expected if not torch.equal(expected[name], got[name])]
@@ -112,8 +98,7 @@ def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(uninterrupted, tmp
 
 def test_a_finished_run_gives_its_result_again_and_is_left_alone(uninterrupted):
     before = {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*")}
-    again = run(uninterrupted)
-    assert "finished" in again.stdout
+    assert fit(RECIPE, out=uninterrupted, progress=False) == json.loads((uninterrupted / "results.json").read_text())
     assert {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*")} == before
 
 
@@ -125,11 +110,10 @@ def test_a_run_writes_what_it_says(uninterrupted):
     assert results["environment"]["torch"] == torch.__version__
     assert 1 < results["merger"]["blocks.1.merger"]["effective_rank"] <= 4
     assert results["settings"]["training"]["epochs"] == 3
-    assert list((uninterrupted / "logs" / "tensorboard").rglob("events.*"))
     assert list((uninterrupted / "logs" / "csv").rglob("metrics.csv"))
     saved = describe(uninterrupted / "model")
     assert saved.class_names == tuple("0123456789")
-    assert saved.crop_pct == 1.0
+    assert saved.preprocessing.crop_pct == 1.0
 
 
 def test_the_saved_model_is_the_one_that_was_evaluated(uninterrupted):
@@ -145,14 +129,12 @@ def test_the_saved_model_is_the_one_that_was_evaluated(uninterrupted):
     ]
 
 
-def test_a_checkpoint_of_another_run_is_refused(uninterrupted, tmp_path):
-    killed = run(tmp_path / "run", 1)
-    assert killed.returncode == -signal.SIGKILL
-    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    checkpoint["patchmerger_run"] = "another"
-    torch.save(checkpoint, tmp_path / "run" / "checkpoints" / "last.ckpt")
-    refused = run(tmp_path / "run")
-    assert "was not written by this run" in refused.stderr
+def test_two_processes_on_one_folder_end_with_the_same_results(uninterrupted, tmp_path):
+    both = [Running(train, tmp_path / "run") for _ in range(2)]
+    ended = [process.wait() for process in both]
+    metric = json.loads((uninterrupted / "results.json").read_text())["test_metric"]
+    assert [process.out for process in ended] == [f"finished {metric}\n"] * 2, ended
+    assert "waiting: another process is at the run" in "".join(process.err for process in ended)
 
 
 def quick(out, **changes):
@@ -172,6 +154,53 @@ def test_plain_models_without_a_validation_split_train_too(tmp_path):
     assert results["history"] == []
     assert results["images"]["validation"] == 0
     assert results["predicted_speedup"] == 1
+
+
+@pytest.mark.parametrize("write", [2, 3])  # the checkpoint after the first epoch; the predictions
+def test_a_full_disk_is_named_and_with_room_the_same_command_goes_on(tmp_path, monkeypatch, write):
+    calls, fsync = [], os.fsync
+
+    def full(number: int) -> None:
+        calls.append(number)
+        if len(calls) == write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("patchmerger.runs.files.os.fsync", full)
+        with pytest.raises(OSError, match=rf"no space is left on the disk: make room.*{tmp_path.name}/run/") as caught:
+            quick(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert not list(tmp_path.rglob("*.partial"))
+    assert quick(tmp_path / "run")["test_metric"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kib", [4, 32, 96, 160])  # the whole run takes some 200
+def test_a_disk_that_is_too_small_is_named_and_a_larger_one_goes_on(tmp_path, kib):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("mounting a small disk takes root")
+    try:
+        with pytest.raises(OSError, match=rf"no space is left on the disk.*{disk}"):
+            quick(disk / "run")
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        assert quick(disk / "run")["test_metric"] > 0
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_weights_and_results_are_readable_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        quick(tmp_path / "run")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            assert path.stat().st_mode & 0o777 == 0o644, path
 
 
 def test_images_of_several_labels_are_learned(tmp_path):

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from patchmerger.acceleration.classifier import Classifier, divergence
 from patchmerger.acceleration.image_batches import normalized_batches
 from patchmerger.acceleration.teacher import Teacher
 from patchmerger.data.images import ImageSet
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.mechanism.modes import eval_mode
+from patchmerger.models.classifier import Classifier, divergence
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_images

@@ -97,7 +97,8 @@ def distill(
         trainer.val_check_interval = _validation_interval(total, loader)
         trainer.log_every_n_steps = min(10, total)  # type: ignore[attr-defined]
         folder.begin()
-        train(trainer, task, loader)
+        with folder.exclusive():
+            train(trainer, task, loader, folder)
     if task.ema is not None:
         averaged: Any = task.final_model
         student.load_state_dict(averaged.net.state_dict())

@@ -10,10 +10,10 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from patchmerger.acceleration.classifier import Classifier, divergence, feature_error
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts import find_host
+from patchmerger.models.classifier import Classifier, divergence, feature_error
 from patchmerger.training.optimizer import parameter_groups
 from patchmerger.training.settings import Precision
 from patchmerger.training.task import TrainingTask

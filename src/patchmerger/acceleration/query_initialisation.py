@@ -11,7 +11,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.classifier import Classifier
 from patchmerger.acceleration.query_search import Calibrated, QuerySearch
 from patchmerger.acceleration.settings import QueryInit
 from patchmerger.hosts import find_host
@@ -21,6 +20,7 @@ from patchmerger.insertion import remove
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import PatchMerger
+from patchmerger.models.classifier import Classifier
 
 LOGIT_STDS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 """Standard deviations of the scores that are tried; queries drawn at random have 1."""

@@ -9,12 +9,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.classifier import Classifier, divergence, feature_error
 from patchmerger.acceleration.query_directions import kmeans_directions, spatial_directions, whitened_directions
 from patchmerger.acceleration.shortcut import Shortcut
 from patchmerger.hosts import find_host
 from patchmerger.inserted import InsertedMerger
 from patchmerger.merger import PatchMerger
+from patchmerger.models.classifier import Classifier, divergence, feature_error
 
 Tell = Callable[[str, float], None]
 

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import at_chance, chance_warning, compare_scores, scores_of
-from patchmerger.acceleration.classifier import Classifier
 from patchmerger.acceleration.distillation import device_of, distill, steps_of
 from patchmerger.acceleration.image_batches import calibration_batch
 from patchmerger.acceleration.placement import ChosenPlacement, choose_placement, slower_but_safer
@@ -25,6 +24,7 @@ from patchmerger.data.folders import is_unlabelled
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 from patchmerger.models.build import square_input
+from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import atomic_file, read_json, write_json
 from patchmerger.runs.progress import progress_bar
@@ -107,10 +107,13 @@ def accelerate(
         check_classes(teacher, images, data.source)
     run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, data.workers)
     chosen = run.choose_placement(placement)
-    run.evaluate_teacher(data.source)
-    student = run.initialise_queries(chosen, query_init)
-    run.recover(student, augmentation)
-    return run.finish(student, chosen, drop, rounds=placement.rounds, command=command)
+    with folder.exclusive() as finished:
+        if finished is not None:  # by another process meanwhile
+            return finished
+        run.evaluate_teacher(data.source)
+        student = run.initialise_queries(chosen, query_init)
+        run.recover(student, augmentation)
+        return run.finish(student, chosen, drop, rounds=placement.rounds, command=command)
 
 
 class AccelerationRun:
@@ -163,8 +166,7 @@ class AccelerationRun:
             f"{measured}"
         )
         self.folder.begin()
-        self._kept("placement", chosen.as_dict)
-        return chosen
+        return ChosenPlacement(**self._kept("placement", chosen.as_dict))
 
     def evaluate_teacher(self, source: str) -> None:
         """The plain model on the held-out images."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.classifier import Classifier
 from patchmerger.hosts import find_host
 from patchmerger.inserted import InsertedMerger
+from patchmerger.models.classifier import Classifier
 
 
 class Shortcut:

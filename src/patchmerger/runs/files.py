@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_FULL = "no space is left on the disk: make room, and give the same command again"
 
 
 def read_json(path: Path) -> Any:
@@ -37,6 +40,37 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
+def full_disk_named(path: Path, *, any_write_error: bool = False) -> Iterator[None]:
+    """Within it, a full disk raises an ``OSError`` that names ``path`` and what to do.
+
+    Args:
+        path: The file or folder that is written to.
+        any_write_error: Nothing but writing is done within it, so that any error with no space left is of that: torch
+            and safetensors raise errors of their own.
+    """
+    try:
+        yield
+    except Exception as error:
+        named = isinstance(error, OSError) and error.strerror == _FULL
+        if not named and (_says_full(error) or (any_write_error and _is_full(path))):
+            raise OSError(errno.ENOSPC, _FULL, str(path)) from error
+        raise
+
+
+def _says_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_full(path: Path) -> bool:
+    there = next((folder for folder in path.parents if folder.exists()), Path("/"))
+    return shutil.disk_usage(there).free < 2**16
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; the file takes the place of ``path`` where nothing failed.
 
@@ -44,10 +78,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with full_disk_named(path, any_write_error=True):
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -56,10 +91,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """A new folder beside ``target`` to write into; it takes the place of ``target`` where nothing failed."""
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    new.mkdir(parents=True)
     try:
-        yield new
-        _put_in_place(new, target)
+        with full_disk_named(target, any_write_error=True):
+            new.mkdir(parents=True)
+            yield new
+            _put_in_place(new, target)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

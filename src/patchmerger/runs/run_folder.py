@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+
+from patchmerger.runs.environment import is_first_process
 from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.serialisation import from_json, to_json
 
 S = TypeVar("S")
 SETTINGS_FILE = "settings.json"
 RESULTS_FILE = "results.json"
+LOCK_FILE = ".lock"
 
 
 class RunFolder:
@@ -46,14 +53,46 @@ class RunFolder:
     def begin(self) -> None:
         """Make the folder, once everything that could refuse the run has been checked."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / SETTINGS_FILE).exists():
+        if (self.path / SETTINGS_FILE).exists():
+            self._refuse_other(*_recorded(self.path))  # of another process, meanwhile
+        else:
             write_json(self.path / SETTINGS_FILE, {"type": self._kind, "settings": self.settings})
+
+    @contextmanager
+    def exclusive(self) -> Iterator[dict[str, Any] | None]:
+        """The run of this process alone, once it has begun: another process that is at it is waited for.
+
+        The operating system holds the lock for the process, and gives it back when that ends in whatever way. Of the
+        processes of one training on several devices the first holds it for all.
+
+        Yields:
+            The results, where another process has finished the run meanwhile; else ``None``.
+        """
+        if not is_first_process():
+            yield self.results
+            return
+        lock = FileLock(self.path / LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting: another process is at the run in {self.path}", file=sys.stderr, flush=True)
+            lock.acquire()
+        try:
+            yield self.results
+        finally:
+            lock.release()
 
     @property
     def results(self) -> dict[str, Any] | None:
         """The results of the finished run; ``None`` while it is unfinished."""
         file = self.path / RESULTS_FILE
-        return read_json(file) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            results: dict[str, Any] = read_json(file)
+        except ValueError as error:
+            raise ValueError(f"{error}; remove it, and the same command makes it again") from error
+        return results
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
         """Write the results, which makes the run a finished one; returns them as they will be read back."""
@@ -96,14 +135,15 @@ def read_settings(path: Path, kind: type[S]) -> S:
 
 def _recorded(path: Path) -> tuple[str, dict[str, Any]]:
     """The type and the settings in the folder of a run."""
-    content = read_json(path / SETTINGS_FILE)
+    cure = f"name another folder, or move {path} away"
+    try:
+        content = read_json(path / SETTINGS_FILE)
+    except ValueError as error:
+        raise ValueError(f"{error}: {cure}") from error
     match content:
         case {"type": str(kind), "settings": dict(settings), **rest} if not rest:
             return kind, settings
-    raise ValueError(
-        f"{path / SETTINGS_FILE} was not written by this version of patchmerger: name another folder, or move "
-        f"{path} away"
-    )
+    raise ValueError(f"{path / SETTINGS_FILE} was not written by this version of patchmerger: {cure}")
 
 
 def default_folder(command: str, name: str, settings: Any) -> Path:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import compare_scores, scores_of
-from patchmerger.acceleration.classifier import Classifier
 from patchmerger.acceleration.distillation import device_of, distill
 from patchmerger.acceleration.image_batches import calibration_batch
 from patchmerger.acceleration.placement import ChosenPlacement, choose_placement
@@ -25,6 +24,7 @@ from patchmerger.data import ImageSplits, default_augmentation, load_images
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 from patchmerger.models.build import square_input
+from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import write_json
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_settings

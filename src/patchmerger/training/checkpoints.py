@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -10,8 +11,11 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from patchmerger.runs.files import atomic_file
+from patchmerger.runs.run_folder import RunFolder
 
+CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
+_RUN = "patchmerger_run"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,17 +41,14 @@ class KeepLast(Callback):
     """Keeps one checkpoint, of the last good step.
 
     Args:
-        folder: Where ``last.ckpt`` is written.
+        folder: Of the run, whose fingerprint a checkpoint bears.
         every: Steps (batches) between two checkpoints.
-        run: The fingerprint of the run, which a checkpoint bears.
     """
 
-    def __init__(self, folder: Path, *, every: int, run: str) -> None:
-        if every < 1:
-            raise ValueError(f"checkpoint_every ({every}) must be at least 1 step")
-        self.path = folder / LAST
+    def __init__(self, folder: RunFolder, *, every: int) -> None:
+        self.path = folder.path / CHECKPOINTS / LAST
         self.every = every
-        self.run = run
+        self.run = folder.fingerprint
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -64,12 +65,27 @@ class KeepLast(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Sign the checkpoint."""
-        checkpoint["patchmerger_run"] = self.run
+        checkpoint[_RUN] = self.run
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another run."""
-        if checkpoint.get("patchmerger_run") != self.run:
-            raise ValueError(f"{self.path} was not written by this run: move it away to start from the beginning")
+
+def last_checkpoint(folder: RunFolder) -> Path | None:
+    """The checkpoint to resume a run from; ``None`` where there is none.
+
+    Raises:
+        ValueError: It is damaged, or was written by another run.
+    """
+    path = folder.path / CHECKPOINTS / LAST
+    if not path.exists():
+        return None
+    cure = "remove it to start from the beginning"
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is damaged, or no checkpoint ({reason}): {cure}") from error
+    if not isinstance(checkpoint, dict) or checkpoint.get(_RUN) != folder.fingerprint:
+        raise ValueError(f"{path} was not written by this run: {cure}")
+    return path
 
 
 def _validates(trainer: Trainer, batches_done: int) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 from torch import nn
 
@@ -29,6 +28,7 @@ from patchmerger.models.build import check_patches, square_input
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
+from patchmerger.runs.tensors import write_tensors
 from patchmerger.training.finetuning import content_of, start_model
 from patchmerger.training.settings import FitSettings, Recipe
 from patchmerger.training.sharding import gather_weights
@@ -151,35 +151,37 @@ def fit_images(
     )
     whole = copy.deepcopy(net) if training.strategy == "fsdp" else None
     folder.begin()
-    train(trainer, task, loader)
-    scores, targets = predict(trainer, task, loader)
-    if whole is not None:
-        gather_weights(task.final_model, whole)
-    final = task.final_model if whole is None else whole.to(trainer.strategy.root_device)
-
-    results = {
-        "command": command,
-        "init": None if recipe.init is None else str(recipe.init),
-        **_described(images, final),
-        "new_head": start.new_head,
-        "metric": "mAP" if images.multi_label else "accuracy",
-        "test_metric": score(scores, targets),
-        "seconds": stopwatch.seconds,
-        "images_per_second": stopwatch.images_per_second,
-        "history": task.history,
-        "merger": _diagnosed(task, final, images, EvalTransform(image_size, preprocessing)),
-        "settings": folder.settings,
-        "folder": str(folder.path),
-        "environment": environment(trainer.strategy.root_device),
-    }
-    if trainer.is_global_zero:
-        save(
-            final, folder.path / MODEL_FOLDER, preprocessing=preprocessing,
-            class_names=list(images.class_names), overwrite=True,
-        )  # fmt: skip
-        if not images.multi_label:
-            save_file({"predictions": scores.argmax(dim=1), "targets": targets}, folder.path / PREDICTIONS_FILE)
-        folder.finish(results)
+    with folder.exclusive() as finished:
+        if finished is not None:
+            return finished
+        train(trainer, task, loader, folder)
+        scores, targets = predict(trainer, task, loader)
+        if whole is not None:
+            gather_weights(task.final_model, whole)
+        final = task.final_model if whole is None else whole.to(trainer.strategy.root_device)
+        results = {
+            "command": command,
+            "init": None if recipe.init is None else str(recipe.init),
+            **_described(images, final),
+            "new_head": start.new_head,
+            "metric": "mAP" if images.multi_label else "accuracy",
+            "test_metric": score(scores, targets),
+            "seconds": stopwatch.seconds,
+            "images_per_second": stopwatch.images_per_second,
+            "history": task.history,
+            "merger": _diagnosed(task, final, images, EvalTransform(image_size, preprocessing)),
+            "settings": folder.settings,
+            "folder": str(folder.path),
+            "environment": environment(trainer.strategy.root_device),
+        }
+        if trainer.is_global_zero:
+            save(
+                final, folder.path / MODEL_FOLDER, preprocessing=preprocessing,
+                class_names=list(images.class_names), overwrite=True,
+            )  # fmt: skip
+            if not images.multi_label:
+                write_tensors(folder.path / PREDICTIONS_FILE, {"predictions": scores.argmax(dim=1), "targets": targets})
+            folder.finish(results)
     return to_json(results)  # type: ignore[no-any-return]
 
 

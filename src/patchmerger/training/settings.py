@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -12,6 +13,7 @@ from patchmerger.models.settings import MergeSettings, ModelSettings
 Merge: TypeAlias = MergeSettings | Literal["auto"] | None
 """A merger, ``None`` for the plain model, or ``"auto"``: the default merger, and a loaded model as it is."""
 Loss = Literal["softmax", "sigmoid"]
+LoggerName = Literal["csv", "tensorboard", "wandb", "none"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
 
 
@@ -58,6 +60,8 @@ class TrainingSettings:
         precision: "32-true", "bf16-mixed", "bf16-true" or "16-mixed".
         compile: Compile the model with torch.compile.
         checkpoint_every: Batches between two checkpoints; there is one after every epoch as well.
+        logger: Where the training curve is written as well as in the results: "csv", "tensorboard" or "wandb" (Weights
+            & Biases, if it is installed); "none" writes none.
         accelerator: "auto", "cpu", "gpu", ... as Lightning has it.
         devices: How many devices, as Lightning has it.
         strategy: "auto"; "ddp", whole weights on each device; or "fsdp", weights shared out over the devices (FSDP2).
@@ -87,6 +91,7 @@ class TrainingSettings:
     precision: Precision = "32-true"
     compile: bool = False
     checkpoint_every: int = 200
+    logger: LoggerName = "csv"
     accelerator: str = "auto"
     devices: int | str = 1
     strategy: str = "auto"
@@ -112,11 +117,13 @@ class TrainingSettings:
                 raise ValueError(f"training.{name} ({getattr(self, name)}) must be from 0 (off) to below 1")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"training.layer_decay ({self.layer_decay}) must be above 0 and at most 1, such as 0.75")
-        for name, kind in (("loss", Loss), ("precision", Precision)):
+        for name, kind in (("loss", Loss), ("precision", Precision), ("logger", LoggerName)):
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(map(repr, get_args(kind)))
                 raise ValueError(f"training.{name} ({getattr(self, name)!r}) must be one of {known}")
         check_optimizer("training.optimizer", self.optimizer)
+        if self.logger == "wandb" and find_spec("wandb") is None:
+            raise ValueError("training.logger ('wandb') needs Weights & Biases: pip install wandb")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"training.batch_size ({self.batch_size}) must be even for mixup and cutmix")
         self._check_strategy()

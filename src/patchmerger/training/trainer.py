@@ -12,13 +12,14 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from patchmerger.data.module import ImageData
+from patchmerger.runs.files import full_disk_named
 from patchmerger.runs.run_folder import RunFolder
-from patchmerger.training.checkpoints import AtomicCheckpointIO, KeepLast
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.checkpoints import AtomicCheckpointIO, KeepLast, last_checkpoint
+from patchmerger.training.settings import LoggerName, TrainingSettings
 from patchmerger.training.sharding import ShardedStrategy
 from patchmerger.training.task import TrainingTask, gather
 
@@ -49,8 +50,7 @@ def quiet() -> Iterator[None]:
 @quiet()
 def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopwatch, *, progress: bool) -> pl.Trainer:
     """A Lightning trainer for one run: the whole run is one Lightning epoch, which it can resume anywhere in."""
-    keep = KeepLast(folder.path / "checkpoints", every=training.checkpoint_every, run=folder.fingerprint)
-    logs = folder.path / "logs"
+    keep = KeepLast(folder, every=training.checkpoint_every)
     return pl.Trainer(
         accelerator=training.accelerator,
         devices=training.devices,
@@ -65,7 +65,7 @@ def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopw
         use_distributed_sampler=False,
         callbacks=[stopwatch, keep, *([ProgressBar()] if progress else [])],
         plugins=[AtomicCheckpointIO()],
-        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard")],
+        logger=_logger(training.logger, folder),
         log_every_n_steps=10,
         enable_checkpointing=False,
         enable_progress_bar=progress,
@@ -73,22 +73,40 @@ def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopw
     )
 
 
+def _logger(name: LoggerName, folder: RunFolder) -> Logger | bool:
+    """Where the training curve goes, in the folder of the run; W&B resumes the run of the same settings."""
+    logs = folder.path / "logs"
+    if name == "csv":
+        return CSVLogger(logs, name="csv")
+    if name == "tensorboard":
+        return TensorBoardLogger(logs, name="tensorboard")
+    if name == "wandb":
+        return WandbLogger(
+            name=folder.path.name, save_dir=logs, id=folder.fingerprint[:16], project="patchmerger", resume="allow",
+            config=folder.settings,
+        )  # fmt: skip
+    return False
+
+
 @quiet()
-def train(trainer: pl.Trainer, task: TrainingTask, data: ImageData) -> None:
+def train(trainer: pl.Trainer, task: TrainingTask, data: ImageData, folder: RunFolder) -> None:
     """Train from the last checkpoint on, or from the beginning where there is none.
 
     Args:
         trainer: Of :func:`make_trainer`.
         task: What is trained.
         data: The images.
+        folder: Of the run.
 
     Raises:
+        OSError: The disk is full, say.
         ValueError: The checkpoint is damaged, or of another run.
         KeyboardInterrupt: Ctrl-C; a checkpoint of the last good step is there.
     """
-    (keep,) = (callback for callback in trainer.callbacks if isinstance(callback, KeepLast))
+    checkpoint = last_checkpoint(folder)
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=str(keep.path) if keep.path.exists() else None)
+        with full_disk_named(folder.path):
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
 

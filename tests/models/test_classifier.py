@@ -10,7 +10,7 @@ from timm.task import LogitDistillationTask
 from torch import nn
 
 from conftest import VARIANTS, make_images, make_timm, make_vit
-from patchmerger.acceleration.classifier import Classifier, divergence, feature_error
+from patchmerger.models.classifier import Classifier, divergence, feature_error
 
 ROPE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 2, "num_classes": 5}
 
