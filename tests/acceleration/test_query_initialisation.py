@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import normalize
 
-from acceleration.test_classifier import ROPE, transformers_vit
 from conftest import make_images, make_timm, make_vit
+from models.test_classifier import ROPE, transformers_vit
 from patchmerger import calibrate, insert
 from patchmerger.acceleration.query_initialisation import recommended_query_init
 from patchmerger.data import Augmentation, DataSettings, ImageData, Preprocessing, load_images

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from acceleration.test_classifier import ROPE, transformers_vit
 from conftest import make_images, make_timm, make_vit
+from models.test_classifier import ROPE, transformers_vit
 from patchmerger import insert
 from patchmerger.acceleration.shortcut import Shortcut
 from patchmerger.inserted import mergers

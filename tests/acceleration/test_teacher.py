@@ -3,8 +3,8 @@
 import pytest
 import transformers
 
-from acceleration.test_classifier import transformers_vit
 from conftest import make_vit
+from models.test_classifier import transformers_vit
 from patchmerger import insert, save
 from patchmerger.acceleration.teacher import find_teacher
 from patchmerger.data import Preprocessing

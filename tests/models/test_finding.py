@@ -6,8 +6,8 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from acceleration.test_classifier import transformers_vit
 from conftest import make_vit
+from models.test_classifier import transformers_vit
 from patchmerger import load, save
 from patchmerger.data import Preprocessing
 from patchmerger.models.finding import find_model, locate, weights_fingerprint
