@@ -125,6 +125,7 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
             after_merge=after_merge,
             num_kept_prefix_tokens=request.num_kept_prefix_tokens,
             num_tokens=num_tokens.get(number, 0),
+            num_patches=host.num_patches,
             num_expected_tokens=None if after_merge else _expected(host),
             grid=None if after_merge or not located else PatchGrid(None if host.grid == "varies" else host.grid),
             origin_is_needed=origin_is_needed,

@@ -47,21 +47,31 @@ def patch_merge(
 
     Source: Renggli et al., *Learning to Merge Tokens in Vision Transformers*, arXiv 2202.12015, section 3.
     """
-    if mask is not None:
-        x = x.masked_fill(~mask[:, :, None], 0)
+    x = _fill_padding(x, mask, dim=2)
     keys = x if norm is None else norm(x)
     scores = (scale * weight) @ keys.transpose(1, 2)  # (B, M, N)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = _at_least_float32(scores)
     if prior is not None:
         scores = scores + prior
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
-    weights = scores.softmax(dim=-1)  # (B, M, N)
-    if mask is not None:
-        weights = weights.masked_fill(~mask[:, None, :], 0)
+    scores = _fill_padding(scores, mask, dim=1, lowest=True)
+    weights = _fill_padding(scores.softmax(dim=-1), mask, dim=1)  # (B, M, N)
     values = keys if normalize_values else x
     merged = weights.to(values.dtype) @ values  # (B, M, D)
     return merged.to(x.dtype), weights
+
+
+# Where a model is traced symbolically, dtypes and whether there is a mask are open: these are one step of its graph.
+@torch.fx.wrap
+def _at_least_float32(scores: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+@torch.fx.wrap
+def _fill_padding(x: Tensor, mask: Tensor | None, dim: int, lowest: bool = False) -> Tensor:
+    """``x`` with 0, or the lowest number, where ``mask`` (B, N), with a new dimension at ``dim``, is not True."""
+    if mask is None:
+        return x
+    return x.masked_fill(~mask.unsqueeze(dim), torch.finfo(x.dtype).min if lowest else 0)
 
 
 class PatchMerger(nn.Module):
@@ -185,7 +195,8 @@ class PatchMerger(nn.Module):
                 image gives Y = 0).
             TypeError: ``mask`` is not boolean.
         """
-        self._check_input(x, mask)
+        if not isinstance(x, torch.fx.Proxy):  # traced symbolically, the shapes are open
+            self._check_input(x, mask)
         merged, weights = patch_merge(
             x,
             self.weight,
@@ -212,7 +223,8 @@ class PatchMerger(nn.Module):
                 f"positions must be given to a merger with prior='grid': (N, 2) or (B, N, 2), from 0 to 1, for x "
                 f"{tuple(x.shape)}"
             )
-        if positions.shape not in ((x.shape[1], 2), (*x.shape[:2], 2)):
+        traced = isinstance(x, torch.fx.Proxy)
+        if not traced and positions.shape not in ((x.shape[1], 2), (*x.shape[:2], 2)):
             raise ValueError(
                 f"positions must be (N, 2) or (B, N, 2) for x {tuple(x.shape)}, got {tuple(positions.shape)}"
             )

@@ -19,25 +19,34 @@ LOWEST = torch.finfo(torch.float32).min
     "given",
     [
         {},
-        {"mask": None, "scale": 0.5, "name": "text", "is_causal": False},
-        {"bias": torch.ones(2), "cos": torch.ones(2), "sin": torch.ones(2), "mask": torch.ones(2)},
+        {"mask": None, "scale": 0.5, "name": "text", "is_causal": False, "output_attentions": True},
+        {"bias": torch.ones(5), "cos": torch.ones(5), "sin": torch.ones(5), "mask": torch.ones(5)},
+        {"num_items_in_batch": torch.tensor(2), "condition": torch.ones(2, 8), "labels": [torch.ones(2)]},
+        {"head_mask": torch.ones(2), "attention_mask": None, "position_embeddings": None},
     ],
 )
-def test_what_is_known_is_taken(given):
-    BlockInputs(rope=Rope(("cos", "sin"), "cos, sin"), padding="mask", bias="bias").refuse_unknown(given)
+def test_what_does_not_count_on_tokens_is_taken(given):
+    inputs = BlockInputs(rope=Rope(("cos", "sin"), "cos, sin"), padding="mask", bias="bias")
+    inputs.refuse_unknown(given, counts={5, 4})
 
 
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ({"attn_mask": torch.ones(5, 5)}, "attn_mask"),
-        ({"rope": torch.ones(5)}, "rope"),
+        ({"attn_mask": torch.ones(3, 3)}, "attn_mask"),
+        ({"key_padding_mask": "of flex attention"}, "key_padding_mask"),
+        ({"rope": torch.ones(3)}, "rope"),
         ({"is_causal": True}, "is_causal"),
+        ({"cu_seq_lens_q": torch.ones(3)}, "cu_seq_lens_q"),
+        ({"position_embeddings": (torch.ones(3, 8), torch.ones(3, 8))}, "position_embeddings"),
+        ({"anything": torch.ones(2, 5, 8)}, "anything"),
+        ({"anything": torch.ones(4)}, "anything"),
+        ({"anything": {"inside": [torch.ones(2, 1, 5, 5)]}}, "anything"),
     ],
 )
 def test_what_speaks_of_tokens_before_the_merge_is_refused(given, name):
     with pytest.raises(ValueError, match=f"^{name} was given to a merged model, but it speaks of the tokens before"):
-        BlockInputs(padding="mask", bias="bias").refuse_unknown(given)
+        BlockInputs(padding="mask", bias="bias").refuse_unknown(given, counts={5, 4})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

@@ -1,6 +1,7 @@
 """What must keep working around a merged model: copies, compilers, training, checkpointing."""
 
 import copy
+import inspect
 import io
 import pickle
 import subprocess
@@ -94,6 +95,11 @@ def test_one_class_for_each_pair(merged):
     assert_same_classes(other, merged)
     assert type(merged) is not type(make_plain())
     assert type(merged).__name__ == "VisionTransformer"
+
+
+def test_the_signature_stays_that_of_the_host(merged):
+    for part, plain_part in zip((merged, *merged.blocks), (make_plain(), *make_plain().blocks), strict=True):
+        assert inspect.signature(part.forward) == inspect.signature(plain_part.forward)
 
 
 def test_remove_after_a_round_of_everything(merged, images):

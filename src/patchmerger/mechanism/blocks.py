@@ -27,6 +27,7 @@ class MergeState:
         after_merge: Whether the tokens that come in are merged ones.
         num_kept_prefix_tokens: The first tokens of the sequence, which no merger changes.
         num_tokens: M, the tokens that this block's merger gives; 0 where the block does not merge.
+        num_patches: N, where images of one size are taken; else ``None``.
         num_expected_tokens: P + N where another number at this block's merger is refused, or ``None``.
         grid: Where the patches are that come to this block's merger, if that must know and they are not merged ones.
         origin_is_needed: Whether where merged tokens come from travels with them: for rotary positions, or for a
@@ -39,6 +40,7 @@ class MergeState:
     after_merge: bool
     num_kept_prefix_tokens: int
     num_tokens: int = 0
+    num_patches: int | None = None
     num_expected_tokens: int | None = None
     grid: PatchGrid | None = None
     origin_is_needed: bool = False
@@ -46,6 +48,15 @@ class MergeState:
     def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments after the tokens, by name."""
         return {**dict(zip(self.argument_names[: len(args)], args, strict=True)), **kwargs}
+
+    def counts(self, x: Tensor, given: dict[str, Any]) -> set[Any]:
+        """The numbers of tokens before the merge, as far as they are known, with and without the prefix tokens."""
+        if not self.after_merge:
+            return set() if is_traced(x) else {x.shape[1], x.shape[1] - self.num_kept_prefix_tokens}
+        table = None if self.inputs.rope is None else self.inputs.rope.table(given)
+        table = table[0] if isinstance(table, tuple) else table
+        patches = self.num_patches if not isinstance(table, Tensor) else table.shape[-2]
+        return set() if patches is None else {patches, patches + self.num_kept_prefix_tokens}
 
 
 @dataclass
@@ -83,7 +94,7 @@ class LaterBlock(Subclass):
         """As the host's block, (B, P + M, D) → (B, P + M, D)."""
         state = self.merge_state
         given = state.named(args, kwargs)
-        state.inputs.refuse_unknown(given)
+        state.inputs.refuse_unknown(given, state.counts(x, given))
         if not state.after_merge:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         merged = state.inputs.without_places(given)
@@ -114,7 +125,7 @@ class MergingBlock(LaterBlock):
         """Merge what the host's own block gave, which was called with ``args`` and ``kwargs`` after the tokens."""
         state, prefix = self.merge_state, self.merge_state.num_kept_prefix_tokens
         x = _tokens(output)  # (B, P + N, D)
-        if state.num_expected_tokens not in (None, x.shape[1]):
+        if state.num_expected_tokens is not None and not is_traced(x) and x.shape[1] != state.num_expected_tokens:
             raise _other_number(x, state.num_expected_tokens)
         patches = x[:, prefix:] if prefix else x  # (B, N, D)
         mask = None if state.after_merge else state.inputs.real_tokens(state.named(args, kwargs), prefix)
@@ -145,6 +156,8 @@ def origin_of(x: Tensor) -> Origin:
     Raises:
         RuntimeError: Their tensor was replaced on the way from one block to the next.
     """
+    if is_traced(x):  # whose every attribute is a proxy
+        return cast(Origin, vars(x)["patchmerger_origin"])
     origin: Origin | None = getattr(x, "patchmerger_origin", None)
     if origin is None and _is_whole(x):
         origin = getattr(x._base, "patchmerger_origin", None)
@@ -155,6 +168,11 @@ def origin_of(x: Tensor) -> Origin:
             "positions='drop'"
         )
     return origin
+
+
+def is_traced(x: object) -> bool:
+    """Whether ``x`` stands for a tensor in symbolic tracing, as by feature extractors: its shape is open."""
+    return isinstance(x, torch.fx.Proxy)
 
 
 def _is_whole(x: Tensor) -> bool:
@@ -180,7 +198,7 @@ def any_centroid(blocks: Iterable[nn.Module]) -> bool:
 def _tokens(output: Any) -> Tensor:
     """The tokens in what a block gives: itself, or the first of a tuple."""
     x = output[0] if isinstance(output, tuple) and output else output
-    if isinstance(x, torch.fx.Proxy):  # traced symbolically, as torchvision's feature extractor does
+    if is_traced(x):
         return cast(Tensor, x)
     if not isinstance(x, Tensor) or x.ndim != 3:
         given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__

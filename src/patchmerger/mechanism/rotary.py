@@ -50,10 +50,8 @@ class Rope:
             The arguments that change; their tables are (B, 1 or heads, M, d), or (B, M, d) where there is no axis
             for heads.
         """
-        cos, sin = self._split(given)
-        weights = weights.float() if self.leading == "images" else weights.float()[:, None]
-        phases = weights @ grid_phases(cos, sin)
-        return self._join(phases.cos().to(cos.dtype), phases.sin().to(sin.dtype))
+        cos, sin = _merge_table(*self._split(given), weights if self.leading == "images" else weights[:, None])
+        return self._join(cos, sin)
 
     def without(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments with which a block rotates no token."""
@@ -80,6 +78,13 @@ class Rope:
         if self.layout == "(cos, sin)":
             return {self.arguments[0]: (cos, sin)}
         return dict(zip(self.arguments, (cos, sin), strict=True))
+
+
+@torch.fx.wrap  # one step of a graph that is traced symbolically
+def _merge_table(cos: Tensor, sin: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the centroids, (…, M, d), for those of the patches (…, N, d) and A (…, M, N)."""
+    phases = weights.float() @ grid_phases(cos, sin)
+    return phases.cos().to(cos.dtype), phases.sin().to(sin.dtype)
 
 
 def grid_phases(cos: Tensor, sin: Tensor) -> Tensor:

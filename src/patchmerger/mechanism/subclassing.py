@@ -10,6 +10,8 @@ model could silently run the graph compiled for the plain one.
 
 from __future__ import annotations
 
+import inspect
+from types import FunctionType
 from typing import Any, cast
 
 from torch import nn
@@ -25,6 +27,13 @@ class Subclass:
         reduced = cast(tuple[Any, ...], super().__reduce_ex__(2))
         return (_blank, (mixin_of(self), self.patchmerger_host_class), *reduced[2:])
 
+    def __prepare_scriptable__(self) -> Any:
+        """What ``torch.jit.script`` asks of each module first."""
+        raise TypeError(
+            f"a {self.patchmerger_host_class.__name__} with a merger cannot be scripted: use torch.jit.trace or "
+            "torch.export.export"
+        )
+
 
 _combined: dict[tuple[type[Subclass], type[nn.Module]], type[nn.Module]] = {}
 
@@ -33,14 +42,28 @@ def _combine(mixin: type[Subclass], host_class: type[nn.Module]) -> type[nn.Modu
     """One class for each pair, so that compiled graphs are found again and ``type(a) is type(b)`` holds."""
     if (mixin, host_class) in _combined:
         return _combined[mixin, host_class]
-    names = {
+    names: dict[str, Any] = {
         "patchmerger_host_class": host_class,
         "__module__": host_class.__module__,
         "__qualname__": host_class.__qualname__,
         "__doc__": host_class.__doc__,
     }
+    if hasattr(mixin, "forward"):
+        names["forward"] = _with_signature_of(host_class.forward, mixin.forward)
     cls = cast(type[nn.Module], type(host_class.__name__, (mixin, host_class), names))
     return _combined.setdefault((mixin, host_class), cls)
+
+
+def _with_signature_of(host: Any, function: Any) -> FunctionType:
+    """A copy of ``function`` that shows the signature of the host's, which Trainer reads to know what a model takes."""
+    copied = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copied.__dict__.update(vars(function))
+    copied.__kwdefaults__, copied.__doc__ = function.__kwdefaults__, function.__doc__
+    copied.__module__, copied.__qualname__ = function.__module__, function.__qualname__
+    copied.__signature__ = inspect.signature(host)  # type: ignore[attr-defined]
+    return copied
 
 
 def mixin_of(module: Subclass) -> type[Subclass]:

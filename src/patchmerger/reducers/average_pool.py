@@ -44,22 +44,25 @@ class AveragePool(nn.Module):
         if mask is None and not return_weights:
             return F.adaptive_avg_pool1d(x.transpose(1, 2), self.num_tokens).transpose(1, 2)
         if mask is None:
-            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        check_mask(x, mask)
-        weights = self._weights(mask)
+            mask = x.new_ones(x.shape[:2], dtype=torch.bool)
+        elif not isinstance(x, torch.fx.Proxy):
+            check_mask(x, mask)
+        weights = _run_weights(mask, self.num_tokens)
         pooled = weights.to(x.dtype) @ x.masked_fill(~mask[:, :, None], 0)
         return (pooled, weights) if return_weights else pooled
-
-    def _weights(self, mask: Tensor) -> Tensor:
-        """A, (B, M, N): 1 / length of its run for each token in it."""
-        place = (mask.cumsum(dim=1) - 1)[:, None]  # (B, 1, N): among the real tokens
-        count = mask.sum(dim=1)[:, None, None]  # (B, 1, 1)
-        output = torch.arange(self.num_tokens, device=mask.device)[:, None]  # (M, 1)
-        start = output * count // self.num_tokens
-        end = -(-(output + 1) * count // self.num_tokens)
-        inside = ((place >= start) & (place < end) & mask[:, None]).float()  # (B, M, N)
-        return inside / inside.sum(dim=-1, keepdim=True).clamp(min=1)
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
         return f"num_tokens={self.num_tokens}"
+
+
+@torch.fx.wrap  # one step of a graph that is traced symbolically
+def _run_weights(mask: Tensor, num_tokens: int) -> Tensor:
+    """A, (B, M, N): 1 / length of its run for each token in it."""
+    place = (mask.cumsum(dim=1) - 1)[:, None]  # (B, 1, N): among the real tokens
+    count = mask.sum(dim=1)[:, None, None]  # (B, 1, 1)
+    output = torch.arange(num_tokens, device=mask.device)[:, None]  # (M, 1)
+    start = output * count // num_tokens
+    end = -(-(output + 1) * count // num_tokens)
+    inside = ((place >= start) & (place < end) & mask[:, None]).float()  # (B, M, N)
+    return inside / inside.sum(dim=-1, keepdim=True).clamp(min=1)

@@ -12,6 +12,7 @@ from patchmerger.hosts.host import Host
 from patchmerger.hosts.timm.common import PLAIN_BLOCKS, MergedTransformer, any_merging, known_blocks, why_prefix_stays
 from patchmerger.hosts.timm.rotary import DROPPED_PATCHES, refuse_long_step
 from patchmerger.mechanism.block_inputs import BlockInputs
+from patchmerger.mechanism.blocks import is_traced
 from patchmerger.mechanism.rotary import Rope
 
 
@@ -90,7 +91,7 @@ class MergedNaFlexVit(MergedPaddedTransformer):
 
     def _check_steps(self, patches: Tensor, patch_coord: Tensor | None) -> None:
         """Refuse images with too few patches for the centroids of merged tokens."""
-        if self.rope is None:
+        if self.rope is None or is_traced(patches):
             return
         if patch_coord is None:
             sizes = [self.embeds.dynamic_feat_size(patches.shape[-2:])]
@@ -103,7 +104,7 @@ class MergedNaFlexVit(MergedPaddedTransformer):
 
 
 def _refuse_mask(attn_mask: Tensor | None) -> None:
-    if attn_mask is not None:
+    if attn_mask is not None and not is_traced(attn_mask):
         raise ValueError(
             "attn_mask was given to a merged NaFlexVit, but it may hide more than padding, which a merge would undo; "
             "give patch_valid alone: the mask of the padding is made of it"

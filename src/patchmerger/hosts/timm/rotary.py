@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from patchmerger.hosts.host import Host
 from patchmerger.hosts.timm.common import MergedTransformer, known_blocks, patch_grid, why_prefix_stays
 from patchmerger.mechanism.block_inputs import BlockInputs
-from patchmerger.mechanism.blocks import any_centroid
+from patchmerger.mechanism.blocks import any_centroid, is_traced
 from patchmerger.mechanism.rotary import Rope
 
 # A step of half a turn (π) could be one forwards or one backwards; a little less, because tables are rounded.
@@ -82,6 +82,8 @@ class MergedRotaryTransformer(MergedTransformer):
 
     def check_steps(self, x: Tensor) -> None:
         """Refuse images with too few patches for the centroids of merged tokens."""
+        if is_traced(x):
+            return
         height, width = self.patch_embed.dynamic_feat_size(x.shape[-2:])  # type: ignore[operator]
         refuse_long_step(self, (height, width))
 

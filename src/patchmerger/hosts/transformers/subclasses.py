@@ -8,7 +8,7 @@ import torch
 from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
-from patchmerger.mechanism.blocks import any_centroid
+from patchmerger.mechanism.blocks import any_centroid, is_traced
 from patchmerger.mechanism.patch_grid import needs_grid, tell_grid
 from patchmerger.mechanism.subclassing import Subclass
 
@@ -35,7 +35,8 @@ class MergedTransformer(Subclass):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers has it; an attention mask is refused."""
         # The first two arguments are everywhere pixels and, at most, what of them is masked.
-        if kwargs.get("attention_mask") is not None or any(isinstance(value, Tensor) for value in args[2:]):
+        mask = kwargs.get("attention_mask")
+        if (mask is not None and not is_traced(mask)) or any(isinstance(value, Tensor) for value in args[2:]):
             raise ValueError(
                 "attention_mask was given to a merged model, but it speaks of the tokens before the merge: call the "
                 "model without it"
