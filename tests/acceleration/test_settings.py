@@ -20,7 +20,11 @@ def test_times(text, seconds):
         (lambda: PlacementSettings(positions="middle"), r"positions \('middle'\) must be one of 'centroid'"),
         (lambda: QueryInitSettings("middle"), r"query_init \('middle'\) must be one of 'best'"),
         (lambda: QueryInitSettings(images=1), r"calibration_images \(1\) must be at least 2"),
-        (lambda: RecoverySettings(epochs=1.0, budget="1min"), r"epochs \(1\) and budget \(1min\)"),
+        (lambda: RecoverySettings(epochs=1.0, budget="1min"), r"epochs \(1.0\) and budget \(1min\)"),
+        (lambda: RecoverySettings(epochs=1.0, steps=3), r"epochs \(1.0\) and steps \(3\) bound the recovery"),
+        (lambda: RecoverySettings(cache_gib=0), r"recovery.cache_gib \(0\) must be above 0"),
+        (lambda: RecoverySettings(cache_dtype="int8"), r"recovery.cache_dtype \('int8'\) must be one of 'bfloat16'"),
+        (lambda: RecoverySettings(views=0), r"recovery.views \(0\) must be at least 1"),
         (lambda: RecoverySettings(budget="soon"), r"budget \('soon'\) must be a time above 0 .* 10min"),
         (lambda: RecoverySettings(epochs=-1.0), r"epochs \(-1\) must be 0"),
         (lambda: RecoverySettings(scope="front"), r"recovery.scope \('front'\) must be one of 'rear'"),
@@ -44,3 +48,10 @@ def test_bad_settings_are_refused(make, message):
 def test_the_default_rate_falls_with_the_width():
     assert RecoverySettings().rate(64) == pytest.approx(1e-3)
     assert RecoverySettings().rate(768) == pytest.approx(8.3e-5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"), [({}, 20), ({"epochs": 0.5}, 10), ({"steps": 7}, 7), ({"epochs": 0.001}, 1)]
+)
+def test_lengths(length, steps):
+    assert RecoverySettings(batch_size=10, **length).steps_for(205) == steps

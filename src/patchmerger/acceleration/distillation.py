@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from patchmerger.acceleration.distillation_task import DistillationTask
+from patchmerger.acceleration.image_batches import some_of
 from patchmerger.acceleration.settings import RecoverySettings
-from patchmerger.data import Augmentation, ImageData, ImageSplits, Preprocessing, Transform
+from patchmerger.data.images import ImageSet
+from patchmerger.data.module import ImageData
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.settings import Augmentation
+from patchmerger.data.splits import ImageSplits
+from patchmerger.data.transforms import Transform
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.build import square_input
 from patchmerger.runs.environment import default_precision, find_device
+from patchmerger.runs.files import atomic_file, read_json, write_json
 from patchmerger.runs.run_folder import RunFolder
+from patchmerger.training.settings import Precision
 from patchmerger.training.trainer import Stopwatch, make_trainer, train
+
+_WATCHED = 1000
+_SHARE_OF_ALL = 0.2  # of a recovery of the rear, then all
+_WEIGHTS_FILE = "student.safetensors"
 
 
 def distill(
@@ -29,8 +46,6 @@ def distill(
     data: ImageSplits,
     *,
     preprocessing: Preprocessing,
-    epochs: float | None = None,
-    steps: int | None = None,
     recovery: RecoverySettings = RecoverySettings(),
     labels: bool = True,
     augmentation: Augmentation | Transform = Augmentation(),
@@ -41,27 +56,28 @@ def distill(
 ) -> dict[str, Any]:
     """Train a merged model in place to do what the plain one does.
 
-    With a folder, the same call again goes on where an interrupted one stopped. Order, augmentation and randomness are
-    functions of (seed, step), as in training.
+    With a folder, the same call again resumes an interrupted one. Order, augmentation and randomness are functions of
+    (seed, step), as in training; dropout and stochastic depth are off, as the teacher has none. Where the result is
+    worse on held-out images than what it began with, that is kept.
 
     Args:
         student: The merged model, trained in place.
         teacher: The plain model; it is left as it was.
         data: Images; targets are not looked at where ``labels`` is false.
         preprocessing: How images are prepared for both models.
-        epochs: Passes over the training images, also a part of one, such as 0.5; 1 if ``steps`` is not given either.
-        steps: In its place the number of batches.
-        recovery: How to train.
+        recovery: What to train, how, and for how long.
         labels: Whether the targets are labels; without them the teacher alone guides.
         augmentation: How training images are varied, for both models alike.
         workers: Processes that load images.
         seed: Fixes the order of the images and all randomness.
-        out: A folder for checkpoints and logs; by default none are kept.
-        progress: Show a progress bar, on a terminal.
+        out: A folder for kept tokens, checkpoints and logs; by default none are kept.
+        progress: Say what is done, with bars on a terminal.
 
     Returns:
-        ``steps``, ``epochs``, ``seconds``, ``images_per_second`` and the ``history`` of the validation accuracy
-        (without labels: of the agreement with the teacher).
+        ``steps``, ``epochs`` (passes over as many images as there are), ``seconds``, ``precision``, and ``phases``:
+        one record for the rear, for all, or for both, with ``watched``, the metric on held-out images (accuracy, or
+        agreement without labels) before and after, the ``result`` that was taken, "recovered" or "initial", and the
+        ``history``.
 
     Raises:
         ValueError: Settings or images that do not fit, or a folder of another call; before any training.
@@ -70,69 +86,114 @@ def distill(
     if out is None:
         with tempfile.TemporaryDirectory() as passing:
             return distill(
-                student, teacher, data, preprocessing=preprocessing, epochs=epochs, steps=steps, recovery=recovery,
-                labels=labels, augmentation=augmentation, workers=workers, seed=seed, out=Path(passing),
-                progress=progress,
+                student, teacher, data, preprocessing=preprocessing, recovery=recovery, labels=labels,
+                augmentation=augmentation, workers=workers, seed=seed, out=Path(passing), progress=progress,
             )  # fmt: skip
-    precision = recovery.precision or default_precision(device_of(recovery))
+    from patchmerger.acceleration.rear_recovery import recover_rear
+
     recovery.weight_of_labels(labels)
-    image_size = square_input(student)
-    loader = ImageData(
-        data, image_size=image_size, preprocessing=preprocessing, batch_size=recovery.batch_size, epochs=1, seed=seed,
-        augmentation=augmentation, workers=workers,
-    )  # fmt: skip
-    total = steps_of(epochs, steps, loader.steps_per_epoch)
-    loader.epochs = math.ceil(total / loader.steps_per_epoch)
-    folder = RunFolder(
-        out, {"recovery": recovery, "labels": labels, "steps": total, "seed": seed, "precision": precision}
+    job = Distillation(
+        student, teacher, data, preprocessing, recovery, labels, augmentation, workers, seed, Path(out), progress
     )
-    stopwatch = Stopwatch()
-    with _device_kept(teacher), eval_mode(teacher):
-        task = DistillationTask(
-            student, teacher, recovery, precision=precision, labels=labels, total_steps=total, seed=seed,
-            steps_per_epoch=loader.steps_per_epoch, multi_label=data.multi_label, preprocessing=preprocessing,
-        )  # fmt: skip
-        trainer = make_trainer(task.settings, folder, stopwatch, progress=progress and sys.stdout.isatty())
-        trainer.limit_train_batches = total
-        trainer.val_check_interval = _validation_interval(total, loader)
-        trainer.log_every_n_steps = min(10, total)  # type: ignore[attr-defined]
-        folder.begin()
-        with folder.exclusive():
-            train(trainer, task, loader, folder)
-    if task.ema is not None:
-        averaged: Any = task.final_model
-        student.load_state_dict(averaged.net.state_dict())
+    both = recovery.scope == "rear-then-all"
+    phases: dict[str, Any] = {}
+    with _devices_kept(student, teacher), eval_mode(teacher):
+        if recovery.scope != "all":
+            phases["rear"] = recover_rear(job, 1 - _SHARE_OF_ALL if both else 1.0)
+        if recovery.scope != "rear":
+            phases["all"] = _recover_all(job, _SHARE_OF_ALL if both else 1.0)
     student.eval()
+    found = list(phases.values())
+    images = sum(phase["steps"] for phase in found) * recovery.batch_size
     return {
-        "steps": total,
-        "epochs": total / loader.steps_per_epoch,
-        "seconds": stopwatch.seconds,
-        "images_per_second": stopwatch.images_per_second,
-        "precision": precision,
-        "history": task.history,
+        "steps": sum(phase["steps"] for phase in found),
+        "epochs": images / len(data.train),
+        "seconds": sum(phase["seconds"] for phase in found),
+        "precision": job.precision,
+        "phases": phases,
     }
 
 
-def _validation_interval(total: int, loader: ImageData) -> int:
-    """Steps between two validations: four in all or one an epoch, but no more batches to validate than to train on."""
-    held = 0 if loader.splits.validation is None else len(loader.splits.validation)
-    least = math.ceil(held / loader.batch_size)
-    return min(total, loader.steps_per_epoch, max(math.ceil(total / 4), least))
+@dataclass(frozen=True)
+class Distillation:
+    """What a recovery is of; the fields are the arguments of :func:`distill`."""
+
+    student: nn.Module
+    teacher: nn.Module
+    data: ImageSplits
+    preprocessing: Preprocessing
+    recovery: RecoverySettings
+    labels: bool
+    augmentation: Augmentation | Transform
+    workers: int | None
+    seed: int
+    out: Path
+    progress: bool
+    image_size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", square_input(self.student))
+        if len(self.data.train) < self.recovery.batch_size:
+            raise too_few_images(self.recovery, len(self.data.train))
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that it runs on."""
+        return device_of(self.recovery)
+
+    @cached_property
+    def precision(self) -> Precision:
+        """In Lightning's words."""
+        return self.recovery.precision or default_precision(self.device)
+
+    @cached_property
+    def watched(self) -> ImageSet:
+        """A fixed sample of held-out images, or of training images where none are held out for validation."""
+        held = self.data.train if self.data.validation is None else self.data.validation
+        return some_of(held, _WATCHED, self.seed)
+
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        if self.progress:
+            print(text, file=sys.stderr, flush=True)
+
+    def task(self, student: nn.Module, steps: int, steps_per_epoch: int) -> DistillationTask:
+        """The training task of a whole student."""
+        return DistillationTask(student, self.teacher, self.recovery, **self.task_arguments(steps, steps_per_epoch))
+
+    def task_arguments(self, steps: int, steps_per_epoch: int) -> dict[str, Any]:
+        """What every task is given."""
+        return {
+            "precision": self.precision, "labels": self.labels, "total_steps": steps, "seed": self.seed,
+            "steps_per_epoch": steps_per_epoch, "multi_label": self.data.multi_label,
+            "preprocessing": self.preprocessing,
+        }  # fmt: skip
+
+    def phase(self, name: str, steps: int, **further: Any) -> RunFolder:
+        """The folder of a phase; begun."""
+        folder = RunFolder(
+            self.out / name,
+            {"recovery": self.recovery, "labels": self.labels, "steps": steps, "seed": self.seed,
+             "precision": self.precision, **further},
+        )  # fmt: skip
+        folder.begin()
+        return folder
+
+    def length(self, name: str, make: Any) -> dict[str, Any]:
+        """How long a phase is; found once, and the same after an interruption."""
+        file = self.out / f"{name}-length.json"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, make())
+        found: dict[str, Any] = read_json(file)
+        return found
 
 
-def steps_of(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int:
-    """Batches of a training that is given in epochs or in batches.
-
-    Raises:
-        ValueError: Both are given, or one that is not above 0.
-    """
-    if epochs is not None and steps is not None:
-        raise ValueError(f"epochs ({epochs:g}) and steps ({steps}) are two lengths of the training: give one of them")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps ({steps}) must be at least 1")
-    if epochs is not None and not epochs > 0:
-        raise ValueError(f"epochs ({epochs:g}) must be above 0, such as 0.5 or 3")
-    return steps if steps is not None else max(1, round((1.0 if epochs is None else epochs) * steps_per_epoch))
+def too_few_images(recovery: RecoverySettings, images: int) -> ValueError:
+    """What is wrong where there are fewer training images than in a batch."""
+    return ValueError(
+        f"recovery.batch_size ({recovery.batch_size}) is more than the {images} training images: take a smaller one"
+    )
 
 
 def device_of(recovery: RecoverySettings) -> torch.device:
@@ -140,11 +201,129 @@ def device_of(recovery: RecoverySettings) -> torch.device:
     return find_device("cpu" if recovery.accelerator == "cpu" else None)
 
 
+def _recover_all(job: Distillation, share: float) -> dict[str, Any]:
+    """Train the whole student."""
+    held = None if job.data.validation is None else job.watched
+    data = ImageSplits(
+        job.data.train, held, job.data.test, job.data.class_names, job.data.multi_label, (), job.data.description
+    )
+    loader = ImageData(
+        data, image_size=job.image_size, preprocessing=job.preprocessing, batch_size=job.recovery.batch_size, epochs=1,
+        seed=job.seed, augmentation=job.augmentation, workers=job.workers,
+    )  # fmt: skip
+    per_epoch = loader.steps_per_epoch
+    steps = job.length("all", lambda: {"steps": _steps_of_all(job, loader, share)})["steps"]
+    loader.epochs = math.ceil(steps / per_epoch)
+    watched = ImageData(
+        ImageSplits(job.watched, job.watched, job.watched, data.class_names, data.multi_label, (), ""),
+        image_size=job.image_size, preprocessing=job.preprocessing, workers=0, epochs=1,
+        batch_size=min(job.recovery.batch_size, len(job.watched)),
+    )  # fmt: skip
+    job.say(f"    all: {steps:,} steps of {job.recovery.batch_size} images")
+    return train_phase(
+        job.task(job.student, steps, per_epoch), loader, job.phase("all", steps), job, steps=steps,
+        watched=watched.val_dataloader,
+    )  # fmt: skip
+
+
+def _steps_of_all(job: Distillation, loader: ImageData, share: float) -> int:
+    recovery = job.recovery
+    if recovery.seconds is None:
+        return max(1, round(share * recovery.steps_for(len(job.data.train))))
+    batch = next(iter(loader.train_dataloader()))
+    seconds = seconds_per_step(job.task(copy.deepcopy(job.student).to(job.device), 10, 10), batch, job)
+    return max(1, int(share * recovery.seconds / seconds))
+
+
+def train_phase(
+    task: DistillationTask,
+    loader: Any,
+    folder: RunFolder,
+    job: Distillation,
+    *,
+    steps: int,
+    watched: Any,
+    kept: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run a task for so many steps, or resume it, and keep the better of before and after.
+
+    Args:
+        task: Trains ``job.student`` in place.
+        loader: The data module.
+        folder: For checkpoints, logs, and the results of the phase.
+        job: What it belongs to.
+        steps: Steps of the optimiser.
+        watched: Gives the batches that before and after are compared on.
+        kept: What was kept for it, for the record.
+
+    Returns:
+        The record of the phase.
+    """
+    student, weights = job.student.eval(), folder.path / _WEIGHTS_FILE
+    if folder.results is not None and weights.exists():
+        student.load_state_dict(load_file(weights), strict=False)
+        return folder.results
+    stopwatch = Stopwatch()
+    before_path = folder.path / "before.json"
+    before_state = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
+    if not before_path.exists():
+        write_json(before_path, task.to(job.device).watch(watched()))
+    trainer = make_trainer(task.settings, folder, stopwatch, progress=job.progress and sys.stdout.isatty())
+    trainer.limit_train_batches = steps
+    trainer.val_check_interval = min(steps, loader.steps_per_epoch, math.ceil(steps / 4))
+    trainer.log_every_n_steps = min(10, steps)  # type: ignore[attr-defined]
+    with folder.exclusive():
+        train(trainer, task, loader, folder)
+    if task.ema is not None:
+        averaged: Any = task.final_model
+        student.load_state_dict(averaged.net.state_dict())
+    before, after = float(read_json(before_path)), task.to(job.device).watch(watched())
+    if after < before:
+        student.load_state_dict(before_state)
+        job.say(
+            f"    it ended at {100 * after:.2f}% of {len(job.watched):,} held-out images, below the "
+            f"{100 * before:.2f}% that it began with, which is kept"
+        )
+    with atomic_file(weights) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}, partial)
+    return folder.finish(
+        {
+            "steps": steps,
+            "seconds": stopwatch.seconds,
+            "images_per_second": stopwatch.images_per_second,
+            "watched": {"images": len(job.watched), "before": before, "after": after},
+            "result": "recovered" if after >= before else "initial",
+            "kept": kept,
+            "history": task.history,
+        }
+    )
+
+
+def seconds_per_step(task: DistillationTask, batch: Iterable[Any], job: Distillation) -> float:
+    """Seconds that a step takes here, by two of them after a first one; the task's student changes."""
+    given = [part.to(job.device) for part in batch]
+    optimizer = task.to(job.device).configure_optimizers()["optimizer"]
+    mixed = torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16-mixed")
+    taken = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        optimizer.zero_grad()
+        with mixed:
+            loss = task.distillation_loss(given)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if job.device.type == "cuda":
+            torch.cuda.synchronize(job.device)
+        taken.append(time.perf_counter() - begin)
+    return sum(taken[1:]) / 2
+
+
 @contextmanager
-def _device_kept(model: nn.Module) -> Iterator[None]:
-    """Afterwards the model is on the device that it was on."""
-    device = next(model.parameters()).device
+def _devices_kept(*models: nn.Module) -> Iterator[None]:
+    """Afterwards each model is on the device that it was on."""
+    devices = [next(model.parameters()).device for model in models]
     try:
         yield
     finally:
-        model.to(device)
+        for model, device in zip(models, devices, strict=True):
+            model.to(device)

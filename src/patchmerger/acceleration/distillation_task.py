@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
+from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts import find_host
+from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier, divergence, feature_error
 from patchmerger.training.optimizer import parameter_groups
 from patchmerger.training.settings import Precision
-from patchmerger.training.task import TrainingTask
+from patchmerger.training.task import TrainingTask, score
 
 
 class DistillationTask(TrainingTask):
@@ -79,15 +81,17 @@ class DistillationTask(TrainingTask):
             self._teacher[0].to(place)
         return self._teacher[0]
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One batch: both models see the same images."""
-        images, targets = batch
-        images = self.normalize(images)
-        with torch.no_grad():
-            like = next(self.teacher.parameters())
-            wanted, wanted_features = self.teacher.with_features(images.to(like.dtype))
-        student: Any = self.model
-        scores, features = student.with_features(images)
+        loss = self.distillation_loss(batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at {self._where(batch_idx)}: {_WAY_OUT}")
+        self.log("train_loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def distillation_loss(self, batch: Any) -> Tensor:
+        """The loss of a batch; see the class."""
+        scores, features, wanted, wanted_features, targets = self.outputs(batch)
         r, parts = self.recovery, []
         if r.teacher_weight and self.teacher.head is not None:
             gap = divergence(scores, wanted, temperature=r.temperature, multi_label=self.multi_label)
@@ -97,20 +101,37 @@ class DistillationTask(TrainingTask):
         weight = r.weight_of_labels(self.labels)
         if weight:
             parts.append(weight * self.loss(scores.float(), targets))
-        loss = torch.stack(parts).sum()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at {self._where(batch_idx)}: {_WAY_OUT}")
-        self.log("train_loss", loss.detach(), prog_bar=True)
-        return loss
+        return torch.stack(parts).sum()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def outputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Scores and features of the student, those of the teacher, and targets."""
+        images, targets = batch
+        images = self.normalize(images)
+        with torch.no_grad():
+            like = next(self.teacher.parameters())
+            wanted, wanted_features = self.teacher.with_features(images.to(like.dtype))
+        student: Any = self.model
+        return *student.with_features(images), wanted, wanted_features, targets
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """As in training; without labels, what the teacher predicts takes their place."""
-        super().validation_step(
-            (batch[0], batch[1] if self.labels else self._predicted_by_teacher(batch[0])), batch_idx
-        )
+        images, targets = batch
+        if not self.labels:
+            targets = self.predicted(self.teacher(self.normalize(images)))
+        super().validation_step((images, targets), batch_idx)
 
-    def _predicted_by_teacher(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.teacher(self.normalize(images))
+    def watch(self, batches: Iterable[Any]) -> float:
+        """The metric of validation over ``batches``, outside of a trainer."""
+        device = next(self.parameters()).device
+        self.on_validation_epoch_start()
+        with eval_mode(self), torch.no_grad():
+            for batch in batches:
+                self.validation_step([part.to(device) for part in batch], 0)
+        scores, targets = (torch.cat(part) for part in zip(*self._scores, strict=True))
+        return score(scores, targets)
+
+    def predicted(self, scores: Tensor) -> Tensor:
+        """What scores (B, C) predict, as targets: (B,), or (B, C) with several labels an image."""
         return (scores > 0).float() if self.multi_label else scores.argmax(dim=1)
 
     def configure_optimizers(self) -> Any:
@@ -138,6 +159,37 @@ class DistillationTask(TrainingTask):
     def rest_rate(self, step: int) -> float:
         """The same of all else, which begins later."""
         return _rate(step, self.recovery.merger_first, self.recovery.warmup, self.total_steps)
+
+
+class KeptTask(DistillationTask):
+    """The same on kept tokens: batches are tokens, the teacher's scores and features, and targets.
+
+    What computes the tokens does not run.
+
+    Args:
+        rear: Runs the student from its first merge on; ``RearHalf.front`` must have run.
+        arguments: As for :class:`DistillationTask`.
+    """
+
+    def __init__(self, rear: RearHalf, *arguments: Any, **further: Any) -> None:
+        super().__init__(*arguments, **further)
+        self.rear = rear
+
+    def outputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Scores and features of the student, those of the teacher, and targets."""
+        tokens, wanted, wanted_features, targets = batch
+        student: Any = self.model
+        return *self._run(student, tokens), wanted, wanted_features, targets
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Collect scores; without labels, what the teacher predicts takes their place."""
+        tokens, wanted, _, targets = batch
+        student: Any = self.final_model
+        scores, _ = self._run(student, tokens)
+        self._scores.append((scores.float().cpu(), (targets if self.labels else self.predicted(wanted)).cpu()))
+
+    def _run(self, student: Classifier, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.rear.run(student, tokens.to(next(student.parameters()).dtype))
 
 
 def _rate(step: int, begin: float, warmup: float, total: int) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from patchmerger.acceleration.query_directions import kmeans_directions, spatial_directions, whitened_directions
-from patchmerger.acceleration.shortcut import Shortcut
+from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.hosts import find_host
 from patchmerger.inserted import InsertedMerger
 from patchmerger.merger import PatchMerger
@@ -58,13 +58,19 @@ class QuerySearch:
         progress: Tell,
     ) -> None:
         self.name, self.module = merger.name, cast(PatchMerger, merger.module)
-        self.shortcut = Shortcut(student, merger, batches)
+        self.student, self.batches = student, batches
+        self.rear = RearHalf(student, merger.after)
+        self.calls: list[dict[str, Any]] = []  # what the merger is called with beside tokens
+        self.tokens: list[Tensor] = []  # those that it merges, (B, N, D)
+        self.kept: list[Any] = []  # what the blocks before it give
+        with torch.no_grad(), self.module.register_forward_pre_hook(self._seen, with_kwargs=True):
+            self.kept = [self.rear.front(student, images).tokens for images in batches]
         self.wanted, self.multi_label, self.seed, self.progress = wanted, multi_label, seed, progress
         self.no_scores = student.head is None
-        self.grid = _grid(student.net, self.shortcut.tokens[0].shape[1])
+        self.grid = _grid(student.net, self.tokens[0].shape[1])
         norm = self.module.norm or nn.Identity()
         with torch.no_grad():
-            self.keys = [norm(tokens) for tokens in self.shortcut.tokens]
+            self.keys = [norm(tokens) for tokens in self.tokens]
 
     def run(self, method: str, logit_stds: tuple[float, ...], steps: int, lr: float) -> Calibrated:
         """Set the queries."""
@@ -97,6 +103,10 @@ class QuerySearch:
             name += ", reconstruction"
         return Calibrated(self.name, name, logit_std, at_random, initial, end, self._norm_ratio(), tried)
 
+    def _seen(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.tokens.append(args[0])
+        self.calls.append({name: value for name, value in kwargs.items() if name != "return_weights"})
+
     def _directions(self, method: str) -> dict[str, Tensor]:
         keys, count = torch.cat([k.flatten(0, 1) for k in self._real_keys()]), self.module.num_tokens
         found = {}
@@ -111,7 +121,8 @@ class QuerySearch:
 
     def _real_keys(self) -> Iterator[Tensor]:
         """Normalised tokens, (1, n, D), padding left out."""
-        for keys, mask in zip(self.keys, self.shortcut.masks, strict=True):
+        for keys, call in zip(self.keys, self.calls, strict=True):
+            mask = call.get("mask")
             yield keys.flatten(0, 1)[None] if mask is None else keys[mask][None]
 
     def _logit_std(self, directions: Tensor) -> Tensor:
@@ -126,11 +137,11 @@ class QuerySearch:
 
     @torch.no_grad()
     def _gap(self) -> float:
-        gaps = [self._distance(number) * len(batch) for number, batch in enumerate(self.shortcut.batches)]
-        return float(sum(gaps)) / sum(map(len, self.shortcut.batches))
+        gaps = [self._distance(number) * len(batch) for number, batch in enumerate(self.batches)]
+        return float(sum(gaps)) / sum(map(len, self.batches))
 
     def _distance(self, batch: int, *, features_too: bool = False) -> Tensor:
-        scores, features = self.shortcut.run(batch)
+        scores, features = self.rear.run(self.student, self.kept[batch])
         target, target_features = self.wanted[batch]
         if self.no_scores:
             return feature_error(features, target_features)
@@ -148,7 +159,7 @@ class QuerySearch:
         with torch.enable_grad():
             weight.requires_grad_(True)
             for step in range(steps):
-                order = order or torch.randperm(len(self.shortcut), generator=generator).tolist()
+                order = order or torch.randperm(len(self.batches), generator=generator).tolist()
                 optimizer.zero_grad()
                 self._distance(order.pop(), features_too=True).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -164,8 +175,8 @@ class QuerySearch:
 
     @torch.no_grad()
     def _norm_ratio(self) -> float:
-        tokens, mask = self.shortcut.tokens[0], self.shortcut.masks[0]
-        merged = self.module(tokens, mask)
+        tokens, mask = self.tokens[0], self.calls[0].get("mask")
+        merged = self.module(tokens, **self.calls[0])
         real = tokens.flatten(0, 1) if mask is None else tokens[mask]
         return float(merged.float().norm(dim=-1).mean() / real.float().norm(dim=-1).mean())
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import at_chance, chance_warning, compare_scores, scores_of
-from patchmerger.acceleration.distillation import device_of, distill, steps_of
+from patchmerger.acceleration.distillation import device_of, distill, too_few_images
 from patchmerger.acceleration.image_batches import calibration_batch
 from patchmerger.acceleration.placement import ChosenPlacement, choose_placement, slower_but_safer
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
@@ -99,10 +99,7 @@ def accelerate(
         return folder.results
     images = load_images(data, seed=seed, labels_needed=use_labels)
     if len(images.train) < recovery.batch_size:
-        raise ValueError(
-            f"recovery.batch_size ({recovery.batch_size}) is more than the {len(images.train)} training images: take a "
-            "smaller one"
-        )
+        raise too_few_images(recovery, len(images.train))
     if use_labels:
         check_classes(teacher, images, data.source)
     run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, data.workers)
@@ -211,18 +208,18 @@ class AccelerationRun:
 
     def recover(self, student: nn.Module, augmentation: Augmentation) -> None:
         """3. A short training, guided by the plain model."""
-        recovery = self.recovery
-        if recovery.epochs == 0:
-            self.recovered: dict[str, Any] = {"steps": 0, "epochs": 0.0, "seconds": 0.0, "history": []}
+        if self.recovery.epochs == 0:
+            self.recovered: dict[str, Any] = {"steps": 0, "epochs": 0.0, "seconds": 0.0, "phases": {}}
         else:
-            per_epoch = len(self.images.train) // recovery.batch_size
-            seconds = recovery.seconds
-            if seconds is not None:
-                steps = self._kept("length", lambda: {"steps": self._steps_in(seconds, student, augmentation)})["steps"]
-            else:
-                steps = steps_of(recovery.epochs, None, per_epoch)
-            self._say(f"3/5 recovery: {steps} steps of {recovery.batch_size} images, {steps / per_epoch:.2g} epochs")
-            self.recovered = self._distill(student, steps, augmentation, self.folder.path / "recovery")
+            length = f"{1.0 if self.recovery.epochs is None else self.recovery.epochs:g} epochs"
+            if self.recovery.steps is not None:
+                length = f"{self.recovery.steps} steps"
+            self._say(f"3/5 recovery: {self.recovery.scope}, {self.recovery.budget or length}")
+            self.recovered = distill(
+                student, self.teacher.net, self.images, preprocessing=self.teacher.preprocessing,
+                recovery=self.recovery, labels=self.labels, augmentation=augmentation, workers=self.workers,
+                seed=self.seed, out=self.folder.path / "recovery", progress=self.progress,
+            )  # fmt: skip
         student.cpu()
         self._evaluate("recovered", student)
         self._say(f"    recovered: {self._in_words('recovered')}")
@@ -266,29 +263,6 @@ class AccelerationRun:
                 results["advice"] = [more, *slower_but_safer(self.teacher.net, placement)]
         self._say(f"5/5 keep: {self.folder.path / MODEL_FOLDER}")
         return self.folder.finish(results)
-
-    def _distill(
-        self, student: nn.Module, steps: int, augmentation: Augmentation, out: Path | None, *, quietly: bool = False
-    ) -> dict[str, Any]:
-        images = self.images
-        if quietly:
-            images = ImageSplits(
-                images.train, None, images.test, images.class_names, images.multi_label, (), images.description
-            )
-        return distill(
-            student, self.teacher.net, images, preprocessing=self.teacher.preprocessing, steps=steps,
-            recovery=self.recovery, labels=self.labels, augmentation=augmentation, workers=self.workers,
-            seed=self.seed, out=out, progress=self.progress and not quietly,
-        )  # fmt: skip
-
-    def _steps_in(self, seconds: float, student: nn.Module, augmentation: Augmentation) -> int:
-        """Steps that fit into a time, by the time of a few: they run on a copy."""
-        tried = 2
-        while True:
-            taken = self._distill(copy.deepcopy(student), tried, augmentation, None, quietly=True)["seconds"]
-            if taken > 5 or taken > seconds / 20 or tried >= 128:
-                return max(1, int(seconds / (taken / tried)))
-            tried *= 4
 
     def _evaluate(self, name: str, model: nn.Module) -> None:
         """Scores on the held-out images, kept, and how they compare."""

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from patchmerger.mechanism.options import Positions
-from patchmerger.training.settings import Precision, TrainingSettings
+from patchmerger.training.settings import Precision, TrainingSettings, check_optimizer
 
 QueryInit: TypeAlias = Literal["best", "reconstruction", "soft", "kmeans", "spatial", "random"]
 """How the queries of a merger in a trained model begin; ``calibrate`` explains each."""
 
 Scope: TypeAlias = Literal["rear", "all", "rear-then-all"]
 """What a recovery trains: what follows the first merge, all, or one after the other."""
+
+CacheDtype: TypeAlias = Literal["bfloat16", "float32"]
+"""What kept tokens are stored as."""
 
 _RATE = 0.064
 
@@ -82,9 +85,16 @@ class RecoverySettings:
     Args:
         scope: "rear" trains the merger and what follows it, on tokens that the blocks before it computed once; "all"
             trains the whole model; "rear-then-all" does both, with a fifth of the length for all.
-        epochs: Length in passes over the training images, also a part of one; 0 for no training. 1 if neither it nor
-            budget is given.
-        budget: In its place the time for it, such as 10min, 90s or 2h.
+        epochs: Length in passes over the training images, also a part of one; 0 for no training. 1 if no length is
+            given.
+        steps: In its place the number of batches.
+        budget: In its place the time for it, such as 10min, 90s or 2h; of the rear, keeping tokens is part of it.
+        views: For the rear, views of each training image that are kept: the first as in evaluation, further ones
+            varied as in training. By default as many as length and cache_gib allow, up to 8.
+        cache_gib: Kept tokens take no more than this many GiB of disk; fewer images are kept where they would.
+        cache_dtype: Of kept tokens: "bfloat16", or "float32" at twice the size.
+        keep_cache: Leave kept tokens on disk afterwards.
+        frozen_blocks: For the rear, the blocks whose tokens are kept; by default those up to the first merge.
         lr: The highest learning rate of all but the mergers; by default 0.064 / features of a token (1e-3 for 64 of
             them, 8e-5 for 768), as the best rate falls with the width of a model (arXiv 2203.03466).
         merger_lr: Factor on it for the mergers.
@@ -107,7 +117,13 @@ class RecoverySettings:
 
     scope: Scope = "all"
     epochs: float | None = None
+    steps: int | None = None
     budget: str | None = None
+    views: int | None = None
+    cache_gib: float = 4.0
+    cache_dtype: CacheDtype = "bfloat16"
+    keep_cache: bool = False
+    frozen_blocks: int | None = None
     lr: float | None = None
     merger_lr: float = 10.0
     merger_first: float = 0.1
@@ -130,13 +146,16 @@ class RecoverySettings:
             raise ValueError(f"recovery.scope ({self.scope!r}) must be one of {', '.join(map(repr, get_args(Scope)))}")
         if self.budget is not None:
             seconds_of(self.budget)
-        if self.budget is not None and self.epochs is not None:
-            raise ValueError(
-                f"epochs ({self.epochs:g}) and budget ({self.budget}) both bound the recovery: give one of them"
-            )
+        lengths = {name: getattr(self, name) for name in ("epochs", "steps", "budget")}
+        given = [f"{name} ({value})" for name, value in lengths.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} bound the recovery: give one of them")
         if self.epochs is not None and not self.epochs >= 0:
             raise ValueError(f"epochs ({self.epochs:g}) must be 0 (no training) or more, such as 0.5")
-        for name in ("lr", "merger_lr", "temperature"):
+        if self.cache_dtype not in get_args(CacheDtype):
+            known = ", ".join(map(repr, get_args(CacheDtype)))
+            raise ValueError(f"recovery.cache_dtype ({self.cache_dtype!r}) must be one of {known}")
+        for name in ("lr", "merger_lr", "temperature", "cache_gib"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"recovery.{name} ({getattr(self, name)}) must be above 0")
         for name in ("merger_first", "warmup"):
@@ -144,8 +163,8 @@ class RecoverySettings:
                 raise ValueError(
                     f"recovery.{name} ({getattr(self, name)}) must be a share of the steps, from 0 to below 1"
                 )
-        for name in ("batch_size", "checkpoint_every"):
-            if getattr(self, name) < 1:
+        for name in ("batch_size", "checkpoint_every", "steps", "views", "frozen_blocks"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"recovery.{name} ({getattr(self, name)}) must be at least 1")
         weights = [self.teacher_weight, self.feature_weight, self.weight_of_labels(labels=True)]
         if min(weights) < 0 or max(weights) == 0:
@@ -157,11 +176,7 @@ class RecoverySettings:
         if self.precision not in (None, *get_args(Precision)):
             known = ", ".join(map(repr, get_args(Precision)))
             raise ValueError(f"recovery.precision ({self.precision!r}) must be one of {known}")
-        if self.optimizer != "adamw":
-            from timm.optim import list_optimizers
-
-            if self.optimizer not in list_optimizers():
-                raise ValueError(f"recovery.optimizer ({self.optimizer!r}) is not one of timm's: try 'adamw' or 'sgd'")
+        check_optimizer("recovery.optimizer", self.optimizer)
 
     def weight_of_labels(self, labels: bool) -> float:
         """Weight of the labels in the loss.
@@ -184,6 +199,12 @@ class RecoverySettings:
     def seconds(self) -> float | None:
         """The budget in seconds; ``None`` where there is none."""
         return None if self.budget is None else seconds_of(self.budget)
+
+    def steps_for(self, images: int) -> int:
+        """Batches, where these do not depend on a budget: of ``steps``, or of ``epochs`` over so many images."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round((1.0 if self.epochs is None else self.epochs) * (images // self.batch_size)))
 
     def rate(self, dim: int) -> float:
         """The highest learning rate for a model with ``dim`` features of a token."""

@@ -206,7 +206,7 @@ class _Bench:
         if steps:
             seconds = distill(
                 student, model.teacher.net, model.images, preprocessing=model.teacher.preprocessing,
-                steps=steps, recovery=recovery, augmentation=model.augmentation,
+                recovery=replace(recovery, steps=steps, scope="all"), augmentation=model.augmentation,
                 workers=model.data.workers, seed=model.seed, out=self.path / name, progress=False,
             )["seconds"]  # fmt: skip
         scores, taught = (self._scores(net) for net in (student, copy.deepcopy(model.teacher.net)))

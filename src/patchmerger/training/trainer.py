@@ -89,7 +89,7 @@ def _logger(name: LoggerName, folder: RunFolder) -> Logger | bool:
 
 
 @quiet()
-def train(trainer: pl.Trainer, task: TrainingTask, data: ImageData, folder: RunFolder) -> None:
+def train(trainer: pl.Trainer, task: TrainingTask, data: pl.LightningDataModule, folder: RunFolder) -> None:
     """Train from the last checkpoint on, or from the beginning where there is none.
 
     Args:

@@ -1,0 +1,237 @@
+"""Recover the rear half of a merged model on tokens that its frozen front half computed once."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchmerger.acceleration.distillation import Distillation, seconds_per_step, train_phase
+from patchmerger.acceleration.distillation_task import KeptTask
+from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit
+from patchmerger.acceleration.rear_half import RearHalf
+from patchmerger.acceleration.recovery_data import KeptBatches, KeptData, Views, choose_views, is_varied
+from patchmerger.data.order import Key
+from patchmerger.data.settings import Augmentation
+from patchmerger.data.transforms import EvalTransform, normalize
+from patchmerger.inserted import mergers
+from patchmerger.mechanism.modes import eval_mode
+from patchmerger.models.classifier import Classifier
+from patchmerger.models.finding import weights_fingerprint
+from patchmerger.runs.progress import progress_bar
+
+PASSES = 3
+"""Passes over each kept view: more images seen three times do better than fewer seen more often."""
+
+
+def recover_rear(job: Distillation, share: float) -> dict[str, Any]:
+    """Keep tokens, then train the first merger and what follows it on them.
+
+    Args:
+        job: What to recover.
+        share: Of the length or the budget in ``job.recovery``.
+
+    Raises:
+        ValueError: No merger and no ``recovery.frozen_blocks``, a model that cannot run from kept tokens, kept tokens
+            of another run or damaged ones, or no room for them.
+    """
+    halves = _Halves(job)
+    views = {
+        "kept": Views(
+            job.data.train, EvalTransform(job.image_size, job.preprocessing), job.augmentation, seed=job.seed
+        ),
+        "watched": Views(job.watched, EvalTransform(job.image_size, job.preprocessing), _SAME, seed=job.seed),
+    }
+    probe = [(0, index) for index in range(min(job.recovery.batch_size, len(job.data.train)))]
+    shape = halves.prepare(next(views["kept"].batches(probe, len(probe), job.workers)))
+    length = job.length("rear", lambda: _length(job, halves, views["kept"], shape, probe, share))
+    chosen = {
+        "kept": choose_views(len(job.data.train), length["views"], seed=job.seed),
+        "watched": choose_views(len(job.watched), len(job.watched), seed=job.seed),
+    }
+    steps, batch_size = length["steps"], job.recovery.batch_size
+    job.say(
+        f"    rear: keeps the tokens of {length['views']:,} views of {len(job.data.train):,} images "
+        f"({length['views'] * shape.bytes / 2**30:.2f} GiB, about {length['keep_seconds']:.0f} s), then {steps:,} "
+        f"steps of {batch_size} on them (about {length['train_seconds']:.0f} s)"
+    )
+    folder = job.phase("rear", steps, after=halves.after)
+    kept = {
+        name: KeptTokens(folder.path / name, shape, len(chosen[name]), halves.identity(views[name], chosen[name]))
+        for name in chosen
+        if folder.results is None
+    }
+    seconds = sum(_fill(job, halves, kept[name], views[name], chosen[name], name) for name in kept)
+    batches = {
+        name: KeptBatches(tokens, views[name].images.targets[[index for _, index in chosen[name]]])
+        for name, tokens in kept.items()
+    }
+    with halves.frozen(job.student):
+        if not kept:
+            return train_phase(halves.task(job.student, steps, 1), None, folder, job, steps=steps, watched=None)
+        per_epoch = length["views"] // batch_size
+        data = KeptData(
+            batches["kept"], batches["watched"], batch_size=batch_size, epochs=math.ceil(steps / per_epoch),
+            seed=job.seed,
+        )  # fmt: skip
+        found = train_phase(
+            halves.task(job.student, steps, per_epoch), data, folder, job, steps=steps, watched=data.val_dataloader,
+            kept={"views": length["views"], "bytes": length["views"] * shape.bytes, "seconds": seconds},
+        )  # fmt: skip
+    if not job.recovery.keep_cache:
+        for tokens in kept.values():
+            tokens.remove()
+    return found
+
+
+_SAME = Augmentation("none", flip=False)
+
+
+class _Halves:
+    """Student and teacher, cut after the same block."""
+
+    def __init__(self, job: Distillation) -> None:
+        self.job = job
+        self.after = _cut(job)
+        self.student = Classifier(job.student.to(job.device))
+        self.teacher = Classifier(job.teacher.to(job.device))
+        self.of_student, self.of_teacher = RearHalf(self.student, self.after), RearHalf(self.teacher, self.after)
+        self.shared = False
+        self._trained: set[str] = set()
+
+    def prepare(self, batch: tuple[Tensor, Tensor]) -> KeptShape:
+        """Try both on some images; refuse a model that cannot run from kept tokens."""
+        images = self._normalized(batch[0])
+        self.of_student.check(self.student, images)
+        with eval_mode(self.student), torch.no_grad():
+            taught = self.of_teacher.front(self.teacher, images)
+            tokens = self.of_student.front(self.student, images).tokens
+        self.shared = torch.equal(tokens, taught.tokens)
+        self._trained = self.of_student.trained(self.student, tokens[:2].detach())
+        return KeptShape(
+            tokens.shape[1], tokens.shape[2], taught.scores.shape[1], taught.features.shape[1],
+            self.job.recovery.cache_dtype,
+        )  # fmt: skip
+
+    def compute(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens of the student, scores and features of the teacher, for uint8 images (B, 3, S, S)."""
+        job, images = self.job, self._normalized(pixels)
+        mixed = torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16-mixed")
+        with eval_mode(self.student), torch.no_grad(), mixed:
+            taught = self.of_teacher.front(self.teacher, images)
+            tokens = taught.tokens if self.shared else self.of_student.front(self.student, images).tokens
+        return tokens, taught.scores, taught.features
+
+    def task(self, student: nn.Module, steps: int, steps_per_epoch: int) -> KeptTask:
+        """The training task for ``student``, this one or a copy."""
+        job = self.job
+        return KeptTask(
+            self.of_student, student, job.teacher, job.recovery, **job.task_arguments(steps, steps_per_epoch)
+        )
+
+    @contextmanager
+    def frozen(self, student: nn.Module) -> Iterator[None]:
+        """Within it, only what a training on kept tokens reaches needs gradients."""
+        held = [p for name, p in student.named_parameters() if p.requires_grad and name not in self._trained]
+        try:
+            for parameter in held:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in held:
+                parameter.requires_grad_(True)
+
+    def identity(self, views: Views, chosen: Sequence[Key]) -> dict[str, Any]:
+        """What kept tokens depend on."""
+        job = self.job
+        own = job.augmentation
+        return {
+            "teacher": weights_fingerprint(job.teacher),
+            "student": None if self.shared else weights_fingerprint(job.student),
+            "after": self.after,
+            "data": job.data.description,
+            "images": len(views.images),
+            "views": len(chosen),
+            "augmentation": own if isinstance(own, Augmentation) else type(own).__name__,
+            "preprocessing": job.preprocessing,
+            "image_size": job.image_size,
+            "precision": job.precision,
+            "seed": job.seed,
+        }
+
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        return normalize(pixels, self.job.preprocessing).to(next(self.student.parameters()))
+
+
+def _cut(job: Distillation) -> int:
+    """The last frozen block, counted from 1."""
+    present, wanted = mergers(job.student), job.recovery.frozen_blocks
+    if wanted is None and not present:
+        raise ValueError(
+            "recovery.scope ('rear') freezes what comes before the first merge, and student has no merger: give "
+            "recovery.frozen_blocks, or take scope 'all'"
+        )
+    if wanted is not None and present and wanted > present[0].after:
+        raise ValueError(
+            f"recovery.frozen_blocks ({wanted}) must be at most {present[0].after}, the block of the first merge"
+        )
+    return present[0].after if wanted is None else wanted
+
+
+def _fill(
+    job: Distillation, halves: _Halves, kept: KeptTokens, views: Views, chosen: Sequence[Key], name: str
+) -> float:
+    """Compute what is missing; returns the seconds it took."""
+    begin, missing = time.perf_counter(), chosen[kept.done :]
+    if not missing:
+        return 0.0
+    batches = (halves.compute(pixels) for pixels, _ in views.batches(missing, job.recovery.batch_size, job.workers))
+    with progress_bar(f"keeping tokens ({name})", len(missing), shown=job.progress) as bar:
+        for images in kept.write(batches):
+            bar.advance(images)
+    return time.perf_counter() - begin
+
+
+def _length(
+    job: Distillation, halves: _Halves, views: Views, shape: KeptShape, probe: list[Key], share: float
+) -> dict[str, Any]:
+    """How many views are kept, and how many steps are trained on them."""
+    recovery, images, batch_size = job.recovery, len(job.data.train), job.recovery.batch_size
+    keep, step = _seconds(job, halves, views, probe)
+    most = images * (recovery.views or (8 if is_varied(job.augmentation) else 1))
+    if recovery.seconds is None:
+        steps = max(1, round(share * recovery.steps_for(images)))
+        wanted = max(min(images, steps * batch_size), steps * batch_size // PASSES)
+    else:
+        seconds = share * recovery.seconds - len(job.watched) * (keep + 2 * step)
+        wanted = int(seconds / (keep + PASSES * step))
+    wanted = max(batch_size, min(wanted if recovery.views is None else most, most))
+    count, remark = images_that_fit(shape, wanted, job.out, recovery.cache_gib)
+    if remark is not None:
+        job.say(f"    {remark}")
+    if count < batch_size:
+        raise ValueError(f"recovery.scope ('rear') has no room for kept tokens: {remark}")
+    if recovery.seconds is not None:
+        steps = max(1, int((seconds - count * keep) / (step * batch_size)))
+    return {
+        "views": count, "steps": steps, "keep_seconds": count * keep, "train_seconds": steps * batch_size * step,
+        "remark": remark,
+    }  # fmt: skip
+
+
+def _seconds(job: Distillation, halves: _Halves, views: Views, probe: list[Key]) -> tuple[float, float]:
+    """Seconds to keep a view, and to train on it once, measured on a batch."""
+    begin = time.perf_counter()
+    pixels, targets = next(views.batches(probe, len(probe), job.workers))
+    parts = [part.float() for part in halves.compute(pixels)]
+    keep = (time.perf_counter() - begin) / len(probe)
+    student = copy.deepcopy(job.student)
+    with halves.frozen(student):
+        step = seconds_per_step(halves.task(student, 10, 10), [*parts, targets], job) / len(probe)
+    return keep, step

@@ -1,0 +1,159 @@
+"""What a recovery on kept tokens learns from: views of the training images, and batches of what was kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import lightning
+import torch
+from lightning.pytorch.loops.progress import _ProcessedTracker
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from patchmerger.acceleration.kept_tokens import KeptTokens
+from patchmerger.data.batches import Batch, Loader
+from patchmerger.data.images import ImageSet
+from patchmerger.data.order import EvaluationOrder, Key, RunOrder, key, random_state_kept, seed_everything_on_cpu
+from patchmerger.data.settings import Augmentation
+from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
+
+KeptBatch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Tokens (B, P + N, D), the teacher's scores (B, C) and features (B, F), and targets (B,) or (B, C)."""
+
+
+class Views(Dataset[Batch]):
+    """Views of images: the first one as in evaluation, further ones varied as in training.
+
+    Args:
+        images: The images.
+        evaluation: How they are fitted in evaluation.
+        augmentation: How further views are varied.
+        seed: Together with view and index, what the random state of a view depends on.
+    """
+
+    def __init__(
+        self, images: ImageSet, evaluation: EvalTransform, augmentation: Augmentation | Transform, *, seed: int
+    ) -> None:
+        self.images, self.evaluation, self.seed = images, evaluation, seed
+        self.augment: Transform = (
+            TrainTransform(evaluation.image_size, augmentation)
+            if isinstance(augmentation, Augmentation)
+            else augmentation
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: Key) -> Batch:
+        """The view at (view, index), uint8 (3, S, S), and its target."""
+        images, targets = self.__getitems__([item])
+        return images[0], targets[0]
+
+    def __getitems__(self, items: Sequence[Key]) -> Batch:
+        """A whole batch."""
+        found = []
+        with random_state_kept():
+            for view, index in items:
+                if view:
+                    seed_everything_on_cpu(key(self.seed, view, index))
+                found.append((self.augment if view else self.evaluation)(self.images[index]))
+        return torch.stack(found), self.images.targets[[index for _, index in items]]
+
+    def batches(self, chosen: Sequence[Key], batch_size: int, workers: int | None) -> Iterator[Batch]:
+        """The ``chosen`` views in order, in batches."""
+        order: Any = [list(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
+        return iter(Loader(cast(Any, self), order, length=len(order), workers=workers or 0))
+
+
+def choose_views(images: int, count: int, *, seed: int) -> list[Key]:
+    """``count`` views (view, index) of ``images``: one of each image before a second one of any."""
+    chosen: list[Key] = []
+    for view in range(-(-count // images)):
+        left = min(images, count - len(chosen))
+        drawn = torch.randperm(images, generator=torch.Generator().manual_seed(key(seed, view)))[:left]
+        chosen += [(view, index) for index in sorted(drawn.tolist())]
+    return chosen
+
+
+def is_varied(augmentation: Augmentation | Transform) -> bool:
+    """Whether two views of an image differ."""
+    if not isinstance(augmentation, Augmentation):
+        return True
+    return augmentation != Augmentation("none", augmentation.scale, flip=False)
+
+
+class KeptBatches(Dataset[KeptBatch]):
+    """Kept tokens with their targets, by whole batches.
+
+    Args:
+        kept: The tokens of n views.
+        targets: Of the same views, (n,) or (n, C).
+    """
+
+    def __init__(self, kept: KeptTokens, targets: Tensor) -> None:
+        self.kept, self.targets = kept, targets
+
+    def __len__(self) -> int:
+        return self.kept.count
+
+    def __getitems__(self, items: Sequence[Key | int]) -> KeptBatch:
+        """The batch of these rows, or of these (epoch, row)."""
+        rows = [item if isinstance(item, int) else item[1] for item in items]
+        return *self.kept.read(rows), self.targets[rows]
+
+
+class KeptData(lightning.LightningDataModule):
+    """Batches of kept tokens for Lightning; as ``ImageData``, the whole run is one epoch and resumes anywhere.
+
+    Args:
+        train: To learn from.
+        validation: To watch, or ``None``.
+        batch_size: Views in a batch.
+        epochs: Passes over ``train``.
+        seed: What the order depends on.
+    """
+
+    def __init__(
+        self, train: KeptBatches, validation: KeptBatches | None, *, batch_size: int, epochs: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.train, self.validation, self.batch_size = train, validation, batch_size
+        self.epochs, self.seed, self.first_batch = epochs, seed, 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in a pass."""
+        return self._order().steps_per_epoch
+
+    def setup(self, stage: str) -> None:
+        """Where there is nothing to watch, turn validation off."""
+        if stage == TrainerFn.FITTING and self.validation is None and self.trainer is not None:
+            self.trainer.limit_val_batches = 0
+
+    def train_dataloader(self) -> Loader:
+        """The batches from ``first_batch`` on."""
+        order = self._order(self.first_batch)
+        return Loader(cast(Any, self.train), order, length=order.total)
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Everything to watch once, in order."""
+        if self.validation is None:
+            return []
+        order = EvaluationOrder(len(self.validation), self.batch_size)
+        return Loader(cast(Any, self.validation), order, length=len(order))
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of batches that are done."""
+        done = self.first_batch
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            done = cast(_ProcessedTracker, self.trainer.fit_loop.epoch_loop.batch_progress.current).processed
+        return {"batches": done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on after the batches that are done."""
+        self.first_batch = state_dict["batches"]
+
+    def _order(self, first: int = 0) -> RunOrder:
+        return RunOrder(len(self.train), self.batch_size, self.epochs, seed=self.seed, first=first)
