@@ -17,7 +17,7 @@ from patchmerger.acceleration.distillation_task import KeptTask
 from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit
 from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.recovery_data import KeptBatches, KeptData, Views, choose_views, is_varied
-from patchmerger.data.order import Key
+from patchmerger.data.batches import Key
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.transforms import EvalTransform, normalize
 from patchmerger.inserted import mergers

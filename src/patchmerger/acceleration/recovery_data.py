@@ -13,9 +13,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from patchmerger.acceleration.kept_tokens import KeptTokens
-from patchmerger.data.batches import Batch, Loader
+from patchmerger.data.batches import (
+    Batch,
+    EvaluationOrder,
+    Key,
+    Loader,
+    RunOrder,
+    key,
+    random_state_kept,
+    seed_everything_on_cpu,
+)
 from patchmerger.data.images import ImageSet
-from patchmerger.data.order import EvaluationOrder, Key, RunOrder, key, random_state_kept, seed_everything_on_cpu
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
 
