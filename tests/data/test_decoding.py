@@ -1,4 +1,6 @@
 import io
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -6,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from patchmerger.data.decoding import BadImageError, decode, size_of
+from patchmerger.data import DataSettings, load_images, read_images
+from patchmerger.data.decoding import CLIPPED, FAINT, FRAMES, TRANSPARENT, BadImageError, decode, size_of
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -86,3 +89,89 @@ def test_floating_point_pixels_are_refused() -> None:
 
 def test_size_is_height_and_width() -> None:
     assert size_of(encoded(gradient("L"), "PNG")) == size_of(gradient("L")) == (24, 32)
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "TIFF", "JPEG"])
+def test_more_pixels_than_allowed_are_refused_from_the_header(form: str) -> None:
+    data = encoded(gradient("RGB"), form)
+    for function in (decode, size_of):
+        assert function(data, max_pixels=32 * 24) is not None
+        with pytest.raises(BadImageError, match=r"32 × 24 pixels are more than max_pixels \(767\)"):
+            function(data, max_pixels=32 * 24 - 1)
+
+
+def test_a_decompression_bomb_takes_no_memory() -> None:
+    header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00"
+    bomb = header + zlib.crc32(header[12:]).to_bytes(4, "big") + b"\x00\x00\x00\x00IDAT"
+    for function in (decode, size_of):
+        with pytest.raises(BadImageError, match=r"pixels"):
+            function(bomb)
+
+
+def sixteen(low: int, high: int) -> Image.Image:
+    return Image.fromarray(np.linspace(low, high, 64).astype(np.uint16).reshape(8, 8))
+
+
+def animation() -> bytes:
+    frames = [Image.new("L", (4, 4), level) for level in (0, 90, 200)]
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def clear(mode: str, alpha: int) -> bytes:
+    image = gradient("RGBA")
+    image.putalpha(alpha)
+    return encoded(image.convert(mode), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "lost"),
+    [
+        (encoded(gradient("RGB"), "PNG"), []),
+        (clear("RGBA", 255), []),
+        (clear("RGBA", 254), [TRANSPARENT]),
+        (clear("LA", 0), [TRANSPARENT]),
+        (encoded(gradient("P"), "PNG", transparency=bytes(range(256))), [TRANSPARENT]),
+        (encoded(Image.new("RGB", (4, 4)), "PNG", transparency=(0, 0, 0)), [TRANSPARENT]),
+        (encoded(sixteen(0, 65535), "PNG"), []),
+        (encoded(sixteen(0, 4000), "PNG"), [FAINT]),  # 12 bits
+        (encoded(sixteen(0, 255), "TIFF"), [FAINT]),  # 8 bits in 16
+        (encoded(sixteen(30000, 31000), "TIFF"), [FAINT]),
+        (encoded(Image.fromarray(np.full((4, 4), 700, np.uint16)), "PNG"), []),
+        (encoded(Image.fromarray(np.array([[-5, 70000]], np.int32)), "TIFF"), [CLIPPED]),
+        (animation(), [FRAMES]),
+    ],
+)
+def test_what_is_lost_is_said(data: bytes, lost: list[str]) -> None:
+    said: list[str] = []
+    decode(data, lost=said)
+    assert said == lost
+
+
+def test_losses_are_told_once_for_a_dataset(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            (tmp_path / name / f"{number}.png").write_bytes(clear("RGBA", 128))
+        sixteen(0, 900).save(tmp_path / name / "faint.png")
+    for memory_gib, some in ((2, ""), (0, " of 42 looked at")):
+        with pytest.warns(UserWarning, match=rf"2{some} images have 16 bits .*40{some} images have trans") as seen:
+            images = load_images(DataSettings(str(tmp_path), memory_gib=memory_gib), seed=0)
+        assert len(seen) == 1
+        assert "have transparent pixels" in images.description
+
+
+def test_float_files_are_bad_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / name / "x.tiff")
+    with pytest.raises(ValueError, match=r"x\.tiff: floating-point pixels have no fixed range: store 8 or 16 bits"):
+        read_images(DataSettings(str(tmp_path)))
+
+
+@pytest.mark.parametrize("memory_gib", [2, 0])
+def test_max_pixels_is_an_option(tmp_path: Path, memory_gib: int) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        gradient("RGB").save(tmp_path / name / "x.png")
+    with pytest.raises(ValueError, match=r"a/x\.png: 32 × 24 pixels are more than max_pixels \(100\): raise it"):
+        read_images(DataSettings(str(tmp_path), max_pixels=100, memory_gib=memory_gib))

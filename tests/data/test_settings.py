@@ -1,11 +1,20 @@
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import pytest
 
-from patchmerger.data import Augmentation, DataSettings, default_augmentation, load_images, read_images, split_images
+from patchmerger.data import (
+    Augmentation,
+    DataSettings,
+    as_data_settings,
+    default_augmentation,
+    load_images,
+    read_images,
+    split_images,
+)
 
 
 def test_digits_in_three() -> None:
@@ -57,6 +66,9 @@ def test_settings_import_nothing_heavy() -> None:
         ({"memory_gib": float("nan")}, r"memory_gib \(nan\).* 0 or more"),
         ({"workers": -1}, r"workers \(-1\).* 0 or more"),
         ({"shuffle_buffer": 0}, r"shuffle_buffer \(0\).* at least 1"),
+        ({"max_pixels": 0}, r"max_pixels \(0\).* from 1 to 178956970"),
+        ({"max_pixels": 10**9}, r"max_pixels \(1000000000\).* Pillow"),
+        ({"layout": "flat"}, r"layout \('flat'\).*\"classes\" or \"splits\""),
         ({"samples": 5}, r"samples \(5\).* streaming to true"),
         ({"samples": 0, "streaming": True}, r"samples \(0\).* at least 1"),
     ],
@@ -78,6 +90,14 @@ def test_settings_are_checked_when_they_are_made(wrong: dict[str, Any], message:
 def test_augmentation_is_checked_when_it_is_made(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Augmentation(**wrong)
+
+
+def test_a_word_is_a_source() -> None:
+    assert as_data_settings("digits") == DataSettings("digits")
+    assert as_data_settings(Path("some/folder")) == DataSettings("some/folder")
+    assert as_data_settings(DataSettings(validation=0)) == DataSettings(validation=0)
+    with pytest.raises(TypeError, match=r"data \(int\) must be a source"):
+        as_data_settings(3)  # type: ignore[arg-type]
 
 
 def test_writing_is_not_flipped() -> None:

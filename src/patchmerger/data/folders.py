@@ -66,6 +66,8 @@ def read_folder(path: Path, data: DataSettings) -> EncodedDataset:
             two folders for the same split, no images at all.
     """
     splits, remarks = _find_splits(path, data.layout)
+    for folder in {path, *splits.values()}:
+        _check_links(folder)
     if tables := {split: found for split, folder in splits.items() if (found := _metadata_of(folder))}:
         if len(tables) < len(splits):
             without = next(folder for split, folder in splits.items() if split not in tables)
@@ -147,7 +149,7 @@ def _class_folders(path: Path, data: DataSettings) -> list[Path]:
     if len(folders) == 1:
         (only,) = folders
         cure = f"; give {only}, which has the folders {_some(sorted(inside[only]))}" if inside[only] else ""
-        raise ValueError(f"{path} has only one class folder, {only.name}: nothing to tell apart{cure}{_instead(path)}")
+        raise ValueError(f"{path} has only one class, {only.name}: nothing to tell apart{cure}{_instead(path)}")
     names = {folder.name.lower() for folder in folders}
     if (names & _ANNOTATIONS and names & _CONTAINERS) or any(
         folder.name.lower() in _CONTAINERS and inside[folder] for folder in folders
@@ -247,15 +249,14 @@ def _images_in(path: Path) -> list[Path]:
 
 
 def _folders(path: Path) -> list[Path]:
-    folders = []
-    for child, is_folder in _children(path):
-        if not is_folder and not child.suffix and child.is_symlink() and not child.exists():
-            raise ValueError(
-                f"{child} is a link to {os.readlink(child)}, which does not exist: mend it or take it away"
-            )
-        if is_folder:
-            folders.append(child)
-    return folders
+    return [child for child, is_folder in _children(path) if is_folder]
+
+
+def _check_links(path: Path) -> None:
+    """Refuses a link to nowhere where classes or splits lie; within a class it is a bad file."""
+    for child in _plain_files(path):
+        if not child.suffix and child.is_symlink() and not child.exists():
+            raise ValueError(f"{child} is a link to {os.readlink(child)}, which does not exist: mend or remove it")
 
 
 def _plain_files(path: Path) -> list[Path]:

@@ -58,20 +58,18 @@ def read_images(data: DataLike, *, labels_needed: bool = True) -> ImageDataset:
     """
     if isinstance(data, ImageSplits):
         raise TypeError("data (ImageSplits) holds the images of one seed: give what they were read from")
-    images = data if isinstance(data, ImageDataset) else _read(data)
-    if labels_needed and not images.class_names:
-        said = "".join(f"; {remark}" for remark in images.remarks)
-        raise ValueError(f"{images.name} holds images without labels: sort them into one folder a class{said}")
-    return images
-
-
-def _read(data: DataLike) -> ImageDataset:
     if not isinstance(data, str | os.PathLike | DataSettings):
-        return read_own(data)
+        images = data if isinstance(data, ImageDataset) else read_own(data)
+        if labels_needed and not images.class_names:
+            raise ValueError(f"data ({images.name}) holds images without labels: give pairs of (image, label)")
+        return images
     settings = as_data_settings(data)
     if settings.streaming:
         raise ValueError("streaming (true) is for one training, patchmerger fit: nothing else reads images in order")
     source = open_source(settings)
+    if labels_needed and not source.class_names:
+        said = "".join(f"; {remark}" for remark in source.remarks)
+        raise ValueError(f"{settings.source} holds images without labels: sort them into one folder a class{said}")
     sets, skipped, losses = load_sets(source.splits, settings)
     remarks = (*source.remarks, *losses)
     warn_of(settings.source, remarks)
