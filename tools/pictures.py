@@ -16,16 +16,13 @@ from patchmerger.runs.files import read_json
 RESULTS = Path("results")
 
 
-def drawing_of(results: dict[str, Any]) -> Callable[[dict[str, Any], Path], None] | None:
-    """What draws the results of a study; ``None`` for results of something else."""
-    if "places" in results and "curves" in results:
-        return draw_accelerations
-    if "cells" in results:
-        return draw_sweep
-    variants = results.get("variants")
-    if variants is None:
-        return None
-    return draw_transfer if "downstream" in results["settings"] else draw_comparison
+DRAWN: dict[str, Callable[[dict[str, Any], Path], None]] = {
+    "compare": draw_comparison,
+    "sweep": draw_sweep,
+    "transfer": draw_transfer,
+    "accelerate": draw_accelerations,
+}
+"""What draws the results of each study."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -37,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(arguments[0]) if arguments else RESULTS
     for path in sorted(folder.glob("*.json")):
         results = read_json(path)
-        draw = drawing_of(results)
+        draw = DRAWN.get(results["study"]) if "study" in results else None
         if draw is not None:
             draw(results, path.with_suffix(".png"))
             print(path.with_suffix(".png"))

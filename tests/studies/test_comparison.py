@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,25 +17,25 @@ from patchmerger.runs.run_folder import read_settings
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies import comparison as module
 from patchmerger.studies.comparison import compare
-from patchmerger.studies.settings import Variant
+from patchmerger.studies.settings import ComparisonSettings, Variant
 from patchmerger.training.settings import FitSettings, TrainingSettings
 
-SETTINGS = {
-    "model": ModelSettings(
+SETTINGS = ComparisonSettings(
+    model=ModelSettings(
         "vit_tiny_patch16_224",
         {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2},
     ),
-    "merge": MergeSettings(num_tokens=4),
-    "training": TrainingSettings(epochs=2, batch_size=256, accelerator="cpu"),
-    "rounds": 3,
-    "progress": False,
-}
+    merge=MergeSettings(num_tokens=4),
+    training=TrainingSettings(epochs=2, batch_size=256, accelerator="cpu"),
+    rounds=3,
+)
+FOUR = replace(SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2)
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "compare"
-    compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=folder)
+    compare(FOUR, out=folder, command="patchmerger compare", progress=False)
     return folder
 
 
@@ -101,14 +102,14 @@ def test_the_picture_and_the_table(out, results, capsys):
 
 def test_the_same_command_again_trains_nothing(out, results, monkeypatch):
     monkeypatch.setattr(module, "read_images", pytest.fail)
-    again = compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=out)
+    again = compare(FOUR, out=out, progress=False)
     assert again == results
 
 
 def test_an_interrupted_comparison_trains_only_what_is_missing(out, monkeypatch, tmp_path):
     (out / "results.json").rename(tmp_path / "results.json")
     monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)
-    again = compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=out)
+    again = compare(FOUR, out=out, progress=False)
     first = json.loads((tmp_path / "results.json").read_text())
     assert again["variants"] == first["variants"]
 
@@ -127,13 +128,13 @@ def test_what_another_process_trains_is_waited_for(out, results, monkeypatch, tm
             held.release()
 
         monkeypatch.setattr("patchmerger.runs.shared_work.time.sleep", finish)
-        again = compare(**SETTINGS, variants=["plain", "merged", "average", "shallow"], seeds=2, out=tmp_path / "run")
+        again = compare(FOUR, out=tmp_path / "run", progress=False)
     assert "waiting for merged/seed-1: another process is at it" in capsys.readouterr().err
     assert again["variants"] == results["variants"]
 
 
 def test_one_seed_is_paired_over_images(tmp_path):
-    results = compare(**SETTINGS, seeds=1, out=tmp_path / "one")
+    results = compare(replace(SETTINGS, seeds=1), out=tmp_path / "one", progress=False)
     difference = results["variants"]["merged"]["difference"]
     assert (difference["over"], difference["n"]) == ("images", results["data"]["test"])
     assert difference["mean"] == pytest.approx(
@@ -147,8 +148,9 @@ def test_variants_of_ones_own(tmp_path):
         "four": Variant(merge=MergeSettings(num_tokens=2, after=1)),
         "wide": Variant(model={"embed_dim": 32}),
     }
-    settings = {**SETTINGS, "training": TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu")}
-    results = compare(**settings, variants=own, seeds=1, out=tmp_path / "own")
+    training = TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu")
+    settings = replace(SETTINGS, training=training, variants=own, seeds=1)
+    results = compare(settings, out=tmp_path / "own", progress=False)
     assert results["variants"]["four"]["mergers"] == [{"after": 1, "num_tokens": 2}]
     assert results["variants"]["wide"]["params"] > 2 * results["variants"]["plain"]["params"]
 
@@ -167,4 +169,4 @@ def test_variants_of_ones_own(tmp_path):
 def test_what_cannot_be_compared_is_refused_before_training(tmp_path, monkeypatch, changes, text):
     monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)
     with pytest.raises((ValueError, FileNotFoundError), match=text):
-        compare(**{**SETTINGS, **changes}, out=tmp_path / "run")
+        compare(replace(SETTINGS, **changes), out=tmp_path / "run")

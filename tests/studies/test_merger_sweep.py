@@ -17,8 +17,9 @@ from patchmerger.hub import load
 from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.sweep import PICTURE_FILE, report_sweep, show_sweep
-from patchmerger.studies.cells import check_cells, grid
+from patchmerger.studies.cells import check_cells, grid_cells
 from patchmerger.studies.merger_sweep import sweep
+from patchmerger.studies.settings import Grid, SweepSettings
 from patchmerger.training.fitting import fit_images
 from patchmerger.training.settings import TrainingSettings
 
@@ -27,21 +28,24 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = ModelSettings(
     "vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
 )
-SETTINGS = {
-    "after": [1, 3],
-    "num_tokens": [2, 4],
-    "model": MODEL,
-    "training": TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu"),
-    "rounds": 1,
-    "progress": False,
-}
+SETTINGS = SweepSettings(
+    grid=Grid(after=[1, 3], num_tokens=[2, 4]),
+    model=MODEL,
+    training=TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu"),
+    rounds=1,
+)
+WHOLE = replace(
+    SETTINGS,
+    grid=Grid(after=[1, 3], num_tokens=[2, 4], further={"two": MergeSettings(after=[1, 3], num_tokens=[8, 2])}),
+    seeds=2,
+)
 NAMES = [f"after-{after}-tokens-{count}" for after in (1, 3) for count in (2, 4)]
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "sweep"
-    sweep(**SETTINGS, further={"two": MergeSettings(after=[1, 3], num_tokens=[8, 2])}, seeds=2, out=folder)
+    sweep(WHOLE, out=folder, progress=False)
     return folder
 
 
@@ -84,15 +88,14 @@ def test_the_picture_and_the_table(out, results, capsys):
 
 def test_the_page_of_the_evidence_tells_it(results):
     page = render({"sweep-cifar10-small": results})
-    assert "| digits, 1 epochs, 2 seeds, CPU | 5 mergers |" in page
+    assert "| digits, 1 epoch, 2 seeds, CPU | 5 mergers |" in page
     assert "Most accurate: `" in page
     assert all(f"| {name} |" in page for name in [*NAMES, "two", "plain"])
 
 
 def test_the_same_command_again_trains_nothing(out, results, monkeypatch):
     monkeypatch.setattr("patchmerger.studies.merger_sweep.read_images", pytest.fail)
-    further = {"two": MergeSettings(after=[1, 3], num_tokens=[8, 2])}
-    assert sweep(**SETTINGS, further=further, seeds=2, out=out) == results
+    assert sweep(WHOLE, out=out, progress=False) == results
 
 
 def test_a_failed_cell_is_shown_loses_no_other_and_is_tried_again(tmp_path, monkeypatch, capsys):
@@ -101,31 +104,31 @@ def test_a_failed_cell_is_shown_loses_no_other_and_is_tried_again(tmp_path, monk
             raise FloatingPointError("the loss is nan")
         return fit_images(images, recipe, **kwargs)
 
-    settings = {**SETTINGS, "num_tokens": [4], "out": tmp_path / "run"}
+    settings, out = replace(SETTINGS, grid=Grid(after=[1, 3], num_tokens=[4])), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr("patchmerger.studies.training_runs.fit_images", breaks)
-        results = sweep(**settings)
+        results = sweep(settings, out=out, progress=False)
     assert results["errors"] == {"after-1-tokens-4/seed-0": "FloatingPointError: the loss is nan"}
     assert results["cells"]["after-1-tokens-4"]["metric_mean"] is None
     assert results["cells"]["after-3-tokens-4"]["metric_mean"] is not None
     assert show_sweep(results) == 1
     assert "tries again what failed" in capsys.readouterr().out
-    again = sweep(**settings)
+    again = sweep(settings, out=out, progress=False)
     assert again["errors"] == {}
     assert again["cells"]["after-1-tokens-4"]["metric_mean"] is not None
     assert again["cells"]["after-3-tokens-4"]["metrics"] == results["cells"]["after-3-tokens-4"]["metrics"]
 
 
 def test_shards_make_up_the_whole(tmp_path, monkeypatch):
-    settings = {**SETTINGS, "after": [2], "out": tmp_path / "run"}
-    first = sweep(**settings, shard="1/2")
+    settings, out = replace(SETTINGS, grid=Grid(after=[2], num_tokens=[2, 4])), tmp_path / "run"
+    first = sweep(settings, shard="1/2", out=out, progress=False)
     assert first["missing"] == ["after-2-tokens-2/seed-0"]
     assert not (tmp_path / "run" / "results.json").exists()
     show_sweep(first)
-    whole = sweep(**settings, shard="2/2")
+    whole = sweep(settings, shard="2/2", out=out, progress=False)
     assert whole["missing"] == []
     monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)
-    assert sweep(**settings) == whole
+    assert sweep(settings, out=out, progress=False) == whole
 
 
 KILLED = """
@@ -133,7 +136,7 @@ KILLED = """
     from pathlib import Path
     from patchmerger.models.settings import ModelSettings
     from patchmerger.studies import training_runs as runs
-    from patchmerger.studies.merger_sweep import sweep
+    from patchmerger.studies import Grid, SweepSettings, sweep
     from patchmerger.training.settings import TrainingSettings
 
     fit_images, trained = runs.fit_images, []
@@ -145,12 +148,13 @@ KILLED = """
         return fit_images(*args, folder=folder, **kwargs)
 
     runs.fit_images = fit_or_die
-    sweep(
-        after=[1, 3], num_tokens=[4], rounds=1, out=Path(sys.argv[1]), progress=False,
+    settings = SweepSettings(
+        grid=Grid(after=[1, 3], num_tokens=[4]), rounds=1,
         model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4,
             "num_heads": 2}),
         training=TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu"),
     )
+    sweep(settings, out=Path(sys.argv[1]), progress=False)
     print(trained)
 """
 
@@ -171,7 +175,7 @@ def test_a_kill_loses_at_most_the_run_in_flight(tmp_path):
 
 
 def test_a_grid_of_more_than_places_and_tokens():
-    cells = grid(MergeSettings(), after=[2], num_tokens=[4, 8], norm=["scores", "both"], logit_std=[0.1])
+    cells = grid_cells(Grid([2], [4, 8], ["scores", "both"], logit_std=[0.1]), MergeSettings(), MODEL)
     assert [cell.name for cell in cells] == [
         f"after-2-tokens-{count}-norm-{norm}-logit-std-0.1" for count in (4, 8) for norm in ("scores", "both")
     ]
@@ -180,7 +184,7 @@ def test_a_grid_of_more_than_places_and_tokens():
 
 
 def test_cells_that_cannot_be_built_are_all_told():
-    cells = grid(MergeSettings(), after=[2, 4], num_tokens=[4, 16, 20])
+    cells = grid_cells(Grid([2, 4], [4, 16, 20]), MergeSettings(), MODEL)
     with pytest.raises(ValueError, match="5 of 6 cells cannot be trained; nothing was") as error:
         check_cells(cells, MODEL, 10)
     for text in (
@@ -196,18 +200,39 @@ def test_cells_that_cannot_be_built_are_all_told():
     [
         ({"seeds": 0}, r"seeds \(0\) must be at least 1"),
         ({"rounds": 0}, r"rounds \(0\) must be at least 1"),
-        ({"after": []}, r"after is empty"),
-        ({"after": [2, 2]}, r"after \(\[2, 2\]\) names a value twice"),
-        ({"merge": MergeSettings(num_tokens=2)}, r"merge.after and merge.num_tokens are what a sweep varies"),
-        ({"further": {"plain": MergeSettings()}}, r"further names a cell 'plain', which there is already"),
-        ({"further": {"../a": MergeSettings()}}, r"the name '../a' must be letters"),
-        ({"after": [4]}, r"2 of 2 cells cannot be trained"),
-        ({"shard": "3/2"}, r"shard \('3/2'\)"),
-        ({"training": replace(SETTINGS["training"], devices=2)}, r"training.devices \(2\).* must be 1"),
-        ({"training": replace(SETTINGS["training"], epochs=0)}, r"training.epochs \(0\)"),
+        ({"merge": MergeSettings(num_tokens=2)}, r"merge.num_tokens \(2\) are what a sweep varies"),
+        ({"merge": None}, r"merge \(null\)"),
+        ({"init": "vit_tiny_patch16_224"}, r"init \(vit_tiny_patch16_224\).*patchmerger fit"),
+        ({"training": replace(SETTINGS.training, devices=2)}, r"training.devices \(2\).* must be 1"),
     ],
 )
-def test_what_cannot_be_swept_is_refused_before_training(tmp_path, changes, text):
+def test_settings_that_no_sweep_can_have_are_refused_where_they_are_made(changes, text):
     with pytest.raises(ValueError, match=text):
-        sweep(**{**SETTINGS, **changes}, out=tmp_path / "run")
+        replace(SETTINGS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"after": []}, r"after is empty"),
+        ({"after": [2, 2]}, r"after \(\[2, 2\]\) names a value twice"),
+        ({"further": {"../a": MergeSettings()}}, r"further \('../a'\) must be letters"),
+    ],
+)
+def test_grids_that_no_sweep_can_have_are_refused_where_they_are_made(values, text):
+    with pytest.raises(ValueError, match=text):
+        Grid(**values)
+
+
+@pytest.mark.parametrize(
+    ("grid", "shard", "text"),
+    [
+        (Grid([2], further={"plain": MergeSettings()}), None, r"further names a cell 'plain', which there is already"),
+        (Grid([4], [2, 4]), None, r"2 of 2 cells cannot be trained"),
+        (Grid([2], [4]), "3/2", r"shard \('3/2'\)"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_before_training(tmp_path, grid, shard, text):
+    with pytest.raises(ValueError, match=text):
+        sweep(replace(SETTINGS, grid=grid), shard=shard, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()

@@ -14,35 +14,37 @@ from PIL import Image
 from tools.evidence.page import render
 
 from patchmerger.data import DataSettings
+from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.hub import load
 from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.transfer import PICTURE_FILE, report_transfer
 from patchmerger.runs.run_folder import read_settings
-from patchmerger.studies import FineTuning, transfer
+from patchmerger.studies.settings import Downstream, FineTuning, TransferSettings
+from patchmerger.studies.transfer_study import transfer
 from patchmerger.training.finetuning import content_of
 from patchmerger.training.settings import FitSettings, TrainingSettings
 
 TRAINING = TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu")
-SETTINGS = {
-    "model": ModelSettings(
+SETTINGS = TransferSettings(
+    model=ModelSettings(
         "vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
     ),
-    "merge": MergeSettings(num_tokens=4),
-    "training": TRAINING,
-    "finetuning": FineTuning(training=TRAINING, image_size=16),
-    "shots": [1, 5],
-    "draws": 2,
-    "rounds": 1,
-    "progress": False,
-}
+    merge=MergeSettings(num_tokens=4),
+    training=TRAINING,
+    downstream=Downstream(
+        few_shot=FewShotSettings((1, 5), draws=2), finetuning=FineTuning(training=TRAINING, image_size=16)
+    ),
+    rounds=1,
+    seeds=2,
+)
 STAGES = ["upstream", "1-shot", "5-shot", "fine-tuned"]
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "transfer"
-    transfer(**SETTINGS, seeds=2, out=folder)
+    transfer(SETTINGS, out=folder, progress=False)
     return folder
 
 
@@ -92,7 +94,7 @@ def test_the_differences_are_paired_over_seeds(results):
 def test_the_picture_and_the_table(out, results, capsys):
     report_transfer(results)
     with Image.open(out / PICTURE_FILE) as picture:
-        assert picture.width > 1500
+        assert picture.width >= 1500
         assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
     printed = capsys.readouterr().out
     for word in (*STAGES, "− plain, points", "images/s", "merged: ", "predicted)"):
@@ -101,7 +103,7 @@ def test_the_picture_and_the_table(out, results, capsys):
 
 def test_the_page_of_the_evidence_tells_it(results):
     page = render({"transfer-small": results})
-    assert "digits → digits, 1 epochs, 2 seeds, CPU" in page
+    assert "digits → digits, 1 epoch, 2 seeds, CPU" in page
     assert "- At most 1 points below plain, 5-shot: " in page
     assert "- At most 0.3 points below plain, fine-tuned: " in page
     assert "Without average and shallow as controls" in page
@@ -109,7 +111,7 @@ def test_the_page_of_the_evidence_tells_it(results):
 
 def test_the_same_command_again_does_nothing(out, results, monkeypatch):
     monkeypatch.setattr("patchmerger.studies.transfer_study.read_images", pytest.fail)
-    assert transfer(**SETTINGS, seeds=2, out=out) == results
+    assert transfer(SETTINGS, out=out, progress=False) == results
 
 
 def test_a_folder_that_was_moved_goes_on(out, results, monkeypatch, tmp_path):
@@ -119,12 +121,12 @@ def test_a_folder_that_was_moved_goes_on(out, results, monkeypatch, tmp_path):
     shutil.copytree(out, moved)
     (moved / "results.json").unlink()
     monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)
-    monkeypatch.setattr("patchmerger.studies.transfer_stages.few_shot_images", pytest.fail)
-    assert transfer(**SETTINGS, seeds=2, out=moved)["variants"] == results["variants"]
+    monkeypatch.setattr("patchmerger.studies.transfer_study.few_shot_images", pytest.fail)
+    assert transfer(SETTINGS, out=moved, progress=False)["variants"] == results["variants"]
 
 
 def test_one_seed_is_paired_over_draws_and_images(tmp_path):
-    results = transfer(**SETTINGS, seeds=1, out=tmp_path / "one")
+    results = transfer(replace(SETTINGS, seeds=1), out=tmp_path / "one", progress=False)
     over = {name: found["difference"]["over"] for name, found in results["variants"]["merged"]["stages"].items()}
     assert over == {"upstream": "images", "1-shot": "draws", "5-shot": "draws", "fine-tuned": "images"}
 
@@ -132,10 +134,11 @@ def test_one_seed_is_paired_over_draws_and_images(tmp_path):
 KILLED = """
     import os, signal, sys
     from pathlib import Path
+    from patchmerger.fewshot.settings import FewShotSettings
     from patchmerger.models.settings import MergeSettings, ModelSettings
     from patchmerger.studies import training_runs as runs
-    from patchmerger.studies import transfer_stages as stages
-    from patchmerger.studies import FineTuning, transfer
+    from patchmerger.studies import transfer_study as stages
+    from patchmerger.studies import Downstream, FineTuning, TransferSettings, transfer
     from patchmerger.training.settings import TrainingSettings
 
     done = []
@@ -151,13 +154,15 @@ KILLED = """
     runs.fit_images = counted(runs.fit_images, None)
     stages.few_shot_images = counted(stages.few_shot_images, "few-shot")
     training = TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu")
-    transfer(
+    settings = TransferSettings(
         model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2,
             "num_heads": 2}),
         merge=MergeSettings(num_tokens=4), variants=["merged"], training=training,
-        finetuning=FineTuning(training=training), shots=[1], draws=2, seeds=1, rounds=1, out=Path(sys.argv[1]),
-        progress=False,
+        downstream=Downstream(
+            few_shot=FewShotSettings((1,), draws=2), finetuning=FineTuning(training=training)
+        ), seeds=1, rounds=1,
     )
+    transfer(settings, out=Path(sys.argv[1]), progress=False)
     print(done)
 """
 
@@ -179,20 +184,30 @@ def test_a_kill_loses_at_most_the_stage_in_flight(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"seeds": 0}, r"seeds \(0\) must be at least 1"),
-        ({"rounds": 0}, r"rounds \(0\) must be at least 1"),
-        ({"shots": [1, 1]}, r"names a number twice"),
-        ({"shots": [500]}, r"shots \(500\) takes more training images of each class than"),
-        ({"downstream": DataSettings(validation=0)}, r"data.validation \(0\) holds out no images"),
-        ({"training": replace(TRAINING, epochs=0)}, r"^training.epochs \(0\)"),
-        ({"finetuning": FineTuning(training=replace(TRAINING, epochs=0))}, r"finetuning.training.epochs \(0\)"),
-        ({"finetuning": FineTuning(training=replace(TRAINING, devices=2))}, r"finetuning.training.devices \(2\)"),
+        ({"few_shot": FewShotSettings((500,))}, r"shots \(500\) takes more training images of each class than"),
+        ({"data": DataSettings(validation=0)}, r"data.validation \(0\) holds out no images"),
         ({"finetuning": FineTuning(image_size=15)}, r"finetuning.image_size \(15, 15\) does not divide"),
-        ({"merge": MergeSettings(num_tokens=99)}, r"num_tokens \(99\)"),
-        ({"variants": ["plane"]}, r"'plane' is not ready-made"),
     ],
 )
-def test_what_cannot_work_is_refused_before_training(tmp_path, changes, text):
+def test_what_cannot_be_transferred_to_is_refused_before_training(tmp_path, changes, text):
+    settings = replace(SETTINGS, downstream=replace(SETTINGS.downstream, **changes))
     with pytest.raises(ValueError, match=text):
-        transfer(**{**SETTINGS, **changes}, out=tmp_path / "run")
+        transfer(settings, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"merge": MergeSettings(num_tokens=99)}, r"num_tokens \(99\)"), ({"variants": ["plane"]}, r"'plane' is not")],
+)
+def test_variants_that_cannot_be_trained_are_refused_before_training(tmp_path, changes, text):
+    with pytest.raises(ValueError, match=text):
+        transfer(replace(SETTINGS, **changes), out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_devices_are_refused_where_the_settings_are_made():
+    with pytest.raises(ValueError, match=r"^training.devices \(2\).* must be 1"):
+        replace(SETTINGS, training=replace(TRAINING, devices=2))
+    with pytest.raises(ValueError, match=r"finetuning.training.devices \(2\).* must be 1"):
+        FineTuning(training=replace(TRAINING, devices=2))

@@ -38,7 +38,7 @@ class EvidenceFinding:
 
 def kind_of(found: Results) -> str:
     """The command that made the results: "compare", "sweep" or "transfer"."""
-    return str(found.get("study", "compare"))
+    return str(found["study"])
 
 
 def findings(found: Results) -> list[EvidenceFinding]:

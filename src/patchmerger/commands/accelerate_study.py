@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from patchmerger.acceleration.settings import QueryInit, RecoverySettings
+from patchmerger.studies.settings import AccelerationStudySettings
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Command:
         models: Folders of runs of "patchmerger fit --merge null", one a seed; their images are used.
         speedups: Wanted speed-ups, by FLOPs.
         budgets: Shares of the original training steps; 0 is no training at all.
-        starts: How the queries are initialised: the first is the one that counts, the others are references.
+        query_inits: How the queries are initialised: the first is the one that counts, the others are references.
         recovery: How accuracy is recovered.
         calibration_images: Training images that the queries are computed from.
         rounds: Rounds of the speed measurement, in which all models are timed in turn.
@@ -30,7 +31,7 @@ class Command:
     models: list[Path]
     speedups: list[float] = field(default_factory=lambda: [1.5, 1.8, 2.0, 2.5, 3.0])
     budgets: list[float] = field(default_factory=lambda: [0.0, 0.01, 0.05, 0.1])
-    starts: list[QueryInit] = field(default_factory=lambda: ["best", "random"])  # type: ignore[arg-type]
+    query_inits: list[QueryInit] = field(default_factory=lambda: ["best", "random"])
     recovery: RecoverySettings = RecoverySettings()
     calibration_images: int = 512
     rounds: int = 15
@@ -42,10 +43,10 @@ class Command:
         from patchmerger.reports.acceleration_study import report_accelerations
         from patchmerger.studies.acceleration_study import accelerate_study
 
-        results = accelerate_study(
-            models=self.models, speedups=self.speedups, budgets=self.budgets, starts=self.starts,
-            recovery=self.recovery, calibration_images=self.calibration_images, rounds=self.rounds, out=self.out,
-            command=command, progress=self.progress,
+        settings = AccelerationStudySettings(
+            self.models, self.speedups, self.budgets, self.query_inits, self.recovery, self.calibration_images,
+            self.rounds,
         )  # fmt: skip
+        results = accelerate_study(settings, out=self.out, command=command, progress=self.progress)
         report_accelerations(results)
         return 0

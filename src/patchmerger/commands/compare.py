@@ -8,7 +8,7 @@ from pathlib import Path
 from patchmerger.commands.terminal import is_first_process
 from patchmerger.data.settings import Augmentation, DataSettings
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.studies.settings import Variant
+from patchmerger.studies.settings import ComparisonSettings, Variant
 from patchmerger.training.settings import TrainingSettings
 
 
@@ -50,11 +50,11 @@ class Command:
         from patchmerger.reports.comparison import report_comparison
         from patchmerger.studies.comparison import compare
 
-        results = compare(
-            data=self.data, model=self.model, merge=self.merge, variants=self.variants,
-            augmentation=self.augmentation, training=self.training, seeds=self.seeds, rounds=self.rounds,
-            out=self.out, command=command, progress=self.progress,
+        settings = ComparisonSettings(
+            self.data, self.model, self.merge, augmentation=self.augmentation, training=self.training,
+            seeds=self.seeds, rounds=self.rounds, variants=self.variants,
         )  # fmt: skip
+        results = compare(settings, out=self.out, command=command, progress=self.progress)
         if is_first_process():
             report_comparison(results)
         return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from patchmerger.data.settings import Augmentation, DataSettings
 from patchmerger.mechanism.options import Norm
 from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.studies.settings import Grid, SweepSettings
 from patchmerger.training.settings import TrainingSettings
 
 
@@ -61,10 +62,10 @@ class Command:
         from patchmerger.reports.sweep import report_sweep
         from patchmerger.studies.merger_sweep import sweep
 
-        results = sweep(
-            after=self.after, num_tokens=self.num_tokens, norm=self.norm, scale=self.scale,
-            logit_std=self.logit_std, further=self.further, data=self.data, model=self.model, merge=self.merge,
-            augmentation=self.augmentation, training=self.training, seeds=self.seeds, rounds=self.rounds,
-            shard=self.shard, out=self.out, command=command, progress=self.progress,
+        grid = Grid(self.after, self.num_tokens, self.norm, self.scale, self.logit_std, self.further)
+        settings = SweepSettings(
+            self.data, self.model, self.merge, augmentation=self.augmentation, training=self.training,
+            seeds=self.seeds, rounds=self.rounds, grid=grid,
         )  # fmt: skip
+        results = sweep(settings, shard=self.shard, out=self.out, command=command, progress=self.progress)
         return report_sweep(results)

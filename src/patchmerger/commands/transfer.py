@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from patchmerger.data.settings import Augmentation, DataSettings
+from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.studies.settings import FineTuning, Variant
+from patchmerger.studies.settings import Downstream, FineTuning, TransferSettings, Variant
 from patchmerger.training.settings import TrainingSettings
 
 
@@ -58,11 +59,11 @@ class Command:
         from patchmerger.reports.transfer import report_transfer
         from patchmerger.studies.transfer_study import transfer
 
-        results = transfer(
-            data=self.data, downstream=self.downstream, model=self.model, merge=self.merge, variants=self.variants,
-            augmentation=self.augmentation, training=self.training, shots=self.shots, draws=self.draws,
-            finetuning=self.finetuning, seeds=self.seeds, rounds=self.rounds, out=self.out,
-            command=command, progress=self.progress,
+        settings = TransferSettings(
+            self.data, self.model, self.merge, augmentation=self.augmentation, training=self.training,
+            seeds=self.seeds, rounds=self.rounds, variants=self.variants,
+            downstream=Downstream(self.downstream, FewShotSettings(tuple(self.shots), self.draws), self.finetuning),
         )  # fmt: skip
+        results = transfer(settings, out=self.out, command=command, progress=self.progress)
         report_transfer(results)
         return 0

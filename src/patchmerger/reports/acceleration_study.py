@@ -24,7 +24,7 @@ def report_accelerations(results: dict[str, Any]) -> None:
 
 
 def show_accelerations(results: dict[str, Any]) -> None:
-    """Print the table of ``patchmerger accelerate-study``: a row for each start and speed-up, a column a budget."""
+    """Print the table of ``patchmerger accelerate-study``: a row for each init and speed-up, a column a budget."""
     console = Console()
     console.width = max(console.width, 110)
     budgets = results["settings"]["budgets"]
@@ -38,14 +38,14 @@ def show_accelerations(results: dict[str, Any]) -> None:
     table.add_column("queries", no_wrap=True)
     for column in ("speed-up\nmeasured (predicted)", "tokens, after", *(f"{100 * b:g}%" for b in budgets)):
         table.add_column(column, justify="right", no_wrap=True)
-    for start, speedup in dict.fromkeys((c["start"], c["speedup"]) for c in results["curves"]):
-        cells = {c["budget"]: c for c in results["curves"] if (c["start"], c["speedup"]) == (start, speedup)}
+    for init, speedup in dict.fromkeys((c["query_init"], c["speedup"]) for c in results["curves"]):
+        cells = {c["budget"]: c for c in results["curves"] if (c["query_init"], c["speedup"]) == (init, speedup)}
         place = results["places"].get(f"{speedup:g}")
         where = ("1", "–") if place is None else (
             f"{speed[f'{speedup:g}']:.2f} ({place['predicted']:.2f})", f"{place['num_tokens']}, {place['after']}"
         )  # fmt: skip
         values = [f"{100 * cells[b]['accuracy']:.2f} ({100 * cells[b]['difference']:+.2f})" for b in budgets]
-        table.add_row(start, *where, *values)
+        table.add_row(init, *where, *values)
     console.print(table)
     console.print(results["data"], soft_wrap=True)
     left_out = left_out_text(results["curves"])
@@ -64,14 +64,14 @@ def draw_accelerations(results: dict[str, Any], path: Path) -> None:
         results: The content of its ``results.json``.
         path: The file.
     """
-    starts, budgets = results["settings"]["starts"], results["settings"]["budgets"]
+    inits, budgets = results["settings"]["query_inits"], results["settings"]["budgets"]
     source = results["data"].split(":")[0] if isinstance(results["data"], str) else results["data"]["source"]
-    with picture(path, columns=len(starts), note=_note(results)) as (figure, panels):
+    with picture(path, columns=len(inits), note=_note(results)) as (figure, panels):
         colours = ordered_colours(len(budgets))
-        for axes, start in zip(panels, starts, strict=True):
-            _panel(axes, results, start, colours)
+        for axes, init in zip(panels, inits, strict=True):
+            _panel(axes, results, init, colours)
             axes.sharey(panels[0])
-            head(axes, f"queries: {start}")
+            head(axes, f"queries: {init}")
             axes.set_xlabel("inference, times as fast as plain")
         panels[0].set_ylabel("test accuracy, %")
         handles = [Line2D([], [], color=colour, marker="o", lw=1.8) for colour in colours]
@@ -95,14 +95,14 @@ def _note(results: dict[str, Any]) -> str:
     )
 
 
-def _panel(axes: Axes, results: dict[str, Any], start: str, colours: list[str]) -> None:
+def _panel(axes: Axes, results: dict[str, Any], init: str, colours: list[str]) -> None:
     timings = {t["name"]: t for t in results["speed"]["timings"]}
-    plain = next(100 * c["accuracy"] for c in results["curves"] if (c["start"], c["budget"]) == ("plain", 0))
+    plain = next(100 * c["accuracy"] for c in results["curves"] if (c["query_init"], c["budget"]) == ("plain", 0))
     axes.axhline(plain, color=GREY, lw=1, ls=":")
     for colour, budget in zip(colours, results["settings"]["budgets"], strict=True):
-        rows = [c for c in results["curves"] if c["budget"] == budget and c["start"] in ("plain", start)]
+        rows = [c for c in results["curves"] if c["budget"] == budget and c["query_init"] in ("plain", init)]
         rows.sort(key=lambda c: c["speedup"])
-        of_rows = [timings["plain" if c["start"] == "plain" else f"{c['speedup']:g}"] for c in rows]
+        of_rows = [timings["plain" if c["query_init"] == "plain" else f"{c['speedup']:g}"] for c in rows]
         bars = [speed_bars(t["ratio_quartiles"], t["speedup"]) for t in of_rows]
         sds = [100 * (c["sd"] or 0) for c in rows]
         axes.errorbar(

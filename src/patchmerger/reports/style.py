@@ -60,8 +60,7 @@ def picture(path: Path, *, columns: int, rows: int = 1, note: str) -> Iterator[t
         The figure and its panels, row by row.
     """
     size = (columns * PANEL[0], rows * PANEL[1] + 0.9)
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}
-    with mpl.rc_context(style):
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}):
         figure = Figure(figsize=size, dpi=150, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.06)  # type: ignore[union-attr, call-arg]
         panels = figure.subplots(rows, columns, squeeze=False)

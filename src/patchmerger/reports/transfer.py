@@ -41,7 +41,7 @@ def show_transfer(results: dict[str, Any]) -> None:
     differences = [
         stage["difference"] for variant in results["variants"].values() for stage in variant["stages"].values()
     ]
-    sources = f"{settings['data']['source']} → {settings['downstream']['source']}"
+    sources = f"{settings['data']['source']} → {settings['downstream']['data']['source']}"
     title = f"{sources}, {counted(settings['seeds'], 'seed')}"
     table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("stage", no_wrap=True)
@@ -135,7 +135,7 @@ def draw_transfer(results: dict[str, Any], path: Path) -> None:
 
 def _note(results: dict[str, Any]) -> str:
     seeds = results["settings"]["seeds"]
-    tuned = counted(results["settings"]["finetuning"]["training"]["epochs"], "epoch")
+    tuned = counted(results["settings"]["downstream"]["finetuning"]["training"]["epochs"], "epoch")
     if seeds > 1:
         return f"Fine-tuned for {tuned}. Left: mean ± standard deviation of {seeds} seeds. Right: over the seeds."
     return (

@@ -1,10 +1,15 @@
 from .acceleration_study import accelerate_study as accelerate_study
-from .cells import grid as grid
+from .cells import grid_cells as grid_cells
 from .comparison import compare as compare
 from .merger_sweep import sweep as sweep
+from .settings import AccelerationStudySettings as AccelerationStudySettings
+from .settings import ComparisonSettings as ComparisonSettings
 from .settings import Downstream as Downstream
 from .settings import FineTuning as FineTuning
 from .settings import Grid as Grid
+from .settings import SweepSettings as SweepSettings
+from .settings import TransferSettings as TransferSettings
 from .settings import Variant as Variant
 from .transfer_study import transfer as transfer
+from .variants import build_recipe as build_recipe
 from .variants import resolve_variants as resolve_variants

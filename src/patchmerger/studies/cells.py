@@ -1,9 +1,8 @@
-"""The cells of a sweep: mergers by place and number of tokens, checked before anything is trained."""
+"""The cells of a sweep: mergers by block and number of tokens, checked before anything is trained."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -12,12 +11,12 @@ import torch
 
 from patchmerger.costs.model_cost import cost
 from patchmerger.inserted import mergers
-from patchmerger.mechanism.options import Norm
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.studies.settings import Grid
 
 PLAIN = "plain"
-# Settings that a grid may vary beside place and number of tokens, and their short names.
+# Settings that a grid may vary beside block and number of tokens, and what the names of cells call them.
 OPTIONS = {"norm": "norm", "scale": "scale", "logit_std": "logit-std"}
 
 
@@ -28,7 +27,7 @@ class Cell:
     Attributes:
         name: Its name, and that of its folder.
         merge: What is merged where.
-        options: Those of the grid's settings that vary beside place and number of tokens; ``None`` for a cell that is
+        options: Those of the grid's settings that vary beside block and number of tokens; ``None`` for a cell that is
             not in the grid.
     """
 
@@ -37,57 +36,39 @@ class Cell:
     options: dict[str, Any] | None
 
 
-def grid(
-    merge: MergeSettings,
-    *,
-    after: Sequence[int],
-    num_tokens: Sequence[int],
-    norm: Sequence[Norm] = (),
-    scale: Sequence[float] = (),
-    logit_std: Sequence[float] = (),
-    further: Mapping[str, MergeSettings] | None = None,
-) -> list[Cell]:
+def grid_cells(grid: Grid, merge: MergeSettings, model: ModelSettings) -> list[Cell]:
     """Every combination of the values, and further cells.
 
     Args:
+        grid: The values.
         merge: All that the grid does not vary.
-        after: Blocks to merge after, counted from 1.
-        num_tokens: Numbers of tokens that go on, M.
-        norm: Where to normalise; as ``merge`` has it if empty.
-        scale: Factors on the scores, likewise.
-        logit_std: Standard deviations of the scores at the start, likewise.
-        further: Cells with a merger of their own, by name.
+        model: The plain model, which says how many blocks there are.
 
     Raises:
-        ValueError: No value for a place or a number of tokens, one given twice, or a name that cannot be that of a
-            folder.
+        ValueError: A further cell by the name of one that is there already.
     """
-    plain = MergeSettings()
-    if (merge.after, merge.num_tokens) != (plain.after, plain.num_tokens):
-        raise ValueError("merge.after and merge.num_tokens are what a sweep varies: give after and num_tokens")
-    values: dict[str, Sequence[Any]] = {"after": after, "num_tokens": num_tokens}
-    options = {"norm": norm, "scale": scale, "logit_std": logit_std}
-    for name, given in {**values, **options}.items():
-        if len(set(given)) < len(given):
-            raise ValueError(f"{name} ({list(given)}) names a value twice")
-        if name in values and not given:
-            raise ValueError(f"{name} is empty: give at least one value")
-    values |= {name: given for name, given in options.items() if given}
+    values: dict[str, Sequence[Any]] = {"after": grid.after or _quarters(model), "num_tokens": grid.num_tokens}
+    values |= {name: getattr(grid, name) for name in OPTIONS if getattr(grid, name)}
     cells = []
     for combination in product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
         name = f"after-{chosen['after']}-tokens-{chosen['num_tokens']}"
-        name += "".join(f"-{short}-{chosen[option]}" for option, short in OPTIONS.items() if option in chosen)
         varied = {option: chosen[option] for option in OPTIONS if option in chosen}
+        name += "".join(f"-{OPTIONS[option]}-{value}" for option, value in varied.items())
         cells.append(Cell(name, replace(merge, **chosen), varied))
     names = {PLAIN, *(cell.name for cell in cells)}
-    for name, own in (further or {}).items():
+    for name, own in grid.further.items():
         if name in names:
             raise ValueError(f"further names a cell {name!r}, which there is already: take another name")
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(f"further: the name {name!r} must be letters, digits, '-', '_' and '.', as of a folder")
         cells.append(Cell(name, own, None))
     return cells
+
+
+def _quarters(model: ModelSettings) -> list[int]:
+    """A quarter, half and three quarters of the depth."""
+    with torch.device("meta"):
+        depth = len(build_model(replace(model, pretrained=False), num_classes=0).blocks)  # type: ignore[arg-type]
+    return sorted({max(1, depth * quarters // 4) for quarters in (1, 2, 3)} & set(range(1, depth)))
 
 
 def check_cells(cells: Sequence[Cell], model: ModelSettings, num_classes: int) -> dict[str, int]:

@@ -1,15 +1,27 @@
-"""What a study is told beside the recipe of its trainings: variants, the grid of a sweep, what it is transferred to."""
+"""What fixes each study, as settings that are checked before anything long begins."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self, TypeAlias
 
-from patchmerger.data.settings import Augmentation, DataSettings
+from patchmerger.acceleration.settings import QueryInit, RecoverySettings
+from patchmerger.data.settings import Augmentation, DataSettings, default_augmentation
+from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.mechanism.options import Norm
 from patchmerger.models.settings import MergeSettings
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
+
+
+def _check_one_device(name: str, training: TrainingSettings) -> None:
+    if (training.devices, training.num_nodes) != (1, 1):
+        raise ValueError(
+            f"{name}.devices ({training.devices}) and {name}.num_nodes ({training.num_nodes}) must be 1: a study uses "
+            "several devices by a process for each (CUDA_VISIBLE_DEVICES), which share the work"
+        )
 
 
 @dataclass(frozen=True)
@@ -25,8 +37,68 @@ class Variant:
     model: dict[str, Any] | None = None
 
 
-Variants: TypeAlias = list[str] | dict[str, Variant | None]
+Variants: TypeAlias = Sequence[str] | Mapping[str, Variant | None]
 """Names of ready-made variants, or names with what they change."""
+
+
+@dataclass(frozen=True)
+class StudySettings(Recipe):
+    """A recipe that several models are trained by, from scratch, and how often.
+
+    Args:
+        data: The images.
+        model: The plain Vision Transformer.
+        merge: The merger.
+        init: Not for studies: all models are trained from scratch.
+        image_size: Height and width of the images in pixels; the model's own if not given.
+        augmentation: How training images are varied; padded crops and flips if not given (digits: none).
+        training: How each model is trained.
+        seeds: How often each is trained; seed s fixes weights, order and held-out images alike.
+        rounds: Rounds of the speed measurement.
+
+    Raises:
+        ValueError: Settings that cannot be studied.
+    """
+
+    seeds: int = 3
+    rounds: int = 15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("seeds", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        if self.init is not None:
+            raise ValueError(f"init ({self.init}) is not for studies, which train from scratch: use patchmerger fit")
+        if self.merge is None:
+            raise ValueError("merge (null) leaves nothing to study: say what merges, or use patchmerger fit")
+
+    @property
+    def merger(self) -> MergeSettings:
+        """The merger."""
+        return self.merge if isinstance(self.merge, MergeSettings) else MergeSettings()
+
+    def plain_recipe(self, native_size: int) -> Recipe:
+        """The recipe of the plain model, with every default in its place.
+
+        Args:
+            native_size: Of the images, in pixels, for which the default model is made where none is named.
+        """
+        full = self.resolved()
+        values = {given.name: getattr(full, given.name) for given in fields(Recipe)}
+        return replace(Recipe(**values), model=full.model.resolve(native_size), merge=None)
+
+
+@dataclass(frozen=True)
+class ComparisonSettings(StudySettings):
+    """What fixes a comparison: a recipe, and the variants that are trained by it.
+
+    Args:
+        variants: Any of plain, merged, paper, average (pooling in the merger's place) and shallow (fewer blocks, the
+            merged model's FLOPs), or names with a merger and model of their own.
+    """
+
+    variants: Variants = ("plain", "merged")
 
 
 @dataclass(frozen=True)
@@ -42,7 +114,7 @@ class Grid:
         further: Mergers outside the grid, by name, such as two of them: {two: {after: [2, 4], num_tokens: [16, 8]}}.
 
     Raises:
-        ValueError: No value for ``after`` or ``num_tokens``, or one given twice.
+        ValueError: No value for ``after`` or ``num_tokens``, one given twice, or a name that no folder can have.
     """
 
     after: Sequence[int] | None = None
@@ -59,6 +131,32 @@ class Grid:
                 raise ValueError(f"{name} ({list(values)}) names a value twice")
             if name in ("after", "num_tokens") and values is not None and not values:
                 raise ValueError(f"{name} is empty: give at least one value")
+        for name in self.further:
+            if not re.fullmatch(r"\w[\w.-]*", name):
+                raise ValueError(f"further ({name!r}) must be letters, digits, '-', '_' and '.', as of a folder")
+
+
+@dataclass(frozen=True)
+class SweepSettings(StudySettings):
+    """What fixes a sweep: a recipe, and the grid of mergers that are trained by it, each on one device.
+
+    Args:
+        seeds: How often each is trained.
+        grid: The mergers; what it does not vary is that of ``merge``.
+    """
+
+    seeds: int = 1
+    grid: Grid = field(default_factory=Grid)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_one_device("training", self.training)
+        plain = MergeSettings()
+        if (self.merger.after, self.merger.num_tokens) != (plain.after, plain.num_tokens):
+            raise ValueError(
+                f"merge.after ({self.merger.after}) and merge.num_tokens ({self.merger.num_tokens}) are what a sweep "
+                "varies: give after and num_tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -75,6 +173,9 @@ class FineTuning:
     augmentation: Augmentation | None = None
     image_size: int | None = None
 
+    def __post_init__(self) -> None:
+        _check_one_device("finetuning.training", self.training)
+
 
 @dataclass(frozen=True)
 class Downstream:
@@ -82,12 +183,80 @@ class Downstream:
 
     Args:
         data: The images.
-        shots: Training images of each class in few-shot evaluation, k.
-        draws: How often these are drawn; the accuracy of a seed is the mean over them.
+        few_shot: How many training images a class, and how often they are drawn.
         finetuning: How each is fine-tuned.
     """
 
     data: DataSettings = DataSettings()
-    shots: Sequence[int] = (1, 5, 10, 25)
-    draws: int = 5
+    few_shot: FewShotSettings = FewShotSettings()
     finetuning: FineTuning = FineTuning()
+
+    def resolved(self) -> Downstream:
+        """The same with every default that depends on other settings in its place."""
+        augmentation = self.finetuning.augmentation or default_augmentation(self.data.source)
+        return replace(self, finetuning=replace(self.finetuning, augmentation=augmentation))
+
+
+@dataclass(frozen=True)
+class TransferSettings(StudySettings):
+    """What fixes a transfer study: a recipe for the training upstream, its variants, and what they are transferred to.
+
+    Args:
+        variants: As for a comparison.
+        downstream: What each is evaluated on.
+    """
+
+    variants: Variants = ("plain", "merged")
+    downstream: Downstream = field(default_factory=Downstream)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_one_device("training", self.training)
+
+    def resolved(self) -> Self:
+        """The same with every default that depends on other settings in its place."""
+        return replace(super().resolved(), downstream=self.downstream.resolved())
+
+
+@dataclass(frozen=True)
+class AccelerationStudySettings:
+    """What fixes a study of accelerations: trained plain models, speed-ups, and budgets of training.
+
+    Args:
+        models: Folders of runs of "patchmerger fit --merge null", one a seed; their images are used.
+        speedups: Wanted speed-ups, by FLOPs.
+        budgets: Shares of the original training steps; 0 is no training at all, and one of them.
+        query_inits: How the queries are initialised: the first is the one that counts, the others are references.
+        recovery: How accuracy is recovered.
+        calibration_images: Training images that the queries are computed from.
+        rounds: Rounds of the speed measurement, in which all models are interleaved.
+
+    Raises:
+        ValueError: Settings that cannot be studied.
+    """
+
+    models: Sequence[Path]
+    speedups: Sequence[float] = (1.5, 1.8, 2.0, 2.5, 3.0)
+    budgets: Sequence[float] = (0.0, 0.01, 0.05, 0.1)
+    query_inits: Sequence[QueryInit] = ("best", "random")
+    recovery: RecoverySettings = RecoverySettings()
+    calibration_images: int = 512
+    rounds: int = 15
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ValueError("models is empty: name at least one folder of a run of patchmerger fit --merge null")
+        if not self.speedups or min(self.speedups) <= 1:
+            raise ValueError(f"speedups ({self.speedups}) must be at least one number, each above 1")
+        if 0 not in self.budgets or min(self.budgets) < 0:
+            raise ValueError(
+                f"budgets ({self.budgets}) must be shares of the training steps from 0 on, and 0 one of them"
+            )
+        if not self.query_inits:
+            raise ValueError("query_inits is empty: name at least one, such as best")
+        for name in ("models", "speedups", "budgets", "query_inits"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} ({values}) names one twice")
+        if self.rounds < 1:
+            raise ValueError(f"rounds ({self.rounds}) must be at least 1")

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from patchmerger.data import ImageSplits
-from patchmerger.runs.run_folder import RunFolder
+from patchmerger.runs.files import read_json
+from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import PairedDifference, mean_sd, over_images, over_seeds
 from patchmerger.speed.measurement import measure
@@ -21,7 +22,10 @@ from patchmerger.speed.settings import TimingSettings
 from patchmerger.training.fitting import PREDICTIONS_FILE, fit_images, fit_settings
 from patchmerger.training.settings import Recipe, TrainingSettings
 
-_DESCRIPTION = ("flops", "params", "tokens_in", "tokens_out", "mergers", "predicted_speedup")
+WORK = ".work"
+"""Where processes of one study keep the locks of what they share."""
+
+DESCRIPTION = ("flops", "params", "tokens_in", "tokens_out", "mergers", "predicted_speedup")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,24 @@ class Run:
 
 Runs = Mapping[int, Run]
 """Finished runs of one model, by seed."""
+
+
+def finished(folder: RunFolder) -> dict[str, Any] | None:
+    """The results of a finished study, wherever its folder was moved to; ``None`` while it is unfinished."""
+    results = folder.results
+    return None if results is None else {**results, "folder": str(folder.path)}
+
+
+def read_runs(path: Path, seeds: int, stage: str = "") -> dict[int, Run]:
+    """The finished runs of one model: PATH/seed-N, or a stage of them, PATH/seed-N/STAGE.
+
+    Args:
+        path: The folder of the model.
+        seeds: How many there are.
+        stage: The stage; none by default.
+    """
+    folders = {seed: path / f"seed-{seed}" / stage for seed in range(seeds)}
+    return {seed: Run(folder, read_json(folder / RESULTS_FILE)) for seed, folder in folders.items()}
 
 
 def train_run(
@@ -80,7 +102,7 @@ def summary(runs: Runs, baseline: Runs | None) -> dict[str, Any]:
     values = [results["test_metric"] for results in own]
     mean, sd = mean_sd(values)
     return {
-        **{key: own[0][key] for key in _DESCRIPTION},
+        **{key: own[0][key] for key in DESCRIPTION},
         "metric_mean": mean,
         "metric_sd": sd if len(values) > 1 else None,
         "metrics": values,

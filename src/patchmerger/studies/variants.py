@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from patchmerger.costs.model_cost import cost
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.studies.settings import Variant
-from patchmerger.training.settings import Recipe
+from patchmerger.studies.settings import Variants
+from patchmerger.training.settings import Merge, Recipe
 
 READY = {
     "plain": "the ViT as it is",
@@ -22,20 +24,18 @@ READY = {
 """The variants that need no more than their name."""
 
 
-def resolve_variants(
-    variants: list[str] | dict[str, Variant | None], recipe: Recipe, merge: MergeSettings
-) -> dict[str, Recipe]:
-    """The recipe of each variant, by name, with everything checked by building it once.
+def resolve_variants(variants: Variants, recipe: Recipe, merge: MergeSettings) -> dict[str, Recipe]:
+    """The recipe of each variant, by name, with everything checked by building it once, without weights.
 
     Args:
         variants: Names of ready-made variants, or names with what they change.
         recipe: Of the plain model, whose name must be given.
-        merge: The merger of "merged", and the place of those of "paper" and "average".
+        merge: The merger of "merged", and the place of the others.
 
     Raises:
         ValueError: A variant that is not known or cannot be built.
     """
-    chosen: dict[str, Variant | None] = dict.fromkeys(variants) if isinstance(variants, list) else variants
+    chosen = variants if isinstance(variants, Mapping) else dict.fromkeys(variants)
     if len(chosen) < len(variants):
         raise ValueError(f"variants ({variants}) names one twice")
     if not chosen:
@@ -50,7 +50,7 @@ def resolve_variants(
             recipes[name] = replace(recipe, model=model, merge=merger)
         else:
             raise ValueError(f"variants: {name!r} is not ready-made: choose from {', '.join(READY)}, or describe it")
-        build_recipe(recipes[name], num_classes=2)
+        _build_bare(recipes[name].model, recipes[name].merge)
     return recipes
 
 
@@ -69,7 +69,7 @@ def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> tuple[Model
         return model, replace(merge, preset="paper", norm=None, scale=None, logit_std=None, reducer="patchmerger")
     if name == "average":
         return model, replace(merge, preset="default", norm=None, scale=None, logit_std=None, reducer="average")
-    merged = build_model(model, merge, num_classes=0)
+    merged = _build_bare(model, merge)
     return shallow_twin(model, cost(merged).flops, depth=len(merged.blocks)), None  # type: ignore[arg-type]
 
 
@@ -85,10 +85,16 @@ def shallow_twin(settings: ModelSettings, merged_flops: int, *, depth: int) -> M
     """
 
     def gap(blocks: int) -> int:
-        return abs(cost(build_model(_with_depth(settings, blocks), num_classes=0)).flops - merged_flops)
+        return abs(cost(_build_bare(_with_depth(settings, blocks), None)).flops - merged_flops)
 
     return _with_depth(settings, min(range(1, depth + 1), key=gap))
 
 
 def _with_depth(settings: ModelSettings, depth: int) -> ModelSettings:
     return replace(settings, args=settings.args | {"depth": depth})
+
+
+def _build_bare(model: ModelSettings, merge: Merge) -> nn.Module:
+    """A model without weights, to be looked at."""
+    with torch.device("meta"):
+        return build_recipe(Recipe(model=replace(model, pretrained=False), merge=merge), num_classes=0)

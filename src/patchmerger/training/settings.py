@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, Self, TypeAlias, get_args
 
 from patchmerger.data.settings import Augmentation, DataSettings, default_augmentation
 from patchmerger.models.settings import MergeSettings, ModelSettings
@@ -189,7 +189,7 @@ class Recipe:
     def __post_init__(self) -> None:
         self.model.sized(self.image_size)
 
-    def resolved(self) -> Recipe:
+    def resolved(self) -> Self:
         """The same with every default that depends on other settings in its place."""
         return replace(
             self,
