@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ def test_help_and_errors_start_at_once():
 
 def test_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
+    assert main([]) == 2
     printed = capsys.readouterr().out
     for name, subcommand in SUBCOMMANDS.items():
         assert name in printed
@@ -40,13 +42,14 @@ def test_help_lists_every_command(capsys):
 def test_every_option_is_explained(name, capsys):
     assert main([name, "--help"]) == 0
     printed = capsys.readouterr().out
-    options = [line for line in printed.splitlines() if line.startswith("  --")]
+    options = printed.split("\n  --")[1:]
     assert len(options) > 5
-    for line in printed.split("\n  --")[1:]:
-        explanation = line.replace("\n", " ").split("(type:")[0].split(None, 1)
-        assert len(explanation) == 2, line
-    usage = printed.split("\n\n")[0]
-    assert len(usage.splitlines()) <= 2
+    for option in options:
+        explanation = option.replace("\n", " ").split(" (")[0].split(None, 1)
+        assert len(explanation) == 2, option
+    assert not re.search(r"Literal|Union|Optional|<class|: None|: True|``", printed)
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    assert printed.startswith(f"usage: patchmerger {name} ")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -99,10 +102,18 @@ def test_errors_are_one_line_and_an_exit_status(arguments, text, tmp_path, capsy
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("plain", [["--merge", "null"], ["--merge=null"]])
-def test_a_merger_that_is_wanted_and_not_wanted_is_refused(plain, capsys):
-    assert main(["fit", *plain, "--merge.after", "3"]) == 2
-    assert "--merge null asks for the plain model and --merge.… for a merger" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["cst"], "did you mean cost?"),
+        (["--verion"], "did you mean --version?"),
+        (["--traceback", "fitt"], "mean fit?"),
+    ],
+)
+def test_a_mistyped_command_gets_the_close_name(arguments, text, capsys):
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert text in line
 
 
 @pytest.mark.parametrize(("name", "goes_on"), [("cost", False), ("fit", True)])

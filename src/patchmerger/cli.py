@@ -82,7 +82,7 @@ def read_command(name: str, arguments: Sequence[str]) -> Command:
 
     subcommand = SUBCOMMANDS[name]
     command = subcommand.load()
-    options = parser.make_parser(name, command, subcommand.summary, subcommand.usage)
+    options = parser.make_parser(name, command, subcommand.usage)
     return cast(Command, parser.read_command(options, command, arguments))
 
 
@@ -100,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from patchmerger.commands.parser import close_names, command_line
+    from patchmerger.commands.options import close_names
+    from patchmerger.commands.parser import command_line
 
     before = next((place for place, word in enumerate(arguments) if not word.startswith("-")), len(arguments))
     options, name, rest = arguments[:before], arguments[before : before + 1], arguments[before + 1 :]

@@ -24,7 +24,7 @@ class Command:
         data: The images.
         init: What to start from: a folder that patchmerger saved, the folder of a run, an architecture of timm with
             its weights, or "user/name" on the Hugging Face Hub. If not given, model.… is trained.
-        model: The Vision Transformer. With init only args, and of those img_size and drop rates.
+        model: The Vision Transformer; with init only img_size and drop rates of args.
         merge: The merger; "--merge null" trains the plain model. "auto" is the default merger, and with init the
             model as it was saved: merge.… then puts a merger into a plain one.
         image_size: Height and width of the images in pixels; the model's own if not given.

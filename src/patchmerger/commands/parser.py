@@ -2,59 +2,91 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 import shlex
-from collections.abc import Iterable, Sequence
+from argparse import Action
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
+
+from patchmerger.commands.options import explain, in_words, options_of
 
 _CONFIGS = (".yaml", ".yml", ".json")
+_SOURCES = ("--data", "--downstream")
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Help that says in words what each option takes, and names each once."""
+
+    def _get_type_str(self, action: Action) -> str | None:
+        kind = getattr(action, "_typehint", None)
+        return super()._get_type_str(action) if kind is None else in_words(kind)
+
+    def _get_help_string(self, action: Action) -> str:
+        if action.dest.endswith("help"):
+            return action.help or ""
+        text = super()._get_help_string(action).replace("type: %(type)s, default", "%(type)s; default")
+        if hasattr(action.default, "__dict__") or (isinstance(action.default, dict) and action.default):
+            text = text.replace("; default: %(default)s", "")  # that of the options of a settings class
+        return text.replace("type: %(type)s", "%(type)s")
+
+    def _expand_help(self, action: Action) -> str:
+        return re.sub(r"(?<=default: )(True|False)(?=\)$)", lambda word: word[0].lower(), super()._expand_help(action))
+
+    def _format_action_invocation(self, action: Action) -> str:
+        return super()._format_action_invocation(action).split(f", {(action.option_strings or ['?'])[0]}+")[0]
 
 
 class CommandParser(ArgumentParser):
     """A parser whose errors are one line, with close names for an option that does not exist."""
 
+    options: Mapping[str, Any] = {}
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **{"formatter_class": HelpFormatter, **settings})
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the line and leave with exit status 2."""
         if not self.exit_on_error:  # one of those that jsonargparse makes for a nested class
             super().error(message, ex)
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            option = unknown.split()[0].split("=")[0]
-            known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
-            kind = "no option" if option.startswith("-") else "no place for"
-            message = f"{kind} {option}{close_names(option, known)}"
-        lines = (line.strip().removeprefix("- ") for line in message.splitlines())
-        self.exit(2, f"{self.prog}: {' '.join(filter(None, lines))}; {self.prog} --help lists the options\n")
+        missing = message.removeprefix("the following arguments are required: ")
+        if missing != message:
+            message = (
+                f"{missing if missing.upper() in str(self.usage) else f'--{missing}'} is missing; usage: {self.usage}"
+            )
+        self.exit(2, f"{self.prog}: {explain(message, self.options)}; {self.prog} --help lists the options\n")
 
 
-def make_parser(name: str, command: type[Any], summary: str, usage: str = "") -> CommandParser:
+def make_parser(name: str, command: type[Any], usage: str = "") -> CommandParser:
     """The parser of one subcommand.
 
     Args:
         name: The subcommand.
-        command: Its dataclass, whose fields are the options.
-        summary: What it does, in a line.
+        command: Its dataclass, whose fields are the options and whose docstring is the help.
         usage: What stands before the options: then the first field is positional, and takes several words where it
             is a list.
     """
+    described = parse_docstring(command.__doc__ or "")
     parser = CommandParser(
         prog=f"patchmerger {name}",
         usage=" ".join(["patchmerger", name, *([usage] if usage else []), "[options]"]),
-        description=f"{summary[0].upper()}{summary[1:]}.",
+        description=described.description,
         allow_abbrev=False,
     )
+    parser.options = options_of(command)
     parser.add_argument("--config", action=ActionConfigFile, help="Read options from a YAML file.")
     first = fields(command)[0].name
-    several = bool(usage) and get_type_hints(command)[first] == list[str]
+    several = bool(usage) and parser.options[first] == list[str]
     if several:
-        described = {parameter.arg_name: parameter.description for parameter in parse_docstring(command.__doc__).params}
-        parser.add_argument(first, type=str, nargs="+", help=described[first])
+        texts = {parameter.arg_name: parameter.description for parameter in described.params}
+        parser.add_argument(first, type=str, nargs="+", help=texts[first])
     parser.add_class_arguments(command, as_group=False, as_positional=bool(usage), skip={first} if several else set())
+    for action in parser._actions:
+        _describe(action)
     return parser
 
 
@@ -71,10 +103,19 @@ def read_command(parser: CommandParser, command: type[Any], arguments: Sequence[
     return command(**{field.name: values[field.name] for field in fields(command)})
 
 
-def close_names(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean …?"`` for a name that is close to a known one, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+def _describe(action: Action) -> None:
+    """Say in plain words what the options do that jsonargparse adds."""
+    option = next(iter(action.option_strings), "")
+    if option == "-h":
+        action.help = "Show this text and exit."
+    elif option.endswith(".help"):
+        action.help = f"List the options {option.removesuffix('help')}… and exit."
+    elif option in _SOURCES:
+        action.help, action.metavar = f"Short for {option}.source; or a YAML file with the options {option}.…", "SOURCE"
+    elif action.help == "Path to a configuration file.":
+        action.help, action.metavar = f"A YAML file with the options {option}.…", "FILE"
+    elif option == "--print_config":
+        action.help = "Print all options as YAML, as --config reads them, and exit."
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -87,7 +128,7 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
     spelled: list[str] = []
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
-        if option in ("--data", "--downstream"):
+        if option in _SOURCES:
             value = value if equals else next(iter(arguments[place + 1 :]), "")
             if not value.endswith(_CONFIGS) and not value.startswith(("{", "-")):
                 argument = f"{option}.source{equals}{value if equals else ''}"
