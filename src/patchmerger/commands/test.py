@@ -40,8 +40,8 @@ class Command:
         from patchmerger.training.evaluation import evaluate
 
         result = evaluate(
-            self.model, data=self.data, split=self.split, seed=self.seed, batch_size=self.batch_size,
-            precision=self.precision, accelerator=self.accelerator, progress=self.progress,
+            self.model, self.data, split=self.split, seed=self.seed, batch_size=self.batch_size,
+            precision=self.precision, accelerator=self.accelerator, progress=self.progress, command=command,
         )  # fmt: skip
         show_evaluation(result)
         return 0

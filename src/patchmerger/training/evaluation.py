@@ -1,83 +1,100 @@
-"""Evaluate a saved model on images."""
+"""Evaluate a model on images."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
-from patchmerger.data import DataSettings, ImageData, load_images
-from patchmerger.hub import describe, load
+from patchmerger.data import DataSettings, ImageData, ImageSplits, Preprocessing, load_images
+from patchmerger.data.loading import DataLike
+from patchmerger.data.settings import as_data_settings
+from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.build import square_input
+from patchmerger.models.classifier import Classifier
+from patchmerger.models.finding import FoundModel, find_model
 from patchmerger.training.settings import Precision, TrainingSettings
 from patchmerger.training.task import TrainingTask, score
 from patchmerger.training.trainer import quiet
 
 
 def evaluate(
-    model: Path,
+    model: str | Path | nn.Module,
+    data: DataLike = DataSettings(),
     *,
-    data: DataSettings = DataSettings(),
     split: Literal["test", "validation"] = "test",
     seed: int = 0,
     batch_size: int = 128,
+    preprocessing: Preprocessing | None = None,
     precision: Precision = "32-true",
     accelerator: str = "auto",
     progress: bool = True,
+    command: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a saved model on the test (or validation) images.
+    """Evaluate a model on the test (or validation) images.
 
     Args:
-        model: A folder that patchmerger saved: the "model" folder of a run, or the run's own.
-        data: The images; their classes must be those that the model was trained on.
+        model: A folder that patchmerger or transformers saved, the folder of a run, an architecture of timm with
+            weights, a name on the Hugging Face Hub, or a model, which stays as it is.
+        data: The images; their classes must be those that the model was trained on. A source, ``DataSettings``, or a
+            dataset of one's own, as in :func:`patchmerger.data.load_images`.
         split: "test" or "validation".
         seed: The seed of the run, which fixes what was held out where the data has no split of its own.
         batch_size: Images in a batch.
+        preprocessing: How images are prepared, in place of what is known of the model.
         precision: "32-true", "bf16-mixed", "bf16-true" or "16-mixed".
         accelerator: "auto", "cpu", "gpu", ... as Lightning has it.
         progress: Show a progress bar.
+        command: The command line that asked for it, kept in the results.
 
     Returns:
         The metric, the number of images and, for one label an image, the accuracy of each class.
 
     Raises:
-        ValueError: Classes that differ from the model's, no such split, or a model of transformers.
-        FileNotFoundError: No model in the folder.
+        TypeError: ``data`` is none of these; the message says what would do.
+        ValueError: Classes that differ from the model's, no such split, or a model whose preprocessing is not known.
+        FileNotFoundError: No such model or data.
     """
-    saved = describe(model)
-    if saved.preprocessing is None or saved.library == "transformers":
-        raise ValueError(f"model ({model}) is of {saved.library}: only models of timm and torchvision are evaluated")
-    images = load_images(data, seed=seed, may_stream=True)
-    if saved.class_names and list(saved.class_names) != list(images.class_names):
+    found = find_model(model)
+    known = preprocessing or found.preprocessing
+    if known is None:
         raise ValueError(
-            f"data ({data.source}) has the classes {_some(images.class_names)}, but the model in {model} was trained "
-            f"on {_some(saved.class_names)}"
+            f"model ({found.name}) does not say how its images are prepared: give preprocessing, such as "
+            "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
         )
-    net = load(model)
-    preprocessing = replace(saved.preprocessing, crop_pct=data.crop_pct or saved.preprocessing.crop_pct)
+    net = Classifier(found.model)
+    images = load_images(data, seed=seed, may_stream=True)
+    _check_classes(found, net.num_outputs, images, data)
+    settings = as_data_settings(data) if isinstance(data, str | os.PathLike | DataSettings) else DataSettings()
+    prepared = replace(known, crop_pct=settings.crop_pct or known.crop_pct)
     loader = ImageData(
-        images, image_size=square_input(net), preprocessing=preprocessing, epochs=1, workers=data.workers,
+        images, image_size=square_input(found.model), preprocessing=prepared, epochs=1, workers=settings.workers,
         batch_size=min(batch_size, len(images.train)),  # an ImageData must be able to train
     )  # fmt: skip
     batches = loader.test_dataloader() if split == "test" else loader.val_dataloader()
     if isinstance(batches, list):
-        raise ValueError(f"split ('validation'): {data.source} has no validation images with data.validation = 0")
+        raise ValueError(f"split ('validation'): {images.description} has no validation images")
     task = TrainingTask(
         net, TrainingSettings(loss="sigmoid" if images.multi_label else "softmax"), seed=seed, steps_per_epoch=1,
-        num_classes=len(images.class_names), multi_label=images.multi_label, preprocessing=preprocessing,
+        num_classes=len(images.class_names), multi_label=images.multi_label, preprocessing=prepared,
     )  # fmt: skip
-    with quiet():
+    device = next(net.parameters()).device
+    with quiet(), eval_mode(net):
         trainer = pl.Trainer(
             accelerator=accelerator, devices=1, precision=precision, logger=False, enable_checkpointing=False,
             enable_progress_bar=progress, enable_model_summary=False,
         )  # fmt: skip
         parts = trainer.predict(task, dataloaders=batches)
+    net.to(device)
     scores, targets = (torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[misc]
     result: dict[str, Any] = {
-        "model": str(model),
+        "command": command,
+        "model": found.name,
         "data": images.description,
         "split": split,
         "images": len(targets),
@@ -90,6 +107,18 @@ def evaluate(
             name: float(right[targets == i].float().mean()) for i, name in enumerate(images.class_names)
         }
     return result
+
+
+def _check_classes(found: FoundModel, outputs: int, images: ImageSplits, data: DataLike) -> None:
+    """Refuse images of other classes than the model's; those that are numbered only are taken to be its outputs."""
+    name = data.source if isinstance(data, DataSettings) else data if isinstance(data, str) else type(data).__name__
+    ours, theirs = images.class_names, found.class_names
+    if theirs and ours != tuple(theirs) and ours != tuple(map(str, range(outputs))):
+        raise ValueError(
+            f"data ({name}) has the classes {_some(ours)}, but model ({found.name}) was trained on {_some(theirs)}"
+        )
+    if len(ours) != outputs:
+        raise ValueError(f"data ({name}) has {len(ours)} classes, but model ({found.name}) has {outputs} outputs")
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -11,12 +12,15 @@ from typing import Any, TypeAlias, cast
 import timm
 from torch import nn
 
-from patchmerger.hub import describe
+from patchmerger.hub import describe, save
 from patchmerger.hub.folders import CONFIG_NAME, read_object
+from patchmerger.hub.saved_config import library_of_model
 from patchmerger.hub.saved_mergers import insert_mergers, read_mergers, write_mergers
 from patchmerger.hub.weights import read_weights, state_dict_mismatch
 from patchmerger.insertion import remove
+from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import apply_merge, build_model
+from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import locate
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.training.settings import Merge, Recipe
@@ -58,14 +62,19 @@ def content_of(init: Init) -> str:
     return f"sha256:{content.hexdigest()}"
 
 
-def start_model(recipe: Recipe, *, class_names: tuple[str, ...], native_size: int) -> Start:
-    """The model at step 0: loaded where ``recipe.init`` is given, else new.
+def start_model(
+    recipe: Recipe, model: nn.Module | None = None, *, class_names: tuple[str, ...], native_size: int
+) -> Start:
+    """The model at step 0: the one that is given, loaded where ``recipe.init`` is, else new.
 
     Args:
         recipe: Its model, merger and init.
+        model: A model in memory.
         class_names: Of the images.
         native_size: Of the images, in pixels, for which the default model is made where none is named.
     """
+    if model is not None:
+        return _given(model, recipe, len(class_names))
     if recipe.init is not None:
         return start_from(recipe.init, recipe.model, recipe.merge, class_names=class_names)
     merge = MergeSettings() if recipe.merge == "auto" else recipe.merge
@@ -99,6 +108,29 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
     if new_head:
         cast(Any, net).reset_classifier(len(class_names))
     return Start(net, new_head)
+
+
+def _given(model: nn.Module, recipe: Recipe, num_classes: int) -> Start:
+    """A model in memory, made sure that it can be trained and saved."""
+    name = host_class(model).__name__
+    if recipe.init is not None or recipe.model != ModelSettings():
+        raise ValueError(f"model ({name}) is given, so that the recipe's model, init and image_size must be left out")
+    library = library_of_model(model).name
+    if library not in ("timm", "torchvision"):
+        raise ValueError(
+            f"model ({name}) is of {library}: only models of timm and torchvision are trained here; others by "
+            "their own library or in a loop of your own"
+        )
+    outputs = Classifier(model).num_outputs
+    if outputs != num_classes:
+        raise ValueError(
+            f"model ({name}) has {outputs} outputs, but data has {num_classes} classes: give it a head for them first, "
+            f"such as model.reset_classifier({num_classes})"
+        )
+    _merge(model, recipe.merge, name)
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, Path(folder) / "model")  # what could not be saved is refused before it is trained
+    return Start(model, new_head=False)
 
 
 def _check_settings(init: Init, model: ModelSettings) -> None:

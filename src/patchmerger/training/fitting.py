@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import resolve_model_data_config
 from torch import nn
 
 from patchmerger.costs.model_cost import cost
@@ -18,13 +18,16 @@ from patchmerger.data import (
     ImageData,
     ImageSplits,
     ImageStream,
-    Preprocessing,
     load_images,
 )
+from patchmerger.data.loading import DataLike, identify_data
+from patchmerger.data.settings import OwnData
 from patchmerger.diagnosis import diagnose
 from patchmerger.hub import save
+from patchmerger.hub.saved_config import library_of_model
 from patchmerger.inserted import mergers
 from patchmerger.models.build import check_patches, square_input
+from patchmerger.models.finding import weights_fingerprint
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
@@ -43,7 +46,9 @@ _INIT_STEP = 2**32 - 1  # a "step" for the random weights, which no training ste
 
 def fit(
     recipe: Recipe = Recipe(),
+    data: DataLike | None = None,
     *,
+    model: nn.Module | None = None,
     seed: int = 0,
     out: Path | None = None,
     progress: bool = True,
@@ -58,6 +63,9 @@ def fit(
 
     Args:
         recipe: The images, the model and its merger, and how it is trained.
+        data: Images in place of the recipe's: a source, or a dataset of one's own, as in
+            :func:`patchmerger.data.load_images`.
+        model: A model of timm or torchvision to fine-tune, in place, in place of the recipe's.
         seed: Fixes the weights at the start, the order of the images and all randomness.
         out: The run's folder; runs/fit-DATA-FINGERPRINT if not given.
         progress: Show a progress bar, on a terminal.
@@ -67,18 +75,31 @@ def fit(
         The content of the run's ``results.json``.
 
     Raises:
+        TypeError: ``data`` is none of these; the message says what would do.
         ValueError: Settings or data that cannot train, or a folder of another run; before any training.
     """
-    settings = fit_settings(recipe, seed)
+    if data is not None:
+        known = identify_data(data)
+        own = isinstance(known, OwnData)
+        recipe = replace(
+            recipe,
+            data=replace(known, workers=recipe.data.workers, crop_pct=recipe.data.crop_pct) if own else known,
+        )
+    settings = fit_settings(recipe, seed, model)
     folder = RunFolder(out or default_folder("fit", recipe.data.source, settings), settings)
     if folder.results is not None:
         return folder.results
-    images = load_images(recipe.data, seed=seed, may_stream=True)
-    return fit_images(images, recipe, seed=seed, folder=folder, progress=progress, command=command)
+    images = load_images(recipe.data if data is None else data, seed=seed, may_stream=True)
+    return fit_images(images, recipe, model=model, seed=seed, folder=folder, progress=progress, command=command)
 
 
-def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
+def fit_settings(recipe: Recipe, seed: int, model: nn.Module | None = None) -> FitSettings:
     """What fixes a run: the recipe with every default in its place and ``init`` known by its content, and the seed.
+
+    Args:
+        recipe: As for :func:`fit`.
+        seed: As for :func:`fit`.
+        model: As for :func:`fit`; it is known by its weights.
 
     Raises:
         ValueError: ``init`` is neither a folder nor a name that timm or the Hub knows.
@@ -86,6 +107,8 @@ def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
     """
     full = recipe.resolved()
     init = None if recipe.init is None else content_of(recipe.init)
+    if model is not None:
+        init = f"weights:{weights_fingerprint(model)}"
     return FitSettings(
         full.data, full.model, full.merge, init, full.image_size, full.augmentation, full.training, seed=seed
     )
@@ -95,6 +118,7 @@ def fit_images(
     images: ImageSplits,
     recipe: Recipe,
     *,
+    model: nn.Module | None = None,
     seed: int,
     folder: RunFolder,
     progress: bool = True,
@@ -105,25 +129,24 @@ def fit_images(
     Args:
         images: Of this seed.
         recipe: As for :func:`fit`; of ``data`` only ``crop_pct`` and ``workers`` are looked at.
+        model: As for :func:`fit`.
         seed: As for :func:`fit`.
         folder: The run's, with its :func:`fit_settings`.
         progress: As for :func:`fit`.
         command: As for :func:`fit`.
     """
     recipe = recipe.resolved()
-    data, model, training = recipe.data, recipe.model, recipe.training
+    data, training = recipe.data, recipe.training
     num_classes = len(images.class_names)
     training.check(multi_label=images.multi_label)
     seed_step(seed, _INIT_STEP)
-    start = start_model(recipe, class_names=images.class_names, native_size=native_size(images))
+    start = start_model(recipe, model, class_names=images.class_names, native_size=native_size(images))
     net = start.model
-    config = resolve_model_data_config(net)
+    known = library_of_model(net).preprocessing_of(net)
     image_size = square_input(net)
     check_patches(net, (image_size, image_size))
-    own_crop = config["crop_pct"] if model.pretrained or recipe.init is not None else 1.0
-    preprocessing = Preprocessing(
-        config["mean"], config["std"], data.crop_pct or own_crop, interpolation=config["interpolation"]
-    )
+    trained = recipe.model.pretrained or recipe.init is not None or model is not None
+    preprocessing = replace(known, crop_pct=data.crop_pct or (known.crop_pct if trained else 1.0))
 
     loader = ImageData(
         images,

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self, TypeAlias, get_args
 
-from patchmerger.data.settings import Augmentation, DataSettings, default_augmentation
+from patchmerger.data.settings import Augmentation, DataSettings, OwnData, default_augmentation
 from patchmerger.models.settings import MergeSettings, ModelSettings
 
 Merge: TypeAlias = MergeSettings | Literal["auto"] | None
@@ -178,7 +178,7 @@ class Recipe:
         ValueError: Two image sizes.
     """
 
-    data: DataSettings = DataSettings()
+    data: DataSettings | OwnData = DataSettings()
     model: ModelSettings = field(default_factory=ModelSettings)
     merge: Merge = "auto"
     init: str | Path | None = None
