@@ -112,7 +112,7 @@ def test_names_that_mean_nothing_are_refused(tmp_path):
     [
         ({}, r"holds weights alone: name the architecture"),
         ({"architecture": "vit_smal_patch16_224"}, "did you mean"),
-        ({"architecture": "vit_tiny_patch16_224"}, "does not fit vit_tiny_patch16_224 with model_args"),
+        ({"architecture": "vit_tiny_patch16_224"}, "does not fit vit_tiny_patch16_224 with model_args|no square image"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(arguments, message, tmp_path):

@@ -1,3 +1,4 @@
+from .conversion import convert as convert
 from .loading import load as load
 from .saved_config import SavedConfig as SavedConfig
 from .saved_config import describe as describe

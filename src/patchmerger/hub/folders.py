@@ -24,10 +24,6 @@ INDEX_NAME = "model.safetensors.index.json"
 SHARDS = "model-*-of-*.safetensors"
 PROCESSOR_NAME = "preprocessor_config.json"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")
-CONVERSION = (
-    "make the model with its own library (and insert), then "
-    "model.load_state_dict(torch.load(path, weights_only=True)) and patchmerger.save(model, folder)"
-)
 
 _NAME = re.compile(r"(hf[-_]hub:)?(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -78,9 +74,12 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def how_to_convert(path: Path, conversion: str = CONVERSION) -> str:
-    """Why pickled weights are not loaded, and how to come to a folder that is."""
-    return f"{path} is a pickle, which can run any code when it is read, so it is not loaded; convert it: {conversion}"
+def how_to_convert(path: Path, conversion: str | None = None) -> str:
+    """Why weights alone are not loaded, and how to come to a folder that is."""
+    conversion = conversion or f"patchmerger convert {path} --architecture NAME --out FOLDER"
+    if path.suffix == ".safetensors":
+        return f"{path} holds weights alone: {conversion}"
+    return f"{path} is a pickle, which can run any code when it is read; what reads its weights alone: {conversion}"
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -109,6 +108,8 @@ def _check_folder(folder: str | os.PathLike[str]) -> Path:
     if path.suffix in PICKLES and not path.is_dir():
         raise ValueError(how_to_convert(path))
     if path.is_file():
+        if path.suffix == ".safetensors" and not (path.parent / CONFIG_NAME).is_file():
+            raise ValueError(how_to_convert(path))
         raise ValueError(f"folder ({path}) is a file: give the folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}")
     if not path.is_dir():
         raise FileNotFoundError(f"folder ({folder}) does not exist")

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.hub.folders import CONVERSION
 from patchmerger.hub.saved_mergers import SavedMerger
 from patchmerger.hub.weights import Weights
 
@@ -74,13 +73,13 @@ class Library(ABC):
     Attributes:
         name: The library's.
         own_settings: Attributes of modules that may differ in a model built again: they change no output.
-        conversion: How a folder of its pickled weights becomes one that is loaded.
+        conversion: How its pickled weights become a folder that is loaded, where not by ``patchmerger convert``.
         advice: What would make a model savable that could not be built again.
     """
 
     name: str
     own_settings: frozenset[str] = frozenset()
-    conversion: str = CONVERSION
+    conversion: str | None = None
     advice: str
 
     @abstractmethod

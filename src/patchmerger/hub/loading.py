@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from patchmerger.hub.checkpoints import without_prefixes
 from patchmerger.hub.folders import CONFIG_NAME, find_folder, read_object
 from patchmerger.hub.saved_config import library_of_config
 from patchmerger.hub.saved_mergers import read_mergers
@@ -41,6 +42,9 @@ def load(
     path = find_folder(folder, revision)
     model, weights = open_folder(path)
     mismatch = state_dict_mismatch(model, weights)
+    if mismatch:
+        weights = without_prefixes(weights, model, weights_file(path))
+        mismatch = state_dict_mismatch(model, weights)
     if mismatch:
         raise ValueError(f"{weights_file(path)} is of another model than its {CONFIG_NAME}: {mismatch}")
     # Assigned, not copied: a copy would turn bfloat16 weights into float32.

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from patchmerger.hub.folders import CONVERSION, INDEX_NAME, PICKLES, WEIGHTS_NAME, how_to_convert, read_object
+from patchmerger.hub.folders import INDEX_NAME, PICKLES, WEIGHTS_NAME, how_to_convert, read_object
 from patchmerger.runs.tensors import read_tensors, write_tensors
 
 Weights = dict[str, Tensor]
@@ -19,7 +19,7 @@ def write_weights(model: nn.Module, folder: Path) -> None:
     write_tensors(folder / WEIGHTS_NAME, model.state_dict())
 
 
-def read_weights(folder: Path, conversion: str = CONVERSION) -> Weights:
+def read_weights(folder: Path, conversion: str | None = None) -> Weights:
     """All the weights in a folder, each in the dtype that it was saved in.
 
     Args:

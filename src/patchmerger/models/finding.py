@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.hub.checkpoints import build_from_weights
 from patchmerger.hub.folders import PICKLES, PROCESSOR_NAME, find_folder, how_to_convert
 from patchmerger.hub.loading import load
 from patchmerger.hub.saved_config import describe, library_of_model
@@ -104,7 +105,7 @@ def find_model(
         ValueError: A model that is not known or has no weights, or arguments that do not fit it.
         FileNotFoundError: There is no such folder or file.
     """
-    if architecture is not None and not str(model).endswith(".safetensors"):
+    if architecture is not None and not str(model).endswith((".safetensors", *PICKLES)):
         raise ValueError(f"architecture ({architecture!r}) is for a safetensors file, and model ({model}) is none")
     if isinstance(model, nn.Module):
         return _known(host_class(model).__name__, model)
@@ -119,7 +120,7 @@ def find_model(
     return _known(place, _from_timm(place, size, weights, seed))
 
 
-def locate(model: str | Path, argument: str = "model") -> Path | str:
+def locate(model: str | Path, argument: str = "model", *, files: bool = True) -> Path | str:
     """Where a model is: its file or folder (of a run: that of its model), or the name of an architecture of timm.
 
     A name on the Hub is downloaded, and the folder is that of the download.
@@ -127,6 +128,7 @@ def locate(model: str | Path, argument: str = "model") -> Path | str:
     Args:
         model: As in :func:`find_model`.
         argument: What to call it in errors.
+        files: Whether a safetensors file will do, which holds weights alone.
 
     Raises:
         ValueError: No folder, and no name that timm knows; a pickle.
@@ -138,6 +140,8 @@ def locate(model: str | Path, argument: str = "model") -> Path | str:
     if path.suffix == ".safetensors":
         if not path.is_file():
             raise FileNotFoundError(f"{argument} ({path}) does not exist")
+        if not files:
+            raise ValueError(f"{argument}: {how_to_convert(path)}")
         return path
     if path.exists() or "/" in name:
         try:
@@ -187,16 +191,7 @@ def _from_file(path: Path, architecture: str | None, args: dict[str, Any]) -> nn
             f"model ({path}) holds weights alone: name the architecture, such as --architecture vit_small_patch16_224"
         )
     check_model_name(architecture)
-    weights = read_tensors(path)
-    head = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
-    classifier = f"{getattr(head, 'classifier', None) or 'head'}.weight"
-    known = {"num_classes": len(weights[classifier])} if classifier in weights else {}
-    try:
-        model: nn.Module = timm.create_model(architecture, **(known | args))
-        model.load_state_dict(weights)
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"model ({path}) does not fit {architecture} with model_args {args}: {error}") from error
-    return model.eval()
+    return build_from_weights(read_tensors(path), architecture, args, path)
 
 
 def _from_folder(name: str, folder: Path) -> FoundModel:

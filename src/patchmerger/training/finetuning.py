@@ -52,7 +52,7 @@ def content_of(init: Init) -> str:
         ValueError: It is neither a folder nor a name that timm or the Hub knows.
         FileNotFoundError: No model there.
     """
-    folder = locate(init, "init")
+    folder = locate(init, "init", files=False)
     if isinstance(folder, str):
         return folder
     content = hashlib.sha256()
@@ -100,7 +100,7 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
         FileNotFoundError: No model there.
     """
     _check_settings(init, model)
-    folder = locate(init, "init")
+    folder = locate(init, "init", files=False)
     net = _pretrained(folder, model.args) if isinstance(folder, str) else _saved(folder, init, model.args)
     _merge(net, merge, init)
     known = None if isinstance(folder, str) else describe(folder).class_names
