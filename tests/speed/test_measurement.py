@@ -237,7 +237,7 @@ def test_arguments_that_cannot_work(change, message):
 def test_models_that_cannot_work():
     with pytest.raises(ValueError, match="models is empty"):
         measure({}, QUICK)
-    with pytest.raises(ValueError, match=re.escape("models['plain'] is on the meta device")):
+    with pytest.raises(ValueError, match=re.escape("models['plain'] cannot be measured: it is on the meta device")):
         measure({"plain": tiny().to("meta")}, QUICK)
     with pytest.raises(ValueError, match=re.escape("image_size (None) must be given: Linear does not say the size")):
         measure({"plain": nn.Linear(1, 1)}, QUICK)

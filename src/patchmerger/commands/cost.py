@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.models.settings import MergeSettings
 
 
 @dataclass(frozen=True)
@@ -13,27 +13,28 @@ class Command:
     """Tokens, FLOPs and parameters of a ViT, block by block, and the speed-up that they predict.
 
     Args:
-        name: A timm architecture, such as vit_base_patch16_224.
-        args: Arguments for timm.create_model.
-        merge: The merger; "--merge null" for the plain model.
-        num_classes: Outputs of the head.
+        model: A timm architecture, such as vit_base_patch16_224, the folder of a saved model or of a run, a
+            safetensors file, or "user/name" on the Hugging Face Hub.
+        architecture: For a safetensors file, timm's name of the architecture.
+        args: For an architecture or a safetensors file, arguments of timm.create_model.
+        merge: The merger; "--merge null" for the plain model. "auto" is the merger that a saved model has, and in a
+            plain one the default merger.
         image_size: Height and width of the images in pixels; the model's own if not given.
     """
 
-    name: str
+    model: str
+    architecture: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
-    merge: MergeSettings | None = MergeSettings()
-    num_classes: int = 1000
+    merge: MergeSettings | Literal["auto"] | None = "auto"
     image_size: int | None = None
 
     def run(self, command: str) -> int:
-        """Count on the meta device, without weights, and print the table."""
-        import torch
+        """Count on the meta device, and print the table."""
+        from patchmerger.costs.named_cost import cost_of
 
-        from patchmerger.costs.model_cost import cost
-        from patchmerger.models.build import build_model
-
-        with torch.device("meta"):
-            model = build_model(ModelSettings(self.name, self.args), self.merge, num_classes=self.num_classes)
-        print(cost(model, self.image_size))
+        print(
+            cost_of(
+                self.model, self.merge, architecture=self.architecture, args=self.args, image_size=self.image_size
+            )
+        )  # fmt: skip
         return 0

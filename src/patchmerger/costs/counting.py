@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from patchmerger.hosts import block_names, find_host
 from patchmerger.hosts.example_inputs import example_input
+from patchmerger.hosts.state import refuse_unsupported_state
 from patchmerger.inserted import mergers
 from patchmerger.mechanism.subclassing import host_class
 
@@ -42,7 +43,12 @@ class PartCost:
 
 
 def on_meta(module: nn.Module) -> Any:
-    """A copy on the meta device, in eval mode and without hooks; no weight is copied."""
+    """A copy on the meta device, in eval mode and without hooks; no weight is copied.
+
+    Raises:
+        ValueError: Its weights are quantised or offloaded.
+    """
+    refuse_unsupported_state(module, "counted", meta=True)
     tensors = [*module.parameters(), *module.buffers()]
     memo: dict[int, object] = {}
     for tensor in tensors:

@@ -117,9 +117,7 @@ def _cells(row: Mapping[str, Any], others: list[str]) -> list[str]:
 def _profile(profile: Mapping[str, Any]) -> list[RenderableType]:
     """One table: the parts of a forward pass, plain beside merged."""
     key = profile["key"]
-    title = (
-        f"{key['model']}, parts of a forward pass, batch of {key['batch_size']}, {key['precision']}, {key['device']}"
-    )
+    title = f"{key['model']}, parts of a forward pass, batch of {key['batch_size']}, {_format(key)}, {key['device']}"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("part")
     for column in ("plain\nms", "share", "GFLOPs/s", "merged\nms", "share", "GFLOPs/s", "speed-up", "by FLOPs"):

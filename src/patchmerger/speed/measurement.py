@@ -13,6 +13,7 @@ from torch import nn
 from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.hosts.example_inputs import image_size_of
+from patchmerger.hosts.state import unsupported_state
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.text_table import text_table
 from patchmerger.speed.settings import Compile, Precision, TimingSettings, compile_name
@@ -199,7 +200,8 @@ def measure(
         The measurement. An interrupt (Ctrl-C) after at least 3 rounds gives what was measured so far.
 
     Raises:
-        ValueError: An unknown baseline, a device that is not there, a model on the meta device, an image size that
+        ValueError: An unknown baseline, a device that is not there, a model that is quantised,
+            offloaded or on the meta device, an image size that
             does not fit, or a model that cannot be trained with cross-entropy.
     """
     baseline = _check_models(models, baseline)
@@ -313,6 +315,6 @@ def _check_models(models: Mapping[str, nn.Module], baseline: str | None) -> str:
     if baseline not in models:
         raise ValueError(f"baseline ({baseline!r}) must be one of the models: {', '.join(models)}")
     for name, model in models.items():
-        if any(p.is_meta for p in model.parameters()):
-            raise ValueError(f"models[{name!r}] is on the meta device: it has no weights to run")
+        if (state := unsupported_state(model)) is not None:
+            raise ValueError(f"models[{name!r}] cannot be measured: {'; '.join(state)}")
     return baseline

@@ -1,0 +1,66 @@
+"""The cost of a model by its name, folder or file, merged or plain: what ``patchmerger cost`` asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from patchmerger.costs.counting import on_meta
+from patchmerger.costs.model_cost import Cost, cost
+from patchmerger.costs.placements import needed_positions
+from patchmerger.inserted import mergers
+from patchmerger.insertion import remove
+from patchmerger.models.build import apply_merge, build_model
+from patchmerger.models.finding import find_model, locate
+from patchmerger.models.settings import MergeSettings, ModelSettings
+
+
+def cost_of(
+    model: str | Path,
+    merge: MergeSettings | Literal["auto"] | None = "auto",
+    *,
+    architecture: str | None = None,
+    args: Mapping[str, Any] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> Cost:
+    """The cost of a model that is found, not given.
+
+    Args:
+        model: As in :func:`patchmerger.models.find_model`: a timm architecture, a folder, a safetensors file, a name
+            on the Hub.
+        merge: The merger to count with; ``None`` for the plain model. ``"auto"`` is the mergers that a saved model
+            has, and the default merger in a plain one.
+        architecture: For a safetensors file, timm's name of the architecture.
+        args: For an architecture or a safetensors file, arguments of ``timm.create_model``.
+        image_size: As in :func:`patchmerger.cost`.
+
+    Raises:
+        ValueError: The model is not known, arguments do not fit it, or it has another merger than is asked for.
+        FileNotFoundError: There is no such folder or file.
+        UnsupportedModelError: The model cannot take a merger.
+    """
+    net = _plain_or_saved(model, architecture, dict(args or {}))
+    if mergers(net):
+        if merge is None:
+            remove(net)
+        elif merge != "auto":
+            raise ValueError(f"merge asks for a merger, but model ({model}) has one: leave merge out, or save it plain")
+    elif merge is not None:
+        with torch.device("meta"):
+            apply_merge(net, MergeSettings(positions=needed_positions(net)) if merge == "auto" else merge)
+    return cost(net, image_size)
+
+
+def _plain_or_saved(model: str | Path, architecture: str | None, args: dict[str, Any]) -> nn.Module:
+    """The model on the meta device: an architecture without mergers, or a saved model as it is."""
+    name = locate(model)
+    if isinstance(name, Path) or architecture is not None:
+        saved: nn.Module = on_meta(find_model(model, architecture=architecture, model_args=args).model)
+        return saved
+    num_classes = args.pop("num_classes", 1000)
+    with torch.device("meta"):
+        return build_model(ModelSettings(name, args), num_classes=num_classes)
