@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from patchmerger.hosts import block_names, find_host
+from patchmerger.hosts.wrappers import has_adapters, saved_with_adapter, without_peft
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.options import Positions
 
@@ -40,15 +42,15 @@ def mergers(model: nn.Module) -> list[InsertedMerger]:
     """List the mergers in a model, first to last; an empty list where there is none.
 
     Args:
-        model: A supported model.
+        model: A supported model, or a PEFT model of one; of the latter, mergers are named that no adapter would hold.
 
     Raises:
         UnsupportedModelError: The model is not supported, so it cannot hold a merger either.
     """
-    host = find_host(model)
+    host = find_host(without_peft(model))
     tokens = None if host.num_patches is None else host.num_patches + host.num_prefix_tokens
     found = []
-    for place, (block, name) in enumerate(zip(host.blocks, block_names(model, host), strict=True), start=1):
+    for number, (block, name) in enumerate(zip(host.blocks, block_names(model, host), strict=True), start=1):
         if not is_merging(block):
             continue
         state = block.merge_state
@@ -56,8 +58,8 @@ def mergers(model: nn.Module) -> list[InsertedMerger]:
         found.append(
             InsertedMerger(
                 name=f"{name}.merger",
-                after=place,
-                module=block.merger,
+                after=number,
+                module=saved_with_adapter(block.merger) or block.merger,
                 num_tokens=state.num_tokens,
                 num_kept_prefix_tokens=state.num_kept_prefix_tokens,
                 tokens_before=tokens,
@@ -66,4 +68,10 @@ def mergers(model: nn.Module) -> list[InsertedMerger]:
             )
         )
         tokens = tokens_after
+        if has_adapters(model) and saved_with_adapter(block.merger) is None:
+            warnings.warn(
+                f"{name}.merger is in no adapter of this PEFT model: it does not train, and the adapter's files will "
+                "not hold it; make the adapter with modules_to_save=['merger']",
+                stacklevel=2,
+            )
     return found

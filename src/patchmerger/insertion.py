@@ -10,6 +10,7 @@ from torch import nn
 
 from patchmerger.hosts import Host, UnsupportedModelError, find_host
 from patchmerger.hosts.state import unsupported_state
+from patchmerger.hosts.wrappers import refuse_adapters
 from patchmerger.inserted import mergers
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
 from patchmerger.mechanism.blocks import LaterBlock, MergeState, MergingBlock, is_merging
@@ -79,6 +80,7 @@ def insert(
             nothing was changed.
     """
     host = find_host(model)
+    refuse_adapters(model)
     _check_state(model)
     request = checked_request(model, host, num_tokens=num_tokens, after=after, prefix=prefix, positions=positions)
     reducers = choose_reducers(
@@ -126,6 +128,7 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
             num_kept_prefix_tokens=request.num_kept_prefix_tokens,
             num_tokens=num_tokens.get(number, 0),
             num_patches=host.num_patches,
+            sequence_first=host.sequence_first,
             num_expected_tokens=None if after_merge else _expected(host),
             grid=None if after_merge or not located else PatchGrid(None if host.grid == "varies" else host.grid),
             origin_is_needed=origin_is_needed,
@@ -177,6 +180,7 @@ def remove(model: ModelT) -> ModelT:
         TypeError: Another library changed a class since; nothing was changed.
     """
     find_host(model)
+    refuse_adapters(model)
     changed = subclassed_modules(model)
     if not changed:
         raise ValueError(f"model ({host_class(model).__name__}) has no merger to remove")

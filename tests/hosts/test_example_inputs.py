@@ -53,3 +53,17 @@ def test_of_transformers(family, small):
         output = example_input(model, batch_size=2, seed=0).run(model)
     assert output.last_hidden_state.shape[0] == 2
     assert output.last_hidden_state.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel", "Siglip2Model", "AltCLIPModel", "BlipModel"])
+@torch.no_grad()
+def test_of_two_towers(name):
+    pytest.importorskip("transformers")
+    from hosts.tiny import FAMILIES, insert_into, make_model
+
+    if name not in FAMILIES:
+        pytest.skip(f"this transformers has no {name}")
+    model = insert_into(name, make_model(name), 3)
+    output = example_input(model, batch_size=2, seed=0).run(model)
+    assert output.logits_per_image.shape == (2, 1)
+    assert output.logits_per_image.isfinite().all()

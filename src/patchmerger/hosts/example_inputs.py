@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -126,10 +127,20 @@ def _for_transformers(model: Any, image_size: int | tuple[int, int] | None, batc
         patches = torch.zeros(batch_size, rows * columns, config.num_channels * config.patch_size**2)
         real = torch.ones(batch_size, rows * columns, dtype=torch.long)
         shapes = torch.tensor([[rows, columns]]).repeat(batch_size, 1)
-        return Example(patches, "pixel_values", {"pixel_attention_mask": real, "spatial_shapes": shapes})
+        others = _text(model) | {"pixel_attention_mask": real, "spatial_shapes": shapes}
+        return Example(patches, "pixel_values", others)
     frames = [config.num_frames] if hasattr(config, "num_frames") else []  # a video
-    others = {} if size == own else {"interpolate_pos_encoding": True}
+    others = _text(model) | ({} if size == own else {"interpolate_pos_encoding": True})
     return Example(torch.zeros(batch_size, *frames, getattr(config, "num_channels", 3), *size), "pixel_values", others)
+
+
+def _text(model: Any) -> dict[str, Any]:
+    """A text of two tokens, for a model that compares images with texts; nothing for others."""
+    config = getattr(model.config, "text_config", None)
+    if config is None or "input_ids" not in inspect.signature(host_class(model).forward).parameters:
+        return {}
+    ends = [min(getattr(config, name, None) or 0, config.vocab_size - 1) for name in ("bos_token_id", "eos_token_id")]
+    return {"input_ids": torch.tensor([ends])}
 
 
 def _size_of_timm(model: Any) -> tuple[int, int]:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.options import RefusalKind
@@ -26,10 +24,19 @@ class UnsupportedModelError(ValueError):
             merge), ``"relative bias"`` (removable, by ``positions="drop"``), ``"unknown"``.
         reason: The reason in words.
         way_out: What would do.
+        inside: Names of the submodules that can take one, where the model only holds them: ``"visual.trunk"``, say.
     """
 
-    def __init__(self, model: nn.Module, reason: str, way_out: str, kind: RefusalKind = "unknown") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        reason: str,
+        way_out: str,
+        kind: RefusalKind = "unknown",
+        inside: Sequence[str] = (),
+    ) -> None:
         super().__init__(f"{host_class(model).__name__} cannot take a merger: {reason}; {way_out}")
+        self.inside = tuple(inside)
         self.kind: RefusalKind = kind
         self.reason = reason
         self.way_out = way_out
@@ -73,6 +80,7 @@ class Host:
         grid: Rows and columns of the patches, where tokens are the patches of a grid row by row and all images have
             one size; ``"varies"`` where a subclass of the model tells it at each forward pass; ``None`` where it is
             not known, so that located queries are refused.
+        sequence_first: Whether blocks take and give tokens as (N, B, D).
         counted: Whether each forward pass is refused where other than ``num_prefix_tokens + num_patches`` tokens
             arrive at the first merger; set for registered hosts, which nobody else has tried.
     """
@@ -87,36 +95,8 @@ class Host:
     prefix_is_needed: str | None = None
     subclasses: Sequence[tuple[nn.Module, type[Subclass]]] = field(default=())
     grid: tuple[int, int] | Literal["varies"] | None = None
+    sequence_first: bool = False
     counted: bool = False
-
-
-def refuse_wrapped(model: nn.Module) -> None:
-    """Refuse a model that another tool wrapped: a merger put inside would be ignored or left out of sync."""
-    if isinstance(model, OptimizedModule):
-        raise UnsupportedModelError(
-            model, "it is compiled", "insert first and compile then, or pass model._orig_mod", "wrapped"
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise UnsupportedModelError(model, "it is scripted", "pass the model that was scripted", "wrapped")
-    if isinstance(model, DataParallel | DistributedDataParallel):
-        raise UnsupportedModelError(
-            model, "it is wrapped already", "insert into the model first, then wrap it", "wrapped"
-        )
-    if type(model).__name__ in ("FeatureGetterNet", "FeatureListNet", "FeatureDictNet", "FeatureHookNet"):
-        raise UnsupportedModelError(model, "it only wraps the model for features", "insert into its .model", "wrapped")
-    _refuse_sharded(model)
-
-
-def _refuse_sharded(model: nn.Module) -> None:
-    """Refuse a model with a sharded part: a merger put in now would be neither sharded nor synchronised."""
-    if not torch.distributed.is_available():
-        return
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-    from torch.distributed.tensor import DTensor
-
-    parts = any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules())
-    if parts or any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-        raise UnsupportedModelError(model, "it is sharded already", "insert first, then call fully_shard", "wrapped")
 
 
 def refuse_unusual_blocks(

@@ -8,21 +8,26 @@ from typing import TypeVar
 
 from torch import nn
 
-from patchmerger.hosts.host import Host, UnsupportedModelError, refuse_unusual_blocks, refuse_wrapped
+from patchmerger.hosts.host import Host, UnsupportedModelError, refuse_unusual_blocks
+from patchmerger.hosts.open_clip import describe_open_clip
 from patchmerger.hosts.timm.supported import describe_timm
 from patchmerger.hosts.torchvision import describe_torchvision
 from patchmerger.hosts.transformers.supported import describe_transformers
+from patchmerger.hosts.wrappers import refuse_adapters, refuse_wrapped
 from patchmerger.mechanism.subclassing import host_class
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 Describe = Callable[[ModelT], Host]
 
-# Each imports its library only where `patchmerger` needs that anyway: transformers need not be installed.
+# Each imports its library only where `patchmerger` needs that anyway: transformers and open_clip need not be installed.
 _LIBRARIES: dict[str, Callable[..., Host | None]] = {
+    "open_clip": describe_open_clip,
     "timm": describe_timm,
     "torchvision": describe_torchvision,
     "transformers": describe_transformers,
 }
+# Reasons that are no reason against a Vision Transformer inside of the model.
+_MAY_HOLD_ANOTHER = ("unknown", "wrapped", "not one sequence")
 _registered: dict[type[nn.Module], Callable[..., Host]] = {}
 
 
@@ -68,21 +73,53 @@ def find_host(model: nn.Module) -> Host:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     refuse_wrapped(model)
-    cls = host_class(model)
-    host: Host | None
-    if cls in _registered:
-        host = _checked(model, _registered[cls](model))
-    else:
-        describe = _LIBRARIES.get(cls.__module__.split(".")[0])
-        host = None if describe is None else describe(model)
+    try:
+        host = _describe(model)
+    except UnsupportedModelError as error:
+        if error.kind not in _MAY_HOLD_ANOTHER:
+            raise
+        _refuse_holder(model, error.reason)
+        raise
     if host is None:
-        raise UnsupportedModelError(
-            model,
-            "it is not known to be a plain Vision Transformer (one sequence of tokens through one list of blocks)",
-            "if it is one, describe it with patchmerger.register_host",
-        )
+        reason = "it is not known to be a plain Vision Transformer (one sequence of tokens through one list of blocks)"
+        _refuse_holder(model, reason)
+        raise UnsupportedModelError(model, reason, "if it is one, describe it with patchmerger.register_host")
     refuse_unusual_blocks(model, host.blocks)
     return host
+
+
+def _describe(model: nn.Module) -> Host | None:
+    cls = host_class(model)
+    if cls in _registered:
+        return _checked(model, _registered[cls](model))
+    describe = _LIBRARIES.get(cls.__module__.split(".")[0])
+    return None if describe is None else describe(model)
+
+
+def _refuse_holder(model: nn.Module, reason: str) -> None:
+    """Refuse a model that is no Vision Transformer but holds one, and name it."""
+    inside = supported_inside(model)
+    if not inside:
+        return
+    refuse_adapters(model, inside)
+    paths = " or ".join(f"model.{path}" for path in inside)
+    raise UnsupportedModelError(model, reason, f"it holds one that can: pass {paths}", "wrapped", inside)
+
+
+def supported_inside(model: nn.Module) -> list[str]:
+    """Names of the submodules of ``model`` that can take a merger, none of them in another."""
+    found: list[str] = []
+    closed: list[str] = []
+    for path, module in model.named_modules():
+        if not path or any(path.startswith(f"{outer}.") for outer in (*found, *closed)):
+            continue
+        try:
+            if _describe(module) is not None:
+                found.append(path)
+        except UnsupportedModelError as error:
+            if error.kind not in _MAY_HOLD_ANOTHER:
+                closed.append(path)
+    return found
 
 
 def _checked(model: nn.Module, host: object) -> Host:

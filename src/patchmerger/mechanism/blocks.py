@@ -29,6 +29,7 @@ class MergeState:
         num_tokens: M, the tokens that this block's merger gives; 0 where the block does not merge.
         num_patches: N, where images of one size are taken; else ``None``.
         num_expected_tokens: P + N where another number at this block's merger is refused, or ``None``.
+        sequence_first: Whether the block takes and gives tokens as (N, B, D).
         grid: Where the patches are that come to this block's merger, if that must know and they are not merged ones.
         origin_is_needed: Whether where merged tokens come from travels with them: for rotary positions, or for a
             merger further on that must know where they are.
@@ -42,6 +43,7 @@ class MergeState:
     num_tokens: int = 0
     num_patches: int | None = None
     num_expected_tokens: int | None = None
+    sequence_first: bool = False
     grid: PatchGrid | None = None
     origin_is_needed: bool = False
 
@@ -52,7 +54,8 @@ class MergeState:
     def counts(self, x: Tensor, given: dict[str, Any]) -> set[Any]:
         """The numbers of tokens before the merge, as far as they are known, with and without the prefix tokens."""
         if not self.after_merge:
-            return set() if is_traced(x) else {x.shape[1], x.shape[1] - self.num_kept_prefix_tokens}
+            tokens = x.shape[0 if self.sequence_first else 1]
+            return set() if is_traced(x) else {tokens, tokens - self.num_kept_prefix_tokens}
         table = None if self.inputs.rope is None else self.inputs.rope.table(given)
         table = table[0] if isinstance(table, tuple) else table
         patches = self.num_patches if not isinstance(table, Tensor) else table.shape[-2]
@@ -124,12 +127,13 @@ class MergingBlock(LaterBlock):
     def merge(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Merge what the host's own block gave, which was called with ``args`` and ``kwargs`` after the tokens."""
         state, prefix = self.merge_state, self.merge_state.num_kept_prefix_tokens
-        x = _tokens(output)  # (B, P + N, D)
+        given = _tokens(output)
+        x = given.transpose(0, 1) if state.sequence_first else given  # (B, P + N, D)
         if state.num_expected_tokens is not None and not is_traced(x) and x.shape[1] != state.num_expected_tokens:
             raise _other_number(x, state.num_expected_tokens)
         patches = x[:, prefix:] if prefix else x  # (B, N, D)
         mask = None if state.after_merge else state.inputs.real_tokens(state.named(args, kwargs), prefix)
-        before = origin_of(x) if state.after_merge and state.origin_is_needed else None
+        before = origin_of(given) if state.after_merge and state.origin_is_needed else None
         places = state.grid.places(patches) if state.grid is not None else None if before is None else before.places
         arguments = {} if mask is None else {"mask": mask}
         if getattr(self.merger, "needs_positions", False):
@@ -145,6 +149,8 @@ class MergingBlock(LaterBlock):
             merged = self.merger(patches, **arguments)  # (B, M, D)
         if prefix:
             merged = torch.cat((x[:, :prefix], merged), dim=1)  # (B, P + M, D)
+        if state.sequence_first:
+            merged = merged.transpose(0, 1).contiguous()
         if origin is not None:
             merged.patchmerger_origin = origin
         return (merged, *output[1:]) if isinstance(output, tuple) else merged
