@@ -9,10 +9,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from patchmerger.reports.numbers import count_text, difference_text
+from patchmerger.reports.tables import print_table, report_console
 
 PICTURE_FILE = "acceleration.png"
 _ROWS = {"plain": "plain", "initialised": "merged, not trained", "recovered": "recovered"}
@@ -26,8 +26,7 @@ def report_acceleration(results: dict[str, Any]) -> None:
 
 def show_acceleration(results: dict[str, Any]) -> None:
     """Print the table, whether the target was met, and where the model is."""
-    console = Console()
-    console.width = max(console.width, 136)  # a narrower terminal wraps, but no number is cut
+    console = report_console()
     found, timings = results["evaluation"], {t["name"]: t for t in results["speed"]["timings"]}
     console.print(results["data"], soft_wrap=True)
     placement = results["placement"]
@@ -53,7 +52,7 @@ def show_acceleration(results: dict[str, Any]) -> None:
             *((f"{t['images_per_second']:,.0f}", "–" if key == "plain" else speed, count_text(t["params"]), memory)
               if key != "initialised" else ("", "", "", "")),
         )  # fmt: skip
-    console.print(table)
+    print_table(console, table)
     console.print(_verdict(results), soft_wrap=True)
     recovery = results["recovery"]
     if recovery["steps"]:

@@ -8,11 +8,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from patchmerger.reports.numbers import counted, left_out_text, model_text
 from patchmerger.reports.style import GREY, head, ordered_colours, picture, shared_legend, speed_bars
+from patchmerger.reports.tables import print_table, report_console
 
 PICTURE_FILE = "accelerations.png"
 
@@ -25,8 +25,7 @@ def report_accelerations(results: dict[str, Any]) -> None:
 
 def show_accelerations(results: dict[str, Any]) -> None:
     """Print the table of ``patchmerger accelerate-study``: a row for each init and speed-up, a column a budget."""
-    console = Console()
-    console.width = max(console.width, 110)
+    console = report_console()
     budgets = results["settings"]["budgets"]
     speed = {t["name"]: t["speedup"] for t in results["speed"]["timings"]}
     table = Table(
@@ -46,7 +45,7 @@ def show_accelerations(results: dict[str, Any]) -> None:
         )  # fmt: skip
         values = [f"{100 * cells[b]['accuracy']:.2f} ({100 * cells[b]['difference']:+.2f})" for b in budgets]
         table.add_row(init, *where, *values)
-    console.print(table)
+    print_table(console, table, keys=2)
     console.print(results["data"], soft_wrap=True)
     left_out = left_out_text(results["curves"])
     if left_out is not None:

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -33,6 +32,7 @@ from patchmerger.reports.style import (
     variant_colours,
     variant_markers,
 )
+from patchmerger.reports.tables import print_table, report_console
 
 PICTURE_FILE = "comparison.png"
 
@@ -45,8 +45,7 @@ def report_comparison(results: dict[str, Any]) -> None:
 
 def show_comparison(results: dict[str, Any]) -> None:
     """Print the table of ``patchmerger compare`` and what it means."""
-    console = Console()
-    console.width = max(console.width, 134)  # a narrower terminal wraps, but no number is cut
+    console = report_console()
     metric, baseline = results["metric"], results["baseline"]
     differences = [variant["difference"] for variant in results["variants"].values()]
     title = f"{results['settings']['data']['source']}, {counted(results['settings']['seeds'], 'seed')}"
@@ -72,7 +71,7 @@ def show_comparison(results: dict[str, Any]) -> None:
             f"{inference['speedup']:.2f} ({1 / v['flops_ratio']:.2f})",
             f"{training['speedup']:.2f}",
         )
-    console.print(table)
+    print_table(console, table)
     for name, v in results["variants"].items():
         if v["difference"] is not None:
             paired = f"paired over {v['difference']['n']:,} {v['difference']['over']}"

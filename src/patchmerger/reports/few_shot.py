@@ -5,16 +5,16 @@ from __future__ import annotations
 from math import log2
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from patchmerger.fewshot.probe import FewShot
+from patchmerger.reports.tables import print_table, report_console
 
 
 def show_few_shot(result: FewShot) -> None:
     """Print the table of ``patchmerger fewshot``."""
-    console = Console()
+    console = report_console()
     console.print(result.data)
     table = Table(title=escape(result.model), box=box.SIMPLE_HEAD, title_style="bold")
     for column in ("images\na class", "test accuracy\n%", "validation\n%", "strength chosen"):
@@ -28,7 +28,7 @@ def show_few_shot(result: FewShot) -> None:
             f"{100 * sum(r.validation_accuracies) / result.draws:.2f}",
             low if low == high else f"{low} … {high}",
         )
-    console.print(table)
+    print_table(console, table)
     images = result.images
     console.print(
         f"{f'mean ± sd over {result.draws} draws' if result.draws > 1 else 'one draw'} (seed {result.seed}); strength "

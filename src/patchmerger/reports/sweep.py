@@ -9,7 +9,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,6 +21,7 @@ from patchmerger.reports.numbers import (
     settings_text,
 )
 from patchmerger.reports.style import GREY, head, limit_percent, ordered_colours, picture, shared_legend, speed_bars
+from patchmerger.reports.tables import print_table, report_console
 
 PICTURE_FILE = "sweep.png"
 
@@ -29,7 +29,6 @@ PICTURE_FILE = "sweep.png"
 OPTIONS = {"norm": "norm", "scale": "scale", "logit_std": "logit std"}
 # The first cells outside the grid are marked a, b, c, …
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_WIDTH = 130  # a narrower terminal wraps, but no number is cut
 
 Cells = list[dict[str, Any]]
 
@@ -43,9 +42,8 @@ def report_sweep(results: dict[str, Any]) -> int:
 
 def show_sweep(results: dict[str, Any]) -> int:
     """Print the table of ``patchmerger sweep``; the exit status is 1 where a cell failed."""
-    console = Console()
-    console.width = max(console.width, _WIDTH)
-    console.print(_sweep_table(results))
+    console = report_console()
+    print_table(console, _sweep_table(results), keys=2)
     for unit, error in results["errors"].items():
         console.print(f"[bold]failed[/bold] {escape(unit)}: {escape(error)}", soft_wrap=True)
     if results["errors"]:

@@ -8,7 +8,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,9 +21,9 @@ from patchmerger.reports.numbers import (
     shown_text,
 )
 from patchmerger.reports.style import GREY, head, picture, shared_legend, variant_colours, variant_markers
+from patchmerger.reports.tables import print_table, report_console
 
 PICTURE_FILE = "transfer.png"
-_WIDTH = 130  # a narrower terminal wraps, but no number is cut
 
 
 def report_transfer(results: dict[str, Any]) -> None:
@@ -35,8 +34,7 @@ def report_transfer(results: dict[str, Any]) -> None:
 
 def show_transfer(results: dict[str, Any]) -> None:
     """Print the table of ``patchmerger transfer`` and what it means."""
-    console = Console()
-    console.width = max(console.width, _WIDTH)
+    console = report_console()
     settings, baseline = results["settings"], results["baseline"]
     differences = [
         stage["difference"] for variant in results["variants"].values() for stage in variant["stages"].values()
@@ -75,7 +73,7 @@ def show_transfer(results: dict[str, Any]) -> None:
                 f"{found['images_per_second'] / base['images_per_second']:.2f}" if timed else "",
                 end_section=name == list(results["variants"])[-1],
             )
-    console.print(table)
+    print_table(console, table, keys=2)
     for name in results["variants"]:
         if name != baseline:
             console.print(escape(_transfer_verdict(name, results)), soft_wrap=True)
