@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from hub.helpers import make_torchvision
+from hub.helpers import make_torchvision, make_transformers
 from patchmerger import few_shot, insert, save
 from patchmerger.cli import main
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
@@ -226,12 +226,41 @@ def test_what_cannot_work_is_refused_before_images_are_read(folder, tmp_path):
         few_shot(folder, data=data)
 
 
-def test_models_whose_features_are_not_known_are_refused(tmp_path):
+def test_models_that_cannot_be_probed_are_refused():
     data = DataSettings("no/such/place/at/all")
-    with pytest.raises(ValueError, match=r"is no model of timm.*few_shot_images"):
-        few_shot(make_torchvision(), data)
-    with pytest.raises(ValueError, match="takes images of 8 × 16 pixels; only square ones"):
+    with pytest.raises(ValueError, match=r"ViTForImage.* does not say how its images are normalised"):
+        few_shot(make_transformers(), data)
+    with pytest.raises(ValueError, match="images of 8 × 16 pixels; square ones are needed"):
         few_shot(timm.create_model("vit_tiny_patch16_224", **TINY | {"img_size": (8, 16)}), data)
+    with pytest.raises(TypeError, match=r"data \(int\)"):
+        few_shot(make_torchvision(), 3)
+
+
+@pytest.mark.parametrize("make", [make_torchvision, make_transformers])
+def test_models_of_other_libraries(make, tmp_path):
+    model, settings = insert(make(), 4), FewShotSettings((2,), 1)
+    folder = save(model, tmp_path / "model", preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3))
+    result = few_shot(folder, "digits", settings, device="cpu", progress=False)
+    assert (result.feature_dim, result.image_size) == (32, 32)
+    assert result[2].mean > 0.15  # chance is 0.1
+
+
+def test_a_dataset_of_one_s_own(model):
+    digits = load_images(DataSettings(), seed=0)
+    pairs = [(digits.train[number], int(digits.train.targets[number])) for number in range(300)]
+    result = few_shot(model, pairs_of(pairs), FewShotSettings((2,), 1), device="cpu", progress=False)
+    assert (result.classes, sum(result.images[name] for name in ("train", "validation", "test"))) == (10, 300)
+
+
+def pairs_of(pairs):
+    class Pairs(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(pairs)
+
+        def __getitem__(self, number):
+            return pairs[number]
+
+    return Pairs()
 
 
 def test_a_model_in_memory_is_as_good_as_its_folder(model, folder):

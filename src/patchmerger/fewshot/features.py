@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from patchmerger.data import EvalTransform, ImageSet, Loader, Preprocessing, normalize
 from patchmerger.data.batches import EvaluationImages, EvaluationOrder
 from patchmerger.mechanism.modes import eval_mode
+from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import usable_cores
 from patchmerger.runs.progress import progress_bar
 
@@ -19,25 +20,27 @@ FeatureFunction: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
 
 
 def pre_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """What the last layer of a timm model classifies: its tokens, pooled and normalised.
+    """What the last layer of a model classifies: its tokens, pooled and normalised.
 
     Args:
-        model: A timm model.
+        model: A model of timm, or any model as a :class:`~patchmerger.models.classifier.Classifier`.
         images: Normalised images, (B, 3, S, S).
 
     Returns:
         Features, (B, D).
 
     Raises:
-        TypeError: The model is not one of timm's.
+        TypeError: The model is neither.
     """
-    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise TypeError(
-            f"model ({type(model).__name__}) has no forward_features and forward_head, as timm's models have: give "
-            "`features`, a function of the model and the images that returns (B, D)"
-        )
-    timm_model = cast(Any, model)
-    return cast(Tensor, timm_model.forward_head(timm_model.forward_features(images), pre_logits=True))
+    if isinstance(model, Classifier):
+        return model.with_features(images)[1]
+    if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
+        timm_model = cast(Any, model)
+        return cast(Tensor, timm_model.forward_head(timm_model.forward_features(images), pre_logits=True))
+    raise TypeError(
+        f"model ({type(model).__name__}) has no forward_features and forward_head, as timm's models have: give "
+        "`features`, a function of the model and the images that returns (B, D)"
+    )
 
 
 def extract_features(
@@ -67,7 +70,6 @@ def extract_features(
         For each set the features, float32 (n, D), on the CPU, in the order of the images.
 
     Raises:
-        TypeError: The model is not one of timm's, and ``features`` is not given.
         ValueError: ``features`` gives anything but one row of numbers for each image.
     """
     loaders = [_loader(images, EvalTransform(image_size, preprocessing), batch_size, workers) for images in sets]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.batches import key
+from patchmerger.data.loading import DataLike
+from patchmerger.data.settings import as_data_settings
 from patchmerger.fewshot.features import FeatureFunction, extract_features, pre_logits
 from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
 from patchmerger.fewshot.settings import FewShotSettings
-from patchmerger.hosts.example_inputs import example_input
-from patchmerger.models.finding import FoundModel, find_model
+from patchmerger.models.build import square_input
+from patchmerger.models.classifier import Classifier
+from patchmerger.models.finding import find_model
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.files import write_json
 from patchmerger.runs.serialisation import to_json
@@ -105,7 +109,7 @@ class FewShot:
 
 def few_shot(
     model: str | Path | nn.Module,
-    data: DataSettings = DataSettings(),
+    data: DataLike = DataSettings(),
     settings: FewShotSettings = FewShotSettings(),
     *,
     seed: int = 0,
@@ -123,8 +127,9 @@ def few_shot(
     images for every model. The images' classes need not be those that the model was trained on.
 
     Args:
-        model: A model of timm, or as in :func:`~patchmerger.models.find_model`.
-        data: The images, with one label each.
+        model: As in :func:`~patchmerger.models.find_model`: a folder, an architecture with weights, a model.
+        data: The images, with one label each, as in :func:`patchmerger.data.load_images`: a source such as "digits" or
+            a folder, ``DataSettings``, or a dataset of one's own.
         settings: Numbers of images and of draws.
         seed: Fixes the draws, and what is held out where the data has no validation or test split of its own.
         batch_size: Images in a batch of the one pass that gives the features.
@@ -148,20 +153,27 @@ def few_shot(
     _check_out(out, overwrite)
     place = find_device(device)
     found = find_model(model)
-    image_size, preprocessing = _images_of(found)
+    known = found.preprocessing
+    if known is None:
+        raise ValueError(f"model ({found.name}) does not say how its images are normalised: give few_shot_images that")
+    image_size = square_input(found.model)
     images = load_images(data, seed=seed)
     check_images(images, settings.shots)
+    said = as_data_settings(data) if isinstance(data, str | os.PathLike | DataSettings) else DataSettings()
+    before = next(found.model.parameters()).device
+    net = found.model if hasattr(found.model, "forward_head") else Classifier(found.model)
     result = few_shot_images(
-        found.model.to(place),
+        net.to(place),
         images,
         settings,
         seed=seed,
         image_size=image_size,
-        preprocessing=replace(preprocessing, crop_pct=data.crop_pct or preprocessing.crop_pct),
+        preprocessing=replace(known, crop_pct=said.crop_pct or known.crop_pct),
         batch_size=batch_size,
-        workers=data.workers,
+        workers=said.workers,
         progress=progress,
     )
+    net.to(before)
     result = replace(result, model=found.name, command=command)
     if out is not None:
         write_json(out, result.as_dict())
@@ -181,7 +193,7 @@ def few_shot_images(
     workers: int | None = None,
     progress: bool = True,
 ) -> FewShot:
-    """Measure the few-shot accuracy of any model, of another library than timm too.
+    """Measure the few-shot accuracy of any model, on images that are read.
 
     Args:
         model: A model on the device to work on; it is left as it was.
@@ -190,8 +202,8 @@ def few_shot_images(
         image_size: Height and width that images are fitted to.
         preprocessing: How they are resized, cropped and normalised.
         seed: Fixes the draws.
-        features: From a model and normalised images (B, 3, S, S) to features (B, D); what the last layer sees, for a
-            model of timm.
+        features: From a model and normalised images (B, 3, S, S) to features (B, D); by default what its last layer
+            sees.
         batch_size: Images in a batch.
         workers: Processes that load images; chosen by the number of cores by default.
         progress: Show a progress bar, on a terminal.
@@ -302,23 +314,6 @@ def _evaluate(
     strength, chosen_by = choose_strength(classifier, *validation, STRENGTHS)
     features, labels = test
     return accuracy(classifier.scores(classifier.project(features), strength), labels), chosen_by, strength
-
-
-def _images_of(found: FoundModel) -> tuple[int, Preprocessing]:
-    """Size and preprocessing of a model's images; refused where :func:`few_shot` could not make its features."""
-    if not hasattr(found.model, "forward_head"):
-        raise ValueError(
-            f"model ({found.name}) is no model of timm, the only ones whose features are known by themselves: give "
-            "few_shot_images a function that makes them"
-        )
-    if found.preprocessing is None:
-        raise ValueError(f"model ({found.name}) does not say how its images are normalised: give few_shot_images that")
-    height, width = example_input(found.model).images.shape[-2:]
-    if height != width:
-        raise ValueError(
-            f"model ({found.name}) takes images of {height} × {width} pixels; only square ones are made here"
-        )
-    return height, found.preprocessing
 
 
 def _check_out(out: Path | None, overwrite: bool) -> None:
