@@ -35,12 +35,13 @@ def from_json(kind: type[T], value: Any) -> T:
         ValueError: A field that ``kind`` does not have, or a value that it does not take; each is named.
     """
     try:
-        return _adapter(kind).validate_json(json.dumps(value), strict=True, extra="forbid")
+        read: T = _adapter(kind).validate_json(json.dumps(value), strict=True, extra="forbid")
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg']}" for e in error.errors()]
         raise ValueError(f"this is no {kind.__name__}: {'; '.join(wrong)}") from error
+    return read
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -36,7 +36,7 @@ from patchmerger.training.finetuning import content_of, start_model
 from patchmerger.training.settings import FitSettings, Recipe
 from patchmerger.training.sharding import gather_weights
 from patchmerger.training.task import TrainingTask, score, seed_step
-from patchmerger.training.trainer import Stopwatch, make_trainer, predict, train
+from patchmerger.training.trainer import Stopwatch, check_logger, make_trainer, predict, train
 
 MODEL_FOLDER = "model"
 PREDICTIONS_FILE = "test_predictions.safetensors"
@@ -85,6 +85,7 @@ def fit(
             recipe,
             data=replace(known, workers=recipe.data.workers, crop_pct=recipe.data.crop_pct) if own else known,
         )
+    check_logger(recipe.training.logger)
     settings = fit_settings(recipe, seed, model)
     folder = RunFolder(out or default_folder("fit", recipe.data.source, settings), settings)
     if folder.results is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self, TypeAlias, get_args
 
@@ -122,8 +121,6 @@ class TrainingSettings:
                 known = ", ".join(map(repr, get_args(kind)))
                 raise ValueError(f"training.{name} ({getattr(self, name)!r}) must be one of {known}")
         check_optimizer("training.optimizer", self.optimizer)
-        if self.logger == "wandb" and find_spec("wandb") is None:
-            raise ValueError("training.logger ('wandb') needs Weights & Biases: pip install wandb")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"training.batch_size ({self.batch_size}) must be even for mixup and cutmix")
         self._check_strategy()

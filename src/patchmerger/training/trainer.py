@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import lightning.pytorch as pl
@@ -71,6 +72,12 @@ def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopw
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
+
+
+def check_logger(name: LoggerName) -> None:
+    """Raise ``ValueError`` where the library of a logger is not installed."""
+    if name in ("wandb", "tensorboard") and find_spec(name) is None:
+        raise ValueError(f"training.logger ({name!r}) needs a library that is not installed: pip install {name}")
 
 
 def _logger(name: LoggerName, folder: RunFolder) -> Logger | bool:
