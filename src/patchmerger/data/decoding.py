@@ -73,6 +73,8 @@ def _opened(picture: Picture, max_pixels: int) -> Iterator[Image.Image]:
         if isinstance(picture, Image.Image):
             yield picture
             return
+        if picture == b"":
+            raise BadImageError("not an image: it is empty")
         if isinstance(picture, Path) and not picture.is_file():
             raise BadImageError(_no_file(picture))
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:

@@ -95,7 +95,7 @@ class Classes:
         raise ValueError(f"split {split} has the label {label!r} in column {self.column!r}, which is no class")
 
     def _missing_labels(self, values: Sequence[Any], split: str) -> ValueError:
-        missing = sum(1 for value in values if _missing(value) or value == -1)
+        missing = sum(any(_missing(v) or v == -1 for v in _several(value) or [value]) for value in values)
         return ValueError(
             f"split {split} has labels that are no class ({missing} of {len(values)} images have none in column "
             f"{self.column!r})"

@@ -50,7 +50,7 @@ class TableColumn:
 
 def picture_in(item: Any) -> Picture:
     """The picture in a cell of an image column that is not decoded; no bytes at all for an empty cell."""
-    if item is None:
+    if item is None or (item["bytes"] is None and item["path"] is None):
         return b""
     if item["bytes"] is not None:
         return cast(bytes, item["bytes"])
@@ -103,7 +103,11 @@ def read_table(
     classes = Classes.of(declared[first], [value for rows in values.values() for value in rows], label)
     splits: dict[str, EncodedSet] = {}
     for name, split in known.items():
-        column = named[name].select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        column = named[name].select_columns([image])
+        try:
+            column = column.cast_column(image, datasets.Image(decode=False))
+        except (pyarrow.ArrowException, TypeError, ValueError) as error:
+            raise ValueError(f"column {image!r} holds {column.features[image]}, not images: {error}") from error
         targets = classes.targets(values[name], name)
         splits[split] = EncodedSet(TableColumn(column.with_format(None), name), targets)
     return EncodedDataset(splits, classes.names, tuple(remarks))
