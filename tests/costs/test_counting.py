@@ -11,6 +11,7 @@ from conftest import SIZE, make_images, make_vit
 from costs.formulas import formula_flops
 from patchmerger.costs.model_cost import cost
 from patchmerger.costs.planning import plan
+from patchmerger.hosts import Host, register_host
 from patchmerger.insertion import insert, remove
 from patchmerger.speed.measurement import measure
 
@@ -74,3 +75,39 @@ def test_models_without_dense_weights_are_refused():
         plan(quantised(make_vit()))
     with pytest.raises(ValueError, match=r"models\['a'\] cannot be measured: it is quantised"):
         measure({"a": quantised(make_vit())})
+
+
+class Repeated(torch.nn.Module):
+    """A block whose cost no shape tells."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.linear = torch.nn.Linear(32, 32)
+        self.times = times
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = self.linear(x)
+        return x
+
+
+class Net(torch.nn.Module):
+    image_size = 8
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Repeated(times) for times in (1, 1, 3, 1, 3)])
+
+    def forward(self, images):
+        x = images.flatten(2)[:, :1].expand(-1, 6, -1)[..., :32]  # (B, 6, 32)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_blocks_are_alike_only_where_their_settings_are():
+    register_host(Net)(lambda net: Host(blocks=net.blocks, dim=32, num_prefix_tokens=0))
+    once = 2 * 6 * 32 * 32
+    found = cost(Net())
+    assert [part.flops // once for part in found.parts] == [0, 1, 1, 3, 1, 3, 0]
+    assert [part.flops * 6 // once for part in cost(insert(Net(), 2, after=2)).parts[4:7]] == [6, 2, 6]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +17,11 @@ from patchmerger.hosts import block_names, find_host
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.hosts.state import refuse_unsupported_state
 from patchmerger.inserted import mergers
+from patchmerger.mechanism.blocks import MergeState, is_merging
 from patchmerger.mechanism.subclassing import host_class
 
 EMBEDDING, HEAD = "patch_embed", "head"
+_OF_ANY_MODULE = frozenset(vars(nn.Module()))
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def count_parts(model: nn.Module, image_size: tuple[int, int] | None = None) -> 
         if not any(name == block or name.startswith(f"{block}.") for block in blocks):
             handles.append(module.register_forward_pre_hook(partial(run.outside_blocks, name)))
     try:
-        output = _run(model, image_size, run)
+        with _alike_blocks_run_once(host.blocks, run):
+            output = _run(model, image_size, run)
     finally:
         for handle in handles:
             handle.remove()
@@ -118,13 +121,14 @@ class _Run:
     """What the hooks note during one run."""
 
     counter: FlopCounterMode | None = None
+    skipped: int = 0
     total: int = 0
     seen: dict[str, _Seen] = field(default_factory=dict)
     after_blocks: bool = False
     head_modules: set[str] = field(default_factory=set)
 
     def flops(self) -> int:
-        return self.counter.get_total_flops() if self.counter is not None else 0
+        return self.skipped + (self.counter.get_total_flops() if self.counter is not None else 0)
 
     def before(self, name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
         self.seen[name] = _Seen(self.flops(), args[0].shape[1])
@@ -154,6 +158,61 @@ def _run(model: nn.Module, image_size: tuple[int, int] | None, run: _Run) -> Any
         ) from error
     run.total = run.flops()
     return output
+
+
+@contextmanager
+def _alike_blocks_run_once(blocks: Iterable[nn.Module], run: _Run) -> Iterator[None]:
+    """Skip blocks that are like an earlier one and are given tensors of the same shapes: they cost the same.
+
+    Nothing is computed on the meta device, so the tokens may pass a block by. A block that merges always runs, and so
+    does one whose tokens carry something beside their numbers, such as their centroids.
+    """
+    known: dict[Any, int] = {}
+
+    def once(block: nn.Module) -> Callable[..., Any]:
+        forward, kind = block.forward, tuple(_kind(block))
+
+        def run_or_skip(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            key = (kind, *map(_shape, (x, *args)), *((name, _shape(value)) for name, value in kwargs.items()))
+            if key in known and not vars(x):
+                run.skipped += known[key]
+                return x
+            before = run.flops()
+            output = forward(x, *args, **kwargs)
+            if isinstance(output, Tensor) and output.shape == x.shape and not vars(output):
+                known[key] = run.flops() - before
+            return output
+
+        return run_or_skip
+
+    changed = [block for block in blocks if not is_merging(block) and "forward" not in vars(block)]
+    for block in changed:
+        block.forward = once(block)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for block in changed:
+            del block.forward
+
+
+def _kind(block: nn.Module) -> list[Any]:
+    """What decides the cost of a block beside its input: classes, shapes, and all settings but fractions."""
+    found: list[Any] = []
+    for name, module in block.named_modules():
+        found += [name, type(module)]
+        tensors = (*module._parameters.items(), *module._buffers.items())
+        settings = [(key, value) for key, value in vars(module).items() if key not in _OF_ANY_MODULE]
+        found += [(key, _shape(value)) for key, value in (*tensors, *settings)]
+    return found
+
+
+def _shape(value: Any) -> Any:
+    """What of a value can change the cost: of a tensor its shape, of a fraction (a probability, an epsilon) nothing."""
+    if isinstance(value, Tensor):
+        return value.shape
+    if isinstance(value, float):
+        return float
+    return repr(value) if isinstance(value, int | str | tuple | list | MergeState | None) else id(value)
 
 
 def _parts(model: nn.Module, num_prefix_tokens: int, blocks: list[str], run: _Run, output: Any) -> list[PartCost]:
