@@ -84,7 +84,20 @@ def test_soft_queries_are_closer_than_noise_at_the_same_logit_std(found, digits)
 
 def test_best_is_measured_for_what_follows():
     assert recommended_query_init(recovers=False) == "reconstruction"
-    assert recommended_query_init(recovers=True) == "soft"
+    assert recommended_query_init(recovers=True) == "located"
+    assert recommended_query_init(recovers=True, grid=False) == "soft"
+
+
+def test_located_queries_begin_near_zero_and_closer_than_noise(digits):
+    (images, _), _ = digits
+    model = insert(trained_vit(), num_tokens=4, after=2, prior="grid")
+    record = calibrate(model, images, method="located").mergers[0]
+    assert (record.method, record.logit_std) == ("located", 0.02)
+    assert record.divergence < record.random
+    with pytest.raises(
+        ValueError, match=r"method \('located'\) needs mergers with places: insert\(model, prior='grid'"
+    ):
+        calibrate(insert(trained_vit(), num_tokens=4, after=2), images, method="located")
 
 
 def test_only_the_queries_change_and_the_modes_stay(digits):

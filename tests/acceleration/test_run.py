@@ -145,6 +145,7 @@ def test_a_drop_that_is_too_large_is_said_with_what_would_help(folder, tmp_path,
 @pytest.mark.parametrize("kind", ["registers", "RoPE", "transformers", "relative bias"])
 def test_any_model_goes_through_the_same_call(kind, tmp_path):
     tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 2, "num_classes": 10}
+    method = "located" if kind in ("registers", "transformers") else "kmeans"
     model = {
         "registers": lambda: make_vit("registers, LayerScale", num_classes=10),
         "RoPE": lambda: make_timm("vit_small_patch16_rope_224", **tiny),
@@ -158,7 +159,7 @@ def test_any_model_goes_through_the_same_call(kind, tmp_path):
         )  # fmt: skip
         processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
         save(transformers.ViTForImageClassification(config).eval(), tmp_path / "vit", image_processor=processor)
-    results = accelerate(model, DataSettings(), out=tmp_path / "run", max_drop=100, **quick(1.2, 0.02))
+    results = accelerate(model, DataSettings(), out=tmp_path / "run", max_drop=100, **quick(1.2, 0.02, method))
     accelerated = load(tmp_path / "run" / "model")
     assert mergers(accelerated)[0].num_tokens == results["placement"]["num_tokens"]
     assert results["evaluation"]["recovered"]["accuracy"] is not None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from patchmerger.acceleration.image_batches import normalized_batches
+from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit
+from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.teacher import Teacher
 from patchmerger.data.images import ImageSet
 from patchmerger.data.preprocessing import Preprocessing
@@ -44,6 +49,96 @@ def scores_of(
             found.append(classifier(batch.to(like)).float().cpu())
             bar.advance(len(batch))
     return torch.cat(found)
+
+
+class HeldOutScores:
+    """Scores of the plain and of merged models on held-out images, for which the blocks before the merge run once.
+
+    Args:
+        teacher: The plain model.
+        images: The held-out images.
+        after: The block that is merged after, counted from 1.
+        folder: Where its tokens are kept, where they fit.
+        cache_gib: Into how many GiB.
+        image_size: Height and width that images are fitted to.
+        device: The device to work on.
+        batch_size: Images in a batch.
+        workers: Processes that load images.
+        progress: Show bars, on a terminal.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        images: ImageSet,
+        after: int,
+        folder: Path,
+        *,
+        cache_gib: float,
+        image_size: int,
+        device: torch.device,
+        batch_size: int,
+        workers: int | None,
+        progress: bool,
+    ) -> None:
+        self.teacher, self.images, self.after, self.folder = teacher, images, after, folder
+        self.device, self.batch_size, self.progress = device, batch_size, progress
+        self._fitted = {"image_size": image_size, "workers": workers}
+        self._plain = Classifier(copy.deepcopy(teacher.net).to(device))
+        with torch.no_grad():
+            front = RearHalf(self._plain, after).front(self._plain, next(self._batches(images.subset([0]))))
+        (_, tokens, dim), classes, features = front.tokens.shape, front.scores.shape[1], front.features.shape[1]
+        shape = KeptShape(tokens, dim, classes, features, "float32")
+        fits = images_that_fit(shape, len(images), folder, cache_gib)[0] == len(images)
+        identity = {"teacher": teacher.found.fingerprint, "after": after, "images": len(images)}
+        self.kept = KeptTokens(folder, shape, len(images), identity) if fits else None
+
+    def of_plain(self) -> Tensor:
+        """(n, C), float32 on the CPU."""
+        if self.kept is None:
+            return self._whole(self._plain)
+        rear, left = RearHalf(self._plain, self.after), self.images.subset(range(self.kept.done, len(self.images)))
+        with torch.no_grad(), progress_bar("evaluating", len(left), shown=self.progress) as bar:
+            fronts = (rear.front(self._plain, batch) for batch in self._batches(left)) if len(left) else iter(())
+            for images in self.kept.write((front.tokens, front.scores, front.features) for front in fronts):
+                bar.advance(images)
+        return self.kept.scores()
+
+    def of_merged(self, model: nn.Module, *, same_front: bool) -> Tensor:
+        """(n, C), float32 on the CPU; ``same_front`` says that the blocks before the merge are the plain model's."""
+        classifier = Classifier(copy.deepcopy(model).to(self.device))
+        kept = self.kept
+        if kept is None or kept.done < len(self.images) or not same_front:
+            return self._whole(classifier)
+        rear, found = RearHalf(classifier, self.after), []
+        try:
+            rear.check(classifier, next(self._batches(self.images.subset([0, len(self.images) - 1]))))
+        except ValueError:  # its later blocks look at more than tokens
+            return self._whole(classifier)
+        with eval_mode(classifier), torch.no_grad():
+            for start in range(0, len(self.images), self.batch_size):
+                tokens, _, _ = kept.read(range(start, min(start + self.batch_size, len(self.images))))
+                found.append(rear.run(classifier, tokens.to(next(classifier.parameters())))[0].float().cpu())
+        return torch.cat(found)
+
+    def remove(self) -> None:
+        """Delete what was kept."""
+        if self.kept is not None:
+            self.kept.remove()
+
+    def _whole(self, classifier: Classifier) -> Tensor:
+        return scores_of(
+            classifier, self.images, self.teacher.preprocessing, batch_size=self.batch_size, progress=self.progress,
+            **self._fitted,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def _batches(self, images: ImageSet) -> Iterator[Tensor]:
+        like = next(self._plain.parameters())
+        batches = normalized_batches(
+            images, self.teacher.preprocessing, batch_size=self.batch_size,
+            **self._fitted,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return (batch.to(like) for batch in batches)
 
 
 def compare_scores(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> dict[str, Any]:

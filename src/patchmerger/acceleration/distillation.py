@@ -22,6 +22,7 @@ from patchmerger.acceleration.distillation_task import DistillationTask
 from patchmerger.acceleration.image_batches import some_of
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data.images import ImageSet
+from patchmerger.data.loading import DataLike, load_images
 from patchmerger.data.module import ImageData
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import Augmentation
@@ -43,7 +44,7 @@ _WEIGHTS_FILE = "student.safetensors"
 def distill(
     student: nn.Module,
     teacher: nn.Module,
-    data: ImageSplits,
+    data: DataLike,
     *,
     preprocessing: Preprocessing,
     recovery: RecoverySettings = RecoverySettings(),
@@ -63,7 +64,7 @@ def distill(
     Args:
         student: The merged model, trained in place.
         teacher: The plain model; it is left as it was.
-        data: Images; targets are not looked at where ``labels`` is false.
+        data: Images, as ``load_images`` takes them; targets are not looked at where ``labels`` is false.
         preprocessing: How images are prepared for both models.
         recovery: What to train, how, and for how long.
         labels: Whether the targets are labels; without them the teacher alone guides.
@@ -92,8 +93,9 @@ def distill(
     from patchmerger.acceleration.rear_recovery import recover_rear
 
     recovery.weight_of_labels(labels)
+    images = load_images(data, seed=seed, labels_needed=labels)
     job = Distillation(
-        student, teacher, data, preprocessing, recovery, labels, augmentation, workers, seed, Path(out), progress
+        student, teacher, images, preprocessing, recovery, labels, augmentation, workers, seed, Path(out), progress
     )
     both = recovery.scope == "rear-then-all"
     phases: dict[str, Any] = {}
@@ -104,10 +106,9 @@ def distill(
             phases["all"] = _recover_all(job, _SHARE_OF_ALL if both else 1.0)
     student.eval()
     found = list(phases.values())
-    images = sum(phase["steps"] for phase in found) * recovery.batch_size
     return {
         "steps": sum(phase["steps"] for phase in found),
-        "epochs": images / len(data.train),
+        "epochs": sum(phase["steps"] for phase in found) * recovery.batch_size / len(images.train),
         "seconds": sum(phase["seconds"] for phase in found),
         "precision": job.precision,
         "phases": phases,
@@ -220,10 +221,10 @@ def _recover_all(job: Distillation, share: float) -> dict[str, Any]:
         batch_size=min(job.recovery.batch_size, len(job.watched)),
     )  # fmt: skip
     job.say(f"    all: {steps:,} steps of {job.recovery.batch_size} images")
-    return train_phase(
-        job.task(job.student, steps, per_epoch), loader, job.phase("all", steps), job, steps=steps,
-        watched=watched.val_dataloader,
-    )  # fmt: skip
+    folder = job.phase("all", steps)
+    with folder.exclusive():
+        task = job.task(job.student, steps, per_epoch)
+        return train_phase(task, loader, folder, job, steps=steps, watched=watched.val_dataloader)
 
 
 def _steps_of_all(job: Distillation, loader: ImageData, share: float) -> int:
@@ -272,8 +273,7 @@ def train_phase(
     trainer.limit_train_batches = steps
     trainer.val_check_interval = min(steps, loader.steps_per_epoch, math.ceil(steps / 4))
     trainer.log_every_n_steps = min(10, steps)  # type: ignore[attr-defined]
-    with folder.exclusive():
-        train(trainer, task, loader, folder)
+    train(trainer, task, loader, folder)
     if task.ema is not None:
         averaged: Any = task.final_model
         student.load_state_dict(averaged.net.state_dict())

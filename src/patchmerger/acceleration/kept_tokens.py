@@ -122,6 +122,15 @@ class KeptTokens:
 
     def read(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, scores and features of some images."""
+        chosen = torch.as_tensor(rows)
+        tokens, scores, features = (self._map(name)[chosen] for name in self.shape.parts)
+        return tokens, scores, features
+
+    def scores(self) -> Tensor:
+        """The teacher's scores of all images, (n, C)."""
+        return self._map("scores").clone()
+
+    def _map(self, name: str) -> Tensor:
         if self._maps is None:
             self._maps = {
                 name: torch.from_file(
@@ -129,9 +138,7 @@ class KeptTokens:
                 ).view(self.count, *shape)
                 for name, (shape, dtype) in self.shape.parts.items()
             }
-        chosen = torch.as_tensor(rows)
-        tokens, scores, features = (self._maps[name][chosen] for name in self.shape.parts)
-        return tokens, scores, features
+        return self._maps[name]
 
     def remove(self) -> None:
         """Delete the folder."""

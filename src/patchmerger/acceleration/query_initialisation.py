@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +28,24 @@ LOGIT_STDS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 SOFT = 1.0
 """Standard deviation of the scores in ``method="soft"``: that of queries drawn at random."""
 
+NEAR_ZERO = 0.02
+"""The same in ``method="located"``: tokens weigh alike, but for their places."""
 
-def recommended_query_init(*, recovers: bool) -> QueryInit:
+
+def recommended_query_init(*, recovers: bool, grid: bool = True) -> QueryInit:
     """What ``"best"`` is: measured to be the best with and without a training after it (docs/accelerate.md).
 
     Queries that choose sharply change the outputs least as long as nothing is trained. But they drop most tokens, and
-    a softmax that is nearly one-hot hardly learns: a training ends higher from queries that are as soft as noise.
+    a softmax that is nearly one-hot hardly learns: a training ends higher from queries that are soft, and highest from
+    those that begin as averages over regions of the image.
 
     Args:
         recovers: Whether the model is trained afterwards.
+        grid: Whether its patches have a known grid.
     """
-    return "soft" if recovers else "reconstruction"
+    if not recovers:
+        return "reconstruction"
+    return "located" if grid else "soft"
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ def calibrate(
     - ``"reconstruction"``: the best of these, then ``steps`` steps of Adam on the queries alone that bring scores
       and pooled features closer to the plain model's;
     - ``"soft"``: as ``"kmeans"``, with a standard deviation of :data:`SOFT`: for models that are trained afterwards;
+    - ``"located"``: W near zero, for mergers with ``prior="grid"``, which begin as averages over regions of the image:
+      for models that are trained afterwards;
     - ``"random"``: drawn anew, the reference;
     - ``"best"``: ``"reconstruction"``, the best where no training follows (see :func:`recommended_query_init`).
 
@@ -117,9 +126,11 @@ def calibrate(
     present = _queried(model)
     batches = _batches(model, images, batch_size)
     _check_size(model, batches)
+    if method == "located" and any(cast(PatchMerger, merger.module).prior is None for merger in present):
+        raise ValueError("method ('located') needs mergers with places: insert(model, prior='grid')")
     plain = remove(copy.deepcopy(model)) if plain is None else plain
     method = recommended_query_init(recovers=False) if method == "best" else method
-    how, tried = ("kmeans", (SOFT,)) if method == "soft" else (method, tried)
+    how, tried = {"soft": ("kmeans", (SOFT,)), "located": ("located", (NEAR_ZERO,))}.get(method, (method, tried))
     results = []
     with _frozen(model):
         student, teacher = Classifier(model), Classifier(plain.eval())

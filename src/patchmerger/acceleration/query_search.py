@@ -110,6 +110,8 @@ class QuerySearch:
     def _directions(self, method: str) -> dict[str, Tensor]:
         keys, count = torch.cat([k.flatten(0, 1) for k in self._real_keys()]), self.module.num_tokens
         found = {}
+        if method == "located":
+            found["located"] = torch.randn(count, self.module.dim, generator=torch.Generator().manual_seed(self.seed))
         if method in ("kmeans", "reconstruction"):
             found["kmeans"] = kmeans_directions(keys, count, seed=self.seed)
             found["kmeans-whitened"] = whitened_directions(keys, count, seed=self.seed)
@@ -183,10 +185,5 @@ class QuerySearch:
 
 def _grid(net: nn.Module, tokens: int) -> tuple[int, int] | None:
     """Rows and columns of the tokens; ``None`` where they are no grid."""
-    if find_host(net).num_patches != tokens:
-        return None
-    known = getattr(getattr(net, "patch_embed", None), "grid_size", None)
-    if known is not None and known[0] * known[1] == tokens:
-        return int(known[0]), int(known[1])
-    side = round(tokens**0.5)
-    return (side, side) if side * side == tokens else None
+    grid = find_host(net).grid
+    return grid if isinstance(grid, tuple) and grid[0] * grid[1] == tokens else None

@@ -25,6 +25,7 @@ from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import weights_fingerprint
 from patchmerger.runs.progress import progress_bar
+from patchmerger.runs.run_folder import RunFolder
 
 PASSES = 3
 """Passes over each kept view: more images seen three times do better than fewer seen more often."""
@@ -62,6 +63,21 @@ def recover_rear(job: Distillation, share: float) -> dict[str, Any]:
         f"steps of {batch_size} on them (about {length['train_seconds']:.0f} s)"
     )
     folder = job.phase("rear", steps, after=halves.after)
+    with folder.exclusive():
+        return _keep_and_train(job, halves, folder, views, chosen, shape, steps)
+
+
+def _keep_and_train(
+    job: Distillation,
+    halves: _Halves,
+    folder: RunFolder,
+    views: dict[str, Views],
+    chosen: dict[str, list[Key]],
+    shape: KeptShape,
+    steps: int,
+) -> dict[str, Any]:
+    """Both, unless a finished run left the result."""
+    batch_size, count = job.recovery.batch_size, len(chosen["kept"])
     kept = {
         name: KeptTokens(folder.path / name, shape, len(chosen[name]), halves.identity(views[name], chosen[name]))
         for name in chosen
@@ -75,14 +91,14 @@ def recover_rear(job: Distillation, share: float) -> dict[str, Any]:
     with halves.frozen(job.student):
         if not kept:
             return train_phase(halves.task(job.student, steps, 1), None, folder, job, steps=steps, watched=None)
-        per_epoch = length["views"] // batch_size
+        per_epoch = count // batch_size
         data = KeptData(
             batches["kept"], batches["watched"], batch_size=batch_size, epochs=math.ceil(steps / per_epoch),
             seed=job.seed,
         )  # fmt: skip
         found = train_phase(
             halves.task(job.student, steps, per_epoch), data, folder, job, steps=steps, watched=data.val_dataloader,
-            kept={"views": length["views"], "bytes": length["views"] * shape.bytes, "seconds": seconds},
+            kept={"views": count, "bytes": count * shape.bytes, "seconds": seconds},
         )  # fmt: skip
     if not job.recovery.keep_cache:
         for tokens in kept.values():

@@ -12,19 +12,20 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from patchmerger.acceleration.agreement import at_chance, chance_warning, compare_scores, scores_of
+from patchmerger.acceleration.agreement import HeldOutScores, at_chance, chance_warning, compare_scores
 from patchmerger.acceleration.distillation import device_of, distill, too_few_images
 from patchmerger.acceleration.image_batches import calibration_batch
 from patchmerger.acceleration.placement import ChosenPlacement, choose_placement, slower_but_safer
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.acceleration.teacher import Teacher, find_teacher
-from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation, load_images
-from patchmerger.data.folders import is_unlabelled
+from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation
+from patchmerger.data.loading import DataLike, has_labels, identify_data, load_images
+from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
+from patchmerger.merger import preset
 from patchmerger.models.build import square_input
-from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import atomic_file, read_json, write_json
 from patchmerger.runs.progress import progress_bar
@@ -37,7 +38,7 @@ from patchmerger.training.fitting import MODEL_FOLDER
 
 def accelerate(
     model: Any,
-    data: DataSettings = DataSettings(),
+    data: DataLike = DataSettings(),
     *,
     placement: PlacementSettings = PlacementSettings(),
     query_init: QueryInitSettings = QueryInitSettings(),
@@ -58,7 +59,7 @@ def accelerate(
     Args:
         model: The trained model: a folder (of patchmerger, of a run, of transformers), a timm architecture with
             weights, a name on the Hugging Face Hub, a safetensors file, a model, or what ``find_teacher`` made of it.
-        data: The images; labels are optional.
+        data: The images, as ``load_images`` takes them: a source, a dataset of your own, …; labels are optional.
         placement: Where to merge: for a wanted speed-up (2 by default), or after a given block.
         query_init: How the merger's queries begin.
         recovery: How accuracy is recovered, and for how long.
@@ -77,21 +78,22 @@ def accelerate(
         ValueError: A model, data or settings that do not fit, or a folder of another run; before any training.
         FileNotFoundError: No such model or data.
     """
-    unlabelled = is_unlabelled(data.source)
-    if unlabelled and labels:
-        raise ValueError(f"labels (true): {data.source} is a folder of images without class folders, so it has none")
-    use_labels = not unlabelled if labels is None else labels
+    source = identify_data(data)
+    labelled = has_labels(data)
+    if labels and not labelled:
+        raise ValueError(f"labels (true): data ({source.source}) holds images without labels")
+    use_labels = labelled if labels is None else labels
     recovery.weight_of_labels(use_labels)
     if max_drop is not None and not use_labels:
         raise ValueError(f"max_drop ({max_drop:g}) is a drop of accuracy, which needs labels, and there are none")
     drop = 0.5 if max_drop is None else max_drop
     if drop < 0:
         raise ValueError(f"max_drop ({drop:g}) must be 0 or more points")
-    teacher = model if isinstance(model, Teacher) else find_teacher(model, crop_pct=data.crop_pct)
-    augmentation = augmentation or default_augmentation(data.source)
+    teacher = model if isinstance(model, Teacher) else find_teacher(model, crop_pct=source.crop_pct)
+    augmentation = augmentation or default_augmentation(source.source)
     settings: dict[str, Any] = {
         "model": teacher.name, "weights": teacher.found.fingerprint, "preprocessing": teacher.preprocessing,
-        "data": data, "placement": placement, "query_init": query_init, "recovery": recovery,
+        "data": source, "placement": placement, "query_init": query_init, "recovery": recovery,
         "augmentation": augmentation, "max_drop": drop, "labels": use_labels, "seed": seed,
     }  # fmt: skip
     folder = RunFolder(Path(out) if out else default_folder("accelerate", teacher.name, settings), settings)
@@ -101,13 +103,13 @@ def accelerate(
     if len(images.train) < recovery.batch_size:
         raise too_few_images(recovery, len(images.train))
     if use_labels:
-        check_classes(teacher, images, data.source)
-    run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, data.workers)
+        check_classes(teacher, images, source.source)
+    run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, source.workers)
     chosen = run.choose_placement(placement)
     with folder.exclusive() as finished:
         if finished is not None:  # by another process meanwhile
             return finished
-        run.evaluate_teacher(data.source)
+        run.evaluate_teacher(chosen, source.source)
         student = run.initialise_queries(chosen, query_init)
         run.recover(student, augmentation)
         return run.finish(student, chosen, drop, rounds=placement.rounds, command=command)
@@ -165,9 +167,14 @@ class AccelerationRun:
         self.folder.begin()
         return ChosenPlacement(**self._kept("placement", chosen.as_dict))
 
-    def evaluate_teacher(self, source: str) -> None:
+    def evaluate_teacher(self, placement: ChosenPlacement, source: str) -> None:
         """The plain model on the held-out images."""
-        self._evaluate("plain", self.teacher.net)
+        self.held_out = HeldOutScores(
+            self.teacher, self.images.test, placement.after, self.folder.path / "evaluation",
+            cache_gib=self.recovery.cache_gib / 2, image_size=self.image_size, device=self.device,
+            batch_size=2 * self.recovery.batch_size, workers=self.workers, progress=self.progress,
+        )  # fmt: skip
+        self._evaluate("plain", self.held_out.of_plain)
         if self.targets is None:
             return
         accuracy = self.evaluation["plain"]["accuracy"]
@@ -177,17 +184,18 @@ class AccelerationRun:
 
     def initialise_queries(self, placement: ChosenPlacement, query_init: QueryInitSettings) -> nn.Module:
         """2. The merged model, with queries from its own features."""
+        method, host = query_init.method, find_host(self.teacher.net)
+        if method == "best":
+            method = recommended_query_init(recovers=self.recovery.epochs != 0, grid=host.grid is not None)
         student = insert(
-            copy.deepcopy(self.teacher.net), placement.num_tokens, placement.after, positions=placement.positions
-        )
+            copy.deepcopy(self.teacher.net), placement.num_tokens, placement.after, positions=placement.positions,
+            **(preset("located", host.dim) if method == "located" else {}),
+        )  # fmt: skip
         (merger,) = mergers(student)
         path = self.folder.path / "queries.safetensors"
         if path.exists():
             merger.module.load_state_dict(load_file(path))
         else:
-            method = query_init.method
-            if method == "best":
-                method = recommended_query_init(recovers=self.recovery.epochs != 0)
             batch = calibration_batch(
                 self.images.train, self.teacher.preprocessing, image_size=self.image_size, count=query_init.images,
                 seed=self.seed,
@@ -202,7 +210,7 @@ class AccelerationRun:
             student.cpu()
             self._kept("query_init", found.as_dict)
             _save_tensors(merger.module.state_dict(), path)
-        self._evaluate("initialised", student)
+        self._evaluate("initialised", lambda: self.held_out.of_merged(student, same_front=True))
         self._say(f"2/5 queries: {self._in_words('initialised')}")
         return student
 
@@ -221,7 +229,8 @@ class AccelerationRun:
                 seed=self.seed, out=self.folder.path / "recovery", progress=self.progress,
             )  # fmt: skip
         student.cpu()
-        self._evaluate("recovered", student)
+        same = set(self.recovered["phases"]) <= {"rear"}
+        self._evaluate("recovered", lambda: self.held_out.of_merged(student, same_front=same))
         self._say(f"    recovered: {self._in_words('recovered')}")
 
     def finish(
@@ -261,19 +270,15 @@ class AccelerationRun:
             if not results["met"]:
                 more = f"more training (--epochs {max(1.0, 3 * self.recovered['epochs']):g})"
                 results["advice"] = [more, *slower_but_safer(self.teacher.net, placement)]
+        self.held_out.remove()
         self._say(f"5/5 keep: {self.folder.path / MODEL_FOLDER}")
         return self.folder.finish(results)
 
-    def _evaluate(self, name: str, model: nn.Module) -> None:
-        """Scores on the held-out images, kept, and how they compare."""
+    def _evaluate(self, name: str, scores: Callable[[], Tensor]) -> None:
+        """Scores on the held-out images, computed once, and how they compare."""
         path = self.folder.path / f"scores-{name}.safetensors"
         if not path.exists():
-            scores = scores_of(
-                Classifier(copy.deepcopy(model).to(self.device)), self.images.test, self.teacher.preprocessing,
-                image_size=self.image_size, workers=self.workers, batch_size=2 * self.recovery.batch_size,
-                progress=self.progress,
-            )  # fmt: skip
-            _save_tensors({"scores": scores}, path)
+            _save_tensors({"scores": scores()}, path)
         self.evaluation[name] = compare_scores(self._scores(name), self._scores("plain"), self.targets)
 
     def _scores(self, name: str) -> Tensor:

@@ -27,8 +27,8 @@ class Command:
         num_tokens: Tokens that go on; chosen with the block if not given.
         positions: As in insert; by default what the model needs.
         measure: Let a measurement on this machine reach the speed-up, rather than the prediction.
-        query_init: How the merger's queries are initialised: reconstruction, soft, kmeans, spatial or random; best is
-            soft where a recovery follows, else reconstruction.
+        query_init: How the merger's queries are initialised: located, reconstruction, soft, kmeans, spatial or random;
+            best is located where a recovery follows, else reconstruction.
         calibration_images: Training images that the queries are computed from, without labels.
         epochs: Length of the recovery in passes over the training images, also a part of one; 0 for none. 1 if not
             given.

@@ -62,7 +62,18 @@ def show_acceleration(results: dict[str, Any]) -> None:
             f"{results['speed']['batch_size']}, on {results['environment']['device_name']}.",
             soft_wrap=True,
         )
+    for name, phase in recovery["phases"].items():
+        console.print(_phase(name, phase), soft_wrap=True)
     console.print(f"Model, results and picture: {results['folder']}", soft_wrap=True)
+
+
+def _phase(name: str, phase: dict[str, Any]) -> str:
+    """What one phase of the recovery did, in words."""
+    watched, kept = phase["watched"], phase["kept"]
+    on = "" if kept is None else f" on kept tokens of {kept['views']:,} views ({kept['bytes'] / 2**30:.2g} GiB)"
+    change = f"{100 * watched['before']:.1f} → {100 * watched['after']:.1f}% of {watched['images']:,} watched images"
+    ended = "" if phase["result"] == "recovered" else "; it ended below its beginning, which is what was kept"
+    return f"  {name}: {phase['steps']:,} steps{on}, {change}{ended}."
 
 
 def _verdict(results: dict[str, Any]) -> str:
