@@ -1,9 +1,19 @@
 """A model compared with the plain one, on constructed scores."""
 
+import copy
+
 import pytest
 import torch
 
-from patchmerger.acceleration.agreement import at_chance, compare_scores
+from patchmerger import insert
+from patchmerger.acceleration import agreement
+from patchmerger.acceleration.agreement import HeldOutScores, at_chance, compare_scores, scores_of
+from patchmerger.acceleration.teacher import find_teacher
+from patchmerger.data import load_images
+from patchmerger.models.classifier import Classifier
+from trained_on_digits import trained_vit
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def certain(classes, num_classes=3, how=8.0):
@@ -49,3 +59,25 @@ def test_chance_is_told_from_knowledge():
     several = (torch.arange(400).view(100, 4) % 3 == 0).float()
     assert at_chance(torch.randn(100, 4, generator=torch.Generator().manual_seed(0)), several)
     assert not at_chance(several, several)
+
+
+@pytest.mark.parametrize("cache_gib", [1.0, 1e-6])
+def test_held_out_scores_are_those_of_the_whole_models(cache_gib, tmp_path, monkeypatch):
+    images, teacher = load_images("digits", seed=0).test.subset(range(50)), find_teacher(trained_vit())
+    options = {"image_size": 8, "batch_size": 16, "workers": 0, "progress": False}
+    held = HeldOutScores(
+        teacher, images, 2, tmp_path / "kept", cache_gib=cache_gib, device=torch.device("cpu"), **options
+    )
+    merged = insert(copy.deepcopy(teacher.net), num_tokens=4, after=2)
+    expected = [scores_of(Classifier(net), images, teacher.preprocessing, **options) for net in (teacher.net, merged)]
+    assert torch.allclose(held.of_plain(), expected[0], atol=1e-5)
+    whole = []
+    monkeypatch.setattr(agreement, "scores_of", lambda *args, **given: whole.append(1) or scores_of(*args, **given))
+    assert torch.allclose(held.of_merged(merged, same_front=True), expected[1], atol=1e-5)
+    assert len(whole) == (cache_gib < 1)
+    with torch.no_grad():
+        merged.blocks[0].mlp.fc1.weight.mul_(2)
+    changed = held.of_merged(merged, same_front=False)
+    assert torch.equal(changed, scores_of(Classifier(merged), images, teacher.preprocessing, **options))
+    held.remove()
+    assert not (tmp_path / "kept").exists()

@@ -55,6 +55,16 @@ def test_interrupted_it_goes_on(tmp_path, monkeypatch):
     assert all(map(torch.equal, KeptTokens(tmp_path, SHAPE, 10, None).read(range(10)), whole))
 
 
+def test_killed_before_the_first_entry_it_begins_again(tmp_path):
+    whole = parts(10)
+    writing = KeptTokens(tmp_path, SHAPE, 10, None).write(batches(whole))
+    next(writing)  # what was written is in no index yet
+    again = KeptTokens(tmp_path, SHAPE, 10, None)
+    assert again.done == 0
+    list(again.write(batches(whole)))
+    assert all(map(torch.equal, again.read(range(10)), whole))
+
+
 def test_other_or_damaged_tokens_are_named(tmp_path):
     kept = KeptTokens(tmp_path / "kept", SHAPE, 10, {"model": "a"})
     list(kept.write(batches(parts(10))))

@@ -187,6 +187,27 @@ def test_images_without_labels_are_enough(folder, tmp_path, capsys):
     assert "agrees with the plain model on" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_dataset_of_ones_own_is_taken(folder, tmp_path):
+    class Own(torch.utils.data.Dataset):
+        def __init__(self, count):
+            self.images = some_digits(count)
+
+        def __len__(self):
+            return len(self.images)
+
+        def __getitem__(self, index):
+            return self.images[index], index % 10
+
+    data = {"train": Own(100), "test": Own(40)}
+    arguments = {"out": tmp_path / "run", "max_drop": 100, **quick(1.4, 1, "random", recovery={"batch_size": 16})}
+    results = accelerate(folder, data, **arguments)
+    assert results["settings"]["data"]["source"] == "Own"
+    assert results["evaluation"]["plain"]["images"] == 40
+    assert accelerate(folder, data, **arguments) == results
+    with pytest.raises(TypeError, match="data"):
+        accelerate(folder, 5, out=tmp_path / "other", **quick())
+
+
 def some_digits(count):
     from patchmerger.data import load_images
 

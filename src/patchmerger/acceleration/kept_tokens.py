@@ -17,7 +17,7 @@ from patchmerger.runs.serialisation import to_json
 
 INDEX_FILE = "kept.json"
 _GIB = 2**30
-_SYNC_EVERY = 2**28  # bytes between two entries of the index: what is computed again after an interruption
+_SYNC_EVERY = 2**25  # bytes between two entries of the index: what is computed again after an interruption
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class KeptTokens:
             OSError: The disk is full; what was written stays, for the next attempt.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / INDEX_FILE, self._index)
         files = {name: (self.folder / name).open("ab") for name in self.shape.parts}
         try:
             for name, file in files.items():

@@ -268,7 +268,9 @@ class AccelerationRun:
             lost = 100 * (self.evaluation["plain"]["accuracy"] - self.evaluation["recovered"]["accuracy"])
             results["met"] = lost <= drop
             if not results["met"]:
-                more = f"more training (--epochs {max(1.0, 3 * self.recovered['epochs']):g})"
+                seconds = self.recovery.seconds
+                length = f"--epochs {max(1.0, 3 * self.recovered['epochs']):.3g}"
+                more = f"more training ({length if seconds is None else f'--budget {3 * seconds / 60:.3g}min'})"
                 results["advice"] = [more, *slower_but_safer(self.teacher.net, placement)]
         self.held_out.remove()
         self._say(f"5/5 keep: {self.folder.path / MODEL_FOLDER}")

@@ -91,7 +91,8 @@ class RecoverySettings:
         budget: In its place the time for it, such as 10min, 90s or 2h; of the rear, keeping tokens is part of it.
         views: For the rear, views of each training image that are kept: the first as in evaluation, further ones
             varied as in training. By default as many as length and cache_gib allow, up to 8.
-        cache_gib: Kept tokens take no more than this many GiB of disk; fewer images are kept where they would.
+        cache_gib: Kept tokens of training images take no more than this many GiB of disk, those of held-out images no
+            more than half as much; fewer training images are kept where they would.
         cache_dtype: Of kept tokens: "bfloat16", or "float32" at twice the size.
         keep_cache: Leave kept tokens on disk afterwards.
         frozen_blocks: For the rear, the blocks whose tokens are kept; by default those up to the first merge.
