@@ -270,7 +270,7 @@ class AccelerationRun:
             if not results["met"]:
                 seconds = self.recovery.seconds
                 length = f"--epochs {max(1.0, 3 * self.recovered['epochs']):.3g}"
-                more = f"more training ({length if seconds is None else f'--budget {3 * seconds / 60:.3g}min'})"
+                more = f"more training ({length if seconds is None else f'--budget {3 * seconds / 60:.2g}min'})"
                 results["advice"] = [more, *slower_but_safer(self.teacher.net, placement)]
         self.held_out.remove()
         self._say(f"5/5 keep: {self.folder.path / MODEL_FOLDER}")
