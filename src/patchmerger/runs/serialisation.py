@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -35,7 +36,7 @@ def from_json(kind: type[T], value: Any) -> T:
         ValueError: A field that ``kind`` does not have, or a value that it does not take; each is named.
     """
     try:
-        read: T = _adapter(kind).validate_json(json.dumps(value), strict=True, extra="forbid")
+        read: T = _adapter(cast(Hashable, kind)).validate_json(json.dumps(value), strict=True, extra="forbid")
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg']}" for e in error.errors()]
         raise ValueError(f"this is no {kind.__name__}: {'; '.join(wrong)}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import traceback
@@ -12,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from patchmerger.runs.files import write_json
+from patchmerger.runs.files import read_json, write_json
 
 
 class SharedWork:
@@ -91,7 +90,7 @@ class SharedWork:
         file = self._file(unit, "error.json")
         if self.done(unit) or not file.exists():
             return None
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(file)
         return content
 
     def _file(self, unit: str, ending: str) -> Path:

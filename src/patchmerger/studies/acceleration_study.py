@@ -69,6 +69,18 @@ def accelerate_study(
     net = trained[0].teacher.net
     places = {speedup: choose_placement(net, PlacementSettings(speedup)) for speedup in settings.speedups}
     folder.begin()
+    with folder.exclusive() as done:
+        return done or folder.finish({"command": command, **_results(settings, trained, places, folder, progress)})
+
+
+def _results(
+    settings: AccelerationStudySettings,
+    trained: list[_Trained],
+    places: dict[float, ChosenPlacement],
+    folder: RunFolder,
+    progress: bool,
+) -> dict[str, Any]:
+    """Train and evaluate every cell that is not done, and measure the speed."""
     cells: list[dict[str, Any]] = []
     for number, model in enumerate(trained):
         bench = _Bench(model, folder.path / f"model-{number}", settings, progress)
@@ -77,6 +89,7 @@ def accelerate_study(
         for (speedup, place), init in product(places.items(), settings.query_inits):
             one = {"model": number, "query_init": init, "speedup": speedup}
             cells += [{**one, "budget": budget, **bench.merged(place, init, budget)} for budget in settings.budgets]
+    net = trained[0].teacher.net
     device = device_of(settings.recovery)
     merged = {
         f"{s:g}": insert(copy.deepcopy(net), p.num_tokens, p.after, positions=p.positions) for s, p in places.items()
@@ -84,9 +97,8 @@ def accelerate_study(
     recovery = settings.recovery
     timing = TimingSettings(min(32, recovery.batch_size), rounds=settings.rounds, device=str(device))
     speed = measure({"plain": net, **merged}, timing)
-    results = {
+    return {
         "study": "accelerate",
-        "command": command,
         "settings": folder.settings,
         "models": [str(path) for path in settings.models],
         "model": to_json(trained[0].model),
@@ -99,7 +111,6 @@ def accelerate_study(
         "environment": environment(device),
         "folder": str(folder.path),
     }
-    return folder.finish(results)
 
 
 def curves(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

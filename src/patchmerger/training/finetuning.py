@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 import timm
 from torch import nn
 
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub import describe, save
 from patchmerger.hub.folders import CONFIG_NAME, read_object
 from patchmerger.hub.saved_config import library_of_model
@@ -108,6 +109,14 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
     if new_head:
         cast(Any, net).reset_classifier(len(class_names))
     return Start(net, new_head)
+
+
+def preprocessing_of(model: nn.Module) -> Preprocessing:
+    """How images are prepared for a model of timm or torchvision."""
+    known = library_of_model(model).preprocessing_of(model)
+    if known is None:
+        raise ValueError(f"model ({host_class(model).__name__}) does not say how its images are prepared")
+    return known
 
 
 def _given(model: nn.Module, recipe: Recipe, num_classes: int) -> Start:

@@ -24,7 +24,6 @@ from patchmerger.data.loading import DataLike, identify_data
 from patchmerger.data.settings import OwnData
 from patchmerger.diagnosis import diagnose
 from patchmerger.hub import save
-from patchmerger.hub.saved_config import library_of_model
 from patchmerger.inserted import mergers
 from patchmerger.models.build import check_patches, square_input
 from patchmerger.models.finding import weights_fingerprint
@@ -32,7 +31,7 @@ from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.tensors import write_tensors
-from patchmerger.training.finetuning import content_of, start_model
+from patchmerger.training.finetuning import content_of, preprocessing_of, start_model
 from patchmerger.training.settings import FitSettings, Recipe
 from patchmerger.training.sharding import gather_weights
 from patchmerger.training.task import TrainingTask, score, seed_step
@@ -143,11 +142,11 @@ def fit_images(
     seed_step(seed, _INIT_STEP)
     start = start_model(recipe, model, class_names=images.class_names, native_size=native_size(images))
     net = start.model
-    known = library_of_model(net).preprocessing_of(net)
     image_size = square_input(net)
     check_patches(net, (image_size, image_size))
     trained = recipe.model.pretrained or recipe.init is not None or model is not None
-    preprocessing = replace(known, crop_pct=data.crop_pct or (known.crop_pct if trained else 1.0))
+    preprocessing = preprocessing_of(net)
+    preprocessing = replace(preprocessing, crop_pct=data.crop_pct or (preprocessing.crop_pct if trained else 1.0))
 
     loader = ImageData(
         images,

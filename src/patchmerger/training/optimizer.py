@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
@@ -73,6 +73,6 @@ def _without_decay(model: nn.Module, settings: TrainingSettings) -> set[str]:
     names = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
     for name, module in model.named_modules():
         if is_merging(module) and hasattr(module.merger, "no_weight_decay"):
-            names |= {f"{name}.merger.{own}" for own in module.merger.no_weight_decay()}
+            names |= {f"{name}.merger.{own}" for own in cast(Any, module.merger).no_weight_decay()}
             names -= {f"{name}.merger.weight"} if settings.decay_queries else set()
     return names
