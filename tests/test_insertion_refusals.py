@@ -10,9 +10,10 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from conftest import make_vit
+from conftest import make_images, make_vit
 from insertion_helpers import Strided, snapshot
 from patchmerger.hosts import UnsupportedModelError
+from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 from patchmerger.reducers import AveragePool
 
@@ -197,3 +198,21 @@ def test_attention_masks_are_refused(vit, images):
         vit(images, attn_mask=torch.ones(17, 17, dtype=torch.bool))
     with pytest.raises(ValueError, match="is_causal was given to a merged model"):
         vit(images, is_causal=True)
+
+
+class Halves(nn.Module):
+    """A reducer that does not tell its weights."""
+
+    def forward(self, x):
+        return x[:, ::2]
+
+
+def test_located_queries_after_a_reducer_that_does_not_tell_its_weights():
+    model = insert(make_vit(), 8, 1, reducer=Halves())
+    with pytest.raises(ValueError, match=r"prior \('grid'\) after block 2.*after block 1 \(Halves\).*return_weights"):
+        insert(model, 4, 2, prior="grid")
+    assert len(mergers(model)) == 1
+    located = insert(make_vit(), 4, 2, prior="grid")
+    with pytest.raises(ValueError, match=r"prior \('grid'\) after block 2.*Halves"):
+        insert(located, 8, 1, reducer=Halves())
+    insert(make_vit(), 4, 1, prior="grid")(make_images())

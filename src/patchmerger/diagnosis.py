@@ -12,8 +12,7 @@ each averaged over images, and over rows or pairs of rows.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.inserted import mergers
+from patchmerger.mechanism.modes import eval_mode
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def diagnose(model: nn.Module, images: Tensor) -> list[MergerDiagnosis]:
         for m in telling
     ]
     try:
-        with _eager(model), _in_eval_mode(model):
+        with _eager(model), eval_mode(model):
             model(images)
     finally:
         for hook in hooks:
@@ -112,22 +112,10 @@ def _describe(name: str, weights: Tensor, queries: Tensor | None) -> MergerDiagn
 
 def _entropy(shares: Tensor) -> Tensor:
     """−Σ p log p over the last dimension, with 0 log 0 = 0."""
-    entropy: Tensor = -torch.special.xlogy(shares, shares).sum(dim=-1)
-    return entropy
+    return torch.special.entr(shares).sum(dim=-1)
 
 
 def _eager(model: nn.Module) -> AbstractContextManager[Any]:
     """Compiled code does not notice a hook that comes later: it would run without it."""
     compiled = any(module._compiled_call_impl is not None for module in model.modules())
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -81,7 +81,9 @@ def insert(
     """
     host = find_host(model)
     refuse_adapters(model)
-    _check_state(model)
+    state = unsupported_state(model, meta=True)
+    if state is not None:
+        raise UnsupportedModelError(model, *state, "changed")
     request = checked_request(model, host, num_tokens=num_tokens, after=after, prefix=prefix, positions=positions)
     reducers = choose_reducers(
         host,
@@ -94,7 +96,6 @@ def insert(
         prior=prior,
         reducer=reducer,
     )
-    _check_places(model, host, request, reducers)
 
     for after_block, merger in zip(request.num_tokens, reducers, strict=True):
         block = host.blocks[after_block - 1]
@@ -129,34 +130,12 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
             num_tokens=num_tokens.get(number, 0),
             num_patches=host.num_patches,
             sequence_first=host.sequence_first,
-            num_expected_tokens=None if after_merge else _expected(host),
+            num_expected_tokens=None if after_merge else host.num_expected_tokens,
             grid=None if after_merge or not located else PatchGrid(None if host.grid == "varies" else host.grid),
             origin_is_needed=origin_is_needed,
         )
     for module, mixin in host.subclasses:
         attach(module, mixin)
-
-
-def _check_places(model: nn.Module, host: Host, request: InsertionRequest, reducers: Sequence[nn.Module]) -> None:
-    """Refuse a merger that must know where tokens are in a model that does not say, or where some are nowhere."""
-    if not any(map(needs_positions, reducers)):
-        return
-    name = host_class(model).__name__
-    if host.grid is None:
-        raise ValueError(
-            f"prior ('grid') needs the grid of patches, and {name} has none that is known: leave prior out, or say "
-            "it in grid= of the Host that register_host is given"
-        )
-    if request.num_kept_prefix_tokens < host.num_prefix_tokens:
-        raise ValueError(
-            f"prior ('grid') cannot go with prefix='merge': the {host.num_prefix_tokens} prefix tokens of {name} have "
-            "no place in the image; use prefix='keep'"
-        )
-
-
-def _expected(host: Host) -> int | None:
-    """Tokens that must arrive at the first merger, where they are counted."""
-    return host.num_prefix_tokens + host.num_patches if host.counted and host.num_patches is not None else None
 
 
 def _present_mergers(host: Host) -> dict[int, int]:
@@ -227,13 +206,6 @@ def checked_request(
     _check_blocks(model, host, wanted)
     _check_chain(host, wanted, num_kept)
     return InsertionRequest(wanted, num_kept, positions)
-
-
-def _check_state(model: nn.Module) -> None:
-    """Refuse weights that a merger could not be trained beside."""
-    found = unsupported_state(model, meta=True)
-    if found is not None:
-        raise UnsupportedModelError(model, *found, "changed")
 
 
 def _num_tokens_by_block(

@@ -75,6 +75,11 @@ def test_what_needs_all_tokens_is_not_opened():
     assert supported_inside(nn.Sequential(masked, transformers.ViTModel(config))) == ["1"]
 
 
+def test_a_traced_graph():
+    with pytest.raises(UnsupportedModelError, match="traced graph; pass the model that was traced"):
+        insert(torch.fx.symbolic_trace(make_vit()), 4)
+
+
 # PEFT
 
 

@@ -36,7 +36,7 @@ def take_census(
     """Find out, for every architecture that the libraries name, whether it takes a merger.
 
     Each is built on the meta device, which holds no weights, and run with mergers of two sizes. Which tokens arrive at
-    its blocks is observed, and not believed from what this library knows of it. All take some ten minutes.
+    its blocks is observed, not taken from what this library knows of it. All take some ten minutes.
 
     Args:
         library: "timm", "transformers", "torchvision", or "all".

@@ -98,6 +98,11 @@ class Host:
     sequence_first: bool = False
     counted: bool = False
 
+    @property
+    def num_expected_tokens(self) -> int | None:
+        """Tokens that must arrive at the first merger, where they are counted."""
+        return self.num_prefix_tokens + self.num_patches if self.counted and self.num_patches is not None else None
+
 
 def refuse_unusual_blocks(
     model: nn.Module, blocks: Sequence[nn.Module], known: tuple[type[nn.Module], ...] | None = None

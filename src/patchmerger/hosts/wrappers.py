@@ -21,6 +21,8 @@ def refuse_wrapped(model: nn.Module) -> None:
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModelError(model, "it is scripted", "pass the model that was scripted", "wrapped")
+    if isinstance(model, torch.fx.GraphModule):
+        raise UnsupportedModelError(model, "it is a traced graph", "pass the model that was traced", "wrapped")
     if isinstance(model, DataParallel | DistributedDataParallel):
         raise UnsupportedModelError(
             model, "it is wrapped already", "insert into the model first, then wrap it", "wrapped"

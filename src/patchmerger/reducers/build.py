@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.hosts import Host
+from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.options import Norm, Positions, Prior
 from patchmerger.merger import Init, PatchMerger
 
@@ -45,12 +46,14 @@ def choose_reducers(
     """
     likes = [_example_parameter(host.blocks[number - 1]) for number in num_tokens]
     if reducer is None:
-        return [
+        reducers: list[nn.Module] = [
             PatchMerger(
                 host.dim, count, norm=norm, scale=scale, init=init, prior=prior, device=like.device, dtype=like.dtype
             )
             for count, like in zip(num_tokens.values(), likes, strict=True)
         ]
+        _check_places(host, num_kept_prefix_tokens, dict(zip(num_tokens, reducers, strict=True)))
+        return reducers
     if (norm, scale, init, prior) != ("scores", 1.0, None, None):
         raise ValueError("norm, scale, init and prior are PatchMerger's: they cannot be given together with a reducer")
     given = [reducer] if isinstance(reducer, nn.Module) else list(reducer)
@@ -58,15 +61,41 @@ def choose_reducers(
         raise ValueError(
             f"reducer must be one module for each of the {len(num_tokens)} blocks to merge after, none of them twice"
         )
-    arriving = (host.num_patches or 4 * max(num_tokens.values())) + (
-        0 if num_kept_prefix_tokens else host.num_prefix_tokens
-    )
+    _check_places(host, num_kept_prefix_tokens, dict(zip(num_tokens, given, strict=True)))
+    arriving = host.num_patches or 4 * max(num_tokens.values())
+    if num_kept_prefix_tokens == 0:
+        arriving += host.num_prefix_tokens
     for module, count, like in zip(given, num_tokens.values(), likes, strict=True):
         _check_abilities(module, positions == "centroid", host.inputs.padding is not None)
         _check_shape(module, arriving, count, host.dim)
         module.to(device=like.device, dtype=like.dtype)
         arriving = count
     return given
+
+
+def _check_places(host: Host, num_kept_prefix_tokens: int, reducers: dict[int, nn.Module]) -> None:
+    """Refuse a merger that must know where tokens are, where the model or a merger before it does not say."""
+    present = {i: block.merger for i, block in enumerate(host.blocks, start=1) if is_merging(block)} | reducers
+    located = [number for number, merger in present.items() if needs_positions(merger)]
+    if not located:
+        return
+    if host.grid is None:
+        raise ValueError(
+            "prior ('grid') needs the grid of patches, and none is known of this model: leave prior out, or say it in "
+            "grid= of the Host that register_host is given"
+        )
+    if num_kept_prefix_tokens < host.num_prefix_tokens:
+        raise ValueError(
+            f"prior ('grid') cannot go with prefix='merge': the {host.num_prefix_tokens} prefix tokens have no place "
+            "in the image; use prefix='keep'"
+        )
+    for number, merger in present.items():
+        if number < max(located) and "return_weights" not in inspect.signature(merger.forward).parameters:
+            raise ValueError(
+                f"prior ('grid') after block {max(located)} needs to know where merged tokens come from, but the "
+                f"reducer after block {number} ({type(merger).__name__}) has no return_weights in its forward: give "
+                "it one that returns (Y, A), or leave prior out"
+            )
 
 
 def needs_positions(reducer: nn.Module) -> bool:

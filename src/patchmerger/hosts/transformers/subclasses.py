@@ -21,7 +21,7 @@ class NoBias(Subclass):
 
 
 class UnbiasedAttention(Subclass):
-    """An attention that adds a relative position bias of its own where it is told so."""
+    """An attention that adds a relative position bias of its own where its attribute says so."""
 
     has_relative_position_bias = property(lambda _: False)  # a property hides what the instance says
 
