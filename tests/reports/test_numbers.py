@@ -1,6 +1,6 @@
 """What tables say of intervals that leave training noise out, and of the model."""
 
-from patchmerger.reports.numbers import interval_heading, left_out_text, model_text
+from patchmerger.reports.numbers import interval_heading, left_out_text, model_text, uncertain_text
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_images, over_seeds
 
@@ -25,3 +25,10 @@ def test_a_model_in_words():
         "vit_x (32 pixels, 6 blocks)"
     )
     assert model_text({"name": None, "args": {}}) == "the default small ViT"
+
+
+def test_uncertain_speeds_say_why():
+    few, wide, sure = ({"uncertain": reason} for reason in ("only 3 rounds", "wide quartiles", None))
+    text = uncertain_text([("a", few), ("b", few), ("c", wide), ("d", sure)])
+    assert text == "Uncertain speed-ups: a, b (only 3 rounds); c (wide quartiles)."
+    assert uncertain_text([("d", sure)]) is None

@@ -254,3 +254,16 @@ def test_compiled(training):
     result = measure(models, replace(QUICK, training=training, compile=True))
     assert result.compile
     assert "compiled" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reason"),
+    [([1.0, 1.0, 1.0], "only 3 rounds"), ([1.0] * 5, None), ([0.8, 0.8, 1.0, 1.2, 1.2], "wide quartiles")],
+)
+def test_an_uncertain_speedup_says_why(monkeypatch, seconds, reason):
+    times = {"plain": [2.0] * len(seconds), "merged": seconds}
+    monkeypatch.setattr(measurement, "interleaved", lambda *_: (times, False))
+    found = measure({"plain": tiny(), "merged": insert(tiny(), 4)}, QUICK)
+    assert found["merged"].uncertain == reason
+    assert found.as_dict()["timings"][1]["uncertain"] == reason
+    assert (f"uncertain: merged ({reason})" in str(found)) == (reason is not None)

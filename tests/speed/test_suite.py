@@ -83,7 +83,7 @@ def test_against_vit_pytorch_and_part_by_part(tiny_models):
     [profile] = results["profiles"]
     assert [part["name"] for part in profile["models"]["merged"]][2] == "merger after 2"
     text = shown(results, width=160)
-    assert "merged against" in text
+    assert "× as fast as plain; merged is " in text
     assert "some, parts of a forward pass, batch of 2, float32, eager, cpu" in text
     assert "merger after 2" in text
 

@@ -187,7 +187,7 @@ def _alike_blocks_run_once(blocks: Iterable[nn.Module], run: _Run) -> Iterator[N
 
     changed = [block for block in blocks if not is_merging(block) and "forward" not in vars(block)]
     for block in changed:
-        block.forward = once(block)  # type: ignore[method-assign]
+        block.forward = once(block)
     try:
         yield
     finally:

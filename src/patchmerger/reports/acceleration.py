@@ -11,7 +11,11 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from patchmerger.reports.numbers import count_text, difference_text
+from patchmerger.reports.numbers import (
+    count_text,
+    difference_text,
+    uncertain_text,
+)
 from patchmerger.reports.tables import print_table, report_console
 
 PICTURE_FILE = "acceleration.png"
@@ -54,6 +58,9 @@ def show_acceleration(results: dict[str, Any]) -> None:
         )  # fmt: skip
     print_table(console, table)
     console.print(_verdict(results), soft_wrap=True)
+    uncertain = uncertain_text([("accelerated", timings["accelerated"])])
+    if uncertain is not None:
+        console.print(uncertain, soft_wrap=True)
     recovery = results["recovery"]
     if recovery["steps"]:
         console.print(

@@ -10,7 +10,12 @@ from matplotlib.lines import Line2D
 from rich import box
 from rich.table import Table
 
-from patchmerger.reports.numbers import counted, left_out_text, model_text
+from patchmerger.reports.numbers import (
+    counted,
+    left_out_text,
+    model_text,
+    uncertain_text,
+)
 from patchmerger.reports.style import GREY, head, ordered_colours, picture, shared_legend, speed_bars
 from patchmerger.reports.tables import print_table, report_console
 
@@ -47,6 +52,9 @@ def show_accelerations(results: dict[str, Any]) -> None:
         table.add_row(init, *where, *values)
     print_table(console, table, keys=2)
     console.print(results["data"], soft_wrap=True)
+    uncertain = uncertain_text((f"{t['name']}×", t) for t in results["speed"]["timings"] if t["name"] != "plain")
+    if uncertain is not None:
+        console.print(uncertain, soft_wrap=True)
     left_out = left_out_text(results["curves"])
     if left_out is not None:
         console.print(left_out, soft_wrap=True)

@@ -21,6 +21,7 @@ from patchmerger.reports.numbers import (
     mean_text,
     settings_text,
     shown_text,
+    uncertain_text,
 )
 from patchmerger.reports.style import (
     GREY,
@@ -76,6 +77,11 @@ def show_comparison(results: dict[str, Any]) -> None:
         if v["difference"] is not None:
             paired = f"paired over {v['difference']['n']:,} {v['difference']['over']}"
             console.print(f"{escape(name)} against {baseline}: {shown_text(v['difference'])} ({paired}).")
+    uncertain = uncertain_text(
+        (f"{name} in {mode}", timing) for mode in speed for name, timing in speed[mode].items() if name != baseline
+    )
+    if uncertain is not None:
+        console.print(escape(uncertain), soft_wrap=True)
     left_out = left_out_text(differences)
     if left_out is not None:
         console.print(left_out, soft_wrap=True)

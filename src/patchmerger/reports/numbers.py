@@ -56,6 +56,22 @@ def left_out_text(differences: Iterable[Mapping[str, Any] | None]) -> str | None
     return f"These differences leave out {' and '.join(left_out)}: another seed may turn one round."
 
 
+def uncertain_text(timings: Iterable[tuple[str, Mapping[str, Any]]]) -> str | None:
+    """One sentence on the measured speed-ups that are not to be relied on, and why; ``None`` where all are.
+
+    Args:
+        timings: What each is of, and its timing as results have it.
+    """
+    names: dict[str, list[str]] = {}
+    for name, timing in timings:
+        if reason := timing.get("uncertain"):
+            names.setdefault(reason, []).append(name)
+    if not names:
+        return None
+    listed = [f"{', '.join(of)} ({reason})" for reason, of in names.items()]
+    return f"Uncertain speed-ups: {'; '.join(listed)}."
+
+
 def model_text(model: Mapping[str, Any] | None) -> str:
     """A model's settings in words: its architecture, and what of it was changed."""
     if model is None:

@@ -20,10 +20,7 @@ from patchmerger.speed.record import RowKey
 from patchmerger.speed.roofline import PeakRates
 from patchmerger.speed.settings import compile_name
 
-_COLUMNS = (
-    "batch", "plain\nimages/s", "merged\nimages/s", "speed-up\n(quartiles)", "by FLOPs\n(attained)",
-    "roofline\n(attained)", "MiB, plain\n→ merged", "activations\nmerged ÷ plain",
-)  # fmt: skip
+_COLUMNS = ("batch", "images/s", "speed-up", "quartiles", "FLOPs", "roofline", "MiB", "kept")
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b2a")
 
 
@@ -82,36 +79,46 @@ def _group(rows: list[Mapping[str, Any]]) -> list[RenderableType]:
     first, key = rows[0], rows[0]["key"]
     places = ", ".join(f"{m} tokens after block {a}" for m, a in zip(first["num_tokens"], first["after"], strict=True))
     what = "training step" if key["training"] else "inference"
-    timings = [timing for row in rows if row["measurement"] for timing in row["measurement"]["timings"]]
-    others = list(dict.fromkeys(t["name"] for t in timings if t["name"] not in ("plain", "merged")))
+    predicted = next((_merged(row)["predicted_speedup"] for row in rows if row["measurement"]), None)
+    by_flops = f"; FLOPs predict {predicted:.2f}×" if predicted else ""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in (*_COLUMNS, *(c for other in others for c in (f"{other}\nspeed-up", f"merged against\n{other}"))):
+    for column in _COLUMNS:
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(*_cells(row, others))
-    return [Text(f"{key['model']}, {places}: {what}, {_format(key)}, {key['device']}"), table]
+        table.add_row(*_cells(row))
+    lines = [line for row in rows for line in _against(row)]
+    title = f"{key['model']}, {places}: {what}, {_format(key)}, {key['device']}{by_flops}"
+    return [Text(title), table, *map(Text, lines)]
 
 
-def _cells(row: Mapping[str, Any], others: list[str]) -> list[str]:
+def _cells(row: Mapping[str, Any]) -> list[str]:
     cells = [str(row["key"]["batch_size"])]
     if row["measurement"] is None:
-        return [*cells, "–", "–", row["error"].split(" (")[0][:24], *(["–"] * (4 + 2 * len(others)))]
+        return [*cells, row["error"].split(" (")[0][:24], *(["–"] * (len(_COLUMNS) - 2))]
     timings = {t["name"]: t for t in row["measurement"]["timings"]}
     plain, merged = timings["plain"], timings["merged"]
     low, high = (1 / ratio for ratio in reversed(merged["ratio_quartiles"]))
-    cells += [f"{t['images_per_second']:,.1f}" for t in (plain, merged)]
-    cells.append(f"{merged['speedup']:.2f}×{'?' * bool(merged['uncertain'])} ({low:.2f} … {high:.2f})")
-    for predicted, attained in (("predicted_speedup", "of_predicted"), ("roofline_speedup", "of_roofline")):
-        cells.append(f"{merged[predicted]:.2f}× ({merged[attained]:.0%})" if merged[predicted] else "–")
+    cells += [" → ".join(f"{t['images_per_second']:,.1f}" for t in (plain, merged))]
+    cells += [f"{merged['speedup']:.2f}×{'?' * bool(merged['uncertain'])}", f"{low:.2f}–{high:.2f}"]
+    cells.append(f"{merged['of_predicted']:.0%}" if merged["predicted_speedup"] else "–")
+    roofline = merged["roofline_speedup"]
+    cells.append(f"{roofline:.2f}× ({merged['of_roofline']:.0%})" if roofline else "–")
     if plain["peak_memory"] is None:
-        cells += ["–", "–"]
-    else:
-        cells.append(" → ".join(f"{t['peak_memory'] / 2**20:,.0f}" for t in (plain, merged)))
-        cells.append(f"{merged['activation_memory'] / plain['activation_memory']:.2f}")
-    for other in others:
-        middle, (low, high) = row["merged_against"][other]
-        cells += [f"{timings[other]['speedup']:.2f}×", f"{middle:.2f}× ({low:.2f} … {high:.2f})"]
-    return cells
+        return [*cells, "–", "–"]
+    cells.append(" → ".join(f"{t['peak_memory'] / 2**20:,.0f}" for t in (plain, merged)))
+    return [*cells, f"{merged['activation_memory'] / plain['activation_memory']:.2f}"]
+
+
+def _against(row: Mapping[str, Any]) -> list[str]:
+    """How another library's merged model does in a row, in words."""
+    if row["measurement"] is None:
+        return []
+    timings = {t["name"]: t for t in row["measurement"]["timings"]}
+    return [
+        f"batch of {row['key']['batch_size']}: {other} is {timings[other]['speedup']:.2f}× as fast as plain; merged is "
+        f"{middle:.2f}× as fast as {other} ({low:.2f} … {high:.2f})"
+        for other, (middle, (low, high)) in row["merged_against"].items()
+    ]
 
 
 def _profile(profile: Mapping[str, Any]) -> list[RenderableType]:
@@ -119,29 +126,35 @@ def _profile(profile: Mapping[str, Any]) -> list[RenderableType]:
     key = profile["key"]
     title = f"{key['model']}, parts of a forward pass, batch of {key['batch_size']}, {_format(key)}, {key['device']}"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("part")
-    for column in ("plain\nms", "share", "GFLOPs/s", "merged\nms", "share", "GFLOPs/s", "speed-up", "by FLOPs"):
+    table.add_column("part", no_wrap=True)
+    for column in ("plain\nms", "share", "merged\nms", "share", "GFLOPs/s", "speed-up", "by FLOPs"):
         table.add_column(column, justify="right")
     plain = {part["name"]: part for part in profile["models"]["plain"]}
     for part in profile["models"]["merged"]:
         other = plain.get(part["name"])
-        before, ratios = ["–"] * 3, ["–", "–"]
+        before, ratios = ["–"] * 2, ["–", "–"]
         if other:
             before = _part_cells(other)
             fewer = other["flops"] / part["flops"] if part["flops"] else None
             ratios = [f"{other['seconds'] / part['seconds']:.2f}×", f"{fewer:.2f}×" if fewer else "–"]
-        table.add_row(part["name"], *before, *_part_cells(part), *ratios)
+        table.add_row(
+            part["name"], *before, *_part_cells(part), f"{part['flops_per_second'] / 1e9:,.1f}", *ratios
+        )  # fmt: skip
     return [Text(title), table]
 
 
 def _part_cells(part: Mapping[str, Any]) -> list[str]:
-    return [f"{part['seconds'] * 1e3:.2f}", f"{part['share']:.1%}", f"{part['flops_per_second'] / 1e9:,.1f}"]
+    return [f"{part['seconds'] * 1e3:.2f}", f"{part['share']:.1%}"]
 
 
 def _conditions(results: Mapping[str, Any], resumable: bool) -> list[str]:
     """How and on what it was measured."""
     settings, where = results["settings"], results["environment"]
-    lines = list(dict.fromkeys(str(PeakRates(**row["peak_rates"])) for row in results["rows"]))
+    lines = [
+        "images/s and MiB: plain → merged; FLOPs, roofline: how much of the speed-up that they predict is attained; "
+        "kept: activations, merged ÷ plain"
+    ]
+    lines += dict.fromkeys(str(PeakRates(**row["peak_rates"])) for row in results["rows"])
     lines.append(
         f"medians of {rounds_text(results)} rounds after {settings['warmup']} warm-up steps, interleaved; "
         f"{where['device_name']}, {where['threads']} threads, load {where['load_average']}, torch {where['torch']}, "
@@ -198,7 +211,8 @@ def draw_speed(results: Mapping[str, Any], path: Path) -> None:
             "roofline": Line2D([], [], color=GREY, ls="--", lw=1.2),
             "FLOPs": Line2D([], [], color=GREY, lw=1.5),
         }
-        shared_legend(figure, list(handles.values()), list(handles), title="With the merger, times as fast as without")
+        title = "With the merger, times as fast as without"
+        shared_legend(figure, list(handles.values()), list(handles), title=title, columns=2 * len(phases))
 
 
 def _series(row: Mapping[str, Any]) -> str:
@@ -210,9 +224,11 @@ def _panel(axes: Axes, rows: list[Mapping[str, Any]], colours: Mapping[str, str]
     if not rows:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
         return
-    for label in dict.fromkeys(map(_series, rows)):
+    labels = list(dict.fromkeys(map(_series, rows)))
+    for place, label in enumerate(labels):
+        shift = 2 ** (0.1 * (place - (len(labels) - 1) / 2))  # beside each other, so that no bar hides another
         points = sorted((r for r in rows if _series(r) == label), key=lambda r: int(r["key"]["batch_size"]))
-        sizes = [row["key"]["batch_size"] for row in points]
+        sizes = [shift * row["key"]["batch_size"] for row in points]
         for name in [t["name"] for t in points[0]["measurement"]["timings"] if t["name"] != "plain"]:
             timings = [next(t for t in row["measurement"]["timings"] if t["name"] == name) for row in points]
             _attained(axes, sizes, timings, colours[label], ours=name == "merged")
@@ -231,7 +247,7 @@ def _panel(axes: Axes, rows: list[Mapping[str, Any]], colours: Mapping[str, str]
     axes.set_ylabel("times as fast")
 
 
-def _attained(axes: Axes, sizes: list[int], timings: Iterable[Mapping[str, Any]], colour: str, *, ours: bool) -> None:
+def _attained(axes: Axes, sizes: list[float], timings: Iterable[Mapping[str, Any]], colour: str, *, ours: bool) -> None:
     """Medians, with bars from quartile to quartile."""
     timings = list(timings)
     style: dict[str, Any] = {"ls": "-", "lw": 2} if ours else {"ls": ":", "lw": 1}

@@ -70,7 +70,9 @@ def picture(path: Path, *, columns: int, rows: int = 1, note: str) -> Iterator[t
             figure.savefig(partial, format="png")
 
 
-def shared_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, title: str) -> None:
+def shared_legend(
+    figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, title: str, columns: int = 7
+) -> None:
     """One legend for all panels, outside of them, so that it covers no data.
 
     Args:
@@ -78,10 +80,11 @@ def shared_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[st
         handles: A line or marker for each label.
         labels: What they mean.
         title: Above them: what was trained on what.
+        columns: Labels in a line, at most.
     """
     legend = figure.legend(
-        handles, labels, loc="outside upper left", ncols=min(7, len(labels)), frameon=False, fontsize=9, title=title,
-        title_fontsize=9, alignment="left", handletextpad=0.4, columnspacing=1.4,
+        handles, labels, loc="outside upper left", ncols=min(columns, len(labels)), frameon=False, fontsize=9,
+        title=title, title_fontsize=9, alignment="left", handletextpad=0.4, columnspacing=1.4,
     )  # fmt: skip
     legend.get_title().set_color(GREY)
 

@@ -19,6 +19,7 @@ from patchmerger.reports.numbers import (
     left_out_text,
     mean_text,
     settings_text,
+    uncertain_text,
 )
 from patchmerger.reports.style import GREY, head, limit_percent, ordered_colours, picture, shared_legend, speed_bars
 from patchmerger.reports.tables import print_table, report_console
@@ -52,6 +53,13 @@ def show_sweep(results: dict[str, Any]) -> int:
         console.print(
             f"{len(results['missing'])} runs are not done, so speed is not measured and nothing is drawn yet."
         )
+    uncertain = uncertain_text(
+        (f"{name} in {mode}", measured["timings"][1])
+        for name, cell in results["cells"].items()
+        for mode, measured in (cell["speed"] or {}).items()
+    )
+    if uncertain is not None:
+        console.print(escape(uncertain), soft_wrap=True)
     left_out = left_out_text(_differences(results))
     if left_out is not None:
         console.print(left_out, soft_wrap=True)

@@ -19,6 +19,7 @@ from patchmerger.reports.numbers import (
     mean_text,
     settings_text,
     shown_text,
+    uncertain_text,
 )
 from patchmerger.reports.style import GREY, head, picture, shared_legend, variant_colours, variant_markers
 from patchmerger.reports.tables import print_table, report_console
@@ -77,6 +78,14 @@ def show_transfer(results: dict[str, Any]) -> None:
     for name in results["variants"]:
         if name != baseline:
             console.print(escape(_transfer_verdict(name, results)), soft_wrap=True)
+    uncertain = uncertain_text(
+        (f"{t['name']} in {mode}", t)
+        for mode, measured in results["speed"].items()
+        for t in measured["timings"]
+        if t["name"] != baseline
+    )
+    if uncertain is not None:
+        console.print(escape(uncertain), soft_wrap=True)
     left_out = left_out_text(differences)
     if left_out is not None:
         console.print(left_out, soft_wrap=True)
