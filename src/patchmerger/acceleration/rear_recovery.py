@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.distillation import Distillation, seconds_per_step, train_phase
 from patchmerger.acceleration.distillation_task import KeptTask
 from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit
 from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.recovery_data import KeptBatches, KeptData, Views, choose_views, is_varied
+from patchmerger.acceleration.recovery_job import RecoveryJob, seconds_per_step, train_phase
 from patchmerger.data.batches import Key
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.transforms import EvalTransform, normalize
@@ -31,7 +31,7 @@ PASSES = 3
 """Passes over each kept view: more images seen three times do better than fewer seen more often."""
 
 
-def recover_rear(job: Distillation, share: float) -> dict[str, Any]:
+def recover_rear(job: RecoveryJob, share: float) -> dict[str, Any]:
     """Keep tokens, then train the first merger and what follows it on them.
 
     Args:
@@ -68,7 +68,7 @@ def recover_rear(job: Distillation, share: float) -> dict[str, Any]:
 
 
 def _keep_and_train(
-    job: Distillation,
+    job: RecoveryJob,
     halves: _Halves,
     folder: RunFolder,
     views: dict[str, Views],
@@ -112,7 +112,7 @@ _SAME = Augmentation("none", flip=False)
 class _Halves:
     """Student and teacher, cut after the same block."""
 
-    def __init__(self, job: Distillation) -> None:
+    def __init__(self, job: RecoveryJob) -> None:
         self.job = job
         self.after = _cut(job)
         self.student = Classifier(job.student.to(job.device))
@@ -185,7 +185,7 @@ class _Halves:
         return normalize(pixels, self.job.preprocessing).to(next(self.student.parameters()))
 
 
-def _cut(job: Distillation) -> int:
+def _cut(job: RecoveryJob) -> int:
     """The last frozen block, counted from 1."""
     present, wanted = mergers(job.student), job.recovery.frozen_blocks
     if wanted is None and not present:
@@ -200,9 +200,7 @@ def _cut(job: Distillation) -> int:
     return present[0].after if wanted is None else wanted
 
 
-def _fill(
-    job: Distillation, halves: _Halves, kept: KeptTokens, views: Views, chosen: Sequence[Key], name: str
-) -> float:
+def _fill(job: RecoveryJob, halves: _Halves, kept: KeptTokens, views: Views, chosen: Sequence[Key], name: str) -> float:
     """Compute what is missing; returns the seconds it took."""
     begin, missing = time.perf_counter(), chosen[kept.done :]
     if not missing:
@@ -215,7 +213,7 @@ def _fill(
 
 
 def _length(
-    job: Distillation, halves: _Halves, views: Views, shape: KeptShape, probe: list[Key], share: float
+    job: RecoveryJob, halves: _Halves, views: Views, shape: KeptShape, probe: list[Key], share: float
 ) -> dict[str, Any]:
     """How many views are kept, and how many steps are trained on them."""
     recovery, images, batch_size = job.recovery, len(job.data.train), job.recovery.batch_size
@@ -241,7 +239,7 @@ def _length(
     }  # fmt: skip
 
 
-def _seconds(job: Distillation, halves: _Halves, views: Views, probe: list[Key]) -> tuple[float, float]:
+def _seconds(job: RecoveryJob, halves: _Halves, views: Views, probe: list[Key]) -> tuple[float, float]:
     """Seconds to keep a view, and to train on it once, measured on a batch."""
     begin = time.perf_counter()
     pixels, targets = next(views.batches(probe, len(probe), job.workers))

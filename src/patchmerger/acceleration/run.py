@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import HeldOutScores, at_chance, chance_warning, compare_scores
-from patchmerger.acceleration.distillation import device_of, distill, too_few_images
+from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.image_batches import calibration_batch
 from patchmerger.acceleration.placement import ChosenPlacement, choose_placement, slower_but_safer
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
+from patchmerger.acceleration.recovery_job import device_of, too_few_images
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.acceleration.teacher import Teacher, find_teacher
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import compare_scores, scores_of
-from patchmerger.acceleration.distillation import device_of, distill
+from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.image_batches import calibration_batch
 from patchmerger.acceleration.placement import ChosenPlacement, choose_placement
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
+from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.run import check_classes
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, RecoverySettings
 from patchmerger.acceleration.teacher import Teacher, find_teacher
