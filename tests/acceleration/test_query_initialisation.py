@@ -121,6 +121,13 @@ def test_best_is_a_method_and_a_seed_gives_it_again(digits):
     assert torch.equal(models[0].blocks[1].merger.weight, models[1].blocks[1].merger.weight)
 
 
+def test_images_are_taken_from_a_source():
+    model = insert(trained_vit(), num_tokens=4, after=2)
+    record = calibrate(model, "digits", method="soft")
+    assert record.images == 512
+    assert record.mergers[0].divergence < record.mergers[0].random
+
+
 def test_a_scale_of_the_merger_makes_no_difference(digits):
     plain, scaled = (insert(trained_vit(), num_tokens=4, after=2, scale=scale) for scale in (1.0, 0.25))
     for model in (plain, scaled):

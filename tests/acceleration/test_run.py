@@ -14,7 +14,7 @@ from conftest import make_images, make_timm, make_vit
 from patchmerger import accelerate, insert, load, save
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.cli import main
-from patchmerger.data import DataSettings
+from patchmerger.data import DataSettings, load_images
 from patchmerger.inserted import mergers
 from patchmerger.reports.acceleration import show_acceleration
 from trained_on_digits import trained_vit
@@ -190,13 +190,14 @@ def test_images_without_labels_are_enough(folder, tmp_path, capsys):
 def test_a_dataset_of_ones_own_is_taken(folder, tmp_path):
     class Own(torch.utils.data.Dataset):
         def __init__(self, count):
-            self.images = some_digits(count)
+            digits = load_images(DataSettings(), seed=0).train
+            self.images, self.labels = digits.gather(range(count)), digits.targets.tolist()
 
         def __len__(self):
             return len(self.images)
 
         def __getitem__(self, index):
-            return self.images[index], index % 10
+            return self.images[index], self.labels[index]
 
     data = {"train": Own(100), "test": Own(40)}
     arguments = {"out": tmp_path / "run", "max_drop": 100, **quick(1.4, 1, "random", recovery={"batch_size": 16})}
@@ -209,8 +210,6 @@ def test_a_dataset_of_ones_own_is_taken(folder, tmp_path):
 
 
 def some_digits(count):
-    from patchmerger.data import load_images
-
     return load_images(DataSettings(), seed=0).train.gather(range(count))
 
 

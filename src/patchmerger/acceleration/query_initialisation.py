@@ -11,8 +11,10 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from patchmerger.acceleration.image_batches import calibration_batch
 from patchmerger.acceleration.query_search import Calibrated, QuerySearch
 from patchmerger.acceleration.settings import QueryInit
+from patchmerger.data.loading import DataLike, load_images
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.inserted import InsertedMerger, mergers
@@ -20,11 +22,14 @@ from patchmerger.insertion import remove
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import PatchMerger
+from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
+from patchmerger.models.finding import find_model
 
 LOGIT_STDS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 """Standard deviations of the scores that are tried; queries drawn at random have 1."""
 
+_DRAWN = 512
 SOFT = 1.0
 """Standard deviation of the scores in ``method="soft"``: that of queries drawn at random."""
 
@@ -69,7 +74,7 @@ class Calibration:
 
 def calibrate(
     model: nn.Module,
-    images: Tensor | Iterable[Tensor],
+    images: Tensor | Iterable[Tensor] | DataLike,
     *,
     method: QueryInit = "best",
     plain: nn.Module | None = None,
@@ -99,7 +104,8 @@ def calibrate(
 
     Args:
         model: A model with at least one PatchMerger; several are set first to last.
-        images: Normalised images as the model takes them, (n, 3, S, S), or batches of them: some hundreds.
+        images: Normalised images as the model takes them, (n, 3, S, S), or a list or generator of batches of them: some
+            hundreds. Or what ``load_images`` takes: 512 of its training images are drawn.
         method: See above.
         plain: The model to be matched; by default ``model`` without its mergers.
         logit_stds: Standard deviations of the scores that are tried.
@@ -124,6 +130,8 @@ def calibrate(
     if steps < 1 or not lr > 0:
         raise ValueError(f"steps ({steps}) must be at least 1 and lr ({lr}) above 0")
     present = _queried(model)
+    if not isinstance(images, Tensor | Iterator | list | tuple):
+        images = _drawn(model, images, seed)
     batches = _batches(model, images, batch_size)
     _check_size(model, batches)
     if method == "located" and any(cast(PatchMerger, merger.module).prior is None for merger in present):
@@ -151,6 +159,17 @@ def _queried(model: nn.Module) -> list[InsertedMerger]:
         if not isinstance(merger.module, PatchMerger):
             raise ValueError(f"{merger.name} is a {type(merger.module).__name__}, which has no queries to set")
     return present
+
+
+def _drawn(model: nn.Module, data: DataLike, seed: int) -> Tensor:
+    """Some training images, as the model takes them."""
+    found = find_model(model)
+    if found.preprocessing is None:
+        raise ValueError(
+            f"model ({found.name}) does not say how its images are normalised: give images as normalised tensors"
+        )
+    train = load_images(data, seed=seed, labels_needed=False).train
+    return calibration_batch(train, found.preprocessing, image_size=square_input(model), count=_DRAWN, seed=seed)
 
 
 def _batches(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int) -> list[Tensor]:

@@ -198,7 +198,8 @@ class AccelerationRun:
             merger.module.load_state_dict(load_file(path))
         else:
             batch = calibration_batch(
-                self.images.train, self.teacher.preprocessing, image_size=self.image_size, count=query_init.images,
+                self.images.train, self.teacher.preprocessing, image_size=self.image_size,
+                count=min(query_init.images, 64) if method == "located" else query_init.images,  # nothing is chosen
                 seed=self.seed,
             )  # fmt: skip
             with progress_bar("2/5 queries", 1.0, shown=self.progress) as bar:
