@@ -112,7 +112,8 @@ def _describe(name: str, weights: Tensor, queries: Tensor | None) -> MergerDiagn
 
 def _entropy(shares: Tensor) -> Tensor:
     """−Σ p log p over the last dimension, with 0 log 0 = 0."""
-    return torch.special.entr(shares).sum(dim=-1)
+    entropy: Tensor = torch.special.entr(shares).sum(dim=-1)
+    return entropy
 
 
 def _eager(model: nn.Module) -> AbstractContextManager[Any]:

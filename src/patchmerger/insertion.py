@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, get_args
+from typing import TypeVar, cast, get_args
 
 from torch import nn
 
@@ -86,6 +86,7 @@ def insert(
         raise UnsupportedModelError(model, *state, "changed")
     request = checked_request(model, host, num_tokens=num_tokens, after=after, prefix=prefix, positions=positions)
     reducers = choose_reducers(
+        model,
         host,
         request.num_tokens,
         num_kept_prefix_tokens=request.num_kept_prefix_tokens,
@@ -108,7 +109,7 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
     """Subclass each block from the first merge on that needs it, and those parts that must know of a merge."""
     num_tokens = _present_mergers(host) | request.num_tokens
     first = min(num_tokens)
-    located = [number for number in num_tokens if needs_positions(host.blocks[number - 1].merger)]
+    located = [number for number in num_tokens if needs_positions(cast(nn.Module, host.blocks[number - 1].merger))]
     last_located = max(located, default=0)
     for number, block in enumerate(host.blocks[first - 1 :], start=first):
         after_merge = number > first

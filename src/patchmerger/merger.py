@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.mechanism.options import Norm, Prior
+from patchmerger.mechanism.tracing import is_traced
 from patchmerger.prior import GridPrior
 
 Init: TypeAlias = Tensor | Callable[[Tensor], Any]
@@ -195,7 +196,7 @@ class PatchMerger(nn.Module):
                 image gives Y = 0).
             TypeError: ``mask`` is not boolean.
         """
-        if not isinstance(x, torch.fx.Proxy):  # traced symbolically, the shapes are open
+        if not is_traced(x):  # traced symbolically, the shapes are open
             self._check_input(x, mask)
         merged, weights = patch_merge(
             x,
@@ -223,8 +224,7 @@ class PatchMerger(nn.Module):
                 f"positions must be given to a merger with prior='grid': (N, 2) or (B, N, 2), from 0 to 1, for x "
                 f"{tuple(x.shape)}"
             )
-        traced = isinstance(x, torch.fx.Proxy)
-        if not traced and positions.shape not in ((x.shape[1], 2), (*x.shape[:2], 2)):
+        if not is_traced(x) and positions.shape not in ((x.shape[1], 2), (*x.shape[:2], 2)):
             raise ValueError(
                 f"positions must be (N, 2) or (B, N, 2) for x {tuple(x.shape)}, got {tuple(positions.shape)}"
             )

@@ -62,8 +62,8 @@ def _is_packed(parameter: Tensor) -> bool:
     """Whether a parameter holds something else than the numbers of a dense floating point tensor."""
     if type(parameter).__module__.startswith("torch.distributed"):  # sharded
         return False
-    floating = parameter.is_floating_point() and parameter.dtype.itemsize > 1
-    return is_traceable_wrapper_subclass(parameter) or not (floating or parameter.is_complex())
+    dense = (parameter.is_floating_point() and parameter.dtype.itemsize > 1) or parameter.is_complex()
+    return not dense or is_traceable_wrapper_subclass(parameter)
 
 
 def _is_offloaded(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from patchmerger.mechanism.rotary import Rope
 from patchmerger.mechanism.subclassing import host_class
+from patchmerger.mechanism.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ _OF_TOKENS = (
 
 def _is_of_tokens(name: str, value: Any) -> bool:
     """Whether an argument of this name says something of each token; a proxy of symbolic tracing is not known yet."""
-    if value is None or value is False or isinstance(value, torch.fx.Proxy):
+    if value is None or value is False or is_traced(value):
         return False
     return name in _OF_TOKENS or (name.endswith("mask") and name != "head_mask")
 

@@ -14,6 +14,7 @@ from patchmerger.mechanism.options import Positions
 from patchmerger.mechanism.patch_grid import PatchGrid
 from patchmerger.mechanism.rotary import Rope
 from patchmerger.mechanism.subclassing import Subclass
+from patchmerger.mechanism.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class MergingBlock(LaterBlock):
         mask = None if state.after_merge else state.inputs.real_tokens(state.named(args, kwargs), prefix)
         before = origin_of(given) if state.after_merge and state.origin_is_needed else None
         places = state.grid.places(patches) if state.grid is not None else None if before is None else before.places
-        arguments = {} if mask is None else {"mask": mask}
+        arguments: dict[str, Any] = {} if mask is None else {"mask": mask}
         if getattr(self.merger, "needs_positions", False):
             arguments["positions"] = places
         origin = None
@@ -174,11 +175,6 @@ def origin_of(x: Tensor) -> Origin:
             "positions='drop'"
         )
     return origin
-
-
-def is_traced(x: object) -> bool:
-    """Whether ``x`` stands for a tensor in symbolic tracing, as by feature extractors: its shape is open."""
-    return isinstance(x, torch.fx.Proxy)
 
 
 def _is_whole(x: Tensor) -> bool:

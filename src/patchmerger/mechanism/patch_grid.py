@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from patchmerger.mechanism.tracing import is_traced
 from patchmerger.prior import grid_positions
 
 
@@ -41,7 +41,7 @@ class PatchGrid:
                 "forward of their model: call the model itself"
             )
         rows, columns = self.size
-        if not isinstance(tokens, torch.fx.Proxy) and rows * columns != tokens.shape[1]:
+        if not is_traced(tokens) and rows * columns != tokens.shape[1]:
             raise _other_tokens(tokens, f"a grid of {rows} × {columns} patches")
         return grid_positions(self.size, device=tokens.device)
 

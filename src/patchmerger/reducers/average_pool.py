@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from patchmerger.mechanism.tracing import is_traced
 from patchmerger.merger import check_mask
 
 
@@ -45,7 +46,7 @@ class AveragePool(nn.Module):
             return F.adaptive_avg_pool1d(x.transpose(1, 2), self.num_tokens).transpose(1, 2)
         if mask is None:
             mask = x.new_ones(x.shape[:2], dtype=torch.bool)
-        elif not isinstance(x, torch.fx.Proxy):
+        elif not is_traced(x):
             check_mask(x, mask)
         weights = _run_weights(mask, self.num_tokens)
         pooled = weights.to(x.dtype) @ x.masked_fill(~mask[:, :, None], 0)

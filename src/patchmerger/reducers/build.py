@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from patchmerger.hosts import Host
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.options import Norm, Positions, Prior
+from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import Init, PatchMerger
 
 
 def choose_reducers(
+    model: nn.Module,
     host: Host,
     num_tokens: dict[int, int],
     *,
@@ -30,7 +32,8 @@ def choose_reducers(
     """The modules to put in, each on its block's device and in its dtype.
 
     Args:
-        host: The model's description.
+        model: The model that they are for.
+        host: Its description.
         num_tokens: Tokens that go on after each block to merge after.
         num_kept_prefix_tokens: Prefix tokens that stay as they are.
         positions: What merged tokens have in place of positions; a centroid needs to know the weights A.
@@ -52,7 +55,7 @@ def choose_reducers(
             )
             for count, like in zip(num_tokens.values(), likes, strict=True)
         ]
-        _check_places(host, num_kept_prefix_tokens, dict(zip(num_tokens, reducers, strict=True)))
+        _check_places(model, host, num_kept_prefix_tokens, dict(zip(num_tokens, reducers, strict=True)))
         return reducers
     if (norm, scale, init, prior) != ("scores", 1.0, None, None):
         raise ValueError("norm, scale, init and prior are PatchMerger's: they cannot be given together with a reducer")
@@ -61,7 +64,7 @@ def choose_reducers(
         raise ValueError(
             f"reducer must be one module for each of the {len(num_tokens)} blocks to merge after, none of them twice"
         )
-    _check_places(host, num_kept_prefix_tokens, dict(zip(num_tokens, given, strict=True)))
+    _check_places(model, host, num_kept_prefix_tokens, dict(zip(num_tokens, given, strict=True)))
     arriving = host.num_patches or 4 * max(num_tokens.values())
     if num_kept_prefix_tokens == 0:
         arriving += host.num_prefix_tokens
@@ -73,21 +76,22 @@ def choose_reducers(
     return given
 
 
-def _check_places(host: Host, num_kept_prefix_tokens: int, reducers: dict[int, nn.Module]) -> None:
+def _check_places(model: nn.Module, host: Host, num_kept_prefix_tokens: int, reducers: dict[int, nn.Module]) -> None:
     """Refuse a merger that must know where tokens are, where the model or a merger before it does not say."""
     present = {i: block.merger for i, block in enumerate(host.blocks, start=1) if is_merging(block)} | reducers
     located = [number for number, merger in present.items() if needs_positions(merger)]
     if not located:
         return
+    name = host_class(model).__name__
     if host.grid is None:
         raise ValueError(
-            "prior ('grid') needs the grid of patches, and none is known of this model: leave prior out, or say it in "
+            f"prior ('grid') needs the grid of patches, and none is known of {name}: leave prior out, or say it in "
             "grid= of the Host that register_host is given"
         )
     if num_kept_prefix_tokens < host.num_prefix_tokens:
         raise ValueError(
-            f"prior ('grid') cannot go with prefix='merge': the {host.num_prefix_tokens} prefix tokens have no place "
-            "in the image; use prefix='keep'"
+            f"prior ('grid') cannot go with prefix='merge': the {host.num_prefix_tokens} prefix tokens of {name} have "
+            "no place in the image; use prefix='keep'"
         )
     for number, merger in present.items():
         if number < max(located) and "return_weights" not in inspect.signature(merger.forward).parameters:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, NoReturn, cast
 
-import torch
 from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import (
     Block,
@@ -20,6 +19,7 @@ from patchmerger.hosts.host import UnsupportedModelError, refuse_unusual_blocks
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.patch_grid import needs_grid, tell_grid
 from patchmerger.mechanism.subclassing import Subclass, host_class
+from patchmerger.mechanism.tracing import is_traced
 from patchmerger.merger import PatchMerger
 
 # The blocks of VisionTransformer: they are given the tokens and, if anything, a mask.
@@ -88,7 +88,7 @@ class MergedTransformer(Subclass):
             x: Images (B, C, H, W), or patches as NaFlex has them.
             patch_coord: Row and column of each patch, (B, N, 2), where the images of a batch differ in size.
         """
-        if not needs_grid(self.blocks) or isinstance(x, torch.fx.Proxy):
+        if not needs_grid(self.blocks) or is_traced(x):
             return
         if isinstance(x, dict):
             x, patch_coord = x["patches"], x.get("patch_coord", patch_coord)

@@ -50,7 +50,7 @@ class MergedGemma4Encoder(MergedPaddedTransformer):
     def forward_features(self, x: Any, patch_coord: Tensor | None = None, patch_valid: Tensor | None = None) -> Tensor:
         """As timm has it, for patches in the order of the grid."""
         self._check_order(x, patch_coord, patch_valid)
-        return super().forward_features(x, patch_coord, patch_valid)  # type: ignore[misc, no-any-return]
+        return super().forward_features(x, patch_coord, patch_valid)  # type: ignore[no-any-return]
 
     def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As timm has it; ``patch_valid`` is that of the features which are given."""

@@ -12,8 +12,8 @@ from patchmerger.hosts.host import Host
 from patchmerger.hosts.timm.common import PLAIN_BLOCKS, MergedTransformer, any_merging, known_blocks, why_prefix_stays
 from patchmerger.hosts.timm.rotary import DROPPED_PATCHES, refuse_long_step
 from patchmerger.mechanism.block_inputs import BlockInputs
-from patchmerger.mechanism.blocks import is_traced
 from patchmerger.mechanism.rotary import Rope
+from patchmerger.mechanism.tracing import is_traced
 
 
 def describe_naflex(model: Any) -> Host:

@@ -38,7 +38,7 @@ class MergedGridEncoder(MergedTransformer):
     def forward_features(self, x: Tensor) -> Tensor:
         """As timm has it, merged tokens as (B, 1, M, D)."""
         if not any_merging(self.blocks):
-            return super().forward_features(x)  # type: ignore[misc, no-any-return]
+            return super().forward_features(x)  # type: ignore[no-any-return]
         self.tell_grid(x)
         # timm's own, past the subclasses, whose checks torch.compile does not follow
         intermediates = super(MergedTransformer, self).forward_intermediates  # type: ignore[misc]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from patchmerger.hosts.host import Host
 from patchmerger.hosts.timm.common import MergedTransformer, known_blocks, patch_grid, why_prefix_stays
 from patchmerger.mechanism.block_inputs import BlockInputs
-from patchmerger.mechanism.blocks import any_centroid, is_traced
+from patchmerger.mechanism.blocks import any_centroid
 from patchmerger.mechanism.rotary import Rope
+from patchmerger.mechanism.tracing import is_traced
 
 # A step of half a turn (π) could be one forwards or one backwards; a little less, because tables are rounded.
 _LONGEST_STEP = 3.1
@@ -73,7 +74,7 @@ class MergedRotaryTransformer(MergedTransformer):
     def forward_features(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As timm has it, where the centroids of merged tokens can be found."""
         self.check_steps(x)
-        return super().forward_features(x, *args, **kwargs)  # type: ignore[misc]
+        return super().forward_features(x, *args, **kwargs)
 
     def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As timm has it, where the centroids of merged tokens can be found."""

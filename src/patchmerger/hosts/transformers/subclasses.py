@@ -8,9 +8,10 @@ import torch
 from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
-from patchmerger.mechanism.blocks import any_centroid, is_traced
+from patchmerger.mechanism.blocks import any_centroid
 from patchmerger.mechanism.patch_grid import needs_grid, tell_grid
 from patchmerger.mechanism.subclassing import Subclass
+from patchmerger.mechanism.tracing import is_traced
 
 
 class NoBias(Subclass):
