@@ -121,6 +121,22 @@ def test_of_two_processes_the_second_waits_and_has_the_results_of_the_first(tmp_
     assert outputs == sorted([f"{name}\n", f"works\n{name}\n"])
 
 
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    folder = RunFolder(tmp_path, {})
+    folder.begin()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".last.ckpt.0123abcd.partial").write_text("half")
+    (tmp_path / ".model.0123abcd.partial").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_text("whole")
+    with folder.exclusive():
+        assert sorted(path.name for path in tmp_path.rglob("*")) == [
+            ".lock",
+            "checkpoints",
+            "last.ckpt",
+            "settings.json",
+        ]
+
+
 def test_the_other_processes_of_a_training_on_several_devices_do_not_wait(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path, {})
     folder.begin()

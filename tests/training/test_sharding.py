@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import processes
+from patchmerger.cli import main
 from patchmerger.training.settings import TrainingSettings
 
 SCRIPT = """
@@ -41,28 +43,33 @@ OPTIONS = """
 """
 
 
-def run(
-    out: Path, *, processes: int, kill_at: int = 0, strategy: str = "auto", **training
-) -> subprocess.CompletedProcess:
+def options_of(out: Path, processes: int, **training) -> list[str]:
     """`patchmerger fit` with the same 256 images in a batch of all processes."""
+    options = {"devices": processes, "batch_size": 256 // processes, **training}
+    given = [word for name, value in options.items() for word in (f"--training.{name}", str(value))]
+    return ["fit", *shlex.split(OPTIONS), *given, "--out", str(out)]
+
+
+def run(out: Path, *, kill_at: int = 0, **training) -> subprocess.CompletedProcess:
+    """In two processes, of which Lightning starts the second by the same command line."""
     script = out.parent / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    options = {"strategy": strategy, "devices": processes, "batch_size": 256 // processes, **training}
-    given = [word for name, value in options.items() for word in (f"--training.{name}", str(value))]
     return subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(kill_at), "fit", *shlex.split(OPTIONS), *given,
-         "--out", str(out)],
+        [sys.executable, "-W", "ignore", str(script), str(kill_at), *options_of(out, 2, **training)],
         capture_output=True, text=True, check=False, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
     )  # fmt: skip
 
 
+def run_alone(out: Path, **training) -> Path:
+    ended = processes.run(main, options_of(out, 1, **training))
+    assert (out / "results.json").exists(), ended
+    return out
+
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("one") / "run"
-    done = run(out, processes=1)
-    assert done.returncode == 0, done.stderr
-    return out
+    return run_alone(tmp_path_factory.mktemp("one") / "run")
 
 
 def assert_equal_runs(out: Path, expected: Path) -> None:
@@ -80,9 +87,9 @@ def assert_equal_runs(out: Path, expected: Path) -> None:
     assert torch.equal(*targets)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_evaluate_and_save_as_one(one, tmp_path, strategy):
-    done = run(tmp_path / "run", processes=2, strategy=strategy)
+    done = run(tmp_path / "run", strategy=strategy)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test accuracy") == 1  # said by one process only
     assert_equal_runs(tmp_path / "run", one)
@@ -90,16 +97,14 @@ def test_two_processes_train_evaluate_and_save_as_one(one, tmp_path, strategy):
 
 @pytest.mark.slow
 def test_a_sharded_run_is_resumed_and_averages_its_weights(tmp_path):
-    killed = run(tmp_path / "run", processes=2, strategy="fsdp", ema=0.5, kill_at=4)
+    killed = run(tmp_path / "run", strategy="fsdp", ema=0.5, kill_at=4)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "run" / "results.json").exists()
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["state_dict"]["model.blocks.0.merger.weight"].shape == (4, 16)  # whole, in one file
-    resumed = run(tmp_path / "run", processes=2, strategy="fsdp", ema=0.5)
+    resumed = run(tmp_path / "run", strategy="fsdp", ema=0.5)
     assert resumed.returncode == 0, resumed.stderr
-    alone = run(tmp_path / "alone", processes=1, ema=0.5)
-    assert alone.returncode == 0, alone.stderr
-    assert_equal_runs(tmp_path / "run", tmp_path / "alone")
+    assert_equal_runs(tmp_path / "run", run_alone(tmp_path / "alone", ema=0.5))
 
 
 @pytest.mark.parametrize(

@@ -81,12 +81,6 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def is_first_process() -> bool:
-    """Whether this is the first, or the only one, of the processes that train together, by what launched them."""
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
-
-
 def cpu_has_bf16() -> bool:
     """Whether the CPU computes with bfloat16 (AVX512-BF16, AMX, or ARM's BF16), rather than emulating it slowly."""
     if hasattr(torch.cpu, "get_capabilities"):  # since torch 2.11

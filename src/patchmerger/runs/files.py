@@ -100,6 +100,15 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove what a killed process had half written in ``folder`` and below it, while nobody else writes there."""
+    for partial in [*folder.rglob(".*.partial")]:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
 def _put_in_place(new: Path, target: Path) -> None:
     if not target.exists():
         new.rename(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from patchmerger.runs.environment import is_first_process
-from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.files import read_json, remove_partials, write_json
 from patchmerger.runs.serialisation import from_json, to_json
 
 S = TypeVar("S")
@@ -68,7 +68,7 @@ class RunFolder:
         Yields:
             The results, where another process has finished the run meanwhile; else ``None``.
         """
-        if not is_first_process():
+        if not _is_first_process():
             yield self.results
             return
         lock = FileLock(self.path / LOCK_FILE)
@@ -78,6 +78,7 @@ class RunFolder:
             print(f"waiting: another process is at the run in {self.path}", file=sys.stderr, flush=True)
             lock.acquire()
         try:
+            remove_partials(self.path)
             yield self.results
         finally:
             lock.release()
@@ -166,3 +167,9 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _is_first_process() -> bool:
+    """Whether this is the first, or the only one, of the processes that train together, by what launched them."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(rank, "0") == "0" for rank in ranks)

@@ -81,8 +81,7 @@ def last_checkpoint(folder: RunFolder) -> Path | None:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is damaged, or no checkpoint ({reason}): {cure}") from error
+        raise ValueError(f"{path} is damaged, or no checkpoint: {cure}") from error
     if not isinstance(checkpoint, dict) or checkpoint.get(_RUN) != folder.fingerprint:
         raise ValueError(f"{path} was not written by this run: {cure}")
     return path
