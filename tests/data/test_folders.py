@@ -219,7 +219,7 @@ def test_labels_in_metadata_are_read(tmp_path: Path, name: str, labels: list[Any
     source = open_source(DataSettings(str(root)))
     assert source.class_names == tuple(str(label) for label in sorted(labels))
     assert source.splits["train"].targets.tolist() == [sorted(labels).index(labels[number % 2]) for number in range(4)]
-    assert source.remarks == (f"labels are those of {name}",)
+    assert source.remarks == ()
 
 
 def test_metadata_in_folders_of_splits_in_a_column_or_in_file_names(tmp_path: Path) -> None:
@@ -245,7 +245,9 @@ def test_metadata_beside_class_folders(tmp_path: Path) -> None:
     assert "metadata.csv is not read: it has no column label" in source.remarks[0]
     rows = [(f"{kind}/00{number}.png", f"{kind}{number}") for kind in ("cat", "dog") for number in (0, 1)]
     metadata(root, rows, column="individual")
-    assert len(open_source(DataSettings(str(root), label="individual")).class_names) == 4
+    source = open_source(DataSettings(str(root), label="individual"))
+    assert len(source.class_names) == 4
+    assert source.remarks == ("labels are those of metadata.csv, not the folders",)
 
 
 def test_lists_of_labels_in_metadata(tmp_path: Path) -> None:

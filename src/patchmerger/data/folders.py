@@ -76,6 +76,8 @@ def read_folder(path: Path, data: DataSettings) -> EncodedDataset:
             split: [f for f in _files_below(folder) if f.suffix.lower() in IMAGES] for split, folder in splits.items()
         }
         if dataset := read_metadata(tables, listed, data):
+            if set(dataset.splits) == {"train"} and _folders(path):
+                remarks.append(f"labels are those of {next(iter(tables.values())).name}, not the folders")
             return EncodedDataset(dataset.splits, dataset.class_names, (*remarks, *dataset.remarks))
         table = next(iter(tables.values()))
         remarks.append(f"{table} is not read: it has no column label, and data.label names none")

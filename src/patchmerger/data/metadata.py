@@ -50,7 +50,6 @@ def read_metadata(tables: dict[str, Path], images: dict[str, list[Path]], data: 
         values[split] = values_of(table, label)
         remarks += _check_complete(tables[split], files[split], images[split], data)
     classes = Classes.of(class_label(first.features[label]), [v for some in values.values() for v in some], label)
-    remarks.append(f"labels are those of {', '.join(sorted({path.name for path in tables.values()}))}")
     if list(rows) == ["train"]:
         parts = _splits_within(tables["train"], first, files["train"])
     else:
