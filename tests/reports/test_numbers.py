@@ -1,6 +1,6 @@
 """What tables say of intervals that leave training noise out, and of the model."""
 
-from patchmerger.reports.numbers import interval_heading, left_out_text, model_text, uncertain_text
+from patchmerger.reports.numbers import interval_heading, left_out_text, model_text, speed_text, uncertain_text
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_images, over_seeds
 
@@ -32,3 +32,4 @@ def test_uncertain_speeds_say_why():
     text = uncertain_text([("a", few), ("b", few), ("c", wide), ("d", sure)])
     assert text == "Uncertain speed-ups: a, b (only 3 rounds); c (wide quartiles)."
     assert uncertain_text([("d", sure)]) is None
+    assert (speed_text({"speedup": 1.5, **few}), speed_text({"speedup": 1.5, **sure})) == ("1.50?", "1.50")

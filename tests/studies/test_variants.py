@@ -1,23 +1,25 @@
-"""The variants of a study: the shallow control."""
+"""The named variants: what each changes of the recipe, and that all can be built."""
 
-import timm
+import pytest
 
-from patchmerger.costs.model_cost import cost
-from patchmerger.models.build import build_model
+from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.studies.variants import shallow_twin
+from patchmerger.studies.variants import READY, build_recipe, resolve_variants
+from patchmerger.training.settings import Recipe
 
-SMALL = ModelSettings(
-    "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 8, "num_heads": 2}
+VIT = ModelSettings(
+    "vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
 )
 
 
-def test_the_shallow_twin_is_the_closest_in_flops():
-    merged = cost(build_model(SMALL, MergeSettings(), num_classes=0)).flops
-    twin = shallow_twin(SMALL, merged, depth=8)
-    gaps = {
-        depth: abs(cost(timm.create_model(SMALL.name, num_classes=0, **{**SMALL.args, "depth": depth})).flops - merged)
-        for depth in range(1, 9)
-    }
-    assert twin.args["depth"] == min(gaps, key=gaps.__getitem__)
-    assert 4 <= twin.args["depth"] <= 5
+@pytest.mark.parametrize("preset", ["default", "located"])
+def test_every_ready_made_variant_is_what_it_says_whatever_the_merger_is(preset):
+    recipes = resolve_variants(list(READY), Recipe(model=VIT), MergeSettings(num_tokens=4, after=3, preset=preset))
+    built = {name: build_recipe(recipe, num_classes=2) for name, recipe in recipes.items()}
+    found = {name: mergers(model) for name, model in built.items()}
+    assert {name for name, of in found.items() if not of} == {"plain", "shallow"}
+    assert all((m.after, m.num_tokens) == (3, 4) for of in found.values() for m in of)
+    located = {name: getattr(of[0].module, "prior", None) is not None for name, of in found.items() if of}
+    assert located == {"merged": preset == "located", "paper": False, "located": True, "average": False}
+    assert recipes["paper"].merge.preset == "paper"
+    assert len(built["shallow"].blocks) < 4

@@ -112,6 +112,18 @@ STUDIES = (
         f"tried: what is chosen here is to be tested by a study of its own. {_LOAD}",
     ),
     Study(
+        "Located queries from scratch",
+        "located-cifar10-long",
+        "Are queries that begin with places worth more than average pooling, near convergence?",
+        _of_config("compare", "located-cifar10-long"),
+    ),
+    Study(
+        "Located queries from scratch, small",
+        "located-cifar10-small",
+        "The same, with a budget for a CPU.",
+        _of_config("compare", "located-cifar10-small"),
+    ),
+    Study(
         "Digits",
         "digits",
         "Does everything work, in five minutes?",

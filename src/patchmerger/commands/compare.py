@@ -24,8 +24,9 @@ class Command:
         data: The images.
         model: The plain Vision Transformer.
         merge: The merger.
-        variants: Any of plain, merged, paper, average (pooling in the merger's place) and shallow (fewer blocks,
-            the merged model's FLOPs); in a config file also names with a merger and model of their own.
+        variants: Any of plain, merged, paper, located (queries that begin with places), average (pooling in the
+            merger's place) and shallow (fewer blocks, the merged model's FLOPs); in a config file also names with a
+            merger and model of their own.
         augmentation: How training images are varied; padded crops and flips if not given (digits: none).
         training: How each variant is trained.
         seeds: How often each variant is trained; seed s fixes weights, order and held-out images alike.

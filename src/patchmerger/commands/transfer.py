@@ -26,8 +26,8 @@ class Command:
         downstream: The images to transfer to.
         model: The plain Vision Transformer.
         merge: The merger.
-        variants: Any of plain, merged, paper, average and shallow, as for compare; in a config file also names with a
-            merger and model of their own.
+        variants: Any of plain, merged, paper, located, average and shallow, as for compare; in a config file
+            also names with a merger and model of their own.
         augmentation: How training images are varied upstream; padded crops and flips if not given (digits: none).
         training: How each variant is trained upstream.
         shots: Training images of each class in few-shot evaluation, k.

@@ -14,6 +14,7 @@ from patchmerger.reports.numbers import (
     counted,
     left_out_text,
     model_text,
+    speed_text,
     uncertain_text,
 )
 from patchmerger.reports.style import GREY, head, ordered_colours, picture, shared_legend, speed_bars
@@ -32,7 +33,7 @@ def show_accelerations(results: dict[str, Any]) -> None:
     """Print the table of ``patchmerger accelerate-study``: a row for each init and speed-up, a column a budget."""
     console = report_console()
     budgets = results["settings"]["budgets"]
-    speed = {t["name"]: t["speedup"] for t in results["speed"]["timings"]}
+    speed = {t["name"]: speed_text(t) for t in results["speed"]["timings"]}
     table = Table(
         title="test accuracy, % (points lost or won), by share of the original training; "
         f"{counted(len(results['models']), 'plain model')}",
@@ -46,7 +47,7 @@ def show_accelerations(results: dict[str, Any]) -> None:
         cells = {c["budget"]: c for c in results["curves"] if (c["query_init"], c["speedup"]) == (init, speedup)}
         place = results["places"].get(f"{speedup:g}")
         where = ("1", "–") if place is None else (
-            f"{speed[f'{speedup:g}']:.2f} ({place['predicted']:.2f})", f"{place['num_tokens']}, {place['after']}"
+            f"{speed[f'{speedup:g}']} ({place['predicted']:.2f})", f"{place['num_tokens']}, {place['after']}"
         )  # fmt: skip
         values = [f"{100 * cells[b]['accuracy']:.2f} ({100 * cells[b]['difference']:+.2f})" for b in budgets]
         table.add_row(init, *where, *values)

@@ -21,6 +21,7 @@ from patchmerger.reports.numbers import (
     mean_text,
     settings_text,
     shown_text,
+    speed_text,
     uncertain_text,
 )
 from patchmerger.reports.style import (
@@ -69,8 +70,8 @@ def show_comparison(results: dict[str, Any]) -> None:
             difference_text(v["difference"]),
             f"{v['train_seconds']:.0f}",
             f"{inference['images_per_second']:,.0f}",
-            f"{inference['speedup']:.2f} ({1 / v['flops_ratio']:.2f})",
-            f"{training['speedup']:.2f}",
+            f"{speed_text(inference)} ({1 / v['flops_ratio']:.2f})",
+            speed_text(training),
         )
     print_table(console, table)
     for name, v in results["variants"].items():
@@ -102,7 +103,7 @@ def draw_comparison(results: dict[str, Any], path: Path) -> None:
     spread = f" ± standard deviation of {seeds} seeds" if seeds > 1 else " of one seed"
     note = (
         f"Left: mean{spread}; speed: median of the paired ratios of {_rounds(results)} interleaved rounds, bars: their "
-        f"quartiles; {results['environment']['device_name']}.\n"
+        f"quartiles, hollow: uncertain; {results['environment']['device_name']}.\n"
         + (f"Right: mean, and a band from the lowest to the highest of {seeds} seeds. " if seeds > 1 else "")
         + "Vertical axes do not begin at 0."
     )
@@ -128,6 +129,7 @@ def _accuracy_against_speed(
             timing["speedup"], 100 * variant["metric_mean"], yerr=sd or None,
             xerr=None if name == results["baseline"] else speed_bars(timing["ratio_quartiles"], timing["speedup"]),
             fmt=markers[name], ms=12 if markers[name] == "*" else 8, capsize=3, lw=1.2, color=colours[name],
+            mfc="white" if timing["uncertain"] else colours[name],
         )  # fmt: skip
     axes.margins(x=0.12, y=0.15)
     limit_percent(axes)

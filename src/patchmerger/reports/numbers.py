@@ -56,6 +56,11 @@ def left_out_text(differences: Iterable[Mapping[str, Any] | None]) -> str | None
     return f"These differences leave out {' and '.join(left_out)}: another seed may turn one round."
 
 
+def speed_text(timing: Mapping[str, Any]) -> str:
+    """A measured speed-up, with a question mark where it is uncertain."""
+    return f"{timing['speedup']:.2f}{'?' if timing['uncertain'] else ''}"
+
+
 def uncertain_text(timings: Iterable[tuple[str, Mapping[str, Any]]]) -> str | None:
     """One sentence on the measured speed-ups that are not to be relied on, and why; ``None`` where all are.
 
@@ -64,7 +69,7 @@ def uncertain_text(timings: Iterable[tuple[str, Mapping[str, Any]]]) -> str | No
     """
     names: dict[str, list[str]] = {}
     for name, timing in timings:
-        if reason := timing.get("uncertain"):
+        if reason := timing["uncertain"]:
             names.setdefault(reason, []).append(name)
     if not names:
         return None

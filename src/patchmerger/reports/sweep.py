@@ -19,6 +19,7 @@ from patchmerger.reports.numbers import (
     left_out_text,
     mean_text,
     settings_text,
+    speed_text,
     uncertain_text,
 )
 from patchmerger.reports.style import GREY, head, limit_percent, ordered_colours, picture, shared_legend, speed_bars
@@ -104,8 +105,8 @@ def _columns(cell: dict[str, Any], plain: dict[str, Any], speed: dict[str, Any] 
     elif speed is None:
         speeds = [f"– ({plain['flops'] / cell['flops']:.2f})", "–"]
     else:
-        inference, training = (speed[mode]["timings"][1]["speedup"] for mode in ("inference", "training"))
-        speeds = [f"{inference:.2f} ({plain['flops'] / cell['flops']:.2f})", f"{training:.2f}"]
+        inference, training = (speed_text(speed[mode]["timings"][1]) for mode in ("inference", "training"))
+        speeds = [f"{inference} ({plain['flops'] / cell['flops']:.2f})", training]
     mergers = (cell["merger"] or {}).values()
     ranks = [f"{m['effective_rank']:.1f}" for m in mergers]
     alike = [f"{m['similarity']:.2f}" for m in mergers if m["similarity"] is not None]

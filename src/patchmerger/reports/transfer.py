@@ -19,6 +19,7 @@ from patchmerger.reports.numbers import (
     mean_text,
     settings_text,
     shown_text,
+    speed_text,
     uncertain_text,
 )
 from patchmerger.reports.style import GREY, head, picture, shared_legend, variant_colours, variant_markers
@@ -102,8 +103,8 @@ def _transfer_verdict(name: str, results: dict[str, Any]) -> str:
     found = results["variants"][name]["stages"]
     known = {stage: shown_text(s["difference"]) for stage, s in found.items() if s["difference"] is not None}
     parts = [f"{text}: {', '.join(s for s in known if known[s] == text)}" for text in dict.fromkeys(known.values())]
-    speed = {mode: {t["name"]: t["speedup"] for t in results["speed"][mode]["timings"]} for mode in results["speed"]}
-    faster = f"{speed['training'][name]:.2f} in training, {speed['inference'][name]:.2f} in inference"
+    speed = {mode: {t["name"]: speed_text(t) for t in results["speed"][mode]["timings"]} for mode in results["speed"]}
+    faster = f"{speed['training'][name]} in training, {speed['inference'][name]} in inference"
     predicted = 1 / results["variants"][name]["flops_ratio"]
     return f"{name}: {'; '.join(parts)}. Speed-up {faster} ({predicted:.2f} predicted)."
 

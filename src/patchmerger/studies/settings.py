@@ -94,8 +94,9 @@ class ComparisonSettings(StudySettings):
     """What fixes a comparison: a recipe, and the variants that are trained by it.
 
     Args:
-        variants: Any of plain, merged, paper, average (pooling in the merger's place) and shallow (fewer blocks, the
-            merged model's FLOPs), or names with a merger and model of their own.
+        variants: Any of plain, merged, paper, located (queries that begin with places), average (pooling in the
+            merger's place) and shallow (fewer blocks, the merged model's FLOPs), or names with a merger and model of
+            their own.
     """
 
     variants: Variants = ("plain", "merged")

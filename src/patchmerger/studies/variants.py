@@ -18,6 +18,7 @@ READY = {
     "plain": "the ViT as it is",
     "merged": "with the merger that the merge settings describe",
     "paper": "the same with the setting that the paper prints: values normalised too",
+    "located": "the same with located queries: each looks at a place in the image first",
     "average": "average pooling to as many tokens in the merger's place: the control that learns nothing",
     "shallow": "the plain ViT with fewer blocks, to the merged one's FLOPs: the control for depth",
 }
@@ -65,10 +66,15 @@ def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> tuple[Model
         return model, None
     if name == "merged":
         return model, merge
+    bare = replace(
+        merge, preset="default", norm=None, scale=None, logit_std=None, prior=None, reducer="patchmerger"
+    )  # fmt: skip
     if name == "paper":
-        return model, replace(merge, preset="paper", norm=None, scale=None, logit_std=None, reducer="patchmerger")
+        return model, replace(bare, preset="paper")
+    if name == "located":
+        return model, replace(bare, preset="located")
     if name == "average":
-        return model, replace(merge, preset="default", norm=None, scale=None, logit_std=None, reducer="average")
+        return model, replace(bare, reducer="average")
     merged = _build_bare(model, merge)
     return shallow_twin(model, cost(merged).flops, depth=len(merged.blocks)), None  # type: ignore[arg-type]
 
