@@ -40,6 +40,16 @@ def make_transformers(name: str = "ViTForImageClassification", **kwargs: Any) ->
     return _fixed(lambda: cls(config))
 
 
+def make_towers() -> Any:
+    """CLIP, which compares images with texts, tiny, in eval mode."""
+    import transformers
+
+    text = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
+    tokens = {"vocab_size": 9, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "max_position_embeddings": 6}
+    config = transformers.CLIPConfig(text_config=text | tokens, vision_config=dict(TRANSFORMERS), projection_dim=8)
+    return _fixed(lambda: transformers.CLIPModel(config))
+
+
 def _fixed(make: Callable[[], Any]) -> Any:
     """The same weights each time, none of them near zero, so that every part of the model counts."""
     with torch.random.fork_rng(devices=[]):

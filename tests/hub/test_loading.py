@@ -1,5 +1,6 @@
 """What cannot be loaded is refused with the file, the reason and the way out."""
 
+import resource
 import shutil
 from collections import OrderedDict
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from conftest import make_images, make_vit
-from hub.helpers import change_config, split_weights
+from hub.helpers import change_config, make_torchvision, make_transformers, read_config, split_weights
 from patchmerger.hub import describe, load, save
 from patchmerger.insertion import insert
 
@@ -171,3 +172,42 @@ def test_a_broken_index(saved, index, message):
     (saved / "model.safetensors.index.json").write_text(index)
     with pytest.raises(ValueError, match=message):
         load(saved)
+
+
+# Absurd sizes, which must not take memory
+
+
+def make_by(library):
+    return {"timm": make_vit, "torchvision": make_torchvision, "transformers": make_transformers}[library]()
+
+
+@pytest.mark.parametrize(
+    ("library", "changes"),
+    [
+        ("timm", {"depth": 10**9}),
+        ("timm", {"embed_dim": 2**20}),
+        ("timm", {"mlp_ratio": 1e9}),
+        ("timm", {"img_size": 8 * 10**6}),
+        ("timm", {"num_classes": 10**12}),
+        ("torchvision", {"num_layers": 10**9}),
+        ("torchvision", {"hidden_dim": 2**20}),
+        ("torchvision", {"image_size": 8 * 10**6}),
+        ("transformers", {"num_hidden_layers": 10**9}),
+        ("transformers", {"hidden_size": 2**20}),
+        ("transformers", {"image_size": 8 * 10**6}),
+    ],
+)
+def test_a_config_with_absurd_sizes_is_refused_before_memory_is_taken(library, changes, tmp_path):
+    folder = save(make_by(library), tmp_path / "model")
+    if library == "transformers" or "num_classes" in changes:
+        change_config(folder, **changes)
+    else:
+        change_config(folder, model_args={**read_config(folder)["model_args"], **changes})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (name, value), *_ = changes.items()
+    with pytest.raises(
+        ValueError, match=rf"config\.json (says {name} {value}, but|describes a model .* larger than its w)"
+    ):
+        load(folder)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200 * 2**10, f"{grown / 2**10:.0f} MiB more"  # KiB

@@ -43,7 +43,7 @@ def test_a_reducer_of_the_user_is_refused(folder):
         (lambda: timm.models.VisionTransformer(depth=1, embed_dim=8, num_heads=1), "has no architecture that timm"),
         (lambda: torch.compile(make_vit(), backend="eager"), r"model is compiled: save model\._orig_mod"),
         (lambda: nn.DataParallel(make_vit()), r"model is wrapped by DataParallel: save model\.module"),
-        (lambda: make_vit().to("meta"), "model holds no weights: .* is on the meta device"),
+        (lambda: make_vit().to("meta"), r"cannot be saved: it is on the meta device"),
         (
             lambda: timm.create_model("vit_small_patch16_224", features_only=True, out_indices=(1,), **SIZE),
             r"model \(FeatureGetterNet\) only wraps a model for its features: save its \.model",
@@ -55,7 +55,7 @@ def test_what_cannot_be_saved(folder, make, message):
         save(make(), folder)
 
 
-# The folder appears whole or not at all
+# The folder appears atomically
 
 
 def test_an_existing_folder_is_kept(saved):
@@ -166,3 +166,40 @@ def test_the_way_out_for_a_class_of_one_s_own(tmp_path):
     load_model(again, tmp_path / "own.safetensors")
     tokens = torch.randn(1, 9, 32)
     assert torch.equal(again(tokens), model(tokens))
+
+
+def test_adapters_of_peft_are_merged_before_saving(tmp_path):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["qkv"], modules_to_save=["merger", "head"])
+    model = peft.get_peft_model(insert(make_vit(), 4), config).eval()
+    for wrapped in (model, model.base_model.model):
+        with pytest.raises(ValueError, match=r"adapters of PEFT: patchmerger\.save\(model\.merge_and_unload\(\)"):
+            save(wrapped, tmp_path / "model")
+    images = make_images()
+    expected = model(images)
+    again = load(save(model.merge_and_unload(), tmp_path / "model"))
+    torch.testing.assert_close(again(images), expected)
+
+
+def dynamically_quantised() -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(insert(make_vit(), 4), {nn.Linear}, dtype=torch.qint8)
+
+
+def quantised_by_torchao() -> nn.Module:
+    torchao = pytest.importorskip("torchao.quantization")
+    model = insert(make_vit(), 4)
+    torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [dynamically_quantised, quantised_by_torchao])
+def test_quantised_models_are_refused(make, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be saved: it is quantised .*before quantising"):
+        save(make(), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_only_holds_one_of_a_library_names_it(tmp_path):
+    with pytest.raises(ValueError, match=r"model \(Sequential\) is not of .*holds one: save model\.0"):
+        save(nn.Sequential(make_vit(), nn.Linear(5, 2)), tmp_path / "model")

@@ -11,8 +11,9 @@ import transformers
 from safetensors.torch import load_file
 
 import patchmerger
+from conftest import make_images
 from hub.families import FAMILIES, make, make_merged
-from hub.helpers import assert_round_trip, change_config, read_config, run
+from hub.helpers import assert_round_trip, change_config, make_towers, read_config, run
 from patchmerger.data import Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.hub import SavedMerger, describe, load, save
@@ -154,6 +155,17 @@ def test_transformers_is_not_installed(folder, monkeypatch):
     assert describe(folder).num_classes == 5
     with pytest.raises(ModuleNotFoundError, match=r"not installed: pip install 'patchmerger\[hf\]'"):
         load(folder)
+
+
+@pytest.mark.parametrize("part", ["whole", "vision"])
+def test_two_towers_and_the_vision_tower_alone(part, folder):
+    model = insert(make_towers(), 4)
+    model = model if part == "whole" else model.vision_model
+    given = {"pixel_values": make_images()} | ({"input_ids": torch.tensor([[0, 5, 1]])} if part == "whole" else {})
+    name = "logits_per_image" if part == "whole" else "pooler_output"
+    again = load(save(model, folder))
+    assert torch.equal(getattr(again(**given), name), getattr(model(**given), name))
+    assert [(found.after, found.num_tokens) for found in mergers(again)] == [(2, 4)]
 
 
 # How images are prepared

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hub.families import make, make_merged
-from hub.helpers import TRANSFORMERS, change_config, run
+from hub.helpers import change_config, make_towers, run
 from patchmerger.data import Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.hub import load, save
@@ -127,9 +127,10 @@ class OwnViT(transformers.ViTForImageClassification):
     pass
 
 
-def text_and_images() -> nn.Module:
-    text = {**TRANSFORMERS, "vocab_size": 9, "num_hidden_layers": 1}
-    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=dict(TRANSFORMERS))).eval()
+def mismatched_towers() -> nn.Module:
+    model = make_towers()
+    model.text_projection = nn.Linear(32, 3, bias=False)
+    return model
 
 
 def with_adapters() -> nn.Module:
@@ -149,7 +150,7 @@ def quantised() -> nn.Module:
     [
         (lambda: OwnViT(make().config), r"model \(OwnViT\) is not of timm, torchvision or transformers"),
         (lambda: find_host(make()).blocks[0], r"model \(ViTLayer\) is a part of a model of transformers"),
-        (text_and_images, r"model \(CLIPModel\) cannot be run on an image of its size, .*input_ids"),
+        (mismatched_towers, r"other shapes: text_projection.weight"),
         (with_adapters, r"has adapters \(PEFT\)"),
         (quantised, "is quantised, and cannot be saved so"),
     ],

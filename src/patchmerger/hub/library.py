@@ -98,6 +98,10 @@ class Library(ABC):
         """
 
     @abstractmethod
+    def make(self, folder: Path, config: dict[str, Any]) -> nn.Module:
+        """The model that a config describes, without mergers; its weights are as they fall."""
+
+    @abstractmethod
     def build(
         self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
     ) -> tuple[nn.Module, Weights]:

@@ -12,6 +12,7 @@ from patchmerger.hub.checkpoints import without_prefixes
 from patchmerger.hub.folders import CONFIG_NAME, find_folder, read_object
 from patchmerger.hub.saved_config import library_of_config
 from patchmerger.hub.saved_mergers import read_mergers
+from patchmerger.hub.size_check import limited_to, refuse_absurd_depth
 from patchmerger.hub.weights import Weights, read_weights, state_dict_mismatch, weights_file
 
 
@@ -58,5 +59,8 @@ def open_folder(folder: Path) -> tuple[nn.Module, Weights]:
     library = library_of_config(config, folder)
     mergers = read_mergers(config, folder)
     weights = read_weights(folder, library.conversion)
+    refuse_absurd_depth(config, weights, folder / CONFIG_NAME)
     with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"), limited_to(weights, folder / CONFIG_NAME):
+            library.make(folder, config)
         return library.build(folder, config, mergers, weights)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.hosts.registry import supported_inside
 from patchmerger.hub.folders import CONFIG_NAME, find_folder, read_object
 from patchmerger.hub.library import Library
 from patchmerger.hub.saved_mergers import SavedMerger, read_mergers
@@ -86,6 +87,10 @@ def library_of_model(model: nn.Module) -> Library:
     for library in _LIBRARIES.values():
         if library.made(model):
             return library
+    inside = supported_inside(model)
+    if inside:
+        paths = " or ".join(f"model.{path}" for path in inside)
+        raise ValueError(f"model ({host_class(model).__name__}) is not of {_names()}, but holds one: save {paths}")
     raise ValueError(
         f"model ({host_class(model).__name__}) is not of {_names()}: no config could build a class of your own again; "
         "save its weights with safetensors.torch.save_model(model, path), and to load them make the model, "

@@ -12,12 +12,15 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.hosts.state import refuse_unsupported_state
+from patchmerger.hosts.wrappers import has_adapters
 from patchmerger.hub.folders import check_target
 from patchmerger.hub.library import SaveOptions
 from patchmerger.hub.loading import open_folder
 from patchmerger.hub.rebuild_check import check_rebuilt
 from patchmerger.hub.saved_config import library_of_model
 from patchmerger.hub.saved_mergers import write_mergers
+from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import atomic_folder
 
 
@@ -76,8 +79,12 @@ def _refuse_unsavable(model: nn.Module) -> None:
         raise ValueError("model is compiled: save model._orig_mod")
     if isinstance(model, DataParallel | DistributedDataParallel):
         raise ValueError(f"model is wrapped by {type(model).__name__}: save model.module")
+    if has_adapters(model):
+        raise ValueError(
+            f"model ({host_class(model).__name__}) has adapters of PEFT: patchmerger.save(model.merge_and_unload(), "
+            "folder) on the PEFT model"
+        )
+    refuse_unsupported_state(model, "saved")
     for name, tensor in model.state_dict().items():
-        if tensor.is_meta:
-            raise ValueError(f"model holds no weights: {name} is on the meta device")
         if hasattr(tensor, "full_tensor"):
             raise ValueError(f"model is sharded ({name} is a DTensor): gather its state dict into a plain model first")

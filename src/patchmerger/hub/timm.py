@@ -48,9 +48,7 @@ class Timm(Library):
         )
         write_weights(model, folder)
 
-    def build(
-        self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
-    ) -> tuple[nn.Module, Weights]:
+    def make(self, folder: Path, config: dict[str, Any]) -> nn.Module:
         """By timm, which reads the folder's config itself."""
         architecture = config["architecture"]
         if not timm.is_model(architecture):
@@ -61,12 +59,19 @@ class Timm(Library):
         try:
             # A model of the zoo is made without its own merger where our key says what merges.
             own = without_merger(architecture) if KEY in config else {}
-            model = timm.create_model(f"local-dir:{folder}", pretrained=False, **own)
+            model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=False, **own)
         except (TypeError, AssertionError, RuntimeError) as error:
             raise ValueError(
                 f"timm {timm.__version__} cannot make {architecture!r} with the model_args in "
                 f"{folder / CONFIG_NAME}: {error}"
             ) from error
+        return model
+
+    def build(
+        self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
+    ) -> tuple[nn.Module, Weights]:
+        """With the names that the weights have."""
+        model = self.make(folder, config)
         insert_mergers(model, mergers)
         return model, weights
 

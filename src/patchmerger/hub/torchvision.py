@@ -62,9 +62,7 @@ class Torchvision(Library):
         write_json(folder / CONFIG_NAME, config | ({} if mergers is None else {KEY: mergers}))
         write_weights(model, folder)
 
-    def build(
-        self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
-    ) -> tuple[nn.Module, Weights]:
+    def make(self, folder: Path, config: dict[str, Any]) -> nn.Module:
         """From the arguments in the config."""
         if config.get("architecture") != _ARCHITECTURE:
             raise ValueError(
@@ -74,7 +72,7 @@ class Torchvision(Library):
         try:
             arguments = dict(config["model_args"])
             eps, stem = arguments.pop("norm_eps"), arguments.pop("conv_stem")
-            model = VisionTransformer(
+            return VisionTransformer(
                 **arguments,
                 norm_layer=partial(nn.LayerNorm, eps=eps),
                 conv_stem_configs=None if stem is None else [ConvStemConfig(*layer) for layer in stem],
@@ -84,6 +82,12 @@ class Torchvision(Library):
                 f"torchvision {torchvision.__version__} cannot make a {_ARCHITECTURE} with the model_args in "
                 f"{folder / CONFIG_NAME}: {error}"
             ) from error
+
+    def build(
+        self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
+    ) -> tuple[nn.Module, Weights]:
+        """With the names that the weights have."""
+        model = self.make(folder, config)
         insert_mergers(model, mergers)
         return model, weights
 

@@ -64,6 +64,15 @@ class Transformers(Library):
         write_json(folder / CONFIG_NAME, content | ({} if mergers is None else {KEY: mergers}))
         _write_processor(config, folder, options)
 
+    def make(self, folder: Path, config: dict[str, Any]) -> nn.Module:
+        """By the class that the config names."""
+        cls = _class(config, folder)
+        try:
+            model: nn.Module = cls(_own_config(cls, config))
+        except _MEANINGLESS as error:
+            raise _cannot_make(cls, folder, error) from error
+        return model
+
     def build(
         self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
     ) -> tuple[nn.Module, Weights]:
@@ -74,17 +83,14 @@ class Transformers(Library):
         try:
             model, found = cls.from_pretrained(
                 None,
-                config=cls.config_class.from_dict({key: value for key, value in config.items() if key != KEY}),
+                config=_own_config(cls, config),
                 state_dict=own,
                 dtype=dtypes.pop() if len(dtypes) == 1 else "auto",
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
         except _MEANINGLESS as error:
-            raise ValueError(
-                f"transformers {_transformers().__version__} cannot make a {cls.__name__} from "
-                f"{folder / CONFIG_NAME}: {error}"
-            ) from error
+            raise _cannot_make(cls, folder, error) from error
         named: Weights = {name: t for name, t in model.state_dict().items() if name not in found["missing_keys"]}
         named |= {name: torch.empty(0, device="meta") for name in found["unexpected_keys"]}
         named |= {name: torch.empty(shape, device="meta") for name, shape, _ in found["mismatched_keys"]}
@@ -100,7 +106,7 @@ class Transformers(Library):
             images = {example.name or "pixel_values": example.images}
             # By name: __call__ would run user's hooks and compile a compiled model for this one image.
             output = model.forward(**images, **example.others, output_hidden_states=True, return_dict=True)
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"model ({host_class(model).__name__}) cannot be run on an image of its size, so what was saved could "
                 f"not be checked: {error}"
@@ -158,6 +164,16 @@ def _class(config: dict[str, Any], folder: Path) -> Any:
             "code that comes with a model is never run"
         )
     return cls
+
+
+def _own_config(cls: Any, config: dict[str, Any]) -> Any:
+    return cls.config_class.from_dict({key: value for key, value in config.items() if key != KEY})
+
+
+def _cannot_make(cls: Any, folder: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"transformers {_transformers().__version__} cannot make a {cls.__name__} from {folder / CONFIG_NAME}: {error}"
+    )
 
 
 def _refuse_unreadable(model: nn.Module) -> None:

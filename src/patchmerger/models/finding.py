@@ -41,7 +41,7 @@ class FoundModel:
     """
 
     name: str
-    model: nn.Module
+    model: nn.Module = field(repr=False)
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
     image_processor: Any = field(default=None, repr=False)
