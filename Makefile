@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 SEED ?= $(shell date +%s)
 
-.PHONY: demo test test-slow test-shuffled test-oldest census hosts-page evidence-page speed-page pictures lint types format install clean
+.PHONY: demo test test-slow test-shuffled test-oldest census hosts-page evidence-page speed-page pictures gpu-evidence lint types format install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT with and without a merger on real digits, print the comparison
@@ -41,6 +41,10 @@ evidence-page: $(READY)  ## docs/evidence.md from results/*.json
 
 pictures: $(READY)  ## results/*.png from results/*.json
 	$(BIN)/python -m tools.pictures
+
+# Where the packages are there already (a machine without a network): make gpu-evidence BIN=$$(dirname $$(which python3)) READY=
+gpu-evidence: $(READY)  ## the studies that wait for a GPU, in the order of their worth; ends within 9 minutes, and resumes
+	PYTHONPATH=src $(BIN)/python -m tools.gpu_queue $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
