@@ -106,7 +106,7 @@ QUEUE = (
         "bench {benched} --num_tokens 8 --batch_size '[1, 64, 256]' --precision bf16 --mode both "
         "--compile '[false, true]'",
         "--batch_size 1 --image_size 32 --num_tokens 2 --precision float32 --compile false --mode inference --rounds 1 "
-        "--warmup 0",
+        "--warmup 1",
         ("--device",),
         suffix=".json",
     ),

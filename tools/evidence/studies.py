@@ -48,7 +48,7 @@ def _of_config(kind: str, name: str) -> str:
 
 _LOAD = (
     "The variants were trained on a machine whose load changed, so that the times of whole trainings cannot be "
-    "compared; the speed-ups, measured in turns, can."
+    "compared; the speed-ups, of interleaved rounds, can."
 )
 
 STUDIES = (
@@ -73,7 +73,7 @@ STUDIES = (
     Study(
         "Where to merge, to how many tokens",
         "sweep-cifar10",
-        "What do place, number of tokens, norm and start of the queries change?",
+        "What do block, number of tokens, norm and initialisation of the queries change?",
         _of_config("sweep", "sweep-cifar10"),
     ),
     Study(

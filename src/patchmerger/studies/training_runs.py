@@ -66,7 +66,7 @@ def read_runs(path: Path, seeds: int, stage: str = "") -> dict[int, Run]:
 def train_run(
     images: ImageSplits, recipe: Recipe, path: Path, *, seed: int, name: str | None = None, progress: bool = True
 ) -> Run:
-    """Train one model with one seed, unless that is done; goes on where it was interrupted.
+    """Train one model with one seed, unless that is done; resumes an interrupted run.
 
     Args:
         images: Of this seed.
@@ -130,7 +130,7 @@ def paired_difference(ours: Runs, theirs: Runs) -> PairedDifference | None:
 def measure_speeds(
     models: Mapping[str, nn.Module], training: TrainingSettings, *, rounds: int, baseline: str
 ) -> dict[str, Any]:
-    """Measured speed in inference and in a training step, as the models are trained; they take turns.
+    """Measured speed in inference and in a training step, as the models are trained, interleaved.
 
     Args:
         models: Models by name.
