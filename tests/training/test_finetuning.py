@@ -266,7 +266,7 @@ def test_a_fine_tuned_run_starts_from_the_weights_and_belongs_to_them(saved, tmp
     assert third["image_size"] == 16
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("momentum", marks=pytest.mark.slow), "adamw"])
 def test_fine_tuning_learns_with_each_usual_optimizer(tmp_path, optimizer):
     upstream(tmp_path / "up")
     training = TrainingSettings(

@@ -252,5 +252,5 @@ def test_other_classes_than_the_models_are_refused(uninterrupted, tmp_path):
             folder.mkdir(parents=True)
             for i in range(20):
                 Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
-    with pytest.raises(ValueError, match=r"has the classes cat, dog, but the model in .* was trained on 0, 1, 2"):
+    with pytest.raises(ValueError, match=r"has the classes cat, dog, but model .* was trained on 0, 1, 2"):
         evaluate(uninterrupted, data=DataSettings(str(tmp_path)), progress=False, accelerator="cpu")

@@ -132,7 +132,7 @@ def test_the_learning_rate_rises_then_falls_to_its_end():
 
 
 def test_training_lowers_the_loss_and_averages_weights():
-    task = task_of(tiny(), epochs=20, lr=3e-3, ema=0.9)
+    task = task_of(tiny(), epochs=8, lr=1e-2, ema=0.9)
     before = [p.clone() for p in task.final_model.parameters()]
     losses = []
 
@@ -140,7 +140,7 @@ def test_training_lowers_the_loss_and_averages_weights():
         def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
             losses.append(float(outputs["loss"]))
 
-    train(task, epochs=20, callbacks=[Watch()])
+    train(task, epochs=8, callbacks=[Watch()])
     assert losses[-1] < losses[0] - 0.2
     assert task.final_model is not task.model
     moved = [not torch.equal(a, b) for a, b in zip(before, task.final_model.parameters(), strict=True)]
