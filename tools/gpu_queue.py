@@ -120,15 +120,20 @@ QUEUE = (
         keeps="model",
     ),
     *(_accelerate(query_init, speedup) for speedup in (1.6, 1.4, 2.0) for query_init in ("best", "random")),
-    _study("compare", "cifar10", _DIGITS),
+    _study("compare", "cifar10", f"{_DIGITS} --variants '[plain, located]'"),
     _study(
         "transfer",
         "transfer-tiny-imagenet",
-        f"{_DIGITS} --downstream.source digits {_brief('finetuning.training')} --shots '[1]' --draws 2",
+        f"{_DIGITS} --variants '[merged]' --downstream.source digits {_brief('finetuning.training')} --shots '[1]' "
+        "--draws 2",
         device=("--training.accelerator", "--finetuning.training.accelerator"),
     ),
-    _study("sweep", "sweep-cifar10", f"{_DIGITS} --after '[2]' --num_tokens '[4]'"),
-    _study("compare", "cifar10-width-384", _DIGITS),
+    _study(
+        "sweep",
+        "sweep-cifar10",
+        f"{_DIGITS} --after '[2]' --num_tokens '[4]' --further '{{two: {{num_tokens: [8, 2], after: [2, 4]}}}}'",
+    ),
+    _study("compare", "cifar10-width-384", f"{_DIGITS} --variants '[plain, average]'"),
 )
 """In the order of their worth: what is quick and certain first."""
 

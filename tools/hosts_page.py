@@ -71,8 +71,8 @@ defaults and tried. **{answered}**
 {counts}
 
 *Merged* is observed and not believed from a description: with mergers of {sizes} tokens, each block after the merger
-got that many tokens and the prefix; outputs kept their shapes; the tokens that pass by as the prefix are the same for
-two different images, and no others are; as many tokens follow them as the patch embedding cuts patches; and `remove`
+got that many tokens and the prefix; outputs kept their shapes; the kept prefix tokens are the same for two different
+images, and no others are; as many tokens follow them as the patch embedding cuts patches; and `remove`
 gave the model back. *Refused* is `UnsupportedModelError`: nothing was changed. *Not buildable* are those that their own
 library does not make from its defaults.
 
