@@ -77,7 +77,7 @@ def test_a_model_that_takes_no_merger():
 
 
 @pytest.mark.parametrize("mergers", [1, 2])
-@pytest.mark.parametrize("speedup", [1.2, 1.5, 2.0])
+@pytest.mark.parametrize("speedup", [1.2, 2.0])
 def test_none_is_listed_to_which_another_is_preferable(mergers, speedup):
     costs = PlacementCosts(on_meta(make_vit(depth=6)), None)
     counts, budget = (8, 4, 2), costs.cost.flops / speedup

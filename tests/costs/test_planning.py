@@ -13,6 +13,7 @@ from conftest import SIZE, make_vit
 from patchmerger.costs import planning
 from patchmerger.costs.model_cost import cost
 from patchmerger.costs.planning import plan
+from patchmerger.hub import save
 from patchmerger.insertion import insert
 from patchmerger.speed.settings import TimingSettings
 
@@ -29,7 +30,7 @@ def test_the_papers_model():
     assert first.flops == 18_450_923_520
     with torch.device("meta"):
         model = timm.create_model("vit_base_patch16_224")
-    assert all(p.flops == cost(p.apply(copy.deepcopy(model))).flops for p in found.placements)
+    assert first.flops == cost(first.apply(copy.deepcopy(model))).flops
     text = str(found)
     assert "vit_base_patch16_224, 224 × 224 pixels, 35.13 GFLOPs: 1.9× fewer FLOPs or better" in text
     assert first.line in text
@@ -46,13 +47,11 @@ def test_a_budget_in_flops():
 
 
 def test_twice_by_default_and_tokens_as_there_are_patches():
-    found = plan(make_vit(depth=6))
+    found = plan(make_vit(depth=6), limit=1)
     assert found.speedup == 2
-    assert {p.num_tokens for p in found.placements} <= {(4,), (8,)}  # of 16 patches
-    assert plan(make_vit(), speedup=1.2, limit=1).placements == plan(make_vit(), speedup=1.2).placements[:1]
-    few = plan(make_vit(img_size=16, depth=6), speedup=1.1)  # 4 patches
-    assert {p.num_tokens for p in few.placements} <= {(1,), (2,)}
-    pairs = plan(make_vit(img_size=16, depth=6), speedup=1.7, mergers=2)
+    assert len(found.placements) == 1
+    assert found.placements[0].num_tokens in ((4,), (8,))  # of 16 patches
+    pairs = plan(make_vit(img_size=16, depth=6), speedup=1.7, mergers=2)  # 4 patches
     assert {p.num_tokens for p in pairs.placements} == {(2, 1)}
 
 
@@ -97,10 +96,12 @@ def test_a_slower_model_is_told(monkeypatch):
     assert "slower than the plain model here: patchmerger.insert(model, num_tokens=" in text
 
 
-def test_by_name_at_another_size():
+def test_by_name_at_another_size(tmp_path):
     found = plan("vit_tiny_patch16_224", image_size=64, speedup=1.5, measure=1, timing=QUICK)
     assert found.image_size == (64, 64)
     assert found.measured.image_size == (64, 64)
+    save(make_vit(depth=6), tmp_path / "run" / "model")
+    assert plan(tmp_path / "run").placements == plan(make_vit(depth=6)).placements
 
 
 @pytest.mark.parametrize(

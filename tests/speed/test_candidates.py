@@ -2,7 +2,9 @@ import re
 import sys
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from conftest import make_images, make_vit
 from patchmerger.hub import save
@@ -47,6 +49,15 @@ def test_a_saved_model_is_measured_as_it_is(tmp_path):
         assert torch.equal(found.models["merged"](make_images()), merged(make_images()))
     save(make_vit(), tmp_path / "plain")
     assert build_candidates(str(tmp_path / "plain"), BenchSettings(num_tokens=5, after=3), seed=0).after == (3,)
+
+
+def test_a_file_of_weights(tmp_path):
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "weights.safetensors")
+    settings = BenchSettings(architecture="vit_tiny_patch16_224", num_tokens=4)
+    found = build_candidates(str(tmp_path / "weights.safetensors"), settings, seed=0)
+    assert found.num_tokens == (4,)
+    with pytest.raises(ValueError, match="name the architecture"):
+        build_candidates(str(tmp_path / "weights.safetensors"))
 
 
 def test_vit_pytorch_at_the_same_shape():

@@ -34,14 +34,14 @@ def shown(results, width=120):
 
 def test_a_row_for_each_of_the_grid(tiny_models, tmp_path):
     out = tmp_path / "new" / "speed.json"
-    grid = replace(QUICK, batch_size=[1, 2], precision=["float32", "bf16"], rounds=1)
+    grid = replace(QUICK, batch_size=1, precision=["float32", "bf16"], rounds=1)
     results = bench(["some", "other"], grid, out=out, command="patchmerger bench some other")
     assert results == json.loads(out.read_text())
     assert results["finished"]
     assert results["command"] == "patchmerger bench some other"
     keys = [row["key"] for row in results["rows"]]
-    assert [key["model"] for key in keys] == ["some"] * 4 + ["other"] * 4
-    assert len({json.dumps(key) for key in keys}) == 8
+    assert [key["model"] for key in keys] == ["some"] * 2 + ["other"] * 2
+    assert len({json.dumps(key) for key in keys}) == 4
     for row in results["rows"]:
         merged = timing(row)
         assert row["error"] is None
@@ -100,9 +100,9 @@ def test_a_row_without_memory_says_so_and_the_others_go_on(tiny_models, monkeypa
 
     monkeypatch.setattr(suite, "measure", short_of_memory)
     results = bench("some", replace(QUICK, batch_size=[64, 65, 2]))
-    assert [row["error"] for row in results["rows"]] == [
-        "out of memory (a single tensor of 9.00 GiB found no place)", "this kernel is not there", None,
-    ]  # fmt: skip
+    memory, *others = (row["error"] for row in results["rows"])
+    assert re.match(r"out of memory \(a single tensor of 9.00 GiB .*: a smaller batch_size", memory)
+    assert others == ["this kernel is not there", None]
     timing(results["rows"][2])["speedup"] = 0.8
     assert show_speed(results) == 0
     printed = " ".join(capsys.readouterr().out.split())
@@ -115,7 +115,7 @@ def test_a_row_without_memory_says_so_and_the_others_go_on(tiny_models, monkeypa
 
 def test_an_interrupted_benchmark_goes_on(tiny_models, tmp_path, monkeypatch, capsys):
     out = tmp_path / "speed.json"
-    grid = replace(QUICK, batch_size=[1, 2, 3], rounds=5)
+    grid = replace(QUICK, batch_size=[1, 2, 3], rounds=4)
     real, measured = suite.measure, []
 
     def interrupted(models, timing, *, progress, **options):
@@ -134,8 +134,8 @@ def test_an_interrupted_benchmark_goes_on(tiny_models, tmp_path, monkeypatch, ca
     assert [row["key"]["batch_size"] for row in first["rows"]] == [1]
     assert show_speed(first, resumable=True) == 130
     assert "unfinished: 1 rows measured; the same command goes on with the others" in capsys.readouterr().out
-    with pytest.raises(FileExistsError, match=re.escape("other settings (rounds: 5 there, 4 asked for)")):
-        bench("some", replace(grid, rounds=4), out=out)
+    with pytest.raises(FileExistsError, match=re.escape("other settings (rounds: 4 there, 5 asked for)")):
+        bench("some", replace(grid, rounds=5), out=out)
     second = bench("some", grid, out=out)
     assert measured == [1, 2, 2, 3]
     assert second["finished"]
@@ -193,12 +193,11 @@ def test_it_refuses_before_it_measures(models, change, message, monkeypatch):
 
 
 def test_from_the_shell(tiny_models, tmp_path, capsys):
-    options = ["--batch_size", "[1, 2]", "--rounds", "1", "--warmup", "1", "--mode", "inference", "--num_tokens", "4"]
+    options = ["--batch_size", "1", "--rounds", "1", "--warmup", "1", "--mode", "inference", "--num_tokens", "4"]
     options += ["--precision", "float32", "--device", "cpu", "--picture", str(tmp_path / "speed.png")]
-    assert main(["bench", "some", "other", *options]) == 0
+    assert main(["bench", "some", *options]) == 0
     printed = capsys.readouterr().out
     assert "some, 4 tokens after block 2: inference" in printed
-    assert "other, 4 tokens after block 2: inference" in printed
     assert (tmp_path / "speed.png").stat().st_size > 10_000
     assert main(["bench", "some", *options]) == 2
     assert "picture (" in capsys.readouterr().err

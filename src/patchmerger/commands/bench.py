@@ -18,8 +18,9 @@ class Command:
     of the device measured first. A row that runs out of memory says so, and the others go on.
 
     Args:
-        models: Timm architectures, such as vit_small_patch16_224, and folders of saved models. A saved model that
-            merges is measured against itself without its mergers.
+        models: Timm architectures, such as vit_small_patch16_224, folders of saved models or runs, safetensors files.
+            A saved model that merges is measured against itself without its mergers.
+        architecture: For safetensors files, timm's name of the architecture.
         num_tokens: Tokens that go on after the merge; a list for several mergers.
         after: Block to merge after, counted from 1; half the depth by default; a list for several mergers.
         batch_size: Images in a batch; a list for several rows.
@@ -42,6 +43,7 @@ class Command:
     """
 
     models: list[str]
+    architecture: str | None = None
     num_tokens: int | list[int] = 8
     after: int | list[int] | None = None
     batch_size: int | list[int] = 16
@@ -65,7 +67,7 @@ class Command:
         from patchmerger.speed.suite import bench
 
         settings = BenchSettings(
-            num_tokens=self.num_tokens, after=self.after, against=self.against, image_size=self.image_size,
+            architecture=self.architecture, num_tokens=self.num_tokens, after=self.after, against=self.against, image_size=self.image_size,
             batch_size=self.batch_size, precision=self.precision, compile=self.compile, mode=self.mode,
             profile=self.profile, rounds=self.rounds, warmup=self.warmup, device=self.device, seed=self.seed,
         )  # fmt: skip

@@ -16,7 +16,9 @@ class Command:
     because it merges as late and keeps as many tokens. Nothing runs unless --measure asks for it.
 
     Args:
-        model: A timm architecture, or the folder of a saved model.
+        model: A timm architecture, the folder of a saved model or of a run, a safetensors file, or "user/name" on the
+            Hugging Face Hub.
+        architecture: For a safetensors file, timm's name of the architecture.
         speedup: Wanted speed-up, predicted by FLOPs: those of the plain model divided by those of the merged one.
             2 if neither this nor gflops is given.
         gflops: In its place a budget: GFLOPs (10⁹, a multiply-add is 2) for one image.
@@ -36,6 +38,7 @@ class Command:
     """
 
     model: str
+    architecture: str | None = None
     speedup: float | None = None
     gflops: float | None = None
     mergers: int = 1
@@ -61,7 +64,7 @@ class Command:
         )  # fmt: skip
         print(
             plan(
-                self.model, speedup=self.speedup, gflops=self.gflops, mergers=self.mergers,
+                self.model, architecture=self.architecture, speedup=self.speedup, gflops=self.gflops, mergers=self.mergers,
                 num_tokens=self.num_tokens, image_size=self.image_size, positions=self.positions, limit=self.limit,
                 measure=self.measure, timing=timing,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -92,7 +93,7 @@ def _measured_text(measured: Measurement | None, placement: Placement) -> str:
 
 
 def plan(
-    model: str | nn.Module,
+    model: str | Path | nn.Module,
     *,
     speedup: float | None = None,
     gflops: float | None = None,
@@ -101,6 +102,7 @@ def plan(
     image_size: int | tuple[int, int] | None = None,
     positions: Positions | None = None,
     limit: int = 10,
+    architecture: str | None = None,
     measure: int = 0,
     timing: TimingSettings = TimingSettings(rounds=10),
 ) -> Plan:
@@ -110,7 +112,7 @@ def plan(
     because it merges as late and keeps as many tokens. Nothing runs unless ``measure`` asks for it.
 
     Args:
-        model: A timm architecture, the folder of a saved model, or a plain model.
+        model: A plain model, or where it is found: a timm architecture, a folder, a safetensors file, a name on the Hub.
         speedup: Wanted speed-up, predicted by FLOPs: those of the plain model divided by those of the merged one.
             2 if neither this nor ``gflops`` is given.
         gflops: In its place a budget: GFLOPs (10⁹, a multiply-add is 2) for one image.
@@ -120,6 +122,7 @@ def plan(
         image_size: Pixels, one number or (height, width); the model's own by default.
         positions: As in ``insert``; by default what the model needs.
         limit: How many placements to list.
+        architecture: For a safetensors file, timm's name of the architecture.
         measure: How many of the first ones to measure on this machine, beside the plain model.
         timing: How to measure.
 
@@ -132,8 +135,8 @@ def plan(
         UnsupportedModelError: The model cannot take a merger.
     """
     _check(speedup=speedup, gflops=gflops, mergers=mergers, limit=limit, measure=measure)
-    name = model if isinstance(model, str) else type(model).__name__
-    known = find_model(model, image_size=image_size, weights="meta").model if isinstance(model, str) else model
+    name = type(model).__name__ if isinstance(model, nn.Module) else str(model)
+    known = find_model(model, architecture=architecture, image_size=image_size, weights="meta").model
     if inserted(known):
         raise ValueError(f"model ({name}) has a merger already: patchmerger.remove(model) takes it out")
     costs = PlacementCosts(on_meta(known), image_size, positions)
@@ -145,8 +148,9 @@ def plan(
     found = meeting(costs, name, mergers, counts, speedup=speedup, gflops=gflops)
     measured = None
     if measure:
-        if isinstance(model, str):
-            known = find_model(model, image_size=image_size, weights="random", seed=timing.seed).model
+        known = find_model(
+            model, architecture=architecture, image_size=image_size, weights="random", seed=timing.seed
+        ).model
         measured = measure_speed(
             {"plain": known, **{p.line: p.apply(copy.deepcopy(known)) for p in found[: min(measure, limit)]}},
             timing,

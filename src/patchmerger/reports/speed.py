@@ -94,7 +94,7 @@ def _group(rows: list[Mapping[str, Any]]) -> list[RenderableType]:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     cells = [str(row["key"]["batch_size"])]
     if row["measurement"] is None:
-        return [*cells, row["error"].split(" (")[0][:24], *(["–"] * (len(_COLUMNS) - 2))]
+        return [*cells, row["error"].split(" (")[0].split(":")[0][:24], *(["–"] * (len(_COLUMNS) - 2))]
     timings = {t["name"]: t for t in row["measurement"]["timings"]}
     plain, merged = timings["plain"], timings["merged"]
     low, high = (1 / ratio for ratio in reversed(merged["ratio_quartiles"]))

@@ -41,7 +41,7 @@ def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, se
     """Build the models to measure for one name.
 
     Args:
-        name: A timm architecture, or the folder of a saved model. A saved model that merges is measured as it is,
+        name: As in :func:`patchmerger.models.find_model`. A saved model that merges is measured as it is,
             against itself without its mergers.
         settings: Where to merge, image size, and what to measure against.
         seed: Of the random weights; ``None`` builds timm models on the meta device, without weights.
@@ -50,7 +50,10 @@ def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, se
         ValueError: An unknown name, or arguments that the model cannot take.
     """
     weights: Weights = "meta" if seed is None else "random"
-    found = find_model(name, image_size=settings.image_size, weights=weights, seed=seed or 0).model
+    architecture = settings.architecture if name.endswith(".safetensors") else None
+    found = find_model(
+        name, architecture=architecture, image_size=settings.image_size, weights=weights, seed=seed or 0
+    ).model
     positions: Positions | None
     if saved := mergers(found):
         plain, merged, positions = remove(copy.deepcopy(found)), found, saved[0].positions

@@ -102,9 +102,9 @@ def out_of_memory_text(error: BaseException) -> str:
     """Say it with no more than how much was asked for."""
     asked = re.search(r"tried to allocate ([\d.]+) (\w+)", str(error), flags=re.IGNORECASE)
     if asked is None:
-        return "out of memory"
+        return "out of memory: a smaller batch_size or image_size may do"
     size = f"{int(asked[1]) / 2**30:,.1f} GiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}"
-    return f"out of memory (a single tensor of {size} found no place)"
+    return f"out of memory (a single tensor of {size} found no place): a smaller batch_size or image_size may do"
 
 
 def release(device: torch.device) -> None:

@@ -56,6 +56,7 @@ class BenchSettings:
     """What ``bench`` measures: a row for each combination of the lists.
 
     Args:
+        architecture: Timm's name of the architecture, for models that are safetensors files.
         num_tokens: Tokens that go on after the merge; a list for several mergers.
         after: Block to merge after, counted from 1; half the depth by default; a list for several mergers.
         against: Measure another library's merged ViT of the same shape too: "vit-pytorch".
@@ -73,6 +74,7 @@ class BenchSettings:
         seed: Of the random weights, images and labels.
     """
 
+    architecture: str | None = None
     num_tokens: int | list[int] = 8
     after: int | list[int] | None = None
     against: Against | None = None
