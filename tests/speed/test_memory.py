@@ -47,7 +47,7 @@ def test_what_does_not_fit_fails_and_the_limit_goes_again():
     with pytest.raises(RuntimeError, match="can't allocate memory") as error, limited_to_free_memory(CPU):
         torch.empty(2**42)
     assert is_out_of_memory(error.value)
-    assert out_of_memory_text(error.value) .startswith("out of memory (a single tensor of 16,384.0 GiB")
+    assert out_of_memory_text(error.value).startswith("out of memory (a single tensor of 16,384.0 GiB")
     assert resource.getrlimit(resource.RLIMIT_AS) == before
     with limited_to_free_memory(CPU):
         assert torch.ones(8).sum() == 8

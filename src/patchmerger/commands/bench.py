@@ -67,7 +67,8 @@ class Command:
         from patchmerger.speed.suite import bench
 
         settings = BenchSettings(
-            architecture=self.architecture, num_tokens=self.num_tokens, after=self.after, against=self.against, image_size=self.image_size,
+            architecture=self.architecture, num_tokens=self.num_tokens, after=self.after, against=self.against,
+            image_size=self.image_size,
             batch_size=self.batch_size, precision=self.precision, compile=self.compile, mode=self.mode,
             profile=self.profile, rounds=self.rounds, warmup=self.warmup, device=self.device, seed=self.seed,
         )  # fmt: skip

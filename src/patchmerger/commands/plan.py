@@ -64,7 +64,8 @@ class Command:
         )  # fmt: skip
         print(
             plan(
-                self.model, architecture=self.architecture, speedup=self.speedup, gflops=self.gflops, mergers=self.mergers,
+                self.model, architecture=self.architecture, speedup=self.speedup, gflops=self.gflops,
+                mergers=self.mergers,
                 num_tokens=self.num_tokens, image_size=self.image_size, positions=self.positions, limit=self.limit,
                 measure=self.measure, timing=timing,
             )

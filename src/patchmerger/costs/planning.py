@@ -112,7 +112,7 @@ def plan(
     because it merges as late and keeps as many tokens. Nothing runs unless ``measure`` asks for it.
 
     Args:
-        model: A plain model, or where it is found: a timm architecture, a folder, a safetensors file, a name on the Hub.
+        model: A plain model, or where it is found: a timm architecture, a folder, a safetensors file, a Hub name.
         speedup: Wanted speed-up, predicted by FLOPs: those of the plain model divided by those of the merged one.
             2 if neither this nor ``gflops`` is given.
         gflops: In its place a budget: GFLOPs (10⁹, a multiply-add is 2) for one image.

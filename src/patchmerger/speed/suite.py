@@ -38,8 +38,8 @@ def bench(
     peak rates of the device measured at the start. A row that runs out of memory says so, and the others go on.
 
     Args:
-        models: Names in timm, such as vit_small_patch16_224, folders of saved models or runs, safetensors files. A saved
-            model that merges is measured against itself without its mergers.
+        models: Names in timm, such as vit_small_patch16_224, folders of saved models or runs, safetensors files. A
+            saved model that merges is measured against itself without its mergers.
         settings: What is measured.
         out: JSON file for the result, written after each row. After an interrupt (Ctrl-C) the same call goes on with
             the rows that are missing.
