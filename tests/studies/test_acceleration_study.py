@@ -69,7 +69,7 @@ def test_the_best_initialisation_is_that_of_what_follows(trained, tmp_path):
     results = accelerate_study(
         AccelerationStudySettings([trained], **{**QUICK, "query_inits": ["best"]}), out=out, progress=False
     )
-    assert {path.stem for path in out.glob("model-0/*.safetensors")} == {"1.3-reconstruction", "1.3-soft"}
+    assert {path.stem for path in out.glob("model-0/*.safetensors")} == {"1.3-reconstruction", "1.3-located"}
     assert [c["steps"] for c in results["cells"] if c["query_init"] == "best"] == [0, 4]
 
 

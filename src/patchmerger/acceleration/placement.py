@@ -8,11 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from patchmerger.acceleration.settings import PlacementSettings
+from patchmerger.acceleration.settings import PlacementSettings, QueryInit
 from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts
 from patchmerger.costs.planning import meeting
+from patchmerger.hosts import find_host
+from patchmerger.insertion import insert
 from patchmerger.mechanism.options import Positions
+from patchmerger.merger import preset
 from patchmerger.speed.measurement import measure as measure_speed
 from patchmerger.speed.settings import Precision, TimingSettings
 
@@ -41,6 +44,11 @@ class ChosenPlacement:
     predicted: float
     measured: float | None = None
     wanted: float | None = None
+
+    def merged(self, net: nn.Module, query_init: QueryInit) -> nn.Module:
+        """A copy of ``net`` with the merger; located queries have places, and W near zero."""
+        settings = preset("located", find_host(net).dim) if query_init == "located" else {}
+        return insert(copy.deepcopy(net), self.num_tokens, self.after, positions=self.positions, **settings)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

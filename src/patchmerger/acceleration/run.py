@@ -24,8 +24,6 @@ from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_au
 from patchmerger.data.loading import DataLike, has_labels, identify_data, load_images
 from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
-from patchmerger.insertion import insert
-from patchmerger.merger import preset
 from patchmerger.models.build import square_input
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import atomic_file, read_json, write_json
@@ -185,13 +183,12 @@ class AccelerationRun:
 
     def initialise_queries(self, placement: ChosenPlacement, query_init: QueryInitSettings) -> nn.Module:
         """2. The merged model, with queries from its own features."""
-        method, host = query_init.method, find_host(self.teacher.net)
+        method = query_init.method
         if method == "best":
-            method = recommended_query_init(recovers=self.recovery.epochs != 0, grid=host.grid is not None)
-        student = insert(
-            copy.deepcopy(self.teacher.net), placement.num_tokens, placement.after, positions=placement.positions,
-            **(preset("located", host.dim) if method == "located" else {}),
-        )  # fmt: skip
+            method = recommended_query_init(
+                recovers=self.recovery.epochs != 0, grid=find_host(self.teacher.net).grid is not None
+            )
+        student = placement.merged(self.teacher.net, method)
         (merger,) = mergers(student)
         path = self.folder.path / "queries.safetensors"
         if path.exists():

@@ -24,6 +24,7 @@ from patchmerger.acceleration.run import check_classes
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, RecoverySettings
 from patchmerger.acceleration.teacher import Teacher, find_teacher
 from patchmerger.data import ImageSplits, default_augmentation, load_images
+from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
 from patchmerger.models.build import square_input
@@ -169,13 +170,14 @@ class _Bench:
     def merged(self, place: ChosenPlacement, query_init: QueryInit, budget: float) -> dict[str, Any]:
         """The merged model, recovered."""
         name = f"{place.wanted:g}-{query_init}-{budget:g}"
-        taken = recommended_query_init(recovers=budget > 0) if query_init == "best" else query_init
+        grid = find_host(self.model.teacher.net).grid is not None
+        taken = recommended_query_init(recovers=budget > 0, grid=grid) if query_init == "best" else query_init
         return self._cell(name, lambda: self._student(place, taken), budget, self.recovery)
 
     def _student(self, place: ChosenPlacement, query_init: QueryInit) -> nn.Module:
         """The merged model with its queries initialised, which is done once for all budgets."""
         teacher = self.model.teacher
-        student = insert(copy.deepcopy(teacher.net), place.num_tokens, place.after, positions=place.positions)
+        student = place.merged(teacher.net, query_init)
         (merger,) = mergers(student)
         file = self.path / f"{place.wanted:g}-{query_init}.safetensors"
         if not file.exists():
