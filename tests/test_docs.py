@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
-NEEDED = {"huggingface-trainer.md": ("accelerate",)}
+NEEDED = {"huggingface-trainer.md": ("accelerate",), "lora.md": ("peft",)}
 """Libraries that a page is about, which nothing else needs."""
 
 
@@ -47,6 +47,7 @@ def name(value: Path | Block) -> str:
     return f"{value.page.name}:{value.line}" if isinstance(value, Block) else value.name
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers for it
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
 def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     for library in NEEDED.get(page.name, ()):
