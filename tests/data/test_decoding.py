@@ -123,6 +123,21 @@ def clear(mode: str, alpha: int) -> bytes:
     return encoded(image.convert(mode), "PNG")
 
 
+def deep_colours(values: np.ndarray) -> bytes:
+    """A PNG of 48 bits a pixel, which PIL reads but does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x10\x02\0\0\0"
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+COLOURS = np.arange(48).reshape(4, 4, 3)
+
+
 @pytest.mark.parametrize(
     ("data", "lost"),
     [
@@ -138,6 +153,8 @@ def clear(mode: str, alpha: int) -> bytes:
         (encoded(sixteen(30000, 31000), "TIFF"), [FAINT]),
         (encoded(Image.fromarray(np.full((4, 4), 700, np.uint16)), "PNG"), []),
         (encoded(Image.fromarray(np.array([[-5, 70000]], np.int32)), "TIFF"), [CLIPPED]),
+        (deep_colours(COLOURS * 80), [FAINT]),
+        (deep_colours(COLOURS * 1300), []),
         (animation(), [FRAMES]),
     ],
 )

@@ -163,6 +163,9 @@ def test_images_beside_class_folders_are_not_dropped_in_silence(tmp_path: Path) 
     root = tree(tmp_path / "pets", "cat", "dog", ".", count=20)
     with pytest.raises(ValueError, match=r"20 images lie beside the class folders.*sort them in"):
         open_source(DataSettings(str(root)))
+    splits = tree(tmp_path / "split", "train/cat", "train/dog", "test/cat", "test/dog", ".")
+    with pytest.raises(ValueError, match=r"2 images lie beside the class folders of .*split \(000\.png, 001\.png\)"):
+        open_source(DataSettings(str(splits)))
     with pytest.warns(UserWarning, match=r"not read: 20 images lie beside"):
         images = load_images(DataSettings(str(root), bad_files="skip"), seed=0)
     assert "not read: 20 images lie beside" in images.description
@@ -248,6 +251,20 @@ def test_metadata_beside_class_folders(tmp_path: Path) -> None:
     source = open_source(DataSettings(str(root), label="individual"))
     assert len(source.class_names) == 4
     assert source.remarks == ("labels are those of metadata.csv, not the folders",)
+
+
+def test_metadata_without_labels_does_not_hide_splits(tmp_path: Path) -> None:
+    root = tree(tmp_path / "pets", "train/cat", "train/dog", "test/cat", "test/dog")
+    metadata(root, [("train/cat/000.png", "a cat")], column="caption")
+    source = open_source(DataSettings(str(root)))
+    assert (list(source.splits), source.class_names) == (["test", "train"], ("cat", "dog"))
+    assert "metadata.csv is not read" in source.remarks[0]
+    metadata(tree(tmp_path / "flat", "train", "test"), [("train/000.png", "a cat")], column="caption")
+    with pytest.raises(ValueError, match="test, train: they may be splits or classes"):
+        open_source(DataSettings(str(tmp_path / "flat")))
+    metadata(tree(tmp_path / "half", "train/cat", "train/dog", "test/cat") / "train", [("cat/000.png", 1)])
+    with pytest.raises(ValueError, match=r"train/metadata\.csv lies beside images, but .* no such file in .*test"):
+        open_source(DataSettings(str(tmp_path / "half")))
 
 
 def test_lists_of_labels_in_metadata(tmp_path: Path) -> None:
@@ -347,3 +364,6 @@ def test_a_bare_name_is_a_folder_of_the_shelf(tmp_path: Path, monkeypatch: pytes
     assert local_folder("../nothing/pets") is None
     monkeypatch.chdir(tmp_path)
     assert local_folder("pets") == Path("pets")
+    fill(tmp_path / "digits", 1)
+    with pytest.warns(UserWarning, match=r"built-in digits are read, not the folder digits: write \./digits"):
+        assert len(load_images("digits", seed=0).class_names) == 10

@@ -145,6 +145,7 @@ def test_splits_in_a_dict_and_names_of_classes(class_folders: Callable[..., Any]
     assert splits.class_names == ("cat", "dog")
     assert (len(splits.train), len(splits.test)) == (18, 20)
     assert splits.test.targets.tolist() == [0] * 10 + [1] * 10
+    assert identify_data(sets).source == "ImageFolder"
     both = ConcatDataset([sets["train"], sets["test"]])
     assert sorted(read_images(both).sets["train"].targets.tolist()) == [0] * 20 + [1] * 20
 

@@ -95,6 +95,7 @@ def test_augmentation_is_checked_when_it_is_made(wrong: dict[str, Any], message:
 def test_a_word_is_a_source() -> None:
     assert as_data_settings("digits") == DataSettings("digits")
     assert as_data_settings(Path("some/folder")) == DataSettings("some/folder")
+    assert as_data_settings(Path("digits")) == DataSettings("./digits")
     assert as_data_settings(DataSettings(validation=0)) == DataSettings(validation=0)
     with pytest.raises(TypeError, match=r"data \(int\) must be a source"):
         as_data_settings(3)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,25 @@ from patchmerger.data.metadata import METADATA, read_metadata
 from patchmerger.data.settings import DataSettings, Layout
 from patchmerger.data.splits import SPLIT_NAMES
 
-IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGES = {
+    *(
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+    ),
+    *(".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga"),
+}
 """Endings of image files."""
 
 _LITTER = {"thumbs.db", "desktop.ini"}
@@ -65,22 +84,14 @@ def read_folder(path: Path, data: DataSettings) -> EncodedDataset:
         ValueError: Folders that may be classes or splits, an empty class folder, classes that differ between splits,
             two folders for the same split, no images at all.
     """
-    splits, remarks = _find_splits(path, data.layout)
+    remarks: list[str] = []
+    if dataset := _read_tables({"train": path}, data, remarks):
+        return dataset
+    splits = _find_splits(path, data.layout, remarks)
     for folder in {path, *splits.values()}:
         _check_links(folder)
-    if tables := {split: found for split, folder in splits.items() if (found := _metadata_of(folder))}:
-        if len(tables) < len(splits):
-            without = next(folder for split, folder in splits.items() if split not in tables)
-            raise ValueError(f"{next(iter(tables.values()))} says labels, but there is none such in {without}")
-        listed = {
-            split: [f for f in _files_below(folder) if f.suffix.lower() in IMAGES] for split, folder in splits.items()
-        }
-        if dataset := read_metadata(tables, listed, data):
-            if set(dataset.splits) == {"train"} and _folders(path):
-                remarks.append(f"labels are those of {next(iter(tables.values())).name}, not the folders")
-            return EncodedDataset(dataset.splits, dataset.class_names, (*remarks, *dataset.remarks))
-        table = next(iter(tables.values()))
-        remarks.append(f"{table} is not read: it has no column label, and data.label names none")
+    if splits != {"train": path} and (dataset := _read_tables(splits, data, remarks)):
+        return dataset
     if splits == {"train": path} and not _folders(path):
         return _without_labels(path, remarks)
     classes = {split: _class_folders(folder, data) for split, folder in splits.items()}
@@ -94,19 +105,36 @@ def read_folder(path: Path, data: DataSettings) -> EncodedDataset:
     for folder in {path, *splits.values()}:
         if unread := _label_files(folder):
             remarks.append(f"not read, for the classes are the folders: {', '.join(file.name for file in unread[:5])}")
-        if (loose := _images_in(folder)) and folder in splits.values():
+        if loose := _images_in(folder):
             remarks.append(_loose(loose, folder, data))
     names = tuple(folder.name for folder in classes[first])
     return EncodedDataset({split: _read_split(folders) for split, folders in classes.items()}, names, tuple(remarks))
 
 
-def _find_splits(path: Path, layout: Layout) -> tuple[dict[str, Path], list[str]]:
-    """The folder of each split, or ``path`` as the training split; and what is left out."""
+def _read_tables(splits: dict[str, Path], data: DataSettings, remarks: list[str]) -> EncodedDataset | None:
+    """The images with the labels that tables beside them say, where there are such; what is not read is a remark."""
+    tables = {split: found for split, folder in splits.items() if (found := _metadata_of(folder))}
+    if not tables:
+        return None
+    some = next(iter(tables.values()))
+    if len(tables) < len(splits):
+        without = next(folder for split, folder in splits.items() if split not in tables)
+        raise ValueError(f"{some} lies beside images, but there is no such file in {without}: add or remove it")
+    images = {split: [f for f in _files_below(d) if f.suffix.lower() in IMAGES] for split, d in splits.items()}
+    dataset = read_metadata(tables, images, data)
+    if dataset is None:
+        remarks.append(f"{some} is not read: it has no column label, and data.label names none")
+        return None
+    if list(splits) == list(dataset.splits) == ["train"] and _folders(splits["train"]):
+        remarks.append(f"labels are those of {some.name}, not the folders")
+    return replace(dataset, remarks=(*remarks, *dataset.remarks))
+
+
+def _find_splits(path: Path, layout: Layout, remarks: list[str]) -> dict[str, Path]:
+    """The folder of each split, or ``path`` as the training split; what is left out is a remark."""
     folders = _folders(path)
     if layout == "classes":
-        return {"train": path}, []
-    if _metadata_of(path):
-        return {"train": path}, []
+        return {"train": path}
     inner = [f for f in folders if f.name.lower() in SPLIT_NAMES and (_folders(f) or _metadata_of(f))]
     if not inner:
         suggested = {folder.name: split for folder in folders if (split := _suggested_split(folder.name))}
@@ -121,7 +149,7 @@ def _find_splits(path: Path, layout: Layout) -> tuple[dict[str, Path], list[str]
                 "train, validation and test, with a folder a class (or metadata.csv with file_name and label) in each; "
                 'for classes set layout to "classes"'
             )
-        return {"train": path}, []
+        return {"train": path}
     by_split: dict[str, Path] = {}
     for folder in inner:
         split = SPLIT_NAMES[folder.name.lower()]
@@ -136,8 +164,9 @@ def _find_splits(path: Path, layout: Layout) -> tuple[dict[str, Path], list[str]
             'which hold images too: are all of them classes? Then set layout to "classes"; to read the splits alone, '
             'move the others away or set layout to "splits"'
         )
-    left_out = ", ".join(folder.name for folder in others)
-    return by_split, [f"not read, for want of class folders: {left_out}"] if left_out else []
+    if others:
+        remarks.append(f"not read, for want of class folders: {', '.join(folder.name for folder in others)}")
+    return by_split
 
 
 def _class_folders(path: Path, data: DataSettings) -> list[Path]:

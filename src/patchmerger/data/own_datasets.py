@@ -84,7 +84,7 @@ def read_own(data: OwnDataset, *, validation: float = 0.1) -> ImageDataset:
     """
     sets = open_own(data)
     parts = {split: images.dataset for split, images in sets.items()}
-    name = type(parts["train"]).__name__
+    name = _name(parts["train"])
     if sets["train"].columns is not None and sets["train"].columns[1] is not None:
         table = read_table(datasets.DatasetDict(parts))
         loaded, _, losses = load_sets(table.splits, DataSettings())
@@ -117,7 +117,7 @@ def identify_own(data: OwnDataset) -> OwnData:
                 pixels, label = images.item(index)
                 digest.update(f"{split} {index} {tuple(pixels.shape)} {pixels.dtype} {label}".encode())
                 digest.update(pixels.contiguous().numpy().tobytes())
-    name = type(sets["train"].dataset).__name__
+    name = _name(sets["train"].dataset)
     return OwnData(name, {split: len(images) for split, images in sets.items()}, digest.hexdigest())
 
 
@@ -128,7 +128,7 @@ def open_own(data: OwnDataset) -> dict[str, DatasetImages]:
         TypeError: Something else, or items that are no images; the message says what would do.
         ValueError: No training split, or an empty one.
     """
-    sets = {split: DatasetImages(part, f"{type(part).__name__} {split}") for split, part in _by_split(data).items()}
+    sets = {split: DatasetImages(part, f"{_name(part)} {split}") for split, part in _by_split(data).items()}
     for images in sets.values():
         if not len(images):
             raise ValueError(f"{images.name} is empty")
@@ -227,6 +227,12 @@ def _behind(loader: DataLoader[Any]) -> Any:
         "data (DataLoader): its dataset is taken; order and size of the batches are those of the training", stacklevel=4
     )
     return loader.dataset
+
+
+def _name(dataset: Any) -> str:
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return type(dataset).__name__
 
 
 def _parts(item: Any, where: str) -> tuple[Any, Any]:

@@ -101,7 +101,9 @@ def as_data_settings(value: str | os.PathLike[str] | DataSettings) -> DataSettin
     if isinstance(value, DataSettings):
         return value
     if isinstance(value, str | os.PathLike):
-        return DataSettings(source=os.fspath(value))
+        path = os.fspath(value)
+        word = isinstance(value, str) or os.path.dirname(path)
+        return DataSettings(source=path if word else os.path.join(".", path))  # no built-in name
     raise TypeError(f"data ({type(value).__name__}) must be a source such as 'digits' or a folder, or DataSettings")
 
 

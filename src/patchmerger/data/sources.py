@@ -60,6 +60,10 @@ def open_source(data: DataSettings) -> EncodedDataset:
     source, shelf = data.source, os.environ.get("PATCHMERGER_DATA")
     if source == "digits":
         found = _digits()
+        if Path("digits").is_dir():
+            found = replace(
+                found, remarks=("the built-in digits are read, not the folder digits: write ./digits for it",)
+            )
     elif source.startswith(_TORCHVISION):
         folder = data.root or shelf
         if folder is None:
