@@ -10,7 +10,7 @@ class FewShotSettings:
     """How few-shot accuracy is measured.
 
     Attributes:
-        shots: Training images of each class, k: one number, or several.
+        shots: Training images of each class, k; several numbers.
         draws: How often they are drawn; mean and standard deviation are taken over the draws.
 
     Raises:
@@ -21,7 +21,7 @@ class FewShotSettings:
     draws: int = 5
 
     def __post_init__(self) -> None:
-        shots = (self.shots,) if isinstance(self.shots, int) else tuple(self.shots)
+        shots = tuple(self.shots)
         object.__setattr__(self, "shots", shots)
         if not shots:
             raise ValueError("shots is empty: name at least one number of images a class, such as 10")

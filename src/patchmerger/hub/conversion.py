@@ -63,13 +63,13 @@ def convert(
     check_target(Path(out).expanduser().resolve(), overwrite=overwrite)
     content = read_tensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     weights = _choose(content, key, path)
-    architecture = architecture or content.get("arch")
-    if not isinstance(architecture, str):
+    name = architecture or content.get("arch")
+    if not isinstance(name, str):
         raise ValueError(f"architecture must be given: {path} does not name it; vit_small_patch16_224, say")
-    check_model_name(architecture)
+    check_model_name(name)
     made_with = getattr(content.get("args"), "model_kwargs", None)
     args = (made_with if isinstance(made_with, dict) else {}) | dict(model_args or {})
-    model = build_from_weights(weights, architecture, args, path)
+    model = build_from_weights(weights, name, args, path)
     return save(model, out, preprocessing=preprocessing, class_names=class_names, overwrite=overwrite)
 
 

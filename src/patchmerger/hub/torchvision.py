@@ -72,7 +72,7 @@ class Torchvision(Library):
         try:
             arguments = dict(config["model_args"])
             eps, stem = arguments.pop("norm_eps"), arguments.pop("conv_stem")
-            return VisionTransformer(
+            model: nn.Module = VisionTransformer(
                 **arguments,
                 norm_layer=partial(nn.LayerNorm, eps=eps),
                 conv_stem_configs=None if stem is None else [ConvStemConfig(*layer) for layer in stem],
@@ -82,6 +82,7 @@ class Torchvision(Library):
                 f"torchvision {torchvision.__version__} cannot make a {_ARCHITECTURE} with the model_args in "
                 f"{folder / CONFIG_NAME}: {error}"
             ) from error
+        return model
 
     def build(
         self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
