@@ -17,6 +17,7 @@ from patchmerger.cli import main
 from patchmerger.data import DataSettings, load_images
 from patchmerger.inserted import mergers
 from patchmerger.reports.acceleration import show_acceleration
+from processes import Running
 from trained_on_digits import trained_vit
 
 pytestmark = [
@@ -304,3 +305,16 @@ def test_several_labels_an_image(tmp_path):
     assert results["metric"] == "mAP"
     assert 0 < results["evaluation"]["recovered"]["accuracy"] <= 1
     assert results["evaluation"]["recovered"]["ece"] is None
+
+
+def accelerate_in(out, model):
+    results = accelerate(str(model), DataSettings(), out=out, max_drop=60, **quick(1.4, 0))
+    print(results["evaluation"]["recovered"]["accuracy"])
+
+
+def test_two_processes_on_one_folder_end_with_the_same_results(folder, tmp_path):
+    both = [Running(accelerate_in, tmp_path / "run", folder) for _ in range(2)]
+    ended = [process.wait() for process in both]
+    assert [process.code for process in ended] == [0, 0], ended
+    assert len({process.out for process in ended}) == 1
+    assert "waiting: another process is at the run" in "".join(process.err for process in ended)
