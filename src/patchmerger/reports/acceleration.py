@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
 from patchmerger.reports.numbers import (
     count_text,
     difference_text,
+    interval_heading,
+    left_out_text,
+    speed_text,
     uncertain_text,
 )
+from patchmerger.reports.style import GREY, head, picture, speed_bars, variant_colours
 from patchmerger.reports.tables import print_table, report_console
+from patchmerger.runs.statistics import TRAINING_NOISE
 
 PICTURE_FILE = "acceleration.png"
 _ROWS = {"plain": "plain", "initialised": "merged, not trained", "recovered": "recovered"}
@@ -33,19 +36,19 @@ def show_acceleration(results: dict[str, Any]) -> None:
     console = report_console()
     found, timings = results["evaluation"], {t["name"]: t for t in results["speed"]["timings"]}
     console.print(results["data"], soft_wrap=True)
-    placement = results["placement"]
+    placement, differences = results["placement"], [found[key]["difference"] for key in _ROWS if key != "plain"]
     table = Table(
         title=f"{results['settings']['model']}: {placement['num_tokens']} tokens after block {placement['after']}",
         box=box.SIMPLE_HEAD, title_style="bold",
     )  # fmt: skip
-    columns = ["", f"{results['metric']}\n%", "− plain, points\n[95% interval]", "agrees with\nplain, %", "ECE\n%"]
+    columns = ["", f"{results['metric']}\n%", interval_heading("plain", differences), "agrees with\nplain, %", "ECE\n%"]
     columns += ["images/s", "speed-up\n(predicted)", "params", "peak memory\nMiB"]
     for column in columns:
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for key, name in _ROWS.items():
         p, t = found[key], timings["plain" if key == "plain" else "accelerated"]
         value = p["agreement"] if p["accuracy"] is None else p["accuracy"]
-        speed = f"{t['speedup']:.2f} ({results['speedup']['predicted']:.2f})"
+        speed = f"{speed_text(t)} ({results['speedup']['predicted']:.2f})"
         memory = "–" if t["peak_memory"] is None else f"{t['peak_memory'] / 2**20:,.0f}"
         table.add_row(
             name,
@@ -58,9 +61,9 @@ def show_acceleration(results: dict[str, Any]) -> None:
         )  # fmt: skip
     print_table(console, table)
     console.print(_verdict(results), soft_wrap=True)
-    uncertain = uncertain_text([("accelerated", timings["accelerated"])])
-    if uncertain is not None:
-        console.print(uncertain, soft_wrap=True)
+    for remark in (uncertain_text([("accelerated", timings["accelerated"])]), left_out_text(differences)):
+        if remark is not None:
+            console.print(remark, soft_wrap=True)
     recovery = results["recovery"]
     if recovery["steps"]:
         console.print(
@@ -97,7 +100,7 @@ def _verdict(results: dict[str, Any]) -> str:
     )
 
 
-_GREY, _RED, _BLUE = "#4d5562", "#d1495b", "#3b8ea5"
+_NOT_TRAINED = "#e0945a"  # the colour of merged, lighter
 STAGES = {"plain": "plain", "initialised": "merged,\nnot trained", "recovered": "recovered"}
 
 
@@ -111,49 +114,57 @@ def draw_acceleration(results: dict[str, Any], path: Path) -> None:
         results: The content of its ``results.json``.
         path: The file.
     """
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(9, 3.8), dpi=160, layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    placement, settings = results["placement"], results["settings"]
+    source = settings["data"]["source"] if isinstance(settings["data"], dict) else settings["data"]
+    title = f"{settings['model']} on {source}: {placement['num_tokens']} tokens after block {placement['after']}"
+    uncertain = next(t["uncertain"] for t in results["speed"]["timings"] if t["name"] == "accelerated")
+    note = (
+        f"Speed: median of the paired ratios of interleaved rounds, bar: their quartiles"
+        f"{f', uncertain ({uncertain})' if uncertain else ''}; {results['environment']['device_name']}.\n"
+        f"One recovery: {TRAINING_NOISE.split(' (')[0]} is left out."
+    )
+    with picture(path, columns=2, note=note, title=title) as (_, (left, right)):
         _accuracies(left, results)
         _speeds(right, results)
-        figure.savefig(path)
+
+
+def _bars(axes: Axes, names: list[str], values: list[float], texts: list[str], colours: list[str]) -> None:
+    """Bars from 0, each with its number in it."""
+    axes.set_axisbelow(True)
+    axes.bar(names, values, color=colours, width=0.6)
+    for place, (value, text) in enumerate(zip(values, texts, strict=True)):
+        axes.annotate(text, (place, 0.5 * value), ha="center", va="center", color="white", weight="bold")
+
+
+def _limit(axes: Axes, height: float, label: str) -> None:
+    """A dashed line, named in the room at its right end."""
+    axes.set_xlim(right=axes.get_xlim()[1] + 0.55)
+    axes.axhline(height, color=GREY, lw=1, ls="--")
+    axes.annotate(
+        label, (1, height), xycoords=("axes fraction", "data"), xytext=(0, -4), textcoords="offset points", ha="right",
+        va="top", color=GREY, fontsize=8,
+    )  # fmt: skip
 
 
 def _accuracies(axes: Axes, results: dict[str, Any]) -> None:
     key = "agreement" if results["metric"] == "agreement" else "accuracy"
-    values = {stage: 100 * results["evaluation"][stage][key] for stage in STAGES}
-    axes.bar(list(STAGES.values()), list(values.values()), color=[_GREY, _BLUE, _RED], width=0.6)
-    for place, value in enumerate(values.values()):
-        axes.annotate(f"{value:.2f}", (place, 0.5 * value), ha="center", va="center", color="white", weight="bold")
-    if results["max_drop"] is not None and values["plain"] > results["max_drop"]:
-        limit = values["plain"] - results["max_drop"]
-        axes.axhline(limit, color=_GREY, lw=1, ls="--")
-        label = f"−{results['max_drop']:g} points"
-        axes.annotate(
-            label, (1, limit), xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points",
-            ha="right", color=_GREY, fontsize=8,
-        )  # fmt: skip
-    axes.set_ylim(0, 1.12 * max(values.values()))
-    axes.set_xlim(-0.5, 2.75)
-    what = "agreement with the plain model" if key == "agreement" else results["metric"]
-    axes.set_ylabel(f"{what} on {results['evaluation']['plain']['images']:,} held-out images, %", fontsize=8)
-    axes.set_title("Accuracy" if key == "accuracy" else "Agreement", loc="left", weight="bold")
+    values = [100 * results["evaluation"][stage][key] for stage in STAGES]
+    plain, merged = variant_colours(["plain", "merged"]).values()
+    _bars(axes, list(STAGES.values()), values, [f"{value:.2f}" for value in values], [plain, _NOT_TRAINED, merged])
+    if results["max_drop"] is not None and values[0] > results["max_drop"]:
+        _limit(axes, values[0] - results["max_drop"], f"−{results['max_drop']:g} points")
+    axes.set_ylim(0, 1.05 * max(values))
+    what = "agreement with plain" if key == "agreement" else results["metric"]
+    axes.set_ylabel(f"{what}, {results['evaluation']['plain']['images']:,} held-out images, %", fontsize=9)
+    head(axes, "Accuracy" if key == "accuracy" else "Agreement")
 
 
 def _speeds(axes: Axes, results: dict[str, Any]) -> None:
     timing = next(t for t in results["speed"]["timings"] if t["name"] == "accelerated")
-    speed, (slow, fast) = timing["speedup"], timing["ratio_quartiles"]
-    values = [1.0, speed]
-    axes.bar(["plain", "accelerated"], values, color=[_GREY, _RED], width=0.55)
-    axes.errorbar(1, speed, yerr=[[speed - 1 / fast], [1 / slow - speed]], color="black", capsize=4, lw=1)
-    predicted = results["speedup"]["predicted"]
-    axes.axhline(predicted, color=_GREY, lw=1, ls="--")
-    axes.annotate(
-        f"{predicted:.2f}× by FLOPs", (0, predicted), xycoords=("axes fraction", "data"), xytext=(4, 4),
-        textcoords="offset points", color=_GREY, fontsize=8,
-    )  # fmt: skip
-    axes.annotate(f"{speed:.2f}×", (1, 0.5 * speed), ha="center", va="center", color="white", weight="bold")
-    axes.set_ylim(0, 1.2 * max(speed, predicted))
-    axes.set_ylabel("times as fast as the plain model")
-    axes.set_xlabel(results["environment"]["device_name"], fontsize=8)
-    axes.set_title("Measured speed", loc="left", weight="bold")
+    speed, predicted, colours = timing["speedup"], results["speedup"]["predicted"], variant_colours(["plain", "merged"])
+    _bars(axes, ["plain", "accelerated"], [1.0, speed], ["1", speed_text(timing)], list(colours.values()))
+    axes.errorbar(1, speed, yerr=speed_bars(timing["ratio_quartiles"], speed), color="black", capsize=4, lw=1)
+    _limit(axes, predicted, f"{predicted:.2f} by FLOPs")
+    axes.set_ylim(0, 1.15 * max(speed, predicted))
+    axes.set_ylabel("inference, times as fast as plain")
+    head(axes, "Measured speed")

@@ -47,7 +47,9 @@ def ordered_colours(count: int) -> list[str]:
 
 
 @contextmanager
-def picture(path: Path, *, columns: int, rows: int = 1, note: str) -> Iterator[tuple[Figure, list[Axes]]]:
+def picture(
+    path: Path, *, columns: int, rows: int = 1, note: str, title: str | None = None
+) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure that is written as a PNG, atomically, once it is drawn.
 
     Args:
@@ -55,6 +57,7 @@ def picture(path: Path, *, columns: int, rows: int = 1, note: str) -> Iterator[t
         columns: Panels beside each other.
         rows: Panels above each other.
         note: Below the panels, what a reader must know: what bars and bands are, which axes are cut.
+        title: What is shown, of what, where no shared legend says it.
 
     Yields:
         The figure and its panels, row by row.
@@ -64,6 +67,8 @@ def picture(path: Path, *, columns: int, rows: int = 1, note: str) -> Iterator[t
         figure = Figure(figsize=size, dpi=150, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.06)  # type: ignore[union-attr, call-arg]
         panels = figure.subplots(rows, columns, squeeze=False)
+        if title is not None:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=GREY, wrap=True)
         figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY, wrap=True)
         yield figure, list(panels.flat)
         with atomic_file(path) as partial:
