@@ -3,10 +3,8 @@
 Public names are imported on first use, so that ``import patchmerger`` alone costs next to nothing.
 """
 
-from importlib.metadata import version
-
 import lazy_loader
 
-__version__ = version("patchmerger")
+__version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -61,7 +61,7 @@ def test_one_architecture(tmp_path, capsys):
     assert census.command == f"patchmerger hosts --filter test_vit --library timm --out {out}"
     assert census.versions.keys() == {"python", "patchmerger", "torch", "timm"}
     assert run(["hosts", "--filter", "test_vit", "--out", str(out)]) == 2
-    assert "exists already: take another name, or --overwrite true" in capsys.readouterr().err
+    assert "exists already: take another name, or set overwrite to true" in capsys.readouterr().err
     assert run(["hosts", "--filter", "resnet10t", "--library", "timm", "--out", str(out), "--overwrite", "true"]) == 0
     assert "resnet10t (timm): refused (not one sequence); ResNet: it is" in capsys.readouterr().out
     assert [f.name for f in read_census(out).findings] == ["resnet10t"]

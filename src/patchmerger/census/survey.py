@@ -61,7 +61,7 @@ def take_census(
     if out is not None and out.is_dir():
         raise ValueError(f"out ({out}) is a folder: name a file in it")
     if out is not None and out.exists() and not overwrite:
-        raise FileExistsError(f"out ({out}) exists already: take another name, or --overwrite true")
+        raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
     libraries = [name for name in asked if name not in missing]
     with _quiet():
         listed = [one for name in libraries for one in architectures(name, filter)]

@@ -322,5 +322,5 @@ def _check_out(out: Path | None, overwrite: bool) -> None:
     if out.is_dir():
         raise ValueError(f"out ({out}) is a folder: name a file in it")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"out ({out}) exists already: take another name, or --overwrite true")
+        raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
     out.parent.mkdir(parents=True, exist_ok=True)

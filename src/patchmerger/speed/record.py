@@ -94,7 +94,7 @@ class Record:
 
 def _go_on_with(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """The unfinished record in the file, if it has the same settings and was measured here."""
-    way_out = "take another name, or --overwrite true"
+    way_out = "take another name, or set overwrite to true"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
