@@ -104,8 +104,13 @@ def test_commands_parse(block, monkeypatch, capsys):
 
 
 def test_every_page_is_reached_from_the_readme():
-    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", PAGES[0].read_text()))
-    assert linked >= {page.name for page in PAGES[2:]}
+    reached, todo = set(), [PAGES[0]]
+    while todo:
+        page = todo.pop()
+        if page not in reached:
+            reached.add(page)
+            todo += [(page.parent / target).resolve() for target in re.findall(r"\]\(([\w/.-]+\.md)", page.read_text())]
+    assert reached >= set(PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
