@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from patchmerger.acceleration.distillation_task import DistillationTask
@@ -25,8 +24,9 @@ from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
 from patchmerger.models.build import square_input
 from patchmerger.runs.environment import default_precision, find_device
-from patchmerger.runs.files import atomic_file, read_json, write_json
+from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.run_folder import RunFolder
+from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.training.settings import Precision
 from patchmerger.training.trainer import Stopwatch, make_trainer, train
 
@@ -147,7 +147,7 @@ def train_phase(
     """
     student, weights = job.student.eval(), folder.path / _WEIGHTS_FILE
     if folder.results is not None and weights.exists():
-        student.load_state_dict(load_file(weights), strict=False)
+        student.load_state_dict(read_tensors(weights), strict=False)
         return folder.results
     stopwatch = Stopwatch()
     before_path = folder.path / "before.json"
@@ -169,8 +169,7 @@ def train_phase(
             f"    it ended at {100 * after:.2f}% of {len(job.watched):,} held-out images, below the "
             f"{100 * before:.2f}% that it began with, which is kept"
         )
-    with atomic_file(weights) as partial:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}, partial)
+    write_tensors(weights, student.state_dict())
     return folder.finish(
         {
             "steps": steps,

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import HeldOutScores, at_chance, chance_warning, compare_scores
@@ -26,9 +25,10 @@ from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
 from patchmerger.models.build import square_input
 from patchmerger.runs.environment import default_precision, environment
-from patchmerger.runs.files import atomic_file, read_json, write_json
+from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.run_folder import RunFolder, default_folder
+from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.measurement import measure as measure_speed
 from patchmerger.speed.settings import Precision as SpeedPrecision
 from patchmerger.speed.settings import TimingSettings
@@ -192,7 +192,7 @@ class AccelerationRun:
         (merger,) = mergers(student)
         path = self.folder.path / "queries.safetensors"
         if path.exists():
-            merger.module.load_state_dict(load_file(path))
+            merger.module.load_state_dict(read_tensors(path))
         else:
             batch = calibration_batch(
                 self.images.train, self.teacher.preprocessing, image_size=self.image_size,
@@ -208,7 +208,7 @@ class AccelerationRun:
                 )  # fmt: skip
             student.cpu()
             self._kept("query_init", found.as_dict)
-            _save_tensors(merger.module.state_dict(), path)
+            write_tensors(path, merger.module.state_dict())
         self._evaluate("initialised", lambda: self.held_out.of_merged(student, same_front=True))
         self._say(f"2/5 queries: {self._in_words('initialised')}")
         return student
@@ -279,11 +279,11 @@ class AccelerationRun:
         """Scores on the held-out images, computed once, and how they compare."""
         path = self.folder.path / f"scores-{name}.safetensors"
         if not path.exists():
-            _save_tensors({"scores": scores()}, path)
+            write_tensors(path, {"scores": scores()})
         self.evaluation[name] = compare_scores(self._scores(name), self._scores("plain"), self.targets)
 
     def _scores(self, name: str) -> Tensor:
-        return load_file(self.folder.path / f"scores-{name}.safetensors")["scores"]
+        return read_tensors(self.folder.path / f"scores-{name}.safetensors")["scores"]
 
     def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a step found, made once."""
@@ -304,11 +304,6 @@ class AccelerationRun:
             return agreement
         lost = 100 * (found["accuracy"] - self.evaluation["plain"]["accuracy"])
         return f"{self.metric} {100 * found['accuracy']:.2f}% ({lost:+.2f} points), {agreement}"
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    with atomic_file(path) as partial:
-        save_file(tensors, partial)
 
 
 def check_classes(teacher: Teacher, images: ImageSplits, source: str) -> None:

@@ -11,7 +11,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import compare_scores, scores_of
@@ -30,10 +29,11 @@ from patchmerger.insertion import insert
 from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import environment
-from patchmerger.runs.files import atomic_file, read_json, write_json
+from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_settings
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd
+from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.measurement import measure
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.studies.settings import AccelerationStudySettings
@@ -187,9 +187,8 @@ class _Bench:
             )  # fmt: skip
             calibrate(student.to(self.device), images, method=query_init, seed=self.model.seed)
             student.cpu()
-            with atomic_file(file) as partial:
-                save_file(merger.module.state_dict(), partial)
-        merger.module.load_state_dict(load_file(file))
+            write_tensors(file, merger.module.state_dict())
+        merger.module.load_state_dict(read_tensors(file))
         return student
 
     def _cell(

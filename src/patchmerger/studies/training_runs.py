@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from patchmerger.data import ImageSplits
@@ -17,6 +16,7 @@ from patchmerger.runs.files import read_json
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import PairedDifference, mean_sd, over_images, over_seeds
+from patchmerger.runs.tensors import read_tensors
 from patchmerger.speed.measurement import measure
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.training.fitting import PREDICTIONS_FILE, fit_images, fit_settings
@@ -123,7 +123,7 @@ def paired_difference(ours: Runs, theirs: Runs) -> PairedDifference | None:
         return over_seeds(*([runs[seed].results["test_metric"] for seed in seeds] for runs in (ours, theirs)))
     if not seeds or ours[seeds[0]].results["metric"] != "accuracy":
         return None
-    right = [load_file(runs[seeds[0]].path / PREDICTIONS_FILE) for runs in (ours, theirs)]
+    right = [read_tensors(runs[seeds[0]].path / PREDICTIONS_FILE) for runs in (ours, theirs)]
     return over_images(*((r["predictions"] == r["targets"]).tolist() for r in right))
 
 
