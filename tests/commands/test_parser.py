@@ -53,11 +53,11 @@ def test_a_mistyped_name_in_a_config_gets_the_close_name(config, meant, tmp_path
 @pytest.mark.parametrize(
     ("line", "option", "takes"),
     [
-        ("cost vit --num_classes x", "--num_classes (x)", "a whole number"),
+        ("bench vit --rounds x", "--rounds (x)", "a whole number"),
         ("cost vit --merge.num_tokens x", "--merge.num_tokens (x)", "a whole number or a list of whole numbers"),
         ("cost vit --merge.prefix x", "--merge.prefix (x)", "keep or merge"),
         ("cost vit --merge.after [1,2", "--merge.after ([1,2)", "a list of whole numbers or null, such as ["),
-        ("cost vit --merge x", "--merge (x)", "a mapping of its options or null"),
+        ("cost vit --merge x", "--merge (x)", "a mapping of its options, auto or null"),
         ("cost vit --args x", "--args (x)", "a mapping"),
         ("fit --training.epochs 1.5", "--training.epochs (1.5)", "a whole number"),
         ("fit --progress maybe", "--progress (maybe)", "true or false"),
@@ -75,7 +75,7 @@ def test_a_value_of_another_kind_is_named_with_what_would_do(line, option, takes
 @pytest.mark.parametrize(
     ("line", "facts"),
     [
-        ("cost", ["name is missing", "usage: patchmerger cost NAME [options]"]),
+        ("cost", ["model is missing", "usage: patchmerger cost MODEL [options]"]),
         ("accelerate", ["--model is missing", "usage: patchmerger accelerate"]),
         ("cost vit other", ["'other'"]),
         ("fit --config no/file.yaml", ["--config", "no/file.yaml"]),
