@@ -1,8 +1,6 @@
 """People's own datasets: of torch, of the Hugging Face library, behind a DataLoader; floats are left alone."""
 
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -207,13 +205,8 @@ def test_splits_pass_through_and_digits_are_a_word() -> None:
 
 
 def test_the_same_images_have_the_same_identity_everywhere() -> None:
-    code = (
-        "import random, torch; from torch.utils.data import TensorDataset; from patchmerger.data import identify_data;"
-        "print(identify_data(TensorDataset(torch.arange(20.).view(20, 1, 1, 1).expand(20, 3, 4, 4), torch.arange(20))))"
-    )
     ours = identify_data(TensorDataset(torch.arange(20.0).view(20, 1, 1, 1).expand(20, 3, 4, 4), torch.arange(20)))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(ours)
+    assert ours.sha256.startswith("4e212532a93d")  # type: ignore[union-attr]
     assert ours.images == {"train": 20}  # type: ignore[union-attr]
     drawn = Pairs(lambda _: torch.full((3, 8, 8), random.randrange(256), dtype=torch.uint8))
     assert identify_data(drawn) == identify_data(drawn)

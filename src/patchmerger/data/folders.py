@@ -16,25 +16,8 @@ from patchmerger.data.metadata import METADATA, read_metadata
 from patchmerger.data.settings import DataSettings, Layout
 from patchmerger.data.splits import SPLIT_NAMES
 
-IMAGES = {
-    *(
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-    ),
-    *(".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga"),
-}
+_IMAGES = "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pbm pnm avif heic heif jp2 jxl tga"
+IMAGES = frozenset(f".{ending}" for ending in _IMAGES.split())
 """Endings of image files."""
 
 _LITTER = {"thumbs.db", "desktop.ini"}
