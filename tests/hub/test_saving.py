@@ -11,7 +11,7 @@ from safetensors.torch import load_file, load_model, save_model
 from torch import nn
 
 from conftest import SIZE, make_images, make_vit
-from hub.helpers import assert_round_trip
+from hub.helpers import assert_round_trip, make_torchvision, make_transformers
 from patchmerger.hosts import Host, register_host
 from patchmerger.hub import load, save
 from patchmerger.insertion import insert
@@ -122,15 +122,17 @@ def test_a_failed_rename_puts_the_old_model_back(saved, monkeypatch):
     assert [path.name for path in saved.parent.iterdir()] == ["mine"]
 
 
-def test_the_folder_can_be_read_by_others_as_any_new_folder(saved):
-    usual = saved.parent / "usual"
-    usual.mkdir()
-    assert stat.S_IMODE(saved.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
-    (saved.parent / "file").touch()
-    expected = stat.S_IMODE((saved.parent / "file").stat().st_mode)
-    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in saved.iterdir()} == {
-        "config.json": expected, "model.safetensors": expected,
-    }  # fmt: skip
+@pytest.mark.parametrize("make", [make_vit, make_torchvision, make_transformers])
+def test_what_is_saved_can_be_read_by_others_as_any_new_folder_and_file(make, tmp_path):
+    (tmp_path / "usual").mkdir()
+    (tmp_path / "usual" / "file").touch()
+    folder = save(make(), tmp_path / "model")
+    assert mode(folder) == mode(tmp_path / "usual")
+    assert {mode(path) for path in folder.iterdir()} == {mode(tmp_path / "usual" / "file")}
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_nothing_is_pickled(saved):

@@ -11,6 +11,7 @@ from models.test_classifier import transformers_vit
 from patchmerger import load, save
 from patchmerger.data import Preprocessing
 from patchmerger.models.finding import find_model, locate, weights_fingerprint
+from patchmerger.runs.tensors import write_tensors
 
 ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -134,3 +135,11 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     save(make_vit(), tmp_path / "a")
     with pytest.raises(ValueError, match=r"model_args .* are for a safetensors file"):
         find_model(tmp_path / "a", model_args={"depth": 3})
+
+
+def test_what_needs_more_than_weights_says_how_to_get_it(tmp_path):
+    write_tensors(tmp_path / "own.safetensors", make_vit().state_dict())
+    with pytest.raises(ValueError, match=r"init: .*holds weights alone: patchmerger convert .*--out FOLDER"):
+        locate(tmp_path / "own.safetensors", "init", files=False)
+    with pytest.raises(ValueError, match=r"is a pickle.*patchmerger convert"):
+        locate("own.ckpt", "init", files=False)

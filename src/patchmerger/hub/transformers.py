@@ -55,6 +55,8 @@ class Transformers(Library):
             cast(Any, model).save_pretrained(folder)
         finally:
             vars(config).update(before)  # save_pretrained changes them
+        for weights in folder.glob("*.safetensors"):  # safetensors makes files that only their owner can read
+            weights.chmod((folder / CONFIG_NAME).stat().st_mode)
         content = read_object(folder / CONFIG_NAME)
         content.pop(KEY, None)  # of a folder that transformers alone read once, without its mergers
         names = options.names_of(_num_classes(content))
