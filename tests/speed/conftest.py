@@ -16,7 +16,7 @@ def tiny_models(monkeypatch):
     """Every name is a tiny model, of which ``seed=None`` gives one on the meta device."""
     names = []
 
-    def find(name, *, image_size=None, weights="trained", seed=0):
+    def find(name, *, architecture=None, image_size=None, weights="trained", seed=0):
         names.append(name)
         model = make_vit("attention pooling" if name == "other" else "class token", img_size=image_size or 32)
         return FoundModel(name, model.to("meta") if weights == "meta" else model)
