@@ -231,14 +231,17 @@ class Queue:
     def hand_over(self, out: Path) -> None:
         """Write what is known to a folder: the state, the results of finished jobs, and an archive to resume from.
 
+        Few files, as some machines give back no more: the results of a group are one, those of a step none.
         The archive has the finished trainings without their weights, so that a bare machine trains none twice.
         """
         out.mkdir(parents=True, exist_ok=True)
         write_json(self.root / STATE_FILE, self.state)
         write_json(out / STATE_FILE, self.state)
-        for job in self.jobs:
-            if self.state[job.name]["done"]:
-                write_json(out / f"{job.name}.json", read_json(job.result(self.root)))
+        for name, group in groupby(self.jobs, key=lambda job: job.group or job.name):
+            done = [job for job in group if self.state[job.name]["done"] and not job.keeps]
+            results = {job.name: read_json(job.result(self.root)) for job in done}
+            if results:
+                write_json(out / f"{name}.json", results.get(name, results))
         with atomic_file(out / ARCHIVE_FILE) as partial, tarfile.open(partial, "w:gz") as archive:
             for file in self._finished():
                 archive.add(file, file.relative_to(self.root))
