@@ -1,0 +1,75 @@
+"""The imports of the package flow one way, and in no circle."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import patchmerger
+
+SOURCE = Path(patchmerger.__file__).parent
+
+LAYERS = [
+    {"runs"},
+    {"prior", "merger", "mechanism"},
+    {"hosts", "inserted", "reducers", "insertion", "zoo", "diagnosis"},
+    {"costs", "speed", "models", "data", "hub"},
+    {"training", "fewshot"},
+    {"acceleration", "census"},
+    {"studies", "reports"},
+    {"commands", "cli"},
+]
+"""Packages and modules of the top level; each may import those of its own layer and of the ones before it."""
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_by(path: Path) -> set[str]:
+    """The modules of ours that a file imports, wherever in it, but for types alone."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    froms = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in for_types)
+    imported = {defining_module(node.module, alias.name) for node in froms if node.module for alias in node.names}
+    return (imported & MODULES.keys()) - {"patchmerger"}
+
+
+def defining_module(module: str, name: str) -> str:
+    """The module that a name is from, where a package hands it on."""
+    stub = SOURCE.joinpath(*module.split(".")[1:], "__init__.pyi")
+    if not module.startswith("patchmerger") or not stub.exists():
+        return module
+    for node in ast.parse(stub.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and name in {alias.asname for alias in node.names}:
+            return defining_module(f"{module}.{node.module}", name)
+    return f"{module}.{name}" if f"{module}.{name}" in MODULES else module
+
+
+MODULES = {module_of(path): path for path in SOURCE.rglob("*.py")}
+
+
+def test_every_module_is_in_a_layer():
+    tops = {name.split(".")[1] for name in MODULES if "." in name}
+    assert tops == set().union(*LAYERS)
+
+
+def test_no_file_imports_upward():
+    rank = {top: number for number, layer in enumerate(LAYERS) for top in layer}
+    upward = [
+        f"{name} imports {other}"
+        for name, path in MODULES.items()
+        if "." in name
+        for other in imported_by(path)
+        if rank[other.split(".")[1]] > rank[name.split(".")[1]]
+    ]
+    assert not upward
+
+
+def test_no_files_import_each_other_in_a_circle():
+    TopologicalSorter({name: imported_by(path) - {name} for name, path in MODULES.items()}).prepare()
