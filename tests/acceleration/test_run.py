@@ -246,6 +246,10 @@ def test_a_teacher_at_chance_is_warned_of_before_training(folder, tmp_path, monk
         ({"model": lambda: make_vit(num_classes=7)}, r"data \(digits\) has 10 classes, but the head .* has 7"),
         ({"labels": False, "max_drop": 0.5}, r"max_drop \(0.5\) is a drop of accuracy, which needs labels"),
         ({"max_drop": -1.0}, r"max_drop \(-1\) must be 0 or more points"),
+        (
+            {"recovery": {"frozen_blocks": 3}},
+            r"recovery.frozen_blocks \(3\) must be at most 2, the block of the first merge",
+        ),
         ({"recovery": {"label_weight": 1.0}, "labels": False}, "needs labels"),
         (
             {"recovery": {"batch_size": 5000}},

@@ -17,6 +17,7 @@ from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_t
 from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.recovery_data import KeptBatches, KeptData, Views, choose_views, is_varied
 from patchmerger.acceleration.recovery_job import RecoveryJob, seconds_per_step, train_phase
+from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data.batches import Key
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.transforms import EvalTransform, normalize
@@ -114,7 +115,8 @@ class _Halves:
 
     def __init__(self, job: RecoveryJob) -> None:
         self.job = job
-        self.after = _cut(job)
+        present = mergers(job.student)
+        self.after = last_frozen_block(job.recovery, present[0].after if present else None)
         self.student = Classifier(job.student.to(job.device))
         self.teacher = Classifier(job.teacher.to(job.device))
         self.of_student, self.of_teacher = RearHalf(self.student, self.after), RearHalf(self.teacher, self.after)
@@ -185,19 +187,27 @@ class _Halves:
         return normalize(pixels, self.job.preprocessing).to(next(self.student.parameters()))
 
 
-def _cut(job: RecoveryJob) -> int:
-    """The last frozen block, counted from 1."""
-    present, wanted = mergers(job.student), job.recovery.frozen_blocks
-    if wanted is None and not present:
+def last_frozen_block(recovery: RecoverySettings, first_merge: int | None) -> int:
+    """The last frozen block, counted from 1.
+
+    Args:
+        recovery: What may say so.
+        first_merge: The block of the first merge; ``None`` where there is none.
+
+    Raises:
+        ValueError: Neither says so, or the merge would be frozen too.
+    """
+    wanted = recovery.frozen_blocks
+    if wanted is None and first_merge is None:
         raise ValueError(
             "recovery.scope ('rear') freezes what comes before the first merge, and student has no merger: give "
             "recovery.frozen_blocks, or take scope 'all'"
         )
-    if wanted is not None and present and wanted > present[0].after:
+    if wanted is not None and first_merge is not None and wanted > first_merge:
         raise ValueError(
-            f"recovery.frozen_blocks ({wanted}) must be at most {present[0].after}, the block of the first merge"
+            f"recovery.frozen_blocks ({wanted}) must be at most {first_merge}, the block of the first merge"
         )
-    return present[0].after if wanted is None else wanted
+    return wanted or first_merge or 0
 
 
 def _fill(job: RecoveryJob, halves: _Halves, kept: KeptTokens, views: Views, chosen: Sequence[Key], name: str) -> float:
