@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 SEED ?= $(shell date +%s)
 
-.PHONY: demo test test-slow test-shuffled test-oldest census hosts-page evidence-page speed-page pictures gpu-evidence lint types format install clean
+.PHONY: demo test test-slow fuzz test-shuffled test-oldest census hosts-page evidence-page speed-page pictures gpu-evidence lint types format install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT with and without a merger on real digits, print the comparison
@@ -18,6 +18,9 @@ test: $(READY)  ## the tests, without those that take minutes
 
 test-slow: $(READY)  ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+fuzz: $(READY)  ## bad inputs by the hundred, killed runs and full disks; FUZZ_SEED=1 FUZZ_ROUNDS=2 change which and how many
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m fuzz -s --maxfail 50 tests/fuzz
 
 test-shuffled: $(READY)  ## the tests in a random order; SEED=1 repeats one
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --shuffle $(SEED)
