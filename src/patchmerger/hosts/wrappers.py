@@ -17,7 +17,11 @@ def refuse_wrapped(model: nn.Module) -> None:
     """Refuse a model that another tool wrapped: a merger put inside would be ignored or left out of sync."""
     if isinstance(model, OptimizedModule):
         raise UnsupportedModelError(
-            model, "it is compiled", "insert first and compile then, or pass model._orig_mod", "wrapped"
+            model,
+            "it is compiled",
+            "insert first and compile then, or pass model._orig_mod",
+            "wrapped",
+            ["_orig_mod"],
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModelError(model, "it is scripted", "pass the model that was scripted", "wrapped")
@@ -25,10 +29,16 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise UnsupportedModelError(model, "it is a traced graph", "pass the model that was traced", "wrapped")
     if isinstance(model, DataParallel | DistributedDataParallel):
         raise UnsupportedModelError(
-            model, "it is wrapped already", "insert into the model first, then wrap it", "wrapped"
+            model,
+            "it is wrapped already",
+            "insert into the model inside (model.module) first, then wrap it",
+            "wrapped",
+            ["module"],
         )
     if type(model).__name__ in ("FeatureGetterNet", "FeatureListNet", "FeatureDictNet", "FeatureHookNet"):
-        raise UnsupportedModelError(model, "it only wraps the model for features", "insert into its .model", "wrapped")
+        raise UnsupportedModelError(
+            model, "it only wraps the model for features", "insert into its .model", "wrapped", ["model"]
+        )
     _refuse_sharded(model)
 
 
