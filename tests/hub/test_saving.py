@@ -1,4 +1,4 @@
-"""What is refused, and that a folder appears whole or not at all."""
+"""What is refused, and that a folder appears atomically."""
 
 import pickle
 import stat
