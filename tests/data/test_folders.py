@@ -67,6 +67,9 @@ def test_links_that_lead_back_are_not_followed_for_ever(tmp_path: Path) -> None:
     (root / "dog" / "a" / "to-b").symlink_to(root / "dog" / "b")
     (root / "dog" / "b" / "to-a").symlink_to(root / "dog" / "a")
     assert found(root) == {"train": 4}
+    (root / "loop").symlink_to(root)
+    with pytest.raises(ValueError, match=r"loop is a link back to .*pets, which holds it: remove it"):
+        found(root)
 
 
 def test_a_dead_link_is_a_bad_file(tmp_path: Path) -> None:

@@ -42,10 +42,10 @@ def local_folder(source: str) -> Path | None:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
-    shelf = os.environ.get("PATCHMERGER_DATA")
-    if shelf and re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", source):
-        on_shelf = Path(shelf).expanduser() / source.rsplit("/", 1)[-1]
-        return on_shelf if on_shelf.is_dir() else None
+    data_root = os.environ.get("PATCHMERGER_DATA")
+    if data_root and re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", source):
+        stored = Path(data_root).expanduser() / source.rsplit("/", 1)[-1]
+        return stored if stored.is_dir() else None
     return None
 
 
@@ -267,10 +267,13 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _check_links(path: Path) -> None:
-    """Refuses a link to nowhere where classes or splits lie; within a class it is a bad file."""
+    """Refuses links to nowhere, or back, where classes or splits lie; within a class they are bad files, or skipped."""
     for child in _plain_files(path):
         if not child.suffix and child.is_symlink() and not child.exists():
             raise ValueError(f"{child} is a link to {os.readlink(child)}, which does not exist: mend or remove it")
+    for child in _folders(path):
+        if child.is_symlink() and path.resolve().is_relative_to(child.resolve()):
+            raise ValueError(f"{child} is a link back to {child.resolve()}, which holds it: remove it")
 
 
 def _plain_files(path: Path) -> list[Path]:

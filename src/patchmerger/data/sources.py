@@ -57,7 +57,7 @@ def open_source(data: DataSettings) -> EncodedDataset:
         ValueError: If the source is none of these, or its contents do not make a training split.
         FileNotFoundError: If its files are not there.
     """
-    source, shelf = data.source, os.environ.get("PATCHMERGER_DATA")
+    source, data_root = data.source, os.environ.get("PATCHMERGER_DATA")
     if source == "digits":
         found = _digits()
         if Path("digits").is_dir():
@@ -65,7 +65,7 @@ def open_source(data: DataSettings) -> EncodedDataset:
                 found, remarks=("the built-in digits are read, not the folder digits: write ./digits for it",)
             )
     elif source.startswith(_TORCHVISION):
-        folder = data.root or shelf
+        folder = data.root or data_root
         if folder is None:
             raise ValueError(f"{source} needs root, the folder that holds its files (or set PATCHMERGER_DATA)")
         found = _open_torchvision(source.removeprefix(_TORCHVISION), Path(folder).expanduser())
