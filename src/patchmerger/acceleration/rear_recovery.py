@@ -55,7 +55,7 @@ def recover_rear(job: RecoveryJob, share: float) -> dict[str, Any]:
     length = job.length("rear", lambda: _length(job, halves, views["kept"], shape, probe, share))
     chosen = {
         "kept": choose_views(len(job.data.train), length["views"], seed=job.seed),
-        "watched": choose_views(len(job.watched), len(job.watched), seed=job.seed),
+        "watched": choose_views(len(job.watched), length["watched"], seed=job.seed),
     }
     steps, batch_size = length["steps"], job.recovery.batch_size
     job.say(
@@ -100,6 +100,7 @@ def _keep_and_train(
         found = train_phase(
             halves.task(job.student, steps, per_epoch), data, folder, job, steps=steps, watched=data.val_dataloader,
             kept={"views": count, "bytes": count * shape.bytes, "seconds": seconds},
+            watched_images=len(chosen["watched"]),
         )  # fmt: skip
     if not job.recovery.keep_cache:
         for tokens in kept.values():
@@ -228,12 +229,14 @@ def _length(
     """How many views are kept, and how many steps are trained on them."""
     recovery, images, batch_size = job.recovery, len(job.data.train), job.recovery.batch_size
     keep, step = _seconds(job, halves, views, probe)
+    watched = len(job.watched)
     most = images * (recovery.views or (8 if is_varied(job.augmentation) else 1))
     if recovery.seconds is None:
         steps = max(1, round(share * recovery.steps_for(images)))
         wanted = max(min(images, steps * batch_size), steps * batch_size // PASSES)
     else:
-        seconds = share * recovery.seconds - len(job.watched) * (keep + 2 * step)
+        watched = max(min(watched, batch_size), min(watched, int(0.1 * share * recovery.seconds / (keep + 2 * step))))
+        seconds = max(0.5 * share * recovery.seconds, share * recovery.seconds - watched * (keep + 2 * step))
         wanted = int(seconds / (keep + PASSES * step))
     wanted = max(batch_size, min(wanted if recovery.views is None else most, most))
     count, remark = images_that_fit(shape, wanted, job.out, recovery.cache_gib)
@@ -244,8 +247,8 @@ def _length(
     if recovery.seconds is not None:
         steps = max(1, int((seconds - count * keep) / (step * batch_size)))
     return {
-        "views": count, "steps": steps, "keep_seconds": count * keep, "train_seconds": steps * batch_size * step,
-        "remark": remark,
+        "views": count, "watched": watched, "steps": steps, "keep_seconds": count * keep,
+        "train_seconds": steps * batch_size * step, "remark": remark,
     }  # fmt: skip
 
 

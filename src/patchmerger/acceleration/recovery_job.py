@@ -129,6 +129,7 @@ def train_phase(
     *,
     steps: int,
     watched: Any,
+    watched_images: int | None = None,
     kept: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run a task for so many steps, or resume it, and keep the better of before and after.
@@ -140,6 +141,7 @@ def train_phase(
         job: What it belongs to.
         steps: Steps of the optimiser.
         watched: Gives the batches that before and after are compared on.
+        watched_images: How many images these are; all of ``job.watched`` by default.
         kept: What was kept for it, for the record.
 
     Returns:
@@ -149,7 +151,7 @@ def train_phase(
     if folder.results is not None and weights.exists():
         student.load_state_dict(read_tensors(weights), strict=False)
         return folder.results
-    stopwatch = Stopwatch()
+    stopwatch, images = Stopwatch(), watched_images or len(job.watched)
     before_path = folder.path / "before.json"
     before_state = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
     if not before_path.exists():
@@ -166,7 +168,7 @@ def train_phase(
     if after < before:
         student.load_state_dict(before_state)
         job.say(
-            f"    it ended at {100 * after:.2f}% of {len(job.watched):,} held-out images, below the "
+            f"    it ended at {100 * after:.2f}% of {images:,} held-out images, below the "
             f"{100 * before:.2f}% that it began with, which is kept"
         )
     write_tensors(weights, student.state_dict())
@@ -175,7 +177,7 @@ def train_phase(
             "steps": steps,
             "seconds": stopwatch.seconds,
             "images_per_second": stopwatch.images_per_second,
-            "watched": {"images": len(job.watched), "before": before, "after": after},
+            "watched": {"images": images, "before": before, "after": after},
             "result": "recovered" if after >= before else "initial",
             "kept": kept,
             "history": task.history,

@@ -16,6 +16,8 @@ from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.image_batches import calibration_batch
 from patchmerger.acceleration.placement import ChosenPlacement, choose_placement, slower_but_safer
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
+from patchmerger.acceleration.rear_half import RearHalf
+from patchmerger.acceleration.rear_recovery import last_frozen_block
 from patchmerger.acceleration.recovery_job import device_of, too_few_images
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.acceleration.teacher import Teacher, find_teacher
@@ -24,6 +26,7 @@ from patchmerger.data.loading import DataLike, has_labels, identify_data, load_i
 from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
 from patchmerger.models.build import square_input
+from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.progress import progress_bar
@@ -163,8 +166,19 @@ class AccelerationRun:
             f"1/5 placement: {chosen.num_tokens} tokens after block {chosen.after}: {chosen.predicted:.2f}× by FLOPs"
             f"{measured}"
         )
+        if not path.exists() and self.recovery.scope != "all" and self.recovery.epochs != 0:
+            self._check_rear(chosen)
         self.folder.begin()
         return ChosenPlacement(**self._kept("placement", chosen.as_dict))
+
+    def _check_rear(self, chosen: ChosenPlacement) -> None:
+        """Refuse now what could not be recovered from kept tokens later."""
+        classifier = Classifier(chosen.merged(self.teacher.net, "random"))
+        images = calibration_batch(
+            self.images.train, self.teacher.preprocessing, image_size=self.image_size, count=2, seed=self.seed
+        )
+        rear = RearHalf(classifier, last_frozen_block(self.recovery, chosen.after))
+        rear.check(classifier, images.to(next(classifier.parameters())))
 
     def evaluate_teacher(self, placement: ChosenPlacement, source: str) -> None:
         """The plain model on the held-out images."""
