@@ -54,7 +54,7 @@ def test_each_method_is_closer_to_the_plain_model_than_noise(method, found):
 
 def test_steps_of_reconstruction_come_closer_than_any_choice(found):
     gap, record, _ = found["reconstruction"]
-    assert record.divergence < record.methoded <= found["kmeans"][1].divergence + 1e-6
+    assert record.divergence < record.initial <= found["kmeans"][1].divergence + 1e-6
     assert gap < min(found[method][0] for method in ("spatial", "kmeans"))
     assert record.method.endswith(", reconstruction")
 
