@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+_WIDTH = 0.5  # of a tile
+
 
 class GridPrior(nn.Module):
     """A Gaussian over positions for each query: where in the image it looks.
@@ -18,8 +20,9 @@ class GridPrior(nn.Module):
     - p_n is the place of token n in the image, (row, column), each from 0 (first edge) to 1 (last edge);
     - c_m, the centre of query m, and s_m, its width in rows and in columns, are learned.
 
-    They start as a near-square grid of M tiles: c_m in the middle of tile m, s_m the size of a tile. Positions are
-    shares of the image, so the same prior works at any image size.
+    They start as a near-square grid of M tiles: c_m in the middle of tile m, s_m half the size of a tile (with a whole
+    one, neighbouring queries of a trained model see nearly the same). Positions are shares of the image, so the same
+    prior works at any image size.
 
     It goes beyond the paper (arXiv 2202.12015), whose queries know no places.
 
@@ -37,9 +40,9 @@ class GridPrior(nn.Module):
         self, num_tokens: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        center, width = tiles(num_tokens)
+        center, size = tiles(num_tokens)
         self.center = nn.Parameter(center.to(device=device, dtype=dtype))
-        self.log_width = nn.Parameter(width.log().to(device=device, dtype=dtype))
+        self.log_width = nn.Parameter((_WIDTH * size).log().to(device=device, dtype=dtype))
 
     def forward(self, positions: Tensor) -> Tensor:
         """L, (M, N) for positions (N, 2), (B, M, N) for positions (B, N, 2), in at least float32."""
