@@ -9,8 +9,8 @@ SEED ?= $(shell date +%s)
 .PHONY: demo test test-slow fuzz test-shuffled test-oldest census hosts-page evidence-page speed-page pictures gpu-evidence lint types format install clean
 .DELETE_ON_ERROR:
 
-demo: $(READY)  ## train a small ViT with and without a merger on real digits, print the comparison
-	$(BIN)/patchmerger compare
+demo: $(READY)  ## train a small ViT on real digits, make it faster, print both: accuracy, agreement, measured speed
+	$(BIN)/patchmerger demo
 
 # Two processes of one thread each: on two cores, threads that wait for each other cost more than they bring.
 test: $(READY)  ## the tests, without those that take minutes

@@ -36,6 +36,7 @@ class Subcommand:
 SUBCOMMANDS = {
     subcommand.name: subcommand
     for subcommand in (
+        Subcommand("demo", "train a ViT on digits, make it faster, and hold both side by side", resumes=True),
         Subcommand("compare", "train the same ViT with and without a merger, side by side", resumes=True),
         Subcommand("sweep", "train a grid of mergers: where to merge, and to how many tokens", resumes=True),
         Subcommand("transfer", "train upstream, then few-shot and fine-tuned on other images", resumes=True),

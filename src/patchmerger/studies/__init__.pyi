@@ -1,6 +1,7 @@
 from .acceleration_study import accelerate_study as accelerate_study
 from .cells import grid_cells as grid_cells
 from .comparison import compare as compare
+from .demonstration import demo as demo
 from .merger_sweep import sweep as sweep
 from .settings import AccelerationStudySettings as AccelerationStudySettings
 from .settings import ComparisonSettings as ComparisonSettings
