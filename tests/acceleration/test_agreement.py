@@ -8,7 +8,7 @@ import torch
 from patchmerger import insert
 from patchmerger.acceleration import agreement
 from patchmerger.acceleration.agreement import HeldOutScores, at_chance, compare_scores, scores_of
-from patchmerger.acceleration.teacher import find_teacher
+from patchmerger.acceleration.teachers import find_teacher
 from patchmerger.data import load_images
 from patchmerger.models.classifier import Classifier
 from trained_on_digits import trained_vit

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from patchmerger.acceleration.image_batches import normalized_batches
 from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit
 from patchmerger.acceleration.rear_half import RearHalf
-from patchmerger.acceleration.teacher import Teacher
+from patchmerger.acceleration.teachers import Teacher
 from patchmerger.data.images import ImageSet
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.mechanism.modes import eval_mode

@@ -20,7 +20,7 @@ from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.rear_recovery import last_frozen_block
 from patchmerger.acceleration.recovery_job import device_of, too_few_images
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
-from patchmerger.acceleration.teacher import Teacher, find_teacher
+from patchmerger.acceleration.teachers import Teacher, find_teacher
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation
 from patchmerger.data.loading import DataLike, has_labels, identify_data, load_images
 from patchmerger.hosts import find_host

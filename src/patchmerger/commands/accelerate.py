@@ -82,7 +82,7 @@ class Command:
             recovery = replace(recovery, epochs=self.epochs, budget=self.budget)
 
         from patchmerger.acceleration.run import accelerate
-        from patchmerger.acceleration.teacher import find_teacher
+        from patchmerger.acceleration.teachers import find_teacher
         from patchmerger.reports.acceleration import report_acceleration
 
         teacher = find_teacher(

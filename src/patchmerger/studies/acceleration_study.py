@@ -21,7 +21,7 @@ from patchmerger.acceleration.query_initialisation import calibrate, recommended
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.run import check_classes
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, RecoverySettings
-from patchmerger.acceleration.teacher import Teacher, find_teacher
+from patchmerger.acceleration.teachers import Teacher, find_teacher
 from patchmerger.data import ImageSplits, default_augmentation, load_images
 from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers

@@ -6,7 +6,7 @@ import transformers
 from conftest import make_vit
 from models.test_classifier import transformers_vit
 from patchmerger import insert, save
-from patchmerger.acceleration.teacher import find_teacher
+from patchmerger.acceleration.teachers import find_teacher
 from patchmerger.data import Preprocessing
 
 
