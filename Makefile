@@ -10,7 +10,7 @@ SEED ?= $(shell date +%s)
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT on real digits, make it faster, print both: accuracy, agreement, measured speed
-	$(BIN)/patchmerger demo
+	OMP_NUM_THREADS=1 $(BIN)/patchmerger demo
 
 # Two processes of one thread each: on two cores, threads that wait for each other cost more than they bring.
 test: $(READY)  ## the tests, without those that take minutes
