@@ -40,3 +40,17 @@ def test_a_damaged_checkpoint_is_named(folder, damage):
     with pytest.raises(ValueError, match=r"last.ckpt .*: remove it") as caught:
         last_checkpoint(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_write_that_torch_cannot_finish_is_named_and_the_old_checkpoint_stays(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"weight": torch.ones(3)}, path)
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 62985 vs 62928\nmore")
+
+    monkeypatch.setattr(torch, "save", fail)  # as where a quota or a limit on the size of files is reached
+    with pytest.raises(OSError, match=r"last\.ckpt cannot be written: .*unexpected pos"):
+        AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(3)}, path)
+    assert torch.equal(AtomicCheckpointIO().load_checkpoint(path)["weight"], torch.ones(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

@@ -28,7 +28,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:  # Lightning's own is not flushed to disk
-            torch.save(checkpoint, partial)
+            try:
+                torch.save(checkpoint, partial)
+            except RuntimeError as error:  # what torch makes of a write that fails, for whatever reason
+                raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
