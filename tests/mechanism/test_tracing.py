@@ -33,7 +33,7 @@ BY_TIMM = ["RoPE axial", "NaFlex average", "NaFlex MAP", "Qwen3"]
 def test_symbolic_trace_of_timm_families(name):
     images, model = family_images(), make_merged(name).eval()
     if name in UNTRACED:
-        with pytest.raises(torch.fx.proxy.TraceError):
+        with pytest.raises(torch.fx.proxy.TraceError, match="symbolically traced"):
             torch.fx.symbolic_trace(make_plain(name))
         return
     torch.testing.assert_close(torch.fx.symbolic_trace(model)(images), model(images))

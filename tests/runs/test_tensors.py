@@ -50,5 +50,5 @@ def test_damage_is_named(tmp_path, read, content):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.safetensors is cut short or not a safetensors file .*copy it again"):
         read(tmp_path / "x.safetensors")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="none"):
         read(tmp_path / "none.safetensors")

@@ -32,7 +32,7 @@ class ChosenPlacement:
     Attributes:
         after: The block, counted from 1.
         num_tokens: Tokens that go on.
-        positions: What ``insert`` is told of positions.
+        positions: What ``insert`` is given for positions.
         predicted: Speed-up by FLOPs.
         measured: Speed-up as measured when it was chosen; ``None`` where it was not.
         wanted: The speed-up that was asked for; ``None`` where block and tokens were given.
