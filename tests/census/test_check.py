@@ -141,7 +141,7 @@ def lie(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
         ("vit_tiny_patch16_224", {"num_prefix_tokens": 0}, "the first 0 of 197 tokens .* any image are 1 (counted"),
         ("vit_tiny_patch16_224", {"num_prefix_tokens": 2}, "the first 2 of 197 tokens .* any image are 1 (counted"),
         ("cait_xxs24_224", {"num_prefix_tokens": 1}, "the first 1 of 196 tokens .* any image are none (counted"),
-        ("vit_tiny_patch16_224", {"num_patches": 49}, "num_patches is said to be 49, but 196 tokens are no prefix"),
+        ("vit_tiny_patch16_224", {"num_patches": 49}, "196 tokens are no prefix"),
     ],
 )
 def test_a_lying_adapter_is_caught(name, lies, reason, monkeypatch):

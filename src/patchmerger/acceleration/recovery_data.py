@@ -19,6 +19,7 @@ from patchmerger.data.batches import (
     Key,
     Loader,
     RunOrder,
+    TrainImages,
     key,
     random_state_kept,
     seed_everything_on_cpu,
@@ -31,7 +32,7 @@ KeptBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Tokens (B, P + N, D), the teacher's scores (B, C) and features (B, F), and targets (B,) or (B, C)."""
 
 
-class Views(Dataset[Batch]):
+class Views(TrainImages):
     """Views of images: the first one as in evaluation, further ones varied as in training.
 
     Args:
@@ -44,29 +45,22 @@ class Views(Dataset[Batch]):
     def __init__(
         self, images: ImageSet, evaluation: EvalTransform, augmentation: Augmentation | Transform, *, seed: int
     ) -> None:
-        self.images, self.evaluation, self.seed = images, evaluation, seed
-        self.augment: Transform = (
+        augment: Transform = (
             TrainTransform(evaluation.image_size, augmentation)
             if isinstance(augmentation, Augmentation)
             else augmentation
         )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, item: Key) -> Batch:
-        """The view at (view, index), uint8 (3, S, S), and its target."""
-        images, targets = self.__getitems__([item])
-        return images[0], targets[0]
+        super().__init__(images, augment, seed=seed)
+        self.evaluation = evaluation
 
     def __getitems__(self, items: Sequence[Key]) -> Batch:
-        """A whole batch."""
+        """A whole batch, for items (view, index)."""
         found = []
         with random_state_kept():
             for view, index in items:
                 if view:
                     seed_everything_on_cpu(key(self.seed, view, index))
-                found.append((self.augment if view else self.evaluation)(self.images[index]))
+                found.append((self.transform if view else self.evaluation)(self.images[index]))
         return torch.stack(found), self.images.targets[[index for _, index in items]]
 
     def batches(self, chosen: Sequence[Key], batch_size: int, workers: int | None) -> Iterator[Batch]:

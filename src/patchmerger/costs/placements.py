@@ -92,7 +92,7 @@ class PlacementCosts:
     Args:
         plain: A supported model without mergers, on the meta device.
         image_size: Pixels; ``None`` is the model's own.
-        positions: What ``insert`` is told of positions; by default what the model needs.
+        positions: What ``insert`` is given for positions; by default what the model needs.
 
     Raises:
         UnsupportedModelError: The model cannot take a merger.

@@ -278,7 +278,7 @@ def draw(labels: Tensor, num_classes: int, shots: int, draws: int, seed: int) ->
 
 
 def check_images(images: ImageSplits, shots: Sequence[int]) -> ImageSet:
-    """The validation images; ``ValueError`` where the images do not suffice, naming the class and the way out."""
+    """The validation images; ``ValueError`` where the images do not suffice, naming the class and the cure."""
     if images.multi_label:
         raise ValueError("images have several labels each: few-shot accuracy is for one label an image")
     if images.validation is None:

@@ -42,7 +42,7 @@ class UnsupportedModelError(ValueError):
         self.way_out = way_out
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the message, so that the error survives the way out of a worker process."""
+        """Pickle by the message, so that the error survives its passage from a worker process."""
         return (type(self).__new__, (type(self), *self.args), vars(self))
 
 

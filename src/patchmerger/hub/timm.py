@@ -34,7 +34,7 @@ class Timm(Library):
         return host_class(model).__module__.startswith("timm.") or hasattr(model, "pretrained_cfg")
 
     def write(self, model: nn.Module, folder: Path, mergers: dict[str, Any] | None, options: SaveOptions) -> None:
-        """As timm writes it; what the model was loaded with stays, where nothing else is said."""
+        """As timm writes it; what the model was loaded with stays, where the options name nothing else."""
         self._refuse_unnamed(model)
         options.refuse("image_processor", "is for models of transformers; give preprocessing")
         options.check_channels(get_model_input_config(model)["input_size"][0])

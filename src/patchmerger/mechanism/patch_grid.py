@@ -18,7 +18,7 @@ class PatchGrid:
     Where images of several sizes are taken, the host tells them at each forward pass, by :func:`tell_grid`.
 
     Attributes:
-        size: Rows and columns of patches; ``None`` until they are told.
+        size: Rows and columns of patches; ``None`` until the host sets them.
         positions: In place of it the places themselves, (B, N, 2), where the images of a batch differ in size.
     """
 
@@ -62,7 +62,7 @@ def needs_grid(modules: Iterable[nn.Module]) -> bool:
 
 
 def needed_grid(module: nn.Module) -> PatchGrid | None:
-    """The grid that a block's merger must know, and which is told at each forward pass."""
+    """The grid that a block's merger must know, and which the host sets at each forward pass."""
     grid: PatchGrid | None = getattr(getattr(module, "merge_state", None), "grid", None)
     return grid
 

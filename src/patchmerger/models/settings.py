@@ -20,7 +20,7 @@ class MergeSettings:
     Args:
         num_tokens: Tokens that go on (a list for several mergers).
         after: The block to merge after, counted from 1; half the depth if not given (a list for several).
-        positions: What merged tokens are given in place of positions, for models whose blocks are told where tokens
+        positions: What merged tokens are given in place of positions, for models whose blocks are given where tokens
             are: "centroid" (RoPE; its default) or "drop" (RoPE, relative position bias).
         prefix: Whether class and register tokens stay as they are ("keep") or are merged too ("merge").
         preset: A named setting: "default", "paper", "vit-pytorch", "mean" or "located".

@@ -131,7 +131,7 @@ class TrainingSettings:
         return min(1.0, self.epochs / 5) if self.warmup_epochs is None else self.warmup_epochs
 
     def check(self, *, multi_label: bool) -> None:
-        """Raise ``ValueError`` for settings that these images cannot be trained with, naming the way out.
+        """Raise ``ValueError`` for settings that these images cannot be trained with, naming the cure.
 
         Args:
             multi_label: Whether an image may have several labels.
