@@ -145,6 +145,6 @@ def test_bad_input_is_named():
 def test_the_paper_stays_the_default():
     merger = PatchMerger(8, 4)
     assert merger.prior is None
-    assert not merger.needs_positions
+    assert not merger.needs
     assert set(merger.state_dict()) == {"weight", "norm.weight", "norm.bias"}
     assert located(4).no_weight_decay() == {"weight", "prior.center", "prior.log_width"}

@@ -26,35 +26,41 @@ from patchmerger.mechanism.subclassing import (
 )
 from patchmerger.merger import Init
 from patchmerger.reducers.build import choose_reducers, needs_positions
+from patchmerger.reducers.names import ReducerName
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def insert(
     model: ModelT,
-    num_tokens: int | Sequence[int] = 8,
+    num_tokens: int | Sequence[int] | None = None,
     after: int | Sequence[int] | None = None,
     *,
+    keep_rate: float | None = None,
+    reducer: ReducerName | nn.Module | Sequence[nn.Module] = "patchmerger",
     prefix: Prefix = "keep",
     positions: Positions | None = None,
     norm: Norm = "scores",
     scale: float = 1.0,
     init: Init | None = None,
     prior: Prior | None = None,
-    reducer: nn.Module | Sequence[nn.Module] | None = None,
 ) -> ModelT:
     """Put a merger between two blocks of a Vision Transformer, in place.
 
     From then on the blocks after it see ``num_tokens`` tokens (and the prefix tokens) instead of N. State-dict
-    keys stay as they are; the new ones contain ``.merger.``. A merger in a trained model must be trained:
-    accuracy drops until then.
+    keys stay as they are; the new ones contain ``.merger.``. A merger with parameters in a trained model must be
+    trained: accuracy drops until then.
 
     Args:
         model: A supported model; ``patchmerger hosts`` lists them. Insert before DDP, ``fully_shard`` or
             ``torch.compile`` wrap it.
-        num_tokens: Tokens that go on, M. A sequence for several mergers.
+        num_tokens: Tokens that go on, M; 8 by default, as in the paper. A sequence for several mergers.
         after: The block to merge after, counted from 1, up to depth − 1; by default half the depth, as in the
             paper. A sequence for several mergers.
+        keep_rate: In place of ``num_tokens`` the share of tokens that each merger keeps, above 0 and up to 1: of N
+            patches the i-th leaves ``int(N · keep_rate^i)``.
+        reducer: The method, by its name in ``patchmerger.reducers.METHODS``; or a module (B, N, D) →
+            (B, num_tokens, D), such as ``patchmerger.reducers.AveragePool(8)``, a sequence of them for several places.
         prefix: ``"keep"`` leaves class, distillation and register tokens as they are; ``"merge"`` merges
             them with the rest, for models whose pooling needs none of them.
         positions: For models that tell each block where the tokens are. With rotary positions (RoPE) ``"centroid"``,
@@ -66,8 +72,6 @@ def insert(
         init: See :class:`~patchmerger.PatchMerger`.
         prior: ``"grid"`` for located queries, which know where in the image each patch is (see
             :class:`~patchmerger.PatchMerger`); a merger after another one is given the centroids of merged tokens.
-        reducer: A module (B, N, D) → (B, num_tokens, D) to use in PatchMerger's place, such as
-            ``patchmerger.reducers.AveragePool(8)``; a sequence of them for several places.
 
     Returns:
         ``model`` itself.
@@ -84,7 +88,16 @@ def insert(
     state = unsupported_state(model, meta=True)
     if state is not None:
         raise UnsupportedModelError(model, *state, "changed")
-    request = checked_request(model, host, num_tokens=num_tokens, after=after, prefix=prefix, positions=positions)
+    if keep_rate is not None:
+        num_tokens = _num_tokens_kept(host, num_tokens, after, keep_rate)
+    request = checked_request(
+        model,
+        host,
+        num_tokens=8 if num_tokens is None else num_tokens,
+        after=after,
+        prefix=prefix,
+        positions=positions,
+    )
     reducers = choose_reducers(
         model,
         host,
@@ -207,6 +220,28 @@ def checked_request(
     _check_blocks(model, host, wanted)
     _check_chain(host, wanted, num_kept)
     return InsertionRequest(wanted, num_kept, positions)
+
+
+def _num_tokens_kept(
+    host: Host, num_tokens: int | Sequence[int] | None, after: int | Sequence[int] | None, keep_rate: float
+) -> list[int] | int:
+    """The tokens that go on after each merger where each keeps a share of them."""
+    if num_tokens is not None:
+        raise ValueError(f"num_tokens ({num_tokens}) and keep_rate ({keep_rate}) both say how many go on: give one")
+    if not (isinstance(keep_rate, float | int) and 0 < keep_rate <= 1):
+        raise ValueError(f"keep_rate ({keep_rate!r}) must be above 0 and at most 1: 0.5, say")
+    if host.num_patches is None:
+        raise ValueError(
+            f"keep_rate ({keep_rate}) cannot be turned into tokens: the model takes images of several sizes; give "
+            "num_tokens"
+        )
+    places = after if isinstance(after, Sequence) else (0,)
+    if not all(type(place) is int for place in places):
+        return 1  # such blocks are refused next
+    counts = [int(host.num_patches * keep_rate ** (1 + sorted(places).index(place))) for place in places]
+    if min(counts, default=1) < 1:
+        raise ValueError(f"keep_rate ({keep_rate}) leaves no token of {host.num_patches} after {len(places)} mergers")
+    return counts if isinstance(after, Sequence) else counts[0]
 
 
 def _num_tokens_by_block(

@@ -149,9 +149,9 @@ class PatchMerger(nn.Module):
         self._fill_weight(init)
 
     @property
-    def needs_positions(self) -> bool:
-        """Whether :meth:`forward` must be given where the tokens are."""
-        return self.prior is not None
+    def needs(self) -> tuple[str, ...]:
+        """What :meth:`forward` must be given besides the tokens: where they are, for located queries."""
+        return () if self.prior is None else ("positions",)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay would pull towards average pooling, or out of their places."""

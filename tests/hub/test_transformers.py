@@ -47,9 +47,9 @@ def test_several_mergers_and_reducers(folder):
     insert(model, 4, after=3, norm="none")
     assert_round_trip(model, folder)
     assert describe(folder).mergers == (
-        SavedMerger(1, 9, "keep", "PatchMerger", norm="both", scale=0.3, eps=1e-6),
-        SavedMerger(2, 6, "keep", "AveragePool"),
-        SavedMerger(3, 4, "keep", "PatchMerger", norm="none", scale=1.0, eps=None),
+        SavedMerger(1, 9, "keep", "patchmerger", norm="both", scale=0.3, eps=1e-6),
+        SavedMerger(2, 6, "keep", "average"),
+        SavedMerger(3, 4, "keep", "patchmerger", norm="none", scale=1.0, eps=None),
     )
 
 

@@ -79,9 +79,7 @@ def test_the_card(hub):
     assert card.data.library_name == "patchmerger"
     assert card.data.pipeline_tag == "image-classification"
     assert card.data.tags == ["patchmerger", "torchvision", "vision"]
-    assert (
-        "- after block 1, a PatchMerger leaves 9 tokens\n- after block 3, a PatchMerger leaves 4 tokens\n" in card.text
-    )
+    assert "- after block 1, PatchMerger leaves 9 tokens\n- after block 3, PatchMerger leaves 4 tokens\n" in card.text
     assert 'patchmerger.load("me/mine")' in card.text
 
 

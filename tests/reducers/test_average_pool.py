@@ -56,7 +56,7 @@ def test_low_precision_and_gradients():
 def test_its_settings():
     assert repr(AveragePool(3)) == "AveragePool(num_tokens=3)"
     assert list(AveragePool(3).parameters()) == []
-    with pytest.raises(ValueError, match=r"num_tokens \(0\) must be at least 1"):
+    with pytest.raises(ValueError, match=r"num_tokens \(0\) must be a whole number of at least 1"):
         AveragePool(0)
     with pytest.raises(ValueError, match=r"mask has no real token for image\(s\) \[1\]"):
         AveragePool(2)(torch.ones(2, 3, 4), torch.tensor([[True] * 3, [False] * 3]))

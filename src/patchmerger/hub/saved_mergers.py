@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -16,7 +16,9 @@ from patchmerger.insertion import insert
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.merger import PatchMerger
-from patchmerger.reducers import AveragePool
+from patchmerger.reducers.making import make_reducer, method_of, saved_arguments
+from patchmerger.reducers.names import ReducerName
+from patchmerger.reducers.reducer import Reducer
 from patchmerger.runs.serialisation import from_json, to_json
 
 KEY = "patchmerger"
@@ -31,28 +33,30 @@ class SavedMerger:
         after: The block that it stands after, counted from 1.
         num_tokens: Tokens it gives, M.
         prefix: Whether prefix tokens stay as they are (``"keep"``) or are merged too (``"merge"``).
-        reducer: ``"PatchMerger"`` or ``"AveragePool"``.
+        reducer: The name of its method, as in ``patchmerger.reducers.METHODS``.
         norm: Of a PatchMerger; else ``None``.
         scale: Of a PatchMerger; else ``None``.
         prior: Of a PatchMerger with located queries; else ``None``.
         eps: Of the norm of a PatchMerger; ``None`` where it has none.
         positions: What becomes of positions after it; ``None`` where the blocks are given none.
+        arguments: Options of the reducer, of another method than PatchMerger.
     """
 
     after: int
     num_tokens: int
     prefix: Prefix
-    reducer: Literal["PatchMerger", "AveragePool"]
+    reducer: ReducerName
     norm: Norm | None = None
     scale: float | None = None
     prior: Prior | None = None
     eps: float | None = None
     positions: Positions | None = None
+    arguments: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a PatchMerger without its settings, and settings where they mean nothing."""
         said = [self.norm is not None, self.scale is not None]
-        if any(said) if self.reducer == "AveragePool" else not all(said):
+        if any(said) if self.reducer != "patchmerger" else not all(said):
             raise ValueError(f"norm ({self.norm}) and scale ({self.scale}) are what a PatchMerger has, and only that")
 
 
@@ -106,8 +110,8 @@ def insert_mergers(model: nn.Module, saved: Iterable[SavedMerger]) -> None:
     """Put the mergers that a config describes into ``model``, in place."""
     for merger in saved:
         place: dict[str, Any] = {"num_tokens": merger.num_tokens, "after": merger.after, "prefix": merger.prefix}
-        if merger.reducer == "AveragePool" or merger.norm is None or merger.scale is None:
-            insert(model, **place, positions=merger.positions, reducer=AveragePool(merger.num_tokens))
+        if merger.reducer != "patchmerger" or merger.norm is None or merger.scale is None:
+            insert(model, **place, positions=merger.positions, reducer=_made(model, merger))
             continue
         insert(model, **place, positions=merger.positions, norm=merger.norm, scale=merger.scale, prior=merger.prior)
         module = next(cast(PatchMerger, m.module) for m in mergers(model) if m.after == merger.after)
@@ -115,19 +119,32 @@ def insert_mergers(model: nn.Module, saved: Iterable[SavedMerger]) -> None:
             module.norm.eps = merger.eps
 
 
+def _made(model: nn.Module, saved: SavedMerger) -> nn.Module:
+    """The reducer of a method, as the config describes it."""
+    host, before = find_host(model), [m for m in mergers(model) if m.after < saved.after]
+    num_kept = host.num_prefix_tokens if saved.prefix == "keep" else 0
+    arriving = before[-1].num_tokens if before else None
+    if not before and host.num_patches is not None:
+        arriving = host.num_patches + host.num_prefix_tokens - num_kept
+    grid = host.grid if isinstance(host.grid, tuple) and not before else None
+    arguments = saved.arguments or {}
+    return make_reducer(saved.reducer, saved.num_tokens, dim=host.dim, num_patches=arriving, grid=grid, **arguments)
+
+
 def _describe(merger: InsertedMerger, num_prefix_tokens: int) -> SavedMerger:
     prefix: Prefix = "keep" if merger.num_kept_prefix_tokens == num_prefix_tokens else "merge"
     module, place = merger.module, (merger.after, merger.num_tokens, prefix)
-    if type(module) is AveragePool:
-        return SavedMerger(*place, reducer="AveragePool", positions=merger.positions)
+    method = method_of(module)
+    if isinstance(module, Reducer) and method is not None:
+        return SavedMerger(*place, method, positions=merger.positions, arguments=saved_arguments(module) or None)
     if type(module) is not PatchMerger:
         raise ValueError(
-            f"{merger.name} is a {type(module).__name__}: only PatchMerger and AveragePool can be saved, for no other "
-            "reducer could be built again"
+            f"{merger.name} is a {type(module).__name__}: only the methods in patchmerger.reducers.METHODS can be "
+            "saved, for no other reducer could be built again"
         )
     return SavedMerger(
         *place,
-        reducer="PatchMerger",
+        reducer="patchmerger",
         norm=module.norm_mode,
         scale=module.scale,
         prior=None if module.prior is None else "grid",

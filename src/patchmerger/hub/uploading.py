@@ -14,6 +14,7 @@ from torch import nn
 from patchmerger.hub.folders import INDEX_NAME, SHARDS, WEIGHTS_NAME
 from patchmerger.hub.saved_config import SavedConfig, describe
 from patchmerger.hub.saving import save
+from patchmerger.reducers.names import METHODS
 
 _CARD = "README.md"
 # Weights of an earlier upload that this one does not replace would be read in its place, or beside it.
@@ -88,7 +89,10 @@ def model_card(saved: SavedConfig, name: str) -> ModelCard:
             "Tokens are merged on the way, so that the later blocks have less to do "
             "([arXiv 2202.12015](https://arxiv.org/abs/2202.12015)):",
             "",
-            *(f"- after block {m.after}, a {m.reducer} leaves {m.num_tokens} tokens" for m in saved.mergers),
+            *(
+                f"- after block {m.after}, {METHODS[m.reducer].title} leaves {m.num_tokens} tokens"
+                for m in saved.mergers
+            ),
             "",
             f"{saved.library} alone knows nothing of this; load the model with patchmerger:",
             "",

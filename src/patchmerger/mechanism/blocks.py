@@ -137,7 +137,7 @@ class MergingBlock(LaterBlock):
         before = origin_of(given) if state.after_merge and state.origin_is_needed else None
         places = state.grid.places(patches) if state.grid is not None else None if before is None else before.places
         arguments: dict[str, Any] = {} if mask is None else {"mask": mask}
-        if getattr(self.merger, "needs_positions", False):
+        if "positions" in needs_of(self.merger):
             arguments["positions"] = places
         origin = None
         if state.origin_is_needed:
@@ -185,6 +185,12 @@ def _is_whole(x: Tensor) -> bool:
         x.stride(),
         x.storage_offset(),
     )
+
+
+def needs_of(reducer: nn.Module) -> tuple[str, ...]:
+    """What the ``forward`` of a reducer must be given besides the tokens, by keyword."""
+    needs: tuple[str, ...] = getattr(reducer, "needs", ())
+    return needs
 
 
 def is_merging(block: nn.Module) -> TypeGuard[MergingBlock]:

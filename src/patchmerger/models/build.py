@@ -14,7 +14,6 @@ from patchmerger.hosts.example_inputs import image_size_of
 from patchmerger.insertion import insert
 from patchmerger.merger import init_with_logit_std, preset
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reducers import AveragePool
 from patchmerger.zoo import without_merger
 
 
@@ -47,16 +46,19 @@ def build_model(settings: ModelSettings, merge: MergeSettings | None = None, *, 
 
 def apply_merge(model: nn.Module, merge: MergeSettings) -> nn.Module:
     """Insert the mergers that ``merge`` describes into ``model``, in place."""
-    where: dict[str, Any] = {"prefix": merge.prefix, "positions": merge.positions}
-    if merge.reducer == "average":
-        pools = [AveragePool(count) for count in merge.places()[1]]
-        return insert(model, merge.num_tokens, merge.after, reducer=pools, **where)
+    where: dict[str, Any] = {"after": merge.after, "prefix": merge.prefix, "positions": merge.positions}
+    if merge.keep_rate is None:
+        where["num_tokens"] = merge.num_tokens
+    else:
+        where["keep_rate"] = merge.keep_rate
+    if merge.reducer != "patchmerger":
+        return insert(model, reducer=merge.reducer, **where)
     arguments = preset(merge.preset, find_host(model).dim)
     given = {"norm": merge.norm, "scale": merge.scale, "prior": merge.prior}
     arguments |= {name: value for name, value in given.items() if value is not None}
     if merge.logit_std is not None:
         arguments["init"] = init_with_logit_std(merge.logit_std, arguments["scale"])
-    return insert(model, merge.num_tokens, merge.after, **where, **arguments)
+    return insert(model, **where, **arguments)
 
 
 def _without_merger(name: str, args: dict[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
+from patchmerger.reducers.names import ReducerName, check_reducer_name
 
 Preset: TypeAlias = Literal["default", "paper", "vit-pytorch", "mean", "located"]
-ReducerName: TypeAlias = Literal["patchmerger", "average"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class MergeSettings:
         logit_std: Standard deviation of the scores of normalised tokens at the start, in place of the preset's (1;
             "mean": 0.02). Near 0 each merged token starts as the average of all, from some 3 on mostly as one of them.
         prior: "grid" for located queries, as the preset "located" has them.
-        reducer: "patchmerger", or "average" for average pooling in its place.
+        reducer: The method: "patchmerger", or one of patchmerger.reducers.METHODS in its place, such as "tome", "topk",
+            "evit", "random" or "average".
+        keep_rate: In place of num_tokens the share of tokens that each merger keeps, such as 0.5.
 
     Raises:
         ValueError: A value that no model can take.
@@ -45,16 +47,24 @@ class MergeSettings:
     logit_std: float | None = None
     prior: Prior | None = None
     reducer: ReducerName = "patchmerger"
+    keep_rate: float | None = None
 
     def __post_init__(self) -> None:
-        _check_choices(
-            self, positions=Positions, prefix=Prefix, preset=Preset, norm=Norm, prior=Prior, reducer=ReducerName
-        )
+        _check_choices(self, positions=Positions, prefix=Prefix, preset=Preset, norm=Norm, prior=Prior)
+        check_reducer_name(self.reducer, "merge.reducer")
         _check_counts("num_tokens", self.num_tokens, "the paper uses 8")
         if self.after is not None:
             _check_counts("after", self.after, "blocks are counted from 1")
         elif isinstance(self.num_tokens, Sequence):
             raise ValueError(f"merge.num_tokens ({self.num_tokens}) is a list: say after which blocks in merge.after")
+        if self.keep_rate is not None:
+            if self.num_tokens != 8:
+                raise ValueError(
+                    f"merge.num_tokens ({self.num_tokens}) and merge.keep_rate ({self.keep_rate:g}) both say how many "
+                    "go on: give one of them"
+                )
+            if not 0 < self.keep_rate <= 1:
+                raise ValueError(f"merge.keep_rate ({self.keep_rate:g}) must be above 0 and at most 1: 0.5, say")
         places, counts = self.places()
         if len(places) != len(counts) or len(set(places)) < len(places):
             raise ValueError(
@@ -68,14 +78,14 @@ class MergeSettings:
                 f"merge.logit_std ({self.logit_std}) must be above 0, as queries that start alike stay alike: 1.0, say"
             )
         queries = (self.preset, self.norm, self.scale, self.logit_std, self.prior)
-        if self.reducer == "average" and queries != ("default", None, None, None, None):
+        if self.reducer != "patchmerger" and queries != ("default", None, None, None, None):
             raise ValueError(
                 "merge.preset, merge.norm, merge.scale, merge.logit_std and merge.prior mean nothing with "
-                "merge.reducer='average'"
+                f"merge.reducer={self.reducer!r}"
             )
 
     def places(self) -> tuple[list[int | None], list[int]]:
-        """The blocks to merge after, ``None`` for half the depth, and the tokens that go on after each."""
+        """The blocks to merge after, ``None`` for half the depth, and ``num_tokens`` for each."""
         places: list[int | None] = [*self.after] if isinstance(self.after, Sequence) else [self.after]
         counts = [*self.num_tokens] if isinstance(self.num_tokens, Sequence) else [self.num_tokens] * len(places)
         return places, counts

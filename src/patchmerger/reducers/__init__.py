@@ -1,4 +1,7 @@
-"""Other ways to get from N tokens to M, behind the same ``insert``: for fair comparison."""
+"""Every published method of getting from N tokens to M, behind the same ``insert``: one file a method.
+
+``names.py`` lists them, ``making.py`` makes one by its name, ``reducer.py`` says what a method is.
+"""
 
 import lazy_loader
 

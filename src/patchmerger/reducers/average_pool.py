@@ -2,13 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchmerger.mechanism.tracing import is_traced
 from patchmerger.merger import check_mask
+from patchmerger.reducers.reducer import Reducer
 
 
-class AveragePool(nn.Module):
+class AveragePool(Reducer):
     """Average runs of neighbouring tokens: output m is the mean of X[⌊m·N/M⌋ … ⌈(m+1)·N/M⌉ − 1].
 
     Tokens stand in raster order, so a run is a piece of one row of patches, a row, or several. Without this
@@ -20,12 +21,6 @@ class AveragePool(nn.Module):
     Raises:
         ValueError: ``num_tokens`` below 1.
     """
-
-    def __init__(self, num_tokens: int) -> None:
-        super().__init__()
-        if num_tokens < 1:
-            raise ValueError(f"num_tokens ({num_tokens}) must be at least 1")
-        self.num_tokens = num_tokens
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
@@ -51,10 +46,6 @@ class AveragePool(nn.Module):
         weights = _run_weights(mask, self.num_tokens)
         pooled = weights.to(x.dtype) @ x.masked_fill(~mask[:, :, None], 0)
         return (pooled, weights) if return_weights else pooled
-
-    def extra_repr(self) -> str:
-        """What ``repr`` shows."""
-        return f"num_tokens={self.num_tokens}"
 
 
 @torch.fx.wrap  # one step of a graph that is traced symbolically

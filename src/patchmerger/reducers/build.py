@@ -1,4 +1,4 @@
-"""The modules that ``insert`` puts in: new PatchMergers, or reducers that were given, tried out first."""
+"""The modules that ``insert`` puts in: new ones by the name of a method, or reducers that were given, tried out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.hosts import Host
-from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.blocks import is_merging, needs_of
 from patchmerger.mechanism.options import Norm, Positions, Prior
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import Init, PatchMerger
+from patchmerger.reducers.making import make_reducer
+from patchmerger.reducers.names import ReducerName, check_reducer_name
 
 
 def choose_reducers(
@@ -27,7 +29,7 @@ def choose_reducers(
     scale: float,
     init: Init | None,
     prior: Prior | None,
-    reducer: nn.Module | Sequence[nn.Module] | None,
+    reducer: ReducerName | nn.Module | Sequence[nn.Module],
 ) -> list[nn.Module]:
     """The modules to put in, each on its block's device and in its dtype.
 
@@ -41,14 +43,16 @@ def choose_reducers(
         scale: See :class:`~patchmerger.PatchMerger`.
         init: See :class:`~patchmerger.PatchMerger`.
         prior: See :class:`~patchmerger.PatchMerger`.
-        reducer: Modules to use in PatchMerger's place.
+        reducer: The name of a method, or modules to use in PatchMerger's place.
 
     Raises:
         ValueError: A reducer gives another shape than asked for, cannot do what the model needs, or stands beside
             PatchMerger's options.
     """
     likes = [_example_parameter(host.blocks[number - 1]) for number in num_tokens]
-    if reducer is None:
+    if isinstance(reducer, str):
+        check_reducer_name(reducer)
+    if reducer == "patchmerger":
         reducers: list[nn.Module] = [
             PatchMerger(
                 host.dim, count, norm=norm, scale=scale, init=init, prior=prior, device=like.device, dtype=like.dtype
@@ -59,15 +63,18 @@ def choose_reducers(
         return reducers
     if (norm, scale, init, prior) != ("scores", 1.0, None, None):
         raise ValueError("norm, scale, init and prior are PatchMerger's: they cannot be given together with a reducer")
-    given = [reducer] if isinstance(reducer, nn.Module) else list(reducer)
+    arriving = host.num_patches or 4 * max(num_tokens.values())
+    if num_kept_prefix_tokens == 0:
+        arriving += host.num_prefix_tokens
+    if isinstance(reducer, str):
+        given = _made(reducer, host, num_tokens, arriving if host.num_patches else None)
+    else:
+        given = [reducer] if isinstance(reducer, nn.Module) else list(reducer)
     if len(given) != len(num_tokens) or len({id(module) for module in given}) < len(given):
         raise ValueError(
             f"reducer must be one module for each of the {len(num_tokens)} blocks to merge after, none of them twice"
         )
     _check_places(model, host, num_kept_prefix_tokens, dict(zip(num_tokens, given, strict=True)))
-    arriving = host.num_patches or 4 * max(num_tokens.values())
-    if num_kept_prefix_tokens == 0:
-        arriving += host.num_prefix_tokens
     for module, count, like in zip(given, num_tokens.values(), likes, strict=True):
         _check_abilities(module, positions == "centroid", host.inputs.padding is not None)
         _check_shape(module, arriving, count, host.dim)
@@ -76,35 +83,51 @@ def choose_reducers(
     return given
 
 
+def _made(name: ReducerName, host: Host, num_tokens: dict[int, int], arriving: int | None) -> list[nn.Module]:
+    """New reducers of one method, first to last."""
+    grid = host.grid if isinstance(host.grid, tuple) else None
+    made = []
+    for count in num_tokens.values():
+        made.append(make_reducer(name, count, dim=host.dim, num_patches=arriving, grid=grid))
+        arriving, grid = count, None
+    return made
+
+
 def _check_places(model: nn.Module, host: Host, num_kept_prefix_tokens: int, reducers: dict[int, nn.Module]) -> None:
     """Refuse a merger that must know where tokens are, where the model or a merger before it does not say."""
     present = {i: block.merger for i, block in enumerate(host.blocks, start=1) if is_merging(block)} | reducers
     located = [number for number, merger in present.items() if needs_positions(merger)]
     if not located:
         return
-    name = host_class(model).__name__
+    name, asks = host_class(model).__name__, _what_asks_for_places([present[number] for number in located])
     if host.grid is None:
         raise ValueError(
-            f"prior ('grid') needs the grid of patches, and none is known of {name}: leave prior out, or say it in "
+            f"{asks} needs the grid of patches, and none is known of {name}: leave it out, or say the grid in "
             "grid= of the Host that register_host is given"
         )
     if num_kept_prefix_tokens < host.num_prefix_tokens:
         raise ValueError(
-            f"prior ('grid') cannot go with prefix='merge': the {host.num_prefix_tokens} prefix tokens of {name} have "
+            f"{asks} cannot go with prefix='merge': the {host.num_prefix_tokens} prefix tokens of {name} have "
             "no place in the image; use prefix='keep'"
         )
     for number, merger in present.items():
         if number < max(located) and "return_weights" not in inspect.signature(merger.forward).parameters:
             raise ValueError(
-                f"prior ('grid') after block {max(located)} needs to know where merged tokens come from, but the "
+                f"{asks} after block {max(located)} needs to know where merged tokens come from, but the "
                 f"reducer after block {number} ({type(merger).__name__}) has no return_weights in its forward: give "
-                "it one that returns (Y, A), or leave prior out"
+                "it one that returns (Y, A), or leave it out"
             )
+
+
+def _what_asks_for_places(reducers: Sequence[nn.Module]) -> str:
+    """The argument that a reducer which must know places comes from."""
+    others = [type(reducer).__name__ for reducer in reducers if not isinstance(reducer, PatchMerger)]
+    return f"reducer ({others[0]})" if others else "prior ('grid')"
 
 
 def needs_positions(reducer: nn.Module) -> bool:
     """Whether a reducer's forward must be given where the tokens are, as ``positions``."""
-    return bool(getattr(reducer, "needs_positions", False))
+    return "positions" in needs_of(reducer)
 
 
 def _example_parameter(block: nn.Module) -> Tensor:
@@ -130,9 +153,13 @@ def _check_shape(reducer: nn.Module, arriving: int, num_tokens: int, dim: int) -
     """Try the reducer on one image of zeros; a copy is used, so that the given one keeps its state."""
     like = next(reducer.parameters(), torch.empty(0))
     tokens = torch.zeros(1, arriving, dim, device=like.device, dtype=like.dtype)
+    given = {need: tokens.new_zeros(1, arriving) for need in needs_of(reducer)}
+    if "positions" in given:
+        given["positions"] = tokens.new_zeros(arriving, 2)
+    if "keys" in given:
+        given["keys"] = tokens
     with torch.no_grad():
-        places = {"positions": tokens.new_zeros(arriving, 2)} if needs_positions(reducer) else {}
-        merged = copy.deepcopy(reducer).eval()(tokens, **places)
+        merged = copy.deepcopy(reducer).eval()(tokens, **given)
     shape = tuple(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
     if shape != (1, num_tokens, dim):
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from patchmerger.costs.model_cost import cost
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.reducers.names import METHODS, ReducerName
 from patchmerger.studies.settings import Variants
 from patchmerger.training.settings import Merge, Recipe
 
@@ -19,7 +21,7 @@ READY = {
     "merged": "with the merger that the merge settings describe",
     "paper": "the same with the setting that the paper prints: values normalised too",
     "located": "the same with located queries: each looks at a place in the image first",
-    "average": "average pooling to as many tokens in the merger's place: the control that learns nothing",
+    **{name: f"{m.title} in the merger's place: {m.does}" for name, m in METHODS.items() if name != "patchmerger"},
     "shallow": "the plain ViT with fewer blocks, to the merged one's FLOPs: the control for depth",
 }
 """The variants that need no more than their name."""
@@ -73,8 +75,8 @@ def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> tuple[Model
         return model, replace(bare, preset="paper")
     if name == "located":
         return model, replace(bare, preset="located")
-    if name == "average":
-        return model, replace(bare, reducer="average")
+    if name in METHODS:
+        return model, replace(bare, reducer=cast(ReducerName, name))
     merged = _build_bare(model, merge)
     return shallow_twin(model, cost(merged).flops, depth=len(merged.blocks)), None  # type: ignore[arg-type]
 

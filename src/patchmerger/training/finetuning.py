@@ -24,6 +24,7 @@ from patchmerger.models.build import apply_merge, build_model
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import locate
 from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.reducers.names import METHODS
 from patchmerger.training.settings import Merge, Recipe
 from patchmerger.zoo import without_merger
 
@@ -219,7 +220,7 @@ def _words(kept: dict[str, Any], *, exactly: bool = False) -> str:
         rest = {k: v for k, v in merger.items() if k not in ("after", "num_tokens", "reducer", "eps") and v is not None}
         settings = ", ".join(f"{k} {v}" for k, v in rest.items())
         told.append(
-            f"{merger['reducer']} to {merger['num_tokens']} tokens after block {merger['after']}"
+            f"{METHODS[merger['reducer']].title} to {merger['num_tokens']} tokens after block {merger['after']}"
             + (f" ({settings})" if exactly else "")
         )
     return " and ".join(told)
