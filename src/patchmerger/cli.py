@@ -42,7 +42,7 @@ SUBCOMMANDS = {
         Subcommand("transfer", "train upstream, then few-shot and fine-tuned on other images", resumes=True),
         Subcommand("fit", "train one ViT, merged or plain", resumes=True),
         Subcommand("accelerate", "make a trained ViT faster, and as accurate again", resumes=True),
-        Subcommand("accelerate-study", "accelerate trained ViTs: speed-ups times budgets", resumes=True),
+        Subcommand("accelerate-study", "compare ways to make trained ViTs faster", resumes=True),
         Subcommand("test", "evaluate a saved model on images", "MODEL"),
         Subcommand("fewshot", "few-shot accuracy of a saved model's features", "MODEL"),
         Subcommand("bench", "measure a merged ViT's speed against the plain one's", "MODEL [MODEL …]"),

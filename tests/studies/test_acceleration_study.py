@@ -1,15 +1,18 @@
-"""The study of accelerations: a grid of cells, each kept, with the plain model fine-tuned beside them."""
+"""The study of accelerations: a grid of cells, each kept, with controls beside the mergers."""
 
 import json
-import shutil
+import os
 
 import pytest
 
 from patchmerger import fit
 from patchmerger.acceleration.settings import RecoverySettings
+from patchmerger.costs import cost
+from patchmerger.hosts import find_host
 from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.acceleration_study import PICTURE_FILE, report_accelerations
-from patchmerger.studies.acceleration_study import accelerate_study, curves
+from patchmerger.studies.acceleration_study import accelerate_study, cells_of
+from patchmerger.studies.methods import blocks_within, cut
 from patchmerger.studies.settings import AccelerationStudySettings
 from patchmerger.training.settings import Recipe, TrainingSettings
 
@@ -17,76 +20,92 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
 ]
-TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 3, "num_heads": 2}
+TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
+METHODS = ["located", "average", "regions", "cut", "plain"]
 QUICK = {
-    "speedups": [1.3], "budgets": [0.0, 0.2], "query_inits": ["kmeans", "random"], "rounds": 1,
-    "calibration_images": 32, "recovery": RecoverySettings(batch_size=64, accelerator="cpu"),
+    "speedups": [1.4], "methods": METHODS, "epochs": [0.0, 0.2], "rounds": 1, "calibration_images": 32,
+    "recovery": RecoverySettings(batch_size=64, accelerator="cpu"), "candidates": 2, "speed_batch_size": 2,
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "plain"
-    training = TrainingSettings(epochs=2, batch_size=128, warmup_epochs=0, accelerator="cpu")
+    folders = [tmp_path_factory.mktemp("runs") / f"plain-{seed}" for seed in (0, 1)]
+    training = TrainingSettings(epochs=1, batch_size=128, warmup_epochs=0, accelerator="cpu")
     recipe = Recipe(model=ModelSettings("vit_tiny_patch16_224", TINY), merge=None, training=training)
-    fit(recipe, out=out, progress=False)
-    return out
+    for seed, out in enumerate(folders):
+        fit(recipe, out=out, seed=seed, progress=False)
+    return folders
 
 
-def test_a_grid_is_measured_resumed_and_shown(trained, tmp_path, capsys):
-    out = tmp_path / "study"
-    results = accelerate_study(AccelerationStudySettings([trained], **QUICK), out=out, progress=False)
-    assert results["steps"] == [20]
-    assert len(results["cells"]) == 2 + 4
-    assert {(c["query_init"], c["budget"], c["steps"]) for c in results["cells"]} == {
-        (start, *length) for start in ("plain", "kmeans", "random") for length in ((0.0, 0), (0.2, 4))
+@pytest.fixture(scope="module")
+def study(trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "study"
+    return accelerate_study(AccelerationStudySettings(trained, **QUICK), out=out, progress=False), out
+
+
+def test_a_grid_is_measured_and_shown(study, trained, capsys):
+    results, out = study
+    assert {(c["model"], c["method"], c["epochs"], c["steps"] > 0) for c in results["cells"]} == {
+        (model, method, epochs, epochs > 0) for model in (0, 1) for method in METHODS for epochs in (0.0, 0.2)
     }
-    (plain,) = [c for c in results["curves"] if (c["query_init"], c["budget"]) == ("plain", 0)]
-    assert (plain["difference"], plain["kept"], plain["sd"]) == (0, 1, None)
-    saved = json.loads((trained / "results.json").read_text())
-    assert plain["accuracy"] == pytest.approx(saved["test_metric"])
-    assert results["places"]["1.3"]["predicted"] >= 1.3
+    saved = [json.loads((folder / "results.json").read_text())["test_metric"] for folder in trained]
+    assert [plain["accuracy"] for plain in results["plain"]] == pytest.approx(saved)
+    (still,) = [c for c in results["curves"] if (c["method"], c["epochs"]) == ("plain", 0)]
+    assert still["difference"]["models"]["mean"] == still["difference"]["images"]["mean"] == 0
+    for curve in results["curves"]:
+        cells = [c for c in results["cells"] if (c["method"], c["epochs"]) == (curve["method"], curve["epochs"])]
+        mean = sum(c["accuracy"] for c in cells) / 2
+        assert curve["accuracy"] == pytest.approx(mean)
+        assert curve["difference"]["models"]["mean"] == pytest.approx(mean - sum(saved) / 2)
+        assert (curve["behind"] is None) == (curve["method"] in ("located", "plain"))  # which has no speed-up
+    assert results["places"]["1.4"]["predicted"] >= 1.4
+    assert not (out / "kept").exists()
     report_accelerations(results)
     assert (out / PICTURE_FILE).stat().st_size > 10_000
     printed = capsys.readouterr().out
-    assert "kmeans" in printed
-    assert f"{100 * plain['accuracy']:.2f} (+0.00)" in printed
+    assert "fewer blocks" in printed
+    assert f"{100 * still['accuracy']:.2f}" in printed
 
-    (out / "results.json").unlink()
-    cell = out / "model-0" / "1.3-random-0.2.json"
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("model-0/*.json") if path != cell}
+
+def test_the_placement_is_the_one_that_differs_least_on_held_out_images(study):
+    results, _ = study
+    tried = results["trials"]["1.4"]
+    assert len({place["after"] for place in tried}) == 2
+    best = min(tried, key=lambda place: place["divergence"])
+    assert results["places"]["1.4"]["after"] == best["after"]
+
+
+def test_what_is_done_is_kept_when_a_study_resumes(study, trained):
+    results, out = study
+    (out / "results.json").rename(out / "before.json")
+    cell = out / "model-1" / "1.4-average-rear-0.2.json"
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("model-*/*.json") if path != cell}
     before = json.loads(cell.read_text())
     cell.unlink()
-    shutil.rmtree(cell.with_suffix(""))
-    again = accelerate_study(AccelerationStudySettings([trained], **QUICK), out=out, progress=False)
+    again = accelerate_study(AccelerationStudySettings(trained, **QUICK), out=out, progress=False)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert json.loads(cell.read_text())["accuracy"] == before["accuracy"]
     assert again["curves"] == results["curves"]
 
 
-def test_the_best_initialisation_is_that_of_what_follows(trained, tmp_path):
-    out = tmp_path / "study"
-    results = accelerate_study(
-        AccelerationStudySettings([trained], **{**QUICK, "query_inits": ["best"]}), out=out, progress=False
+def test_the_plain_model_is_trained_on_once_whatever_it_is_compared_with():
+    settings = AccelerationStudySettings(
+        ["a"], (1.4, 2.0), ("located", "plain"), ("rear", "rear-then-all"), (0.0, 1.0, 3.0)
     )
-    assert {path.stem for path in out.glob("model-0/*.safetensors")} == {"1.3-reconstruction", "1.3-located"}
-    assert [c["steps"] for c in results["cells"] if c["query_init"] == "best"] == [0, 4]
+    names = [cell.name for cell in cells_of(settings)]
+    assert len(set(names)) == len(names) == 2 * (1 + 2 * 2) + 3
+    assert {c.scope for c in cells_of(settings) if c.method == "plain" and c.epochs} == {"all"}
 
 
-def test_curves_are_means_of_differences_within_a_model():
-    cells = [
-        {"model": m, "query_init": init, "speedup": s, "budget": 0.0, "accuracy": a}
-        for m, init, s, a in (
-            (0, "plain", 1.0, 0.8),
-            (1, "plain", 1.0, 0.6),
-            (0, "best", 2.0, 0.7),
-            (1, "best", 2.0, 0.6),
-        )
-    ]
-    best = curves(cells)[1]
-    assert best["difference"] == pytest.approx(-0.05)
-    assert best["kept"] == pytest.approx((0.875 + 1) / 2)
-    assert best["sd"] == pytest.approx(0.05 * 2**0.5)
+def test_the_cut_model_has_no_fewer_flops_than_the_merged_one(vit):
+    whole = cost(vit).flops
+    depth = len(find_host(vit).blocks)
+    for speedup in (1.2, 1.5, 3.0):
+        blocks = blocks_within(vit, speedup)
+        assert cost(cut(vit, blocks)).flops * speedup >= whole
+        assert blocks == 1 or cost(cut(vit, blocks - 1)).flops * speedup < whole
+    assert len(find_host(vit).blocks) == depth
 
 
 @pytest.mark.parametrize(
@@ -94,21 +113,23 @@ def test_curves_are_means_of_differences_within_a_model():
     [
         ({"models": []}, "models is empty"),
         ({"speedups": [0.9]}, r"speedups \(\[0.9\]\) must be .* above 1"),
-        ({"budgets": [0.1]}, r"budgets \(\[0.1\]\) must be shares .* and 0 one of them"),
-        ({"query_inits": ["best", "best"]}, "names one twice"),
+        ({"epochs": [-0.1]}, r"epochs \(\[-0.1\]\) must be .* 0 or above"),
+        ({"methods": ["best", "best"]}, "names one twice"),
+        ({"methods": ["tokens"]}, r"methods \('tokens'\) must be among plain, cut, regions, .*average"),
+        ({"recovery": RecoverySettings(epochs=3)}, "recovery.epochs.* give scopes and epochs"),
         ({"speedups": [50.0]}, r"speedup \(50\) is more than merging saves"),
     ],
 )
-def test_what_cannot_be_studied_is_told(change, message, trained, tmp_path):
+def test_what_cannot_be_studied_is_refused(change, message, trained, tmp_path):
     with pytest.raises(ValueError, match=message):
         accelerate_study(
-            AccelerationStudySettings(**{"models": [trained], **QUICK, **change}),
+            AccelerationStudySettings(**{"models": trained, **QUICK, **change}),
             out=tmp_path / "study",
             progress=False,
         )
-    assert not (tmp_path / "study").exists()
+    assert not os.listdir(tmp_path)
 
 
-def test_a_folder_that_is_no_run_is_told(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no finished run of patchmerger fit"):
         accelerate_study(AccelerationStudySettings([tmp_path], **QUICK), out=tmp_path / "study", progress=False)

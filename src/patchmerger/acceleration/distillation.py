@@ -38,6 +38,7 @@ def distill(
     workers: int | None = None,
     seed: int = 0,
     out: Path | None = None,
+    shared_cache: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train a merged model in place to do what the plain one does.
@@ -57,6 +58,7 @@ def distill(
         workers: Processes that load images.
         seed: Fixes the order of the images and all randomness.
         out: A folder for kept tokens, checkpoints and logs; by default none are kept.
+        shared_cache: A folder for kept tokens that several recoveries share, also in several processes; it stays.
         progress: Say what is done, with bars on a terminal.
 
     Returns:
@@ -73,13 +75,15 @@ def distill(
         with tempfile.TemporaryDirectory() as passing:
             return distill(
                 student, teacher, data, preprocessing=preprocessing, recovery=recovery, labels=labels,
-                augmentation=augmentation, workers=workers, seed=seed, out=Path(passing), progress=progress,
+                augmentation=augmentation, workers=workers, seed=seed, out=Path(passing), shared_cache=shared_cache,
+                progress=progress,
             )  # fmt: skip
     recovery.weight_of_labels(labels)
     images = load_images(data, seed=seed, labels_needed=labels)
     job = RecoveryJob(
-        student, teacher, images, preprocessing, recovery, labels, augmentation, workers, seed, Path(out), progress
-    )
+        student, teacher, images, preprocessing, recovery, labels, augmentation, workers, seed, Path(out), progress,
+        shared_cache,
+    )  # fmt: skip
     both = recovery.scope == "rear-then-all"
     phases: dict[str, Any] = {}
     with _devices_kept(student, teacher), eval_mode(teacher):

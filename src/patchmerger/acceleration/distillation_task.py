@@ -71,6 +71,8 @@ class DistillationTask(TrainingTask):
         self.recovery = recovery
         self.labels = labels
         self.total_steps = total_steps
+        self.alone = recovery.merger_first
+        """Share of the steps in which only mergers learn; none where no merger has anything to learn."""
         self._teacher = [Classifier(teacher).eval()]  # in a list, so that it is neither trained nor in checkpoints
 
     @property
@@ -139,7 +141,9 @@ class DistillationTask(TrainingTask):
         student: Any = self.model
         groups: list[dict[str, Any]] = []
         schedules: list[Callable[[int], float]] = []
-        for group in parameter_groups(student.net, self.settings):
+        found = parameter_groups(student.net, self.settings)
+        self.alone = self.recovery.merger_first if any(group["merger"] for group in found) else 0.0
+        for group in found:
             ours = group["merger"]
             rate = self.settings.lr * (self.recovery.merger_lr if ours else 1.0)
             groups.append({**group, "lr": rate, "weight_decay": 0.0 if ours else group["weight_decay"]})
@@ -158,7 +162,7 @@ class DistillationTask(TrainingTask):
 
     def rest_rate(self, step: int) -> float:
         """The same of all else, which begins later."""
-        return _rate(step, self.recovery.merger_first, self.recovery.warmup, self.total_steps)
+        return _rate(step, self.alone, self.recovery.warmup, self.total_steps)
 
 
 class KeptTask(DistillationTask):

@@ -11,6 +11,7 @@ from patchmerger.data.batches import EvaluationImages, EvaluationOrder, Loader
 from patchmerger.data.images import ImageSet
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import EvalTransform, normalize
+from patchmerger.runs.environment import default_workers
 
 
 def normalized_batches(
@@ -28,11 +29,13 @@ def normalized_batches(
         preprocessing: How they are prepared.
         image_size: Height and width S that they are fitted to.
         batch_size: Images in a batch, B.
-        workers: Processes that load images; none by default.
+        workers: Processes that load images; by default as many as there are cores for.
     """
     dataset = EvaluationImages(images, EvalTransform(image_size, preprocessing))
     order = EvaluationOrder(len(images), batch_size)
-    for pixels, _ in Loader(dataset, order, length=len(order), workers=workers or 0):
+    for pixels, _ in Loader(
+        dataset, order, length=len(order), workers=default_workers() if workers is None else workers
+    ):
         yield normalize(pixels, preprocessing)
 
 

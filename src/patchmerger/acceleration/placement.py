@@ -75,17 +75,10 @@ def choose_placement(
         ValueError: No placement reaches it, the message names the fastest; or a block that is not there.
         UnsupportedModelError: The model cannot take a merger.
     """
-    num_tokens, positions = settings.num_tokens, settings.positions
-    if settings.after is not None:
-        return _given(net, settings.after, 8 if num_tokens is None else num_tokens, positions)
-    wanted = 2.0 if settings.speedup is None else settings.speedup
-    costs, name = PlacementCosts(on_meta(net), None, positions), type(net).__name__
-    patches = costs.num_patches
-    least = min(8, max(1, patches // 4))
-    counts = [num_tokens] if num_tokens is not None else [n for n in _COUNTS if least <= n < patches] or [1]
-    if not settings.measure:
-        best = meeting(costs, name, 1, counts, speedup=wanted)[0]
-        return _chosen(best, wanted)
+    if settings.after is not None or not settings.measure:
+        return candidate_placements(net, settings, 1)[0]
+    wanted, costs, name = _wanted(settings), PlacementCosts(on_meta(net), None, settings.positions), type(net).__name__
+    counts = _counts(costs, settings.num_tokens)
     found: dict[str, Placement] = {}
     for reserve in _RESERVES:
         try:
@@ -106,6 +99,37 @@ def choose_placement(
         f"{fastest} ({found[fastest].speedup:.2f}× predicted); a larger batch or model comes closer to the prediction, "
         "or leave the measurement out"
     )
+
+
+def candidate_placements(net: nn.Module, settings: PlacementSettings, count: int) -> list[ChosenPlacement]:
+    """Placements that reach what is wanted by FLOPs, at most ``count``: the latest, then earlier ones with more tokens.
+
+    Args:
+        net: A plain model.
+        settings: What is wanted; where they name the block, that alone is the answer.
+        count: How many at most.
+
+    Raises:
+        ValueError: No placement reaches it, or a block that is not there.
+        UnsupportedModelError: The model cannot take a merger.
+    """
+    if settings.after is not None:
+        num_tokens = 8 if settings.num_tokens is None else settings.num_tokens
+        return [_given(net, settings.after, num_tokens, settings.positions)]
+    wanted, costs = _wanted(settings), PlacementCosts(on_meta(net), None, settings.positions)
+    found = meeting(costs, type(net).__name__, 1, _counts(costs, settings.num_tokens), speedup=wanted)
+    return [_chosen(placement, wanted) for placement in found[:count]]
+
+
+def _wanted(settings: PlacementSettings) -> float:
+    return 2.0 if settings.speedup is None else settings.speedup
+
+
+def _counts(costs: PlacementCosts, num_tokens: int | None) -> list[int]:
+    """The numbers of tokens to choose from."""
+    patches = costs.num_patches
+    least = min(8, max(1, patches // 4))
+    return [num_tokens] if num_tokens is not None else [n for n in _COUNTS if least <= n < patches] or [1]
 
 
 def _chosen(placement: Placement, wanted: float, measured: float | None = None) -> ChosenPlacement:

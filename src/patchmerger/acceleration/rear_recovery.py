@@ -7,9 +7,11 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from patchmerger.acceleration.distillation_task import KeptTask
@@ -26,7 +28,7 @@ from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import weights_fingerprint
 from patchmerger.runs.progress import progress_bar
-from patchmerger.runs.run_folder import RunFolder
+from patchmerger.runs.run_folder import RunFolder, fingerprint
 
 PASSES = 3
 """Passes over each kept view: more images seen three times do better than fewer seen more often."""
@@ -79,12 +81,13 @@ def _keep_and_train(
 ) -> dict[str, Any]:
     """Both, unless a finished run left the result."""
     batch_size, count = job.recovery.batch_size, len(chosen["kept"])
-    kept = {
-        name: KeptTokens(folder.path / name, shape, len(chosen[name]), halves.identity(views[name], chosen[name]))
-        for name in chosen
-        if folder.results is None
-    }
-    seconds = sum(_fill(job, halves, kept[name], views[name], chosen[name], name) for name in kept)
+    kept, seconds = {}, 0.0
+    for name in () if folder.results is not None else chosen:
+        identity = halves.identity(views[name], chosen[name])
+        shared = job.shared_cache and job.shared_cache / f"{name}-{fingerprint([identity, shape])[:12]}"
+        with _alone(shared):
+            kept[name] = KeptTokens(shared or folder.path / name, shape, len(chosen[name]), identity)
+            seconds += _fill(job, halves, kept[name], views[name], chosen[name], name)
     batches = {
         name: KeptBatches(tokens, views[name].images.targets[[index for _, index in chosen[name]]])
         for name, tokens in kept.items()
@@ -102,13 +105,24 @@ def _keep_and_train(
             kept={"views": count, "bytes": count * shape.bytes, "seconds": seconds},
             watched_images=len(chosen["watched"]),
         )  # fmt: skip
-    if not job.recovery.keep_cache:
+    if not job.recovery.keep_cache and job.shared_cache is None:
         for tokens in kept.values():
             tokens.remove()
     return found
 
 
 _SAME = Augmentation("none", flip=False)
+
+
+@contextmanager
+def _alone(folder: Path | None) -> Iterator[None]:
+    """Within it, no other process fills that folder."""
+    if folder is None:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        yield
 
 
 class _Halves:

@@ -27,6 +27,7 @@ from patchmerger.data.batches import (
 from patchmerger.data.images import ImageSet
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
+from patchmerger.runs.environment import default_workers
 
 KeptBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Tokens (B, P + N, D), the teacher's scores (B, C) and features (B, F), and targets (B,) or (B, C)."""
@@ -66,7 +67,9 @@ class Views(TrainImages):
     def batches(self, chosen: Sequence[Key], batch_size: int, workers: int | None) -> Iterator[Batch]:
         """The ``chosen`` views in order, in batches."""
         order: Any = [list(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
-        return iter(Loader(cast(Any, self), order, length=len(order), workers=workers or 0))
+        return iter(
+            Loader(cast(Any, self), order, length=len(order), workers=default_workers() if workers is None else workers)
+        )
 
 
 def choose_views(images: int, count: int, *, seed: int) -> list[Key]:

@@ -49,6 +49,7 @@ class RecoveryJob:
     seed: int
     out: Path
     progress: bool
+    shared_cache: Path | None = None
     image_size: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,40 +1,50 @@
-"""``patchmerger accelerate-study``: trained ViTs, accelerated to several speed-ups with several budgets."""
+"""``patchmerger accelerate-study``: trained ViTs, made faster by several methods and recovered alike."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from patchmerger.acceleration.settings import QueryInit, RecoverySettings
+from patchmerger.acceleration.settings import RecoverySettings, Scope
 from patchmerger.studies.settings import AccelerationStudySettings
 
 
 @dataclass(frozen=True)
 class Command:
-    """Accelerate trained plain models to several speed-ups with several budgets of training.
+    """Make trained plain models faster by several methods, recover each alike, and compare them.
 
-    A budget is a share of the steps that the plain model was trained for. Beside the merged models stands the plain
-    one, fine-tuned with the labels for the same budget. The same command again resumes an interrupted run.
+    Methods at one speed-up share a placement, kept tokens, images and order. The same command again resumes an
+    interrupted run; a second process beside it shares the work.
 
     Args:
         models: Folders of runs of "patchmerger fit --merge null", one a seed; their images are used.
         speedups: Wanted speed-ups, by FLOPs.
-        budgets: Shares of the original training steps; 0 is no training at all.
-        query_inits: How the queries are initialised: the first is the one that counts, the others are references.
-        recovery: How accuracy is recovered.
+        methods: What makes the model faster: the first is the one that counts, the others are references. A query
+            initialisation of a PatchMerger (located, soft, random, ...), a reducer in its place (average, ...), or a
+            control: regions (averages over fixed soft regions), cut (fewer blocks, the same FLOPs) or plain (trained
+            on for as long).
+        scopes: What a recovery trains: rear, all or rear-then-all.
+        epochs: Lengths of the recovery, in passes over the training images; 0 is no recovery at all.
+        recovery: All else about it.
+        candidates: Placements that are tried for each speed-up, by a short recovery of the first model, on held-out
+            training images; 1 takes the latest that reaches the speed-up.
         calibration_images: Training images that the queries are computed from.
-        rounds: Rounds of the speed measurement, in which all models are timed in turn.
+        rounds: Rounds of the speed measurement, in which all models are interleaved.
+        speed_batch_size: Images in a batch of the speed measurement.
         out: The folder of the results; runs/accelerate-study-FINGERPRINT if not given.
         progress: Show what is being done.
     """
 
     models: list[Path]
-    speedups: list[float] = field(default_factory=lambda: [1.5, 1.8, 2.0, 2.5, 3.0])
-    budgets: list[float] = field(default_factory=lambda: [0.0, 0.01, 0.05, 0.1])
-    query_inits: list[QueryInit] = field(default_factory=lambda: ["best", "random"])
+    speedups: list[float] = field(default_factory=lambda: [1.4, 1.6, 2.0])
+    methods: list[str] = field(default_factory=lambda: ["best", "random", "average"])
+    scopes: list[Scope] = field(default_factory=lambda: ["rear"])
+    epochs: list[float] = field(default_factory=lambda: [0.0, 1.0])
     recovery: RecoverySettings = RecoverySettings()
+    candidates: int = 1
     calibration_images: int = 512
     rounds: int = 15
+    speed_batch_size: int = 32
     out: Path | None = None
     progress: bool = True
 
@@ -44,8 +54,8 @@ class Command:
         from patchmerger.studies.acceleration_study import accelerate_study
 
         settings = AccelerationStudySettings(
-            self.models, self.speedups, self.budgets, self.query_inits, self.recovery, self.calibration_images,
-            self.rounds,
+            self.models, self.speedups, self.methods, self.scopes, self.epochs, self.recovery, self.candidates,
+            self.calibration_images, self.rounds, self.speed_batch_size,
         )  # fmt: skip
         results = accelerate_study(settings, out=self.out, command=command, progress=self.progress)
         report_accelerations(results)

@@ -14,7 +14,7 @@ from patchmerger.data.splits import ImageSplits
 from patchmerger.data.streamed_batches import StreamLoader
 from patchmerger.data.streaming import ImageStream
 from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
-from patchmerger.runs.environment import usable_cores
+from patchmerger.runs.environment import default_workers
 
 
 class ImageData(lightning.LightningDataModule):
@@ -176,9 +176,7 @@ class ImageData(lightning.LightningDataModule):
     def _workers(self) -> int:
         if self.workers is not None:
             return self.workers
-        devices = 1 if self.trainer is None else self.trainer.num_devices
-        cores = usable_cores() // devices
-        return 0 if cores <= 2 else min(8, cores - 1)
+        return default_workers(1 if self.trainer is None else self.trainer.num_devices)
 
     def _stream_workers(self, stream: ImageStream) -> int:
         """Each worker reads files of its own."""

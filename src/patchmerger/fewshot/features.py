@@ -12,7 +12,7 @@ from patchmerger.data import EvalTransform, ImageSet, Loader, Preprocessing, nor
 from patchmerger.data.batches import EvaluationImages, EvaluationOrder
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
-from patchmerger.runs.environment import usable_cores
+from patchmerger.runs.environment import default_workers
 from patchmerger.runs.progress import progress_bar
 
 FeatureFunction: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
@@ -92,7 +92,6 @@ def extract_features(
 def _loader(images: ImageSet, transform: EvalTransform, batch_size: int, workers: int | None) -> Loader:
     dataset = EvaluationImages(images, transform)
     order = EvaluationOrder(len(images), batch_size)
-    cores = usable_cores()
     if workers is None:
-        workers = 0 if cores <= 2 or dataset.as_they_are else min(8, cores - 1)
+        workers = 0 if dataset.as_they_are else default_workers()
     return Loader(dataset, order, length=len(order), workers=workers)

@@ -12,15 +12,30 @@ from rich.table import Table
 
 from patchmerger.reports.numbers import (
     counted,
+    difference_text,
+    interval_heading,
     left_out_text,
     model_text,
     speed_text,
     uncertain_text,
 )
-from patchmerger.reports.style import GREY, head, ordered_colours, picture, shared_legend, speed_bars
+from patchmerger.reports.style import (
+    GREY,
+    head,
+    picture,
+    shared_legend,
+    speed_bars,
+    variant_colours,
+    variant_markers,
+)
 from patchmerger.reports.tables import print_table, report_console
 
 PICTURE_FILE = "accelerations.png"
+WORDS = {
+    "plain": "plain, trained on", "cut": "fewer blocks", "regions": "fixed regions", "located": "located queries",
+    "soft": "queries from clusters", "random": "random queries", "average": "average pooling",
+}  # fmt: skip
+"""What tables and pictures call the methods that have more of a name than their own."""
 
 
 def report_accelerations(results: dict[str, Any]) -> None:
@@ -29,92 +44,108 @@ def report_accelerations(results: dict[str, Any]) -> None:
     show_accelerations(results)
 
 
+def method_text(method: str) -> str:
+    """A method's name in words."""
+    return WORDS.get(method, method)
+
+
+def recovery_text(row: dict[str, Any]) -> str:
+    """What was trained, and for how long."""
+    return f"{row['scope']}, {row['epochs']:g} epochs" if row["epochs"] else "none"
+
+
+def difference_of(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A difference with its interval over the models, where there are several, or else over the images."""
+    return None if found is None else found.get("models") or found["images"]
+
+
 def show_accelerations(results: dict[str, Any]) -> None:
-    """Print the table of ``patchmerger accelerate-study``: a row for each init and speed-up, a column a budget."""
-    console = report_console()
-    budgets = results["settings"]["budgets"]
-    speed = {t["name"]: speed_text(t) for t in results["speed"]["timings"]}
+    """Print the table of ``patchmerger accelerate-study``: a row for each speed-up, method and recovery."""
+    console, curves, first = report_console(), results["curves"], results["settings"]["methods"][0]
+    timings = {t["name"]: t for t in results["speed"]["timings"]}
+    plain = 100 * sum(p["accuracy"] for p in results["plain"]) / len(results["plain"])
+    differences = [difference_of(row["difference"]) for row in curves]
     table = Table(
-        title="test accuracy, % (points lost or won), by share of the original training; "
-        f"{counted(len(results['models']), 'plain model')}",
+        title=f"test accuracy, %; plain: {plain:.2f} ({counted(len(results['models']), 'model')})",
         box=box.SIMPLE_HEAD,
         title_style="bold",
     )
-    table.add_column("queries", no_wrap=True)
-    for column in ("speed-up\nmeasured (predicted)", "tokens, after", *(f"{100 * b:g}%" for b in budgets)):
+    for column in ("speed-up\nmeasured (FLOPs)", "method", "recovery"):
+        table.add_column(column, no_wrap=True)
+    columns = ("accuracy", interval_heading("plain", differences), "agreement", f"{method_text(first)} − it")
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for init, speedup in dict.fromkeys((c["query_init"], c["speedup"]) for c in results["curves"]):
-        cells = {c["budget"]: c for c in results["curves"] if (c["query_init"], c["speedup"]) == (init, speedup)}
-        place = results["places"].get(f"{speedup:g}")
-        where = ("1", "–") if place is None else (
-            f"{speed[f'{speedup:g}']} ({place['predicted']:.2f})", f"{place['num_tokens']}, {place['after']}"
+    last = None
+    for row in sorted(curves, key=lambda row: row["speedup"]):
+        timing = timings[row["timed_as"]]
+        speed = f"{speed_text(timing)} ({timing['predicted_speedup']:.2f})"
+        table.add_row(
+            speed, method_text(row["method"]), recovery_text(row), f"{100 * row['accuracy']:.2f}",
+            difference_text(difference_of(row["difference"])), f"{100 * row['agreement']:.1f}",
+            difference_text(difference_of(row["behind"])), end_section=False,
         )  # fmt: skip
-        values = [f"{100 * cells[b]['accuracy']:.2f} ({100 * cells[b]['difference']:+.2f})" for b in budgets]
-        table.add_row(init, *where, *values)
-    print_table(console, table, keys=2)
+        last = row
+    if last is None:
+        return
+    print_table(console, table, keys=3)
     console.print(results["data"], soft_wrap=True)
-    uncertain = uncertain_text((f"{t['name']}×", t) for t in results["speed"]["timings"] if t["name"] != "plain")
-    if uncertain is not None:
-        console.print(uncertain, soft_wrap=True)
-    left_out = left_out_text(results["curves"])
-    if left_out is not None:
-        console.print(left_out, soft_wrap=True)
+    uncertain = uncertain_text((t["name"], t) for t in results["speed"]["timings"] if t["name"] != "plain")
+    for line in (uncertain, left_out_text(curves)):
+        if line is not None:
+            console.print(line, soft_wrap=True)
     console.print(f"Results and picture: {results['folder']}", soft_wrap=True)
 
 
 def draw_accelerations(results: dict[str, Any], path: Path) -> None:
     """Draw the results of ``patchmerger accelerate-study`` as a PNG.
 
-    A panel for each query initialisation: accuracy against the measured speed-up, a line for each budget of training,
-    with the plain model fine-tuned for as long at its left end.
+    A panel for each recovery: accuracy against the measured speed-up, a line for each method.
 
     Args:
         results: The content of its ``results.json``.
         path: The file.
     """
-    inits, budgets = results["settings"]["query_inits"], results["settings"]["budgets"]
-    source = results["data"].split(":")[0] if isinstance(results["data"], str) else results["data"]["source"]
-    with picture(path, columns=len(inits), note=_note(results)) as (figure, panels):
-        colours = ordered_colours(len(budgets))
-        for axes, init in zip(panels, inits, strict=True):
-            _panel(axes, results, init, colours)
-            axes.sharey(panels[0])
-            head(axes, f"queries: {init}")
+    methods = [m for m in results["settings"]["methods"] if m != "plain"]
+    panels_of = list(dict.fromkeys(recovery_text(row) for row in results["curves"] if row["method"] != "plain"))
+    colours, markers = variant_colours(methods), variant_markers(methods)
+    with picture(path, columns=len(panels_of), note=_note(results)) as (figure, panels):
+        for axes, recovery in zip(panels, panels_of, strict=True):
+            for method in methods:
+                rows = [r for r in results["curves"] if r["method"] == method and recovery_text(r) == recovery]
+                _line(axes, results, rows, colours[method], markers[method])
+            plain = 100 * sum(p["accuracy"] for p in results["plain"]) / len(results["plain"])
+            axes.axhline(plain, color=GREY, lw=1, ls=":")
+            head(axes, "without recovery" if recovery == "none" else f"recovery: {recovery}")
             axes.set_xlabel("inference, times as fast as plain")
         panels[0].set_ylabel("test accuracy, %")
-        handles = [Line2D([], [], color=colour, marker="o", lw=1.8) for colour in colours]
-        labels = [f"{100 * budget:g}% of the original steps" if budget else "no training" for budget in budgets]
-        plain = Line2D([], [], color=GREY, lw=1, ls=":")
-        title = f"{source}: {model_text(results['model'])}, {counted(len(results['models']), 'trained plain model')}"
-        shared_legend(figure, [plain, *handles], ["plain, as it was trained", *labels], title=title)
+        handles = [Line2D([], [], color=colours[m], marker=markers[m], lw=1.8) for m in methods]
+        dotted = Line2D([], [], color=GREY, lw=1, ls=":")
+        data = results["data"].split(":")[0]
+        title = f"{data}: {model_text(results['model'])}, {counted(len(results['models']), 'trained plain model')}"
+        shared_legend(figure, [dotted, *handles], ["plain", *(method_text(m) for m in methods)], title=title)
 
 
 def _note(results: dict[str, Any]) -> str:
     models = len(results["models"])
     asked = "; ".join(
-        f"asked for {wanted}: {place['num_tokens']} tokens after {place['after']}, {place['predicted']:.2f} by FLOPs"
+        f"asked for {wanted}: {place['num_tokens']} tokens after block {place['after']}"
         for wanted, place in results["places"].items()
     )
     spread = f"Mean ± standard deviation of {models} models. " if models > 1 else ""
     return (
-        f"Speed-up {asked}.\n{spread}At 1: the plain model, fine-tuned for as long. Speed: median of the paired ratios "
-        f"of interleaved rounds, bars: their quartiles; {results['environment']['device_name']}.\n"
-        "Vertical axes do not begin at 0."
+        f"Speed-up {asked}.\n{spread}Speed: median of the paired ratios of interleaved rounds, bars: their quartiles; "
+        f"{results['environment']['device_name']}.\nVertical axes do not begin at 0, and differ."
     )
 
 
-def _panel(axes: Axes, results: dict[str, Any], init: str, colours: list[str]) -> None:
+def _line(axes: Axes, results: dict[str, Any], rows: list[dict[str, Any]], colour: str, marker: str) -> None:
     timings = {t["name"]: t for t in results["speed"]["timings"]}
-    plain = next(100 * c["accuracy"] for c in results["curves"] if (c["query_init"], c["budget"]) == ("plain", 0))
-    axes.axhline(plain, color=GREY, lw=1, ls=":")
-    for colour, budget in zip(colours, results["settings"]["budgets"], strict=True):
-        rows = [c for c in results["curves"] if c["budget"] == budget and c["query_init"] in ("plain", init)]
-        rows.sort(key=lambda c: c["speedup"])
-        of_rows = [timings["plain" if c["query_init"] == "plain" else f"{c['speedup']:g}"] for c in rows]
-        bars = [speed_bars(t["ratio_quartiles"], t["speedup"]) for t in of_rows]
-        sds = [100 * (c["sd"] or 0) for c in rows]
-        axes.errorbar(
-            [t["speedup"] for t in of_rows], [100 * c["accuracy"] for c in rows], yerr=sds if any(sds) else None,
-            xerr=[[bar[side][0] for bar in bars] for side in (0, 1)], fmt="o-", ms=5, lw=1.8, elinewidth=1, capsize=3,
-            color=colour,
-        )  # fmt: skip
+    rows = sorted(rows, key=lambda row: timings[row["timed_as"]]["speedup"])
+    of_rows = [timings[row["timed_as"]] for row in rows]
+    bars = [speed_bars(t["ratio_quartiles"], t["speedup"]) for t in of_rows]
+    sds = [100 * (row["sd"] or 0) for row in rows]
+    axes.errorbar(
+        [t["speedup"] for t in of_rows], [100 * row["accuracy"] for row in rows], yerr=sds if any(sds) else None,
+        xerr=[[bar[side][0] for bar in bars] for side in (0, 1)], fmt=f"{marker}-", ms=5, lw=1.8, elinewidth=1,
+        capsize=3, color=colour,
+    )  # fmt: skip

@@ -104,3 +104,9 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def default_workers(devices: int = 1) -> int:
+    """Processes that load images for each of so many devices: none where at most two cores are at hand for it."""
+    cores = usable_cores() // devices
+    return 0 if cores <= 2 else min(8, cores - 1)

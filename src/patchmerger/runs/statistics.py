@@ -48,17 +48,20 @@ def over_seeds(ours: Sequence[float], theirs: Sequence[float]) -> PairedDifferen
     return _paired(ours, theirs, "seeds")
 
 
-def over_images(ours: Sequence[bool], theirs: Sequence[bool]) -> PairedDifference:
-    """Interval over the test images, for one run each: it knows nothing of the spread between seeds.
+def over_images(ours: Sequence[float], theirs: Sequence[float], *, trainings: int = 1) -> PairedDifference:
+    """Interval over the test images: for one run each it knows nothing of the spread between seeds.
 
     Args:
-        ours: For each test image, whether the model was right.
+        ours: For each test image, whether the model was right, or the share of the trainings whose model was.
         theirs: The other model's, for the same images.
+        trainings: How many there were of each.
 
     Raises:
         ValueError: Unequal lengths, or fewer than two images.
     """
-    return _paired([float(a) for a in ours], [float(b) for b in theirs], "images", TRAINING_NOISE)
+    return _paired(
+        [float(a) for a in ours], [float(b) for b in theirs], "images", None if trainings > 1 else TRAINING_NOISE
+    )
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:

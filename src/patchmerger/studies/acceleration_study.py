@@ -1,54 +1,58 @@
-"""What a merger in trained models costs, before and after how much training: speed-ups times budgets."""
+"""What makes trained models faster, and what it costs: methods times speed-ups times lengths of recovery."""
 
 from __future__ import annotations
 
 import copy
+import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import compare_scores, scores_of
 from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.image_batches import calibration_batch
-from patchmerger.acceleration.placement import ChosenPlacement, choose_placement
-from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
+from patchmerger.acceleration.placement import ChosenPlacement, candidate_placements
+from patchmerger.acceleration.placement_trials import PlacementTrials, best_placement
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.run import check_classes
-from patchmerger.acceleration.settings import PlacementSettings, QueryInit, RecoverySettings
+from patchmerger.acceleration.settings import PlacementSettings, QueryInit, Scope
 from patchmerger.acceleration.teachers import Teacher, find_teacher
 from patchmerger.data import ImageSplits, default_augmentation, load_images
-from patchmerger.hosts import find_host
-from patchmerger.inserted import mergers
-from patchmerger.insertion import insert
 from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_settings
 from patchmerger.runs.serialisation import to_json
-from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd
+from patchmerger.runs.shared_work import SharedWork
+from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd, over_images, over_seeds
 from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.measurement import measure
 from patchmerger.speed.settings import TimingSettings
+from patchmerger.studies.methods import CONTROLS, Method, known_methods
 from patchmerger.studies.settings import AccelerationStudySettings
-from patchmerger.studies.training_runs import finished
+from patchmerger.studies.training_runs import WORK, finished
 from patchmerger.training.fitting import native_size
 from patchmerger.training.settings import FitSettings
+
+_CACHE = "kept"
+_PLACES = "places.json"
 
 
 def accelerate_study(
     settings: AccelerationStudySettings, *, out: Path | None = None, command: str | None = None, progress: bool = True
 ) -> dict[str, Any]:
-    """Accelerate trained plain models to several speed-ups with several budgets of training.
+    """Make trained plain models faster by several methods, recover each alike, and compare them.
 
-    A budget is a share of the steps that the plain model was trained for. Beside the merged models stands the plain
-    one, fine-tuned with the labels for the same budget. The same call again resumes an interrupted study.
+    Methods at one speed-up share a placement, the tokens that the blocks before it computed, images and order. Test
+    images are looked at once, for the results. The same call again resumes an interrupted study; in a second process
+    it shares the work.
 
     Args:
         settings: What is studied.
@@ -60,84 +64,69 @@ def accelerate_study(
         The content of ``results.json``.
 
     Raises:
-        ValueError: Models or speed-ups that cannot be studied, or a folder of another study; before any training.
+        ValueError: Models, methods or speed-ups that cannot be studied, or a folder of another study; before any
+            training.
         FileNotFoundError: A folder that is none of a finished run.
     """
+    unknown = [name for name in settings.methods if name not in known_methods()]
+    if unknown:
+        raise ValueError(f"methods ({unknown[0]!r}) must be among {', '.join(known_methods())}")
     trained = [_Trained(folder) for folder in settings.models]
     recorded = {**to_json(settings), "models": [t.teacher.found.fingerprint for t in trained]}
     folder = RunFolder(out or default_folder("accelerate", "study", recorded), recorded)
     if (known := finished(folder)) is not None:
         return known
-    net = trained[0].teacher.net
-    places = {speedup: choose_placement(net, PlacementSettings(speedup)) for speedup in settings.speedups}
+    candidates = {
+        speedup: candidate_placements(trained[0].teacher.net, PlacementSettings(speedup), settings.candidates)
+        for speedup in settings.speedups
+    }
     folder.begin()
-    with folder.exclusive() as done:
-        return done or folder.finish({"command": command, **_results(settings, trained, places, folder, progress)})
+    study = _Study(settings, trained, candidates, folder, progress)
+    study.choose_places()
+    study.recover_all()
+    with study.work.lock("results", timeout=-1):  # another process may have finished meanwhile
+        return finished(folder) or folder.finish({"command": command, **study.results()})
 
 
-def _results(
-    settings: AccelerationStudySettings,
-    trained: list[_Trained],
-    places: dict[float, ChosenPlacement],
-    folder: RunFolder,
-    progress: bool,
-) -> dict[str, Any]:
-    """Train and evaluate every cell that is not done, and measure the speed."""
-    cells: list[dict[str, Any]] = []
-    for number, model in enumerate(trained):
-        bench = _Bench(model, folder.path / f"model-{number}", settings, progress)
-        alone = {"model": number, "query_init": "plain", "speedup": 1.0}
-        cells += [{**alone, "budget": budget, **bench.plain(budget)} for budget in settings.budgets]
-        for (speedup, place), init in product(places.items(), settings.query_inits):
-            one = {"model": number, "query_init": init, "speedup": speedup}
-            cells += [{**one, "budget": budget, **bench.merged(place, init, budget)} for budget in settings.budgets]
-    net = trained[0].teacher.net
-    device = device_of(settings.recovery)
-    merged = {
-        f"{s:g}": insert(copy.deepcopy(net), p.num_tokens, p.after, positions=p.positions) for s, p in places.items()
-    }
-    recovery = settings.recovery
-    timing = TimingSettings(min(32, recovery.batch_size), rounds=settings.rounds, device=str(device))
-    speed = measure({"plain": net, **merged}, timing)
-    return {
-        "study": "accelerate",
-        "settings": folder.settings,
-        "models": [str(path) for path in settings.models],
-        "model": to_json(trained[0].model),
-        "data": trained[0].images.description,
-        "steps": [t.steps for t in trained],
-        "places": {f"{speedup:g}": place.as_dict() for speedup, place in places.items()},
-        "cells": cells,
-        "curves": curves(cells),
-        "speed": speed.as_dict(),
-        "environment": environment(device),
-        "folder": str(folder.path),
-    }
+@dataclass(frozen=True)
+class Cell:
+    """One model, made faster and recovered.
 
-
-def curves(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over the models, for each query initialisation, speed-up and budget.
-
-    ``difference`` is the accuracy less that of the plain model as it was trained; ``kept`` their ratio; ``leaves_out``
-    what they know nothing of where there is one model.
+    Attributes:
+        model: Its number among the plain models.
+        method: What makes it faster.
+        speedup: The wanted speed-up.
+        scope: What the recovery trains.
+        epochs: Its length.
     """
-    found: list[dict[str, Any]] = []
-    plain = {c["model"]: c["accuracy"] for c in cells if c["query_init"] == "plain" and c["budget"] == 0}
-    for key in dict.fromkeys((c["query_init"], c["speedup"], c["budget"]) for c in cells):
-        same = [c for c in cells if (c["query_init"], c["speedup"], c["budget"]) == key]
-        mean, sd = mean_sd([c["accuracy"] for c in same])
-        difference, _ = mean_sd([c["accuracy"] - plain[c["model"]] for c in same])
-        kept, _ = mean_sd([c["accuracy"] / plain[c["model"]] for c in same])
-        row = {"query_init": key[0], "speedup": key[1], "budget": key[2], "accuracy": mean, "difference": difference}
-        found.append({
-            **row, "sd": sd if len(same) > 1 else None, "kept": kept,
-            "leaves_out": TRAINING_NOISE if len(same) == 1 else None,
-        })  # fmt: skip
-    return found
+
+    model: int
+    method: str
+    speedup: float
+    scope: Scope
+    epochs: float
+
+    @property
+    def name(self) -> str:
+        """Its name, and that of its files."""
+        recovered = f"{self.scope}-{self.epochs:g}" if self.epochs else "unrecovered"
+        return f"model-{self.model}/{self.speedup:g}-{self.method}-{recovered}"
+
+
+def cells_of(settings: AccelerationStudySettings) -> list[Cell]:
+    """All cells; what does not depend on a setting is there once."""
+    found: dict[str, Cell] = {}
+    for number, speedup in product(range(len(settings.models)), settings.speedups):
+        for method, epochs, scope in product(settings.methods, settings.epochs, settings.scopes):
+            one = Cell(number, method, speedup, scope if epochs else settings.scopes[0], epochs)
+            if method == "plain":  # as long whatever it is compared with
+                one = replace(one, speedup=1.0, scope="all")
+            found.setdefault(one.name, one)
+    return list(found.values())
 
 
 class _Trained:
-    """A plain model, its images, and how long it was trained."""
+    """A plain model, its images, and what was said of its training."""
 
     def __init__(self, folder: Path) -> None:
         if not (folder / RESULTS_FILE).is_file():
@@ -149,79 +138,218 @@ class _Trained:
         self.images: ImageSplits = load_images(self.data, seed=self.seed)
         check_classes(self.teacher, self.images, self.data.source)
         self.model = run.model.resolve(native_size(self.images))
-        self.steps: int = run.training.epochs * (len(self.images.train) // run.training.batch_size)
+        self.image_size = square_input(self.teacher.net)
 
 
-class _Bench:
-    """Everything that is done with one plain model; each finding is kept in a file of its own."""
+class _Study:
+    """The cells of a study, each kept in a file of its own."""
 
-    def __init__(self, model: _Trained, path: Path, settings: AccelerationStudySettings, progress: bool) -> None:
-        self.model, self.path, self.progress = model, path, progress
-        self.recovery, self.count = settings.recovery, settings.calibration_images
-        self.device = device_of(self.recovery)
-        self.image_size = square_input(model.teacher.net)
-        path.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self,
+        settings: AccelerationStudySettings,
+        trained: Sequence[_Trained],
+        candidates: dict[float, list[ChosenPlacement]],
+        folder: RunFolder,
+        progress: bool,
+    ) -> None:
+        self.settings, self.trained, self.candidates = settings, trained, candidates
+        self.folder, self.path, self.progress = folder, folder.path, progress
+        self.device = device_of(settings.recovery)
+        self.cells = {cell.name: cell for cell in cells_of(settings)}
+        self.trials = {
+            f"places/{speedup:g}-after-{place.after}": place
+            for speedup, places in candidates.items()
+            if len(places) > 1
+            for place in places
+        }
+        self.work = SharedWork(self.path / WORK, [*self.trials, *self.cells], self._is_done)
 
-    def plain(self, budget: float) -> dict[str, Any]:
-        """The plain model, fine-tuned with the labels alone."""
-        alone = replace(self.recovery, teacher_weight=0.0, feature_weight=0.0, label_weight=1.0, merger_first=0.0)
-        return self._cell(f"plain-{budget:g}", lambda: copy.deepcopy(self.model.teacher.net), budget, alone)
+    def choose_places(self) -> None:
+        """Try the candidates of each speed-up on the first model."""
+        longest = max(self.settings.epochs) or 1.0
+        first = self.trained[0]
+        tried = PlacementTrials(
+            first.teacher, first.images, replace(self.settings.recovery, epochs=longest), True, first.augmentation,
+            first.data.workers, first.seed, self.path / _CACHE,
+        )  # fmt: skip
+        for unit in self.work.take(list(self.trials)):
+            write_json(self._file(unit), tried.try_placement(self.trials[unit], self.path / unit))
+            self._say(f"{unit}: {100 * read_json(self._file(unit))['agreement']:.2f}% agree with the plain model")
+            shutil.rmtree(self.path / unit)
+        self.places: dict[float, ChosenPlacement] = {}
+        self.tried: dict[str, Any] = {}
+        for speedup, places in self.candidates.items():
+            units = [f"places/{speedup:g}-after-{place.after}" for place in places]
+            found = [read_json(self._file(unit)) for unit in units if unit in self.trials]
+            self.places[speedup] = best_placement(places, found) if found else places[0]
+            self.tried[f"{speedup:g}"] = [{**p.as_dict(), **f} for p, f in zip(places, found, strict=False)]
 
-    def merged(self, place: ChosenPlacement, query_init: QueryInit, budget: float) -> dict[str, Any]:
-        """The merged model, recovered."""
-        name = f"{place.wanted:g}-{query_init}-{budget:g}"
-        grid = find_host(self.model.teacher.net).grid is not None
-        taken = recommended_query_init(recovers=budget > 0, grid=grid) if query_init == "best" else query_init
-        return self._cell(name, lambda: self._student(place, taken), budget, self.recovery)
+    def recover_all(self) -> None:
+        """Recover and evaluate every cell that is not done."""
+        for unit in self.work.take(list(self.cells)):
+            cell = self.cells[unit]
+            predictions, found = self._evaluated(cell)
+            write_tensors(self._file(unit).with_suffix(".safetensors"), {"predictions": predictions})
+            write_json(self._file(unit), {**to_json(cell), **found})
+            self._say(f"{unit}: {100 * found['accuracy']:.2f}%, {100 * found['agreement']:.2f}% agree with the plain")
+        shutil.rmtree(self.path / _CACHE, ignore_errors=True)
 
-    def _student(self, place: ChosenPlacement, query_init: QueryInit) -> nn.Module:
-        """The merged model with its queries initialised, which is done once for all budgets."""
-        teacher = self.model.teacher
-        student = place.merged(teacher.net, query_init)
-        (merger,) = mergers(student)
-        file = self.path / f"{place.wanted:g}-{query_init}.safetensors"
-        if not file.exists():
-            images = calibration_batch(
-                self.model.images.train, teacher.preprocessing, image_size=self.image_size, count=self.count,
-                seed=self.model.seed,
+    def results(self) -> dict[str, Any]:
+        """What is known once all is done, with the interleaved speed of the models."""
+        first = self.trained[0]
+        found = [read_json(self._file(name)) for name in self.cells]
+        timing = TimingSettings(
+            self.settings.speed_batch_size, rounds=self.settings.rounds, device=str(self.device),
+            precision="bf16" if self.device.type == "cuda" else "float32",
+        )  # fmt: skip
+        return {
+            "study": "accelerate",
+            "settings": self.folder.settings,
+            "models": [str(path) for path in self.settings.models],
+            "model": to_json(first.model),
+            "image_size": first.image_size,
+            "data": first.images.description,
+            "plain": [self._plain(number) for number in range(len(self.trained))],
+            "places": {f"{speedup:g}": place.as_dict() for speedup, place in self.places.items()},
+            "trials": self.tried,
+            "cells": found,
+            "curves": self._curves(found),
+            "speed": measure(self._timed(), timing).as_dict(),
+            "environment": environment(self.device),
+            "folder": str(self.path),
+        }
+
+    def _timed(self) -> dict[str, nn.Module]:
+        """The models whose speed is measured: of each speed-up every method that computes something else."""
+        net = self.trained[0].teacher.net
+        models: dict[str, nn.Module] = {"plain": net}
+        for (speedup, place), name in product(self.places.items(), self.settings.methods):
+            if (timed := _timed_as(name, speedup)) not in models:
+                method, images = Method(name, net, place), self._calibration_images(0, 64)
+                models[timed] = method.student(images, recovers=True, seed=0)
+        return models
+
+    def _evaluated(self, cell: Cell) -> tuple[Tensor, dict[str, Any]]:
+        """Make the model, recover it, and evaluate it on the test images."""
+        model, recovers = self.trained[cell.model], cell.epochs > 0
+        place = self.places.get(cell.speedup) or next(iter(self.places.values()))
+        method = Method(cell.method, model.teacher.net, place)
+        images = self._calibration_images(cell.model, self.settings.calibration_images)
+        student = method.student(images, recovers=recovers, seed=model.seed)
+        recovered: dict[str, Any] = {"steps": 0, "seconds": 0.0, "phases": {}}
+        if recovers:
+            out = self.path / cell.name
+            recovered = distill(
+                student, model.teacher.net, model.images, preprocessing=model.teacher.preprocessing,
+                recovery=method.recovery(replace(self.settings.recovery, scope=cell.scope, epochs=cell.epochs)),
+                augmentation=model.augmentation, workers=model.data.workers, seed=model.seed, out=out,
+                shared_cache=self.path / _CACHE, progress=False,
             )  # fmt: skip
-            calibrate(student.to(self.device), images, method=query_init, seed=self.model.seed)
-            student.cpu()
-            write_tensors(file, merger.module.state_dict())
-        merger.module.load_state_dict(read_tensors(file))
-        return student
+            shutil.rmtree(out)
+        scores = self._scores(cell.model, student)
+        return scores.argmax(dim=1), {
+            **compare_scores(scores, self._teacher_scores(cell.model), model.images.test.targets),
+            "blocks": method.net_blocks if cell.method == "cut" else None,
+            "steps": recovered["steps"],
+            "seconds": recovered["seconds"],
+            "watched": {name: phase["watched"] for name, phase in recovered["phases"].items()},
+        }
 
-    def _cell(
-        self, name: str, student: Callable[[], nn.Module], budget: float, recovery: RecoverySettings
-    ) -> dict[str, Any]:
-        """Train for the budget and evaluate on the test images, unless that is done."""
-        file = self.path / f"{name}.json"
-        if not file.exists():
-            write_json(file, self._evaluated(name, student(), budget, recovery))
-            if self.progress:
-                accuracy = 100 * read_json(file)["accuracy"]
-                print(f"{self.path.name}, {name}: {accuracy:.2f}%", file=sys.stderr, flush=True)
-        found: dict[str, Any] = read_json(file)
+    def _calibration_images(self, number: int, count: int) -> Tensor:
+        model = self.trained[number]
+        return calibration_batch(
+            model.images.train, model.teacher.preprocessing, image_size=model.image_size, count=count, seed=model.seed
+        ).to(self.device)
+
+    def _teacher_scores(self, number: int) -> Tensor:
+        file = self.path / f"model-{number}" / "plain.safetensors"
+        with self.work.lock(f"plain-{number}", timeout=-1):
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_tensors(file, {"scores": self._scores(number, self.trained[number].teacher.net)})
+        return read_tensors(file)["scores"]
+
+    def _scores(self, number: int, net: nn.Module) -> Tensor:
+        model = self.trained[number]
+        return scores_of(
+            Classifier(copy.deepcopy(net).to(self.device)), model.images.test, model.teacher.preprocessing,
+            image_size=model.image_size, workers=model.data.workers, progress=False,
+        )  # fmt: skip
+
+    def _plain(self, number: int) -> dict[str, Any]:
+        """The plain model on the test images."""
+        targets = self.trained[number].images.test.targets
+        scores = self._teacher_scores(number)
+        return {"seed": self.trained[number].seed, **compare_scores(scores, scores, targets)}
+
+    def _curves(self, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Means over the models of each method, speed-up and recovery, with what differs from plain and from the first.
+
+        ``difference`` is to the plain model; ``behind`` what the first method is ahead by, at the same speed-up with
+        the same recovery. Both are paired, over the models where there are several, and over the images, each with
+        its mean over the models.
+        """
+        plain = [self._right(number, self._teacher_scores(number).argmax(dim=1)) for number in range(len(self.trained))]
+        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for cell in found:
+            groups.setdefault(tuple(cell[name] for name in ("method", "speedup", "scope", "epochs")), []).append(cell)
+        right = {
+            key: [
+                self._right(c["model"], self._predictions(Cell(*(c[f] for f in Cell.__dataclass_fields__))))
+                for c in cells
+            ]
+            for key, cells in groups.items()
+        }
+        curves = []
+        for (method, speedup, scope, epochs), cells in groups.items():
+            ours, first = right[method, speedup, scope, epochs], (self.settings.methods[0], speedup, scope, epochs)
+            accuracy, sd = mean_sd([cell["accuracy"] for cell in cells])
+            several = len(cells) > 1
+            curves.append({
+                "method": method, "speedup": speedup, "scope": scope, "epochs": epochs,
+                "timed_as": _timed_as(method, speedup), "accuracy": accuracy, "sd": sd if several else None,
+                "agreement": mean_sd([cell["agreement"] for cell in cells])[0],
+                "difference": _paired(ours, plain),
+                "behind": None if method == first[0] or first not in right else _paired(right[first], ours),
+                "leaves_out": None if several else TRAINING_NOISE,
+            })  # fmt: skip
+        return curves
+
+    def _predictions(self, cell: Cell) -> Tensor:
+        return read_tensors(self._file(cell.name).with_suffix(".safetensors"))["predictions"]
+
+    def _right(self, number: int, predictions: Tensor) -> list[bool]:
+        found: list[bool] = (predictions == self.trained[number].images.test.targets).tolist()
         return found
 
-    def _evaluated(self, name: str, student: nn.Module, budget: float, recovery: RecoverySettings) -> dict[str, Any]:
-        model, steps, seconds = self.model, round(budget * self.model.steps), 0.0
-        if steps:
-            seconds = distill(
-                student, model.teacher.net, model.images, preprocessing=model.teacher.preprocessing,
-                recovery=replace(recovery, steps=steps, scope="all"), augmentation=model.augmentation,
-                workers=model.data.workers, seed=model.seed, out=self.path / name, progress=False,
-            )["seconds"]  # fmt: skip
-        found = compare_scores(self._scores(student), self._teacher_scores, model.images.test.targets)
-        return {**found, "steps": steps, "seconds": seconds}
+    def _file(self, unit: str) -> Path:
+        file = self.path / f"{unit}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
 
-    @cached_property
-    def _teacher_scores(self) -> Tensor:
-        return self._scores(copy.deepcopy(self.model.teacher.net))
+    def _is_done(self, unit: str) -> bool:
+        return (self.path / f"{unit}.json").exists()
 
-    def _scores(self, net: nn.Module) -> Tensor:
-        model = self.model
-        return scores_of(
-            Classifier(net.to(self.device)), model.images.test, model.teacher.preprocessing,
-            image_size=self.image_size, workers=model.data.workers, progress=False,
-        )  # fmt: skip
+    def _say(self, text: str) -> None:
+        if self.progress:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _paired(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """Paired difference in accuracy of models, by the images that each is right on: over models, and over images."""
+    means = [torch.tensor(right, dtype=torch.float64).mean(dim=0).tolist() for right in (ours, theirs)]
+    over = {"images": to_json(over_images(*means, trainings=len(ours)))}
+    if len(ours) > 1:
+        over["models"] = to_json(over_seeds(*([sum(r) / len(r) for r in right] for right in (ours, theirs))))
+    return over
+
+
+def _timed_as(method: str, speedup: float) -> str:
+    """The name of the timing that tells a method's speed: of queries it matters only whether they are located."""
+    if method == "plain":
+        return "plain"
+    if method in CONTROLS or method not in get_args(QueryInit):
+        kind = "located" if method == "regions" else method
+    else:
+        kind = "located" if method in ("located", "best") else "patchmerger"
+    return f"{kind} {speedup:g}"

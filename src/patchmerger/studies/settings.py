@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from patchmerger.acceleration.settings import QueryInit, RecoverySettings
+from patchmerger.acceleration.settings import RecoverySettings, Scope
 from patchmerger.data.settings import Augmentation, DataSettings, default_augmentation
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.mechanism.options import Norm
@@ -221,43 +221,59 @@ class TransferSettings(StudySettings):
 
 @dataclass(frozen=True)
 class AccelerationStudySettings:
-    """What fixes a study of accelerations: trained plain models, speed-ups, and budgets of training.
+    """What fixes a study of accelerations: trained plain models, speed-ups, methods, and how they are recovered.
 
     Args:
         models: Folders of runs of "patchmerger fit --merge null", one a seed; their images are used.
         speedups: Wanted speed-ups, by FLOPs.
-        budgets: Shares of the original training steps; 0 is no training at all, and one of them.
-        query_inits: How the queries are initialised: the first is the one that counts, the others are references.
-        recovery: How accuracy is recovered.
+        methods: What makes the model faster: the first is the one that counts, the others are references. A query
+            initialisation of a PatchMerger (located, soft, random, ...), a reducer in its place (average, ...), or a
+            control: regions (averages over fixed soft regions), cut (fewer blocks, the same FLOPs) or plain (trained
+            on for as long).
+        scopes: What a recovery trains: "rear", "all" or "rear-then-all".
+        epochs: Lengths of the recovery, in passes over the training images; 0 is no recovery at all.
+        recovery: All else about it.
+        candidates: Placements that are tried for each speed-up, by a short recovery of the first model, on held-out
+            training images; 1 takes the latest that reaches the speed-up.
         calibration_images: Training images that the queries are computed from.
         rounds: Rounds of the speed measurement, in which all models are interleaved.
+        speed_batch_size: Images in a batch of the speed measurement.
 
     Raises:
         ValueError: Settings that cannot be studied.
     """
 
     models: Sequence[Path]
-    speedups: Sequence[float] = (1.5, 1.8, 2.0, 2.5, 3.0)
-    budgets: Sequence[float] = (0.0, 0.01, 0.05, 0.1)
-    query_inits: Sequence[QueryInit] = ("best", "random")
+    speedups: Sequence[float] = (1.4, 1.6, 2.0)
+    methods: Sequence[str] = ("best", "random", "average")
+    scopes: Sequence[Scope] = ("rear",)
+    epochs: Sequence[float] = (0.0, 1.0)
     recovery: RecoverySettings = RecoverySettings()
+    candidates: int = 1
     calibration_images: int = 512
     rounds: int = 15
+    speed_batch_size: int = 32
 
     def __post_init__(self) -> None:
         if not self.models:
             raise ValueError("models is empty: name at least one folder of a run of patchmerger fit --merge null")
         if not self.speedups or min(self.speedups) <= 1:
             raise ValueError(f"speedups ({self.speedups}) must be at least one number, each above 1")
-        if 0 not in self.budgets or min(self.budgets) < 0:
-            raise ValueError(
-                f"budgets ({self.budgets}) must be shares of the training steps from 0 on, and 0 one of them"
-            )
-        if not self.query_inits:
-            raise ValueError("query_inits is empty: name at least one, such as best")
-        for name in ("models", "speedups", "budgets", "query_inits"):
+        if not self.epochs or min(self.epochs) < 0:
+            raise ValueError(f"epochs ({self.epochs}) must be at least one number, each 0 or above, such as 0 and 1")
+        for name in ("methods", "scopes"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: name at least one")
+        for name in ("models", "speedups", "methods", "scopes", "epochs"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} ({values}) names one twice")
-        if self.rounds < 1:
-            raise ValueError(f"rounds ({self.rounds}) must be at least 1")
+        for name in ("rounds", "candidates", "speed_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        given = self.recovery
+        if given.scope != "rear" or (given.epochs, given.steps, given.budget) != (None, None, None):
+            raise ValueError(
+                "recovery.scope, recovery.epochs, recovery.steps and recovery.budget are what the study varies: give "
+                "scopes and epochs"
+            )

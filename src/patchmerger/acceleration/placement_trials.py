@@ -1,0 +1,123 @@
+"""Which of several placements of the same speed-up to take: each is recovered shortly, and tried on held-out images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from patchmerger.acceleration.agreement import compare_scores, scores_of
+from patchmerger.acceleration.distillation import distill
+from patchmerger.acceleration.image_batches import calibration_batch, some_of
+from patchmerger.acceleration.placement import ChosenPlacement
+from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
+from patchmerger.acceleration.recovery_job import device_of
+from patchmerger.acceleration.settings import RecoverySettings
+from patchmerger.acceleration.teachers import Teacher
+from patchmerger.data.settings import Augmentation
+from patchmerger.data.splits import ImageSplits
+from patchmerger.data.transforms import Transform
+from patchmerger.hosts import find_host
+from patchmerger.models.build import square_input
+from patchmerger.models.classifier import Classifier
+
+SHARE = 0.2
+"""Of the length of the recovery to come, for each trial."""
+
+_HELD_OUT = 5000
+
+
+@dataclass(frozen=True)
+class PlacementTrials:
+    """Tries placements by a short recovery each, and compares them on held-out training images.
+
+    Args:
+        teacher: The plain model.
+        images: The images; the test images are never looked at. Without a validation split, every tenth training
+            image is held out.
+        recovery: How accuracy is recovered; a trial takes :data:`SHARE` of its length, and trains the rear alone.
+        labels: Whether targets are labels.
+        augmentation: How training images are varied.
+        workers: Processes that load images.
+        seed: Of everything random.
+        shared_cache: As for ``distill``.
+    """
+
+    teacher: Teacher
+    images: ImageSplits
+    recovery: RecoverySettings
+    labels: bool
+    augmentation: Augmentation | Transform
+    workers: int | None
+    seed: int
+    shared_cache: Path | None = None
+
+    def try_placement(self, placement: ChosenPlacement, out: Path) -> dict[str, Any]:
+        """Recover a merged model shortly, and compare it with the plain one.
+
+        Args:
+            placement: Where to merge.
+            out: A folder for the trial.
+
+        Returns:
+            ``divergence`` from the plain model's scores in nats, ``agreement``, ``accuracy`` where there are labels,
+            and the number of ``images`` held out.
+        """
+        student = placement.merged(self.teacher.net, self._method)
+        batch = calibration_batch(
+            self._splits.train, self.teacher.preprocessing, image_size=square_input(student), count=64, seed=self.seed
+        )
+        calibrate(student.to(self._device), batch, method=self._method, seed=self.seed)
+        distill(
+            student.cpu(), self.teacher.net, self._splits, preprocessing=self.teacher.preprocessing,
+            recovery=_shortened(self.recovery), labels=self.labels, augmentation=self.augmentation,
+            workers=self.workers, seed=self.seed, out=out, shared_cache=self.shared_cache, progress=False,
+        )  # fmt: skip
+        held = self._held_out
+        targets = held.targets if self.labels else None
+        found = compare_scores(self._scores(student), self._scores(self.teacher.net), targets)
+        return {name: found[name] for name in ("divergence", "agreement", "accuracy", "images")}
+
+    @property
+    def _method(self) -> Any:
+        return recommended_query_init(recovers=True, grid=find_host(self.teacher.net).grid is not None)
+
+    @property
+    def _device(self) -> Any:
+        return device_of(self.recovery)
+
+    @property
+    def _splits(self) -> ImageSplits:
+        if self.images.validation is not None:
+            return self.images
+        train = self.images.train
+        rest = [index for index in range(len(train)) if index % 10]
+        return replace(self.images, train=train.subset(rest), validation=train.subset(range(0, len(train), 10)))
+
+    @property
+    def _held_out(self) -> Any:
+        return some_of(self._splits.validation, _HELD_OUT, self.seed)  # type: ignore[arg-type]
+
+    def _scores(self, net: Any) -> Tensor:
+        return scores_of(
+            Classifier(copy.deepcopy(net).to(self._device)), self._held_out, self.teacher.preprocessing,
+            image_size=square_input(net), workers=self.workers, progress=False,
+        )  # fmt: skip
+
+
+def best_placement(placements: Sequence[ChosenPlacement], trials: Sequence[dict[str, Any]]) -> ChosenPlacement:
+    """The placement after whose trial the scores differed least from the plain model's."""
+    return min(zip(placements, trials, strict=True), key=lambda tried: float(tried[1]["divergence"]))[0]
+
+
+def _shortened(recovery: RecoverySettings) -> RecoverySettings:
+    """The same, of the rear, for :data:`SHARE` of its length."""
+    if recovery.steps is not None:
+        return replace(recovery, scope="rear", steps=max(1, round(SHARE * recovery.steps)))
+    if recovery.seconds is not None:
+        return replace(recovery, scope="rear", budget=f"{SHARE * recovery.seconds:.3f}s")
+    return replace(recovery, scope="rear", epochs=SHARE * (1.0 if recovery.epochs is None else recovery.epochs))

@@ -1,0 +1,108 @@
+"""What a study of accelerations puts into a trained model: mergers, what may stand in their place, and controls."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from torch import Tensor, nn
+
+from patchmerger.acceleration.placement import ChosenPlacement
+from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
+from patchmerger.acceleration.settings import QueryInit, RecoverySettings
+from patchmerger.costs.model_cost import cost
+from patchmerger.hosts import block_names, find_host
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert
+from patchmerger.models.settings import ReducerName
+from patchmerger.reducers.average_pool import AveragePool
+
+CONTROLS = {
+    "plain": "the plain model, trained on with the labels alone, for as long",
+    "cut": "the plain model without its last blocks, as few of them as leave no fewer FLOPs than the merged model has",
+    "regions": "averages over soft regions of the image: what located queries begin as, with nothing in them learned",
+}
+"""Methods that are no merger, in words."""
+
+
+def known_methods() -> tuple[str, ...]:
+    """The names of all methods: controls, query initialisations of a PatchMerger, and reducers in its place."""
+    return (*CONTROLS, *get_args(QueryInit), *(name for name in get_args(ReducerName) if name != "patchmerger"))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method in a trained model.
+
+    Attributes:
+        name: Its name.
+        net: The plain model, which is not changed.
+        placement: Where it merges.
+    """
+
+    name: str
+    net: nn.Module
+    placement: ChosenPlacement
+
+    def student(self, images: Tensor, *, recovers: bool, seed: int) -> nn.Module:
+        """The model to recover.
+
+        Args:
+            images: Normalised images (n, 3, S, S), which the queries are computed from.
+            recovers: Whether a recovery follows.
+            seed: Of everything random.
+        """
+        place, name = self.placement, self.name
+        if name == "plain":
+            return copy.deepcopy(self.net)
+        if name == "cut":
+            return cut(self.net, self.net_blocks)
+        if name == "average":
+            return insert(
+                copy.deepcopy(self.net), place.num_tokens, place.after, positions=place.positions,
+                reducer=AveragePool(place.num_tokens),
+            )  # fmt: skip
+        grid = find_host(self.net).grid is not None
+        init: Any = recommended_query_init(recovers=recovers, grid=grid) if name == "best" else name
+        student = place.merged(self.net, "located" if name == "regions" else init)
+        calibrate(student.to(images.device), images, method="located" if name == "regions" else init, seed=seed)
+        if name == "regions":
+            for merger in mergers(student):
+                nn.init.zeros_(merger.module.weight)  # type: ignore[arg-type]
+                merger.module.requires_grad_(False)
+        return student.cpu()
+
+    def recovery(self, recovery: RecoverySettings) -> RecoverySettings:
+        """How it is recovered: as all, but for what its lack of a merger asks for."""
+        if self.name == "plain":
+            return replace(recovery, scope="all", teacher_weight=0.0, feature_weight=0.0, label_weight=1.0)
+        if self.name == "cut" and recovery.scope != "all":
+            return replace(recovery, frozen_blocks=min(self.placement.after, self.net_blocks - 1))
+        return recovery
+
+    @property
+    def net_blocks(self) -> int:
+        """Blocks of the plain model that leave no fewer FLOPs than the merged one has."""
+        return blocks_within(self.net, self.placement.predicted)
+
+
+def cut(net: nn.Module, blocks: int) -> nn.Module:
+    """A copy of ``net`` with its first ``blocks`` blocks alone."""
+    shorter = copy.deepcopy(net)
+    container = shorter.get_submodule(block_names(shorter, find_host(shorter))[0].rpartition(".")[0])
+    del container[blocks:]  # type: ignore[operator]
+    return shorter
+
+
+def blocks_within(net: nn.Module, speedup: float) -> int:
+    """The fewest first blocks of a model that make it no faster, by FLOPs, than ``speedup`` times."""
+    whole = cost(net)
+    flops = {part.name: part.flops for part in whole.parts}
+    names = block_names(net, find_host(net))
+    left = whole.flops
+    for kept in range(len(names) - 1, 0, -1):
+        left -= flops[names[kept]]
+        if left * speedup < whole.flops:
+            return kept + 1
+    return 1
