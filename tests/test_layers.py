@@ -12,7 +12,7 @@ LAYERS = [
     {"runs"},
     {"prior", "merger", "mechanism"},
     {"hosts", "inserted", "reducers", "insertion", "zoo", "diagnosis"},
-    {"costs", "speed", "models", "data", "hub"},
+    {"costs", "speed", "models", "data", "hub", "maps"},
     {"training", "fewshot"},
     {"acceleration", "census"},
     {"studies", "reports"},

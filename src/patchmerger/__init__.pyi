@@ -17,6 +17,7 @@ from .inserted import InsertedMerger as InsertedMerger
 from .inserted import mergers as mergers
 from .insertion import insert as insert
 from .insertion import remove as remove
+from .maps import merge_maps as merge_maps
 from .merger import PRESETS as PRESETS
 from .merger import PatchMerger as PatchMerger
 from .merger import from_vit_pytorch as from_vit_pytorch

@@ -11,17 +11,19 @@ each averaged over images, and over rows or pairs of rows.
 
 from __future__ import annotations
 
-import inspect
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from patchmerger.hosts import find_host
+from patchmerger.hosts.wrappers import without_peft
 from patchmerger.inserted import mergers
+from patchmerger.mechanism.blocks import MergingBlock
 from patchmerger.mechanism.modes import eval_mode
+from patchmerger.mechanism.recording import recorded_weights, tells_weights
 
 
 @dataclass(frozen=True)
@@ -65,27 +67,14 @@ def diagnose(model: nn.Module, images: Tensor) -> list[MergerDiagnosis]:
         for merger in diagnose(model, images):
             print(f"{merger.name}: {merger.effective_rank:.1f} of {merger.num_tokens} mixtures differ")
     """
-    telling = [m for m in mergers(model) if "return_weights" in inspect.signature(m.module.forward).parameters]
-    if not telling:
+    present = [m for m in mergers(model) if tells_weights(m.module)]
+    if not present:
         return []
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found[name] = module.forward(*args, **{**kwargs, "return_weights": True})[1]
-
-    hooks = [
-        m.module.register_forward_pre_hook(
-            lambda module, args, kwargs, name=m.name: keep(name, module, args, kwargs), with_kwargs=True
-        )
-        for m in telling
-    ]
-    try:
-        with _eager(model), eval_mode(model):
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [_describe(m.name, found[m.name].double(), getattr(m.module, "weight", None)) for m in telling]
+    host = find_host(without_peft(model))
+    blocks = {m.after: cast(MergingBlock, host.blocks[m.after - 1]) for m in present}
+    with recorded_weights(model, blocks) as weights, eval_mode(model):
+        model(images)
+    return [_describe(m.name, weights[m.after].double(), getattr(m.module, "weight", None)) for m in present]
 
 
 def _describe(name: str, weights: Tensor, queries: Tensor | None) -> MergerDiagnosis:
@@ -114,9 +103,3 @@ def _entropy(shares: Tensor) -> Tensor:
     """−Σ p log p over the last dimension, with 0 log 0 = 0."""
     entropy: Tensor = torch.special.entr(shares).sum(dim=-1)
     return entropy
-
-
-def _eager(model: nn.Module) -> AbstractContextManager[Any]:
-    """Compiled code does not notice a hook that comes later: it would run without it."""
-    compiled = any(module._compiled_call_impl is not None for module in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

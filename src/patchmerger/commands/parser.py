@@ -6,7 +6,7 @@ import re
 import shlex
 from argparse import Action
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -67,8 +67,8 @@ def make_parser(name: str, command: type[Any], usage: str = "") -> CommandParser
     Args:
         name: The subcommand.
         command: Its dataclass, whose fields are the options and whose docstring is the help.
-        usage: What stands before the options: then the first field is positional, and takes several words where it
-            is a list.
+        usage: What stands before the options: then fields without a default are positional, and so are lists of
+            words, which take several.
     """
     described = parse_docstring(command.__doc__ or "")
     parser = CommandParser(
@@ -79,12 +79,16 @@ def make_parser(name: str, command: type[Any], usage: str = "") -> CommandParser
     )
     parser.options = options_of(command)
     parser.add_argument("--config", action=ActionConfigFile, help="Read options from a YAML file.")
-    first = fields(command)[0].name
-    several = bool(usage) and parser.options[first] == list[str]
-    if several:
-        texts = {parameter.arg_name: parameter.description for parameter in described.params}
-        parser.add_argument(first, type=str, nargs="+", help=texts[first])
-    parser.add_class_arguments(command, as_group=False, as_positional=bool(usage), skip={first} if several else set())
+    words = [field for field in fields(command) if usage and parser.options[field.name] == list[str]]
+    texts = {parameter.arg_name: parameter.description for parameter in described.params}
+    for field in fields(command):  # positional arguments are read in the order in which they are added
+        if field in words:
+            many = "+" if field.default_factory is MISSING else "*"
+            parser.add_argument(field.name, type=str, nargs=many, help=texts[field.name])
+        elif field.default is MISSING and field.default_factory is MISSING and usage:
+            parser.add_argument(field.name, type=parser.options[field.name], help=texts[field.name])
+    given = {field.name for field in fields(command) if any(field.name == a.dest for a in parser._actions)}
+    parser.add_class_arguments(command, as_group=False, skip=given)
     for action in parser._actions:
         _describe(action)
     return parser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard, cast
 
@@ -34,6 +34,8 @@ class MergeState:
         grid: Where the patches are that come to this block's merger, if that must know and they are not merged ones.
         origin_is_needed: Whether where merged tokens come from travels with them: for rotary positions, or for a
             merger further on that must know where they are.
+        record: Is given the weights A (B, M, N) of this block's merger, while they are read; see
+            :func:`~patchmerger.mechanism.recording.recorded_weights`.
     """
 
     inputs: BlockInputs
@@ -47,6 +49,7 @@ class MergeState:
     sequence_first: bool = False
     grid: PatchGrid | None = None
     origin_is_needed: bool = False
+    record: Callable[[Tensor], None] | None = None
 
     def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments after the tokens, by name."""
@@ -140,14 +143,17 @@ class MergingBlock(LaterBlock):
         if "positions" in needs_of(self.merger):
             arguments["positions"] = places
         origin = None
-        if state.origin_is_needed:
+        if state.origin_is_needed or state.record is not None:
             merged, weights = self.merger(patches, return_weights=True, **arguments)
+        else:
+            merged = self.merger(patches, **arguments)  # (B, M, D)
+        if state.record is not None:
+            state.record(weights)
+        if state.origin_is_needed:
             origin = Origin(
                 weights if before is None else weights @ before.weights,
                 None if places is None else weights @ places.to(weights.dtype),  # (B, M, 2)
             )
-        else:
-            merged = self.merger(patches, **arguments)  # (B, M, D)
         if prefix:
             merged = torch.cat((x[:, :prefix], merged), dim=1)  # (B, P + M, D)
         if state.sequence_first:

@@ -20,17 +20,21 @@ class PatchGrid:
     Attributes:
         size: Rows and columns of patches; ``None`` until the host sets them.
         positions: In place of it the places themselves, (B, N, 2), where the images of a batch differ in size.
+        only_told: Whether it is only told where patches are, and no merger asks for it.
     """
 
     size: tuple[int, int] | None = None
     positions: Tensor | None = None
+    only_told: bool = False
 
-    def places(self, tokens: Tensor) -> Tensor:
-        """Positions of ``tokens`` (B, N, D): (N, 2), or (B, N, 2) where the images differ.
+    def places(self, tokens: Tensor) -> Tensor | None:
+        """Positions of ``tokens`` (B, N, D): (N, 2), or (B, N, 2) where the images differ; ``None`` if none asks.
 
         Raises:
             ValueError: They are not known, or there are other tokens than patches.
         """
+        if self.only_told:
+            return None
         if self.positions is not None:
             if self.positions.shape[:2] != tokens.shape[:2]:
                 raise _other_tokens(tokens, f"positions {tuple(self.positions.shape)}")
