@@ -273,3 +273,20 @@ def test_as_dict_and_table():
 def test_unsupported_models_are_refused():
     with pytest.raises(UnsupportedModelError, match="ResNet cannot take a merger"):
         cost(timm.create_model("resnet18", pretrained=False))
+
+
+@pytest.mark.parametrize("family", ["CLIP", "Siglip", "Siglip2", "Aimv2", "AltCLIP", "Blip", "ChineseCLIP"])
+def test_of_two_towers_that_of_the_images_alone(family):
+    pytest.importorskip("transformers")
+    from hosts.tiny import FAMILIES, insert_into, make_model
+
+    whole, tower = f"{family}Model", f"{family}VisionModel"
+    if not {whole, tower} <= set(FAMILIES):
+        pytest.skip("not in this version of transformers")
+    both, alone = (cost(insert_into(name, make_model(name), 3)) for name in (whole, tower))
+    assert [(part.name.split(".")[-1], part.flops, part.params) for part in both.parts[1:-1]] == [
+        (part.name.split(".")[-1], part.flops, part.params) for part in alone.parts[1:-1]
+    ]
+    # Beside the tower there is at most a projection, of 32 features to 16 or 32.
+    assert both.flops - alone.flops in (0, 2 * 32 * 16, 2 * 32 * 32)
+    assert 0 <= both.params - alone.params <= 33 * 32

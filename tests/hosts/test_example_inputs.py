@@ -67,3 +67,8 @@ def test_of_two_towers(name):
     output = example_input(model, batch_size=2, seed=0).run(model)
     assert output.logits_per_image.shape == (2, 1)
     assert output.logits_per_image.isfinite().all()
+    example, encoder = example_input(model, batch_size=2, seed=0).images_alone(model)
+    features = example.run(encoder)
+    features = getattr(features, "pooler_output", features)
+    assert features.shape == output.image_embeds.shape
+    torch.testing.assert_close(features / features.norm(dim=-1, keepdim=True), output.image_embeds)

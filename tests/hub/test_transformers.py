@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import patchmerger
 from conftest import make_images
 from hub.families import FAMILIES, make, make_merged
-from hub.helpers import assert_round_trip, change_config, make_towers, read_config, run
+from hub.helpers import assert_round_trip, change_config, make_towers, make_transformers, read_config, run
 from patchmerger.data import Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.hub import SavedMerger, describe, load, save
@@ -169,6 +169,11 @@ def test_two_towers_and_the_vision_tower_alone(part, folder):
 
 
 # How images are prepared
+
+
+def test_a_model_that_draws_at_random(folder):
+    model = insert(make_transformers("ViTMAEModel", mask_ratio=0.5), 2)
+    assert [merger.num_tokens for merger in mergers(load(save(model, folder)))] == [2]
 
 
 def test_an_image_processor_is_saved_along(folder):

@@ -82,7 +82,12 @@ def test_other_models_than_classifiers_are_refused():
     model = transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**tiny, **decoder, image_size=16, patch_size=8))
     with pytest.raises(ValueError, match=r"gives .* and not \(B, C\)"):
         Classifier(model)
+    from hub.helpers import make_towers
+
+    with pytest.raises(ValueError, match=r"CLIPModel.* compares images with texts and gives no scores"):
+        Classifier(make_towers())
     tower = transformers_vit(transformers.ViTModel)
+    assert not Classifier(tower).gives_scores
     assert Classifier(tower).head is None  # its pooled output counts as features
 
 

@@ -157,6 +157,17 @@ def test_models_of_transformers_and_torchvision(training):
         assert result.image_size == (32, 32)
 
 
+def test_two_towers_are_measured_on_images_alone():
+    pytest.importorskip("transformers")
+    from hosts.tiny import make_model
+
+    plain = make_model("CLIPModel")
+    result = measure({"plain": plain, "merged": insert(copy.deepcopy(plain), 3)}, QUICK)
+    assert result["merged"].predicted_speedup > 1
+    with pytest.raises(ValueError, match=r"'plain'.* compares images with texts: its inference is measured"):
+        measure({"plain": plain}, replace(QUICK, training=True))
+
+
 def test_the_roofline_and_what_is_attained_of_it():
     models = {"plain": tiny(), "merged": insert(tiny(), 4)}
     merged = measure(models, QUICK, least_seconds={"plain": 3.0, "merged": 2.0})["merged"]

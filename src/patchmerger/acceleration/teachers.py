@@ -80,8 +80,11 @@ def find_teacher(
         raise ValueError(
             f"model ({found.name}) takes images of {classifier.channels} channels; the images here have 3 (RGB)"
         )
-    if classifier.head is None and getattr(found.model, "num_classes", None) == 0:
-        raise ValueError(f"model ({found.name}) has no classifier (num_classes=0): train one first, then accelerate it")
+    if not classifier.gives_scores:
+        raise ValueError(
+            f"model ({found.name}) gives {classifier.num_outputs} features and no scores of classes: train a "
+            "classifier on them first, then accelerate it"
+        )
     preprocessing = _preprocessing(found, mean, std, crop_pct)
     if preprocessing != found.preprocessing:
         found = replace(found, preprocessing=preprocessing, image_processor=None)

@@ -126,6 +126,8 @@ class _Run:
     seen: dict[str, _Seen] = field(default_factory=dict)
     after_blocks: bool = False
     head_modules: set[str] = field(default_factory=set)
+    children: set[str] = field(default_factory=set)
+    images_alone: bool = False
 
     def flops(self) -> int:
         return self.skipped + (self.counter.get_total_flops() if self.counter is not None else 0)
@@ -142,15 +144,17 @@ class _Run:
         self.after_blocks = True
 
     def outside_blocks(self, name: str, *_: Any) -> None:
+        self.children.add(name.partition(".")[0])
         if self.after_blocks:
             self.head_modules.add(name)
 
 
 def _run(model: nn.Module, image_size: tuple[int, int] | None, run: _Run) -> Any:
-    example = example_input(model, image_size)
+    example, encoder = example_input(model, image_size).images_alone(model)
+    run.images_alone = encoder is not model
     try:
         with flop_counter() as run.counter:
-            output = example.run(model)
+            output = example.run(encoder)
     except Exception as error:
         raise ValueError(
             f"image_size ({image_size}): counting {host_class(model).__name__} on an input of shape "
@@ -237,10 +241,12 @@ def _parts(model: nn.Module, num_prefix_tokens: int, blocks: list[str], run: _Ru
 
 
 def _parameters(model: nn.Module, blocks: list[str], run: _Run) -> dict[str, int]:
-    """Parameters by part."""
+    """Parameters by part; without those that see no image, where a model compares images with texts."""
     names = [f"{block}.merger" for block in blocks if f"{block}.merger" in run.seen] + list(blocks)
     counts = dict.fromkeys([EMBEDDING, *names, HEAD], 0)
     for key, parameter in model.named_parameters():
+        if run.images_alone and key.partition(".")[0] not in run.children:
+            continue
         owner = HEAD if key.rpartition(".")[0] in run.head_modules else EMBEDDING
         counts[next((name for name in names if key.startswith(f"{name}.")), owner)] += parameter.numel()
     return counts

@@ -20,7 +20,7 @@ from patchmerger.runs.text_table import text_table
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a model for the inference of one image.
+    """Cost of a model for the inference of one image; of one that compares images with texts, for the image alone.
 
     Attributes:
         image_size: Height and width in pixels.
@@ -39,7 +39,7 @@ class Cost:
 
     @property
     def params(self) -> int:
-        """Parameters of the model."""
+        """Parameters of the model, those that see images."""
         return sum(part.params for part in self.parts)
 
     @property

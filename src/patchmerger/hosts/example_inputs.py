@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +21,39 @@ class Example:
     Attributes:
         images: The images (or spectrograms, or patches of images) in the form that the model takes.
         name: The keyword that they go under; ``None`` for the first argument.
-        others: What else the model must be given.
+        others: What else the model must be given with images.
+        text: What it must be given beside them, where it compares images with texts.
     """
 
     images: Tensor
     name: str | None = None
     others: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
 
     def run(self, model: nn.Module) -> Any:
         """The model's output."""
-        return (
-            model(self.images, **self.others) if self.name is None else model(**{self.name: self.images}, **self.others)
-        )
+        rest = self.others | self.text
+        return model(self.images, **rest) if self.name is None else model(**{self.name: self.images}, **rest)
+
+    def images_alone(self, model: ModelT) -> tuple[Example, ModelT | ImageFeatures]:
+        """The same without the text, and what takes it: the model, or its way from images to their features."""
+        return (replace(self, text={}), ImageFeatures(model)) if self.text else (self, model)
+
+
+class ImageFeatures(nn.Module):
+    """A model of transformers that compares images with texts, as a function of the images.
+
+    Args:
+        model: The model itself, not a copy.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **images: Any) -> Any:
+        """What the model makes of images, for the comparison."""
+        return cast(Any, self.model).get_image_features(**images)
 
 
 def example_input(
@@ -64,10 +85,19 @@ def example_input(
         images = example.images
     else:
         images = torch.randn(example.images.shape, generator=torch.Generator().manual_seed(seed))
-    others = {
-        name: value.to(like.device) if isinstance(value, Tensor) else value for name, value in example.others.items()
-    }
-    return Example(images.to(device=like.device, dtype=like.dtype), example.name, others)
+    return Example(
+        images.to(device=like.device, dtype=like.dtype),
+        example.name,
+        _on_device(example.others, like.device),
+        _on_device(example.text, like.device),
+    )
+
+
+def _on_device(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Tensors where the model is. On the meta device nothing can be read: shapes stay, an empty mask goes."""
+    if device.type == "meta" and "spatial_shapes" in values:
+        return values | {"pixel_attention_mask": None}
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
 def image_size_of(model: nn.Module) -> tuple[int, int]:
@@ -127,11 +157,11 @@ def _for_transformers(model: Any, image_size: int | tuple[int, int] | None, batc
         patches = torch.zeros(batch_size, rows * columns, config.num_channels * config.patch_size**2)
         real = torch.ones(batch_size, rows * columns, dtype=torch.long)
         shapes = torch.tensor([[rows, columns]]).repeat(batch_size, 1)
-        others = _text(model) | {"pixel_attention_mask": real, "spatial_shapes": shapes}
-        return Example(patches, "pixel_values", others)
+        return Example(patches, "pixel_values", {"pixel_attention_mask": real, "spatial_shapes": shapes}, _text(model))
     frames = [config.num_frames] if hasattr(config, "num_frames") else []  # a video
-    others = _text(model) | ({} if size == own else {"interpolate_pos_encoding": True})
-    return Example(torch.zeros(batch_size, *frames, getattr(config, "num_channels", 3), *size), "pixel_values", others)
+    others = {} if size == own else {"interpolate_pos_encoding": True}
+    images = torch.zeros(batch_size, *frames, getattr(config, "num_channels", 3), *size)
+    return Example(images, "pixel_values", others, _text(model))
 
 
 def _text(model: Any) -> dict[str, Any]:

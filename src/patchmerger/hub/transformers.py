@@ -107,7 +107,9 @@ class Transformers(Library):
             example = example_input(model, seed=0)
             images = {example.name or "pixel_values": example.images}
             # By name: __call__ would run user's hooks and compile a compiled model for this one image.
-            output = model.forward(**images, **example.others, output_hidden_states=True, return_dict=True)
+            output = model.forward(
+                **images, **example.others, **example.text, output_hidden_states=True, return_dict=True
+            )
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"model ({host_class(model).__name__}) cannot be run on an image of its size, so what was saved could "

@@ -25,6 +25,7 @@ class Classifier(nn.Module):
         net: The model itself, not a copy.
         channels: Of the images that it takes.
         num_outputs: C.
+        gives_scores: Whether its outputs are scores of classes; else they are pooled features, C of them.
 
     Raises:
         ValueError: The model takes something else than images alone, or gives something else than (B, C).
@@ -34,12 +35,20 @@ class Classifier(nn.Module):
         super().__init__()
         self.net = net
         example = example_input(net)
+        if example.text:
+            raise ValueError(
+                f"model ({host_class(net).__name__}) compares images with texts and gives no scores of classes: take "
+                "the class of its library that classifies images, such as CLIPForImageClassification, or train its "
+                "merger in a loop of your own"
+            )
         if example.others or example.images.ndim != 4:
             raise ValueError(
-                f"model ({host_class(net).__name__}) takes more than images (B, 3, S, S): it is no classifier"
+                f"model ({host_class(net).__name__}) takes something else than images (B, 3, S, S): only classifiers "
+                "of such images are run here"
             )
         self._keyword = example.name
         self.channels: int = example.images.shape[1]
+        self.gives_scores = 0 not in (getattr(net, "num_classes", None), getattr(net, "num_labels", None))
         self.num_outputs: int = self._count(example.images)
         self._head = [_find_head(net, self.num_outputs)]  # in a list, so that it is not registered twice
 
@@ -50,8 +59,10 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (B, C) of normalised images (B, 3, S, S)."""
-        output = self.net(images) if self._keyword is None else self.net(**{self._keyword: images})
-        return _scores(output, self.net)
+        return _scores(self._run(images), self.net)
+
+    def _run(self, images: Tensor) -> Any:
+        return self.net(images) if self._keyword is None else self.net(**{self._keyword: images})
 
     def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, C), and the pooled features (B, D) that the last layer makes them of: one pass for both."""
@@ -66,7 +77,9 @@ class Classifier(nn.Module):
     def _count(self, images: Tensor) -> int:
         modes = [(module, module.training) for module in self.net.modules()]
         with torch.no_grad():
-            output = self.eval()(images)
+            whole = self.eval()._run(images)
+            self.gives_scores = self.gives_scores and (isinstance(whole, Tensor) or hasattr(whole, "logits"))
+            output = _scores(whole, self.net)
         for module, training in modes:
             module.training = training
         if output.ndim != 2:

@@ -73,7 +73,8 @@ def measure_forward_parts(
     for name, model in models.items():
         clone = fit_to_size(copy.deepcopy(model).eval(), image_size).to(device=device, dtype=DTYPES[settings.precision])
         runs[name] = _Run(clone, places, device)
-        batches[name] = example_input(clone, image_size, batch_size=settings.batch_size, seed=settings.seed)
+        batch = example_input(clone, image_size, batch_size=settings.batch_size, seed=settings.seed)
+        batches[name], runs[name].encoder = batch.images_alone(clone)
     with torch.inference_mode():
         for name, run in runs.items():
             for _ in range(settings.warmup):
@@ -90,7 +91,8 @@ class _Run:
     """A model with hooks that take the time at the borders of its parts."""
 
     def __init__(self, model: nn.Module, places: list[int], device: torch.device) -> None:
-        self.model, self.device = model, device
+        self.encoder: nn.Module = model
+        self.device = device
         self.marks: list[Any] = []
         host = find_host(model)
         blocks, names = host.blocks, block_names(model, host)
@@ -112,7 +114,7 @@ class _Run:
         """One pass: the seconds of each part."""
         self.marks.clear()
         self._mark_here()
-        batch.run(self.model)
+        batch.run(self.encoder)
         self._mark_here()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

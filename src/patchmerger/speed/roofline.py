@@ -121,11 +121,11 @@ def matmuls_of(
         precision: Of weights and activations.
     """
     clone = fit_to_size(on_meta(model), image_size).to(DTYPES[precision])
-    example = example_input(clone, image_size, batch_size=batch_size)
+    example, encoder = example_input(clone, image_size, batch_size=batch_size).images_alone(clone)
     with flop_counter() as counter:
         matmuls = _Matmuls(counter)
         with matmuls:
-            example.run(clone)
+            example.run(encoder)
     return matmuls.found
 
 

@@ -66,9 +66,12 @@ def timed_step(
     clone = fit_to_size(copy.deepcopy(model).train(training), size)
     clone.zero_grad(set_to_none=True)
     clone.to(device=device, dtype=torch.float32 if training else dtype)
-    batch = example_input(clone, size, batch_size=settings.batch_size, seed=settings.seed)
+    whole = example_input(clone, size, batch_size=settings.batch_size, seed=settings.seed)
+    if training and whole.text:
+        raise ValueError(f"models[{name!r}] compares images with texts: its inference is measured, on images alone")
+    batch, encoder = whole.images_alone(clone)
     if not training:
-        return TimedStep(_inference_step(compiled(clone, settings.compile), batch), clone)
+        return TimedStep(_inference_step(compiled(encoder, settings.compile), batch), clone)
     with torch.no_grad(), torch.autocast(device.type, dtype, enabled=settings.precision != "float32"):
         output = _scores(batch.run(clone))
     if not isinstance(output, Tensor) or output.ndim != 2:

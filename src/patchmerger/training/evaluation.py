@@ -68,6 +68,8 @@ def evaluate(
             "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
         )
     net = Classifier(found.model)
+    if not net.gives_scores:
+        raise ValueError(f"model ({found.name}) gives {net.num_outputs} features and no scores of classes")
     images = load_images(data, seed=seed, may_stream=True)
     _check_classes(found, net.num_outputs, images, data)
     settings = as_data_settings(data) if isinstance(data, str | os.PathLike | DataSettings) else DataSettings()
