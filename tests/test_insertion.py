@@ -126,7 +126,7 @@ def test_remove_is_all_or_nothing(vit):
     insert(vit, (4, 2), after=(1, 3))
     vit.blocks[2].__class__ = type("Other", (type(vit.blocks[2]),), {})
     before = snapshot(vit)
-    with pytest.raises(TypeError, match="the class of Other was changed after the merger was put in"):
+    with pytest.raises(TypeError, match="the class of Other was changed after patchmerger changed it"):
         remove(vit)
     assert snapshot(vit) == before
 

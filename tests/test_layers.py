@@ -11,7 +11,7 @@ SOURCE = Path(patchmerger.__file__).parent
 LAYERS = [
     {"runs"},
     {"prior", "merger", "mechanism"},
-    {"hosts", "inserted", "reducers", "insertion", "zoo", "diagnosis"},
+    {"hosts", "inserted", "reducers", "insertion", "zoo", "diagnosis", "placing"},
     {"costs", "speed", "models", "data", "hub", "maps"},
     {"training", "fewshot"},
     {"acceleration", "census"},

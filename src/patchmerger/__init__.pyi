@@ -23,6 +23,9 @@ from .merger import PatchMerger as PatchMerger
 from .merger import from_vit_pytorch as from_vit_pytorch
 from .merger import patch_merge as patch_merge
 from .merger import preset as preset
+from .placing import place as place
+from .placing import spot_oracle as spot_oracle
+from .placing import unplace as unplace
 from .speed import bench as bench
 from .studies import compare as compare
 from .studies import sweep as sweep

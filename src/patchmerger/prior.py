@@ -70,9 +70,12 @@ def tiles(num_tokens: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(center), torch.tensor(size)
 
 
-def grid_positions(grid: tuple[int, int], *, device: torch.device | None = None) -> Tensor:
+def grid_positions(
+    grid: tuple[int, int], *, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
     """Places of the patches of a grid of (rows, columns), row by row: their middles, (N, 2), from 0 to 1."""
     rows, columns = grid
-    row = (torch.arange(rows, device=device) + 0.5) / rows
-    column = (torch.arange(columns, device=device) + 0.5) / columns
+    dtype = dtype or torch.get_default_dtype()
+    row = (torch.arange(rows, device=device, dtype=dtype) + 0.5) / rows
+    column = (torch.arange(columns, device=device, dtype=dtype) + 0.5) / columns
     return torch.stack(torch.meshgrid(row, column, indexing="ij"), dim=-1).flatten(0, 1)  # (N, 2)

@@ -15,7 +15,7 @@ from patchmerger.mechanism.subclassing import Subclass, host_class
 
 
 class UnsupportedModelError(ValueError):
-    """The model cannot take a merger; the message names its class, the reason and what would do.
+    """The model cannot take a merger (or placed tokens); the message names its class, the reason and what would do.
 
     Attributes:
         kind: The class of the reason: ``"wrapped"`` (compiled, scripted, sharded, in another module), ``"changed"``
@@ -34,8 +34,9 @@ class UnsupportedModelError(ValueError):
         way_out: str,
         kind: RefusalKind = "unknown",
         inside: Sequence[str] = (),
+        cannot: str = "take a merger",
     ) -> None:
-        super().__init__(f"{host_class(model).__name__} cannot take a merger: {reason}; {way_out}")
+        super().__init__(f"{host_class(model).__name__} cannot {cannot}: {reason}; {way_out}")
         self.inside = tuple(inside)
         self.kind: RefusalKind = kind
         self.reason = reason

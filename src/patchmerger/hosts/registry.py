@@ -14,6 +14,7 @@ from patchmerger.hosts.timm.supported import describe_timm
 from patchmerger.hosts.torchvision import describe_torchvision
 from patchmerger.hosts.transformers.supported import describe_transformers
 from patchmerger.hosts.wrappers import refuse_adapters, refuse_wrapped
+from patchmerger.mechanism.placed_tokens import num_placed_tokens
 from patchmerger.mechanism.subclassing import host_class
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -85,7 +86,8 @@ def find_host(model: nn.Module) -> Host:
         _refuse_holder(model, reason)
         raise UnsupportedModelError(model, reason, "if it is one, describe it with patchmerger.register_host")
     refuse_unusual_blocks(model, host.blocks)
-    return host
+    placed = num_placed_tokens(model)
+    return host if placed is None else replace(host, num_patches=placed, grid="varies")
 
 
 def _describe(model: nn.Module) -> Host | None:

@@ -16,6 +16,7 @@ from patchmerger.inserted import InsertedMerger, mergers
 from patchmerger.mechanism.blocks import MergingBlock
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.patch_grid import PatchGrid
+from patchmerger.mechanism.placed_tokens import between_patches
 from patchmerger.mechanism.recording import recorded_weights, tells_weights
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.prior import GridPrior
@@ -40,6 +41,8 @@ class MergerMaps:
         prefix_weights: The weights of prefix tokens that were merged, (B, M, P); P is 0 where those are kept.
         centers: Of located queries the places, row and column from 0 to 1, (M, 2); else ``None``.
         widths: Of located queries the widths in rows and columns, as shares of the image, (M, 2); else ``None``.
+        places: Where tokens were placed (``patchmerger.place``) and are no patches: the middles of their windows, row
+            and column from 0 to 1, (B, N, 2); each then counts in ``maps`` for the patches around it. Else ``None``.
     """
 
     name: str
@@ -50,6 +53,7 @@ class MergerMaps:
     prefix_weights: Tensor = field(repr=False)
     centers: Tensor | None = field(default=None, repr=False)
     widths: Tensor | None = field(default=None, repr=False)
+    places: Tensor | None = field(default=None, repr=False)
 
 
 def merge_maps(model: nn.Module, images: Images, *, grid: tuple[int, int] | None = None) -> Tensor:
@@ -126,6 +130,7 @@ def read_maps(model: nn.Module, images: Images, *, grid: tuple[int, int] | None 
                 prefix_weights=through[:, :, :prefix],
                 centers=prior.center.detach().clone() if located else None,
                 widths=prior.log_width.exp() if located else None,
+                places=told.positions if told.placed_in is not None else None,
             )
         )
     return found
@@ -161,10 +166,12 @@ class _Layout:
     Attributes:
         sizes: Rows and columns of each image, (B, 2).
         index: Row by row the number of each patch on the common grid, (B, N).
+        shares: In place of it how much of each patch is at each token, (B, N, rows · columns), where those are placed.
     """
 
     sizes: Tensor
     index: Tensor
+    shares: Tensor | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -174,6 +181,8 @@ class _Layout:
     def lay_out(self, weights: Tensor) -> Tensor:
         """(B, M, N) → (B, M, rows, columns)."""
         rows, columns = self.grid
+        if self.shares is not None:
+            return (weights @ self.shares.to(weights.dtype)).unflatten(2, (rows, columns))
         maps = weights.new_zeros(*weights.shape[:2], rows * columns)
         index = self.index[:, None].expand(-1, weights.shape[1], -1)  # (B, M, N)
         return maps.scatter_add(2, index, weights).unflatten(2, (rows, columns))  # padding adds its zero weight
@@ -189,6 +198,8 @@ class _Layout:
 def _layout(model: nn.Module, weights: Tensor, prefix: int, told: PatchGrid, given: tuple[int, int] | None) -> _Layout:
     images, _, arriving = weights.shape
     patches = arriving - prefix
+    if told.positions is not None and told.placed_in is not None:
+        return _between_patches(told.positions, told.placed_in)
     if told.positions is not None:
         return _of_places(told.positions)
     size = told.size or given
@@ -216,3 +227,11 @@ def _of_places(places: Tensor) -> _Layout:
     coordinates = (places * sizes[:, None]).floor().long()  # (B, N, 2)
     coordinates = torch.minimum(coordinates, sizes[:, None] - 1)  # padding may lie beyond
     return _Layout(sizes, coordinates[..., 0] * sizes[:, 1].amax() + coordinates[..., 1])
+
+
+def _between_patches(places: Tensor, grid: tuple[int, int]) -> _Layout:
+    """Of tokens that were placed, (B, N, 2): each is shared out over the patches around it."""
+    low = 0.5 / torch.tensor(grid, dtype=places.dtype, device=places.device)  # the middle of the first patch
+    shares = between_patches(places.clamp(low, 1 - low), grid)
+    sizes = torch.tensor([grid], device=places.device).expand(len(places), 2)
+    return _Layout(sizes, torch.empty(0, dtype=torch.long), shares)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,11 +22,18 @@ class PatchGrid:
         size: Rows and columns of patches; ``None`` until the host sets them.
         positions: In place of it the places themselves, (B, N, 2), where the images of a batch differ in size.
         only_told: Whether it is only told where patches are, and no merger asks for it.
+        placed_in: Where tokens were placed and are no patches: rows and columns of those that they stand for.
     """
 
     size: tuple[int, int] | None = None
     positions: Tensor | None = None
     only_told: bool = False
+
+    placed_in: tuple[int, int] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies know no places of a batch, which may be part of an autograd graph."""
+        return {**vars(self), "positions": None}
 
     def places(self, tokens: Tensor) -> Tensor | None:
         """Positions of ``tokens`` (B, N, D): (N, 2), or (B, N, 2) where the images differ; ``None`` if none asks.
@@ -51,13 +59,16 @@ class PatchGrid:
 
 
 def tell_grid(
-    modules: Iterable[nn.Module], size: tuple[int, int] | None = None, positions: Tensor | None = None
+    modules: Iterable[nn.Module],
+    size: tuple[int, int] | None = None,
+    positions: Tensor | None = None,
+    placed_in: tuple[int, int] | None = None,
 ) -> None:
     """Tell the blocks among ``modules`` whose merger needs positions where the patches of this batch are."""
     for module in modules:
         grid = needed_grid(module)
         if grid is not None:
-            grid.size, grid.positions = size, positions
+            grid.size, grid.positions, grid.placed_in = size, positions, placed_in
 
 
 def needs_grid(modules: Iterable[nn.Module]) -> bool:

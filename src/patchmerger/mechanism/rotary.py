@@ -50,7 +50,8 @@ class Rope:
             The arguments that change; their tables are (B, 1 or heads, M, d), or (B, M, d) where there is no axis
             for heads.
         """
-        cos, sin = _merge_table(*self._split(given), weights if self.leading == "images" else weights[:, None])
+        weights = weights if self.leading == "images" else weights[:, None]
+        cos, sin = _merge_table(*self._split(given), weights, _placed_phases(self.table(given)))
         return self._join(cos, sin)
 
     def without(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,14 +82,40 @@ class Rope:
 
 
 @torch.fx.wrap  # one step of a graph that is traced symbolically
-def _merge_table(cos: Tensor, sin: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _merge_table(cos: Tensor, sin: Tensor, weights: Tensor, phases: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the centroids, (…, M, d), for those of the patches (…, N, d) and A (…, M, N)."""
-    phases = weights.float() @ grid_phases(cos, sin)
+    phases = grid_phases(cos, sin) if phases is None else phases
+    phases = weights.to(phases.dtype) @ phases
     return phases.cos().to(cos.dtype), phases.sin().to(sin.dtype)
 
 
+def place_table(table: Tensor, weights: Tensor) -> Tensor:
+    """The rotary table of tokens that were placed between the patches of a grid.
+
+    Args:
+        table: That of the patches, sines before cosines, (rows · columns, 2d) or (heads, rows · columns, 2d).
+        weights: How much of each patch is in each token, (B, N, rows · columns); see
+            :func:`~patchmerger.mechanism.placed_tokens.between_patches`.
+
+    Returns:
+        The table, (B, 1 or heads, N, 2d). It keeps its phases, for a merge further on: placed tokens are in no order
+        by which jumps of 2π could be told.
+    """
+    sin, cos = table.chunk(2, dim=-1)
+    phases = grid_phases(cos, sin)
+    phases = weights[:, None].to(phases.dtype) @ phases  # (B, 1 or heads, N, d)
+    placed = torch.cat((phases.sin(), phases.cos()), dim=-1).to(table.dtype)
+    placed.patchmerger_phases = phases  # type: ignore[attr-defined]
+    return placed
+
+
+def _placed_phases(table: Any) -> Tensor | None:
+    """The phases that :func:`place_table` left with a table."""
+    return getattr(table, "patchmerger_phases", None) if isinstance(table, Tensor) else None
+
+
 def grid_phases(cos: Tensor, sin: Tensor) -> Tensor:
-    """The phases of patches in a grid, in float32, without jumps of 2π from one to the next.
+    """The phases of patches in a grid, in at least float32, without jumps of 2π from one to the next.
 
     The grid's width is read off the table. Each phase is the table's own; the affine form only chooses its branch,
     so rounding (of bfloat16, say) does not add up. A step between neighbours is taken to be at most π.
@@ -100,7 +127,8 @@ def grid_phases(cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         Phases in radians, (…, N, d).
     """
-    cos, sin = cos.float(), sin.float()
+    dtype = torch.promote_types(cos.dtype, torch.float32)
+    cos, sin = cos.to(dtype), sin.to(dtype)
     padding = (cos == 0) & (sin == 0)
     phases = torch.atan2(sin, cos.masked_fill(padding, 1))  # (…, N, d), in (−π, π]
     count = phases.shape[-2]

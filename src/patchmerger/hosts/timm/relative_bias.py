@@ -53,7 +53,7 @@ class MergedBiasedTransformer(MergedTransformer):
     def set_input_size(self, *args: Any, **kwargs: Any) -> None:
         """As timm has it, also for the tables that blocks after the merge keep but do not use."""
         unbiased = [m for m in subclassed_modules(cast(nn.Module, self)) if isinstance(m, Unbiased)]
-        mixins = [mixin_of(module) for module in unbiased]
+        mixins = [cast(type[Subclass], mixin_of(module)) for module in unbiased]
         detach(*unbiased)
         try:
             super().set_input_size(*args, **kwargs)  # type: ignore[misc]

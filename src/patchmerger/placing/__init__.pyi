@@ -1,0 +1,9 @@
+from .given import positions_given as positions_given
+from .given import saliency_given as saliency_given
+from .in_model import place as place
+from .in_model import placing_of as placing_of
+from .in_model import positions_in as positions_in
+from .in_model import unplace as unplace
+from .oracle import OraclePlacement as OraclePlacement
+from .oracle import spot_oracle as spot_oracle
+from .settings import PlacingSettings as PlacingSettings
