@@ -1,6 +1,13 @@
+from .atc import ATC as ATC
 from .average_pool import AveragePool as AveragePool
+from .dpcknn import DPCKNN as DPCKNN
+from .fixed import FixedPattern as FixedPattern
+from .kmedoids import KMedoids as KMedoids
 from .making import make_reducer as make_reducer
 from .names import METHODS as METHODS
 from .names import Method as Method
 from .random_drop import RandomDrop as RandomDrop
 from .reducer import Reducer as Reducer
+from .sinkhorn import Sinkhorn as Sinkhorn
+from .sit import SiT as SiT
+from .tokenlearner import TokenLearner as TokenLearner

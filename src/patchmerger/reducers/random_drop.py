@@ -1,48 +1,53 @@
-"""Tokens kept at random: the floor for every method that chooses."""
+"""Random dropping: the floor under every method that chooses tokens."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from patchmerger.reducers.reducer import Reducer, one_hot_weights, take_tokens
+from patchmerger.reducers.checks import check_count
+from patchmerger.reducers.selecting import Selecting, first_by
 
 
-class RandomDrop(Reducer):
-    """Keep M of N tokens at random, in their order: in training others at each call, in evaluation always the same.
+class RandomDrop(Selecting):
+    """Keep M tokens at random, the others are dropped.
 
-    In evaluation the choice is drawn from ``seed`` alone, for a number of tokens N: the same for all images, on every
-    device, and from run to run. In training each image has its own, from torch's generator.
+    In training each image of each batch draws its own, by torch's generator (``torch.manual_seed``). In evaluation
+    every image keeps the same ones, for each N: those of the lowest hash of (index, ``seed``), so that results can be
+    repeated on any device, compiled and exported. It sees no content and learns nothing.
 
     Args:
         num_tokens: Tokens that go on, M.
-        seed: Of the choice in evaluation.
+        seed: Which tokens are kept in evaluation.
+
+    Raises:
+        ValueError: A number is no whole number of at least 1 (``seed``: 0).
     """
 
     def __init__(self, num_tokens: int, *, seed: int = 0) -> None:
         super().__init__(num_tokens)
-        self.seed = seed
+        self.seed = check_count("seed", seed, at_least=0)
 
-    def forward(self, x: Tensor, *, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Keep (B, num_tokens, D) of (B, N, D).
-
-        Args:
-            x: Tokens, (B, N, D).
-            return_weights: Give A (B, num_tokens, N) as well: 1 for the token that is kept.
-        """
-        images, number = x.shape[:2]
-        if self.training:
-            chance = torch.rand(images, number, device=x.device)
-        else:
-            chance = _scattered(number, self.seed, x.device).expand(images, -1)
-        index = chance.argsort(dim=1, stable=True)[:, : self.num_tokens].sort(dim=1).values  # (B, M)
-        kept = take_tokens(x, index)
-        return (kept, one_hot_weights(index, number)) if return_weights else kept
+    def kept(self, x: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
+        """Indices of the kept tokens, (B, M) in training, (1, M) in evaluation of images without padding."""
+        return _drawn(x, mask, self.num_tokens, None if self.training else self.seed)
 
 
-def _scattered(number: int, seed: int, device: torch.device) -> Tensor:
-    """Whole numbers in no order, (N,), without the state of a generator (the finaliser of MurmurHash3)."""
-    bits = (torch.arange(1, number + 1, device=device) + seed * 0x9E3779B9) & 0xFFFFFFFF
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        bits = ((bits ^ (bits >> shift)) * factor) & 0xFFFFFFFF
-    return bits ^ (bits >> 16)
+@torch.fx.wrap  # one step of a graph that is traced symbolically
+def _drawn(x: Tensor, mask: Tensor | None, num_tokens: int, seed: int | None) -> Tensor:
+    """Indices of M tokens, drawn for each image (B, M), or the same ones for all (1, M) where there is a seed."""
+    if seed is None:
+        return first_by(torch.rand(x.shape[:2], device=x.device), num_tokens, mask)
+    return first_by(_hash(torch.arange(x.shape[1], device=x.device), seed)[None].double(), num_tokens, mask)
+
+
+_BITS = 0xFFFFFFFF
+_FACTOR = 0x45D9F3B
+
+
+def _hash(index: Tensor, seed: int) -> Tensor:
+    """A number below 2³² for each index; products stay below 2⁶³."""
+    mixed = (index + 1 + (seed * 0x9E3779B1)) & _BITS
+    for _ in range(2):
+        mixed = ((mixed ^ (mixed >> 16)) * _FACTOR) & _BITS
+    return mixed ^ (mixed >> 16)

@@ -1,0 +1,52 @@
+"""What every reducer of this package refuses: bad numbers of tokens, and padding that leaves too few."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from patchmerger.merger import check_mask
+
+
+def check_count(name: str, value: int, at_least: int = 1) -> int:
+    """A number given to a reducer's constructor.
+
+    Raises:
+        ValueError: It is no whole number of at least ``at_least``.
+    """
+    if type(value) is not int or value < at_least:
+        raise ValueError(f"{name} ({value!r}) must be a whole number of at least {at_least}")
+    return value
+
+
+def check_tokens(x: Tensor, mask: Tensor | None, num_tokens: int, *, dim: int | None = None, distinct: bool) -> None:
+    """Refuse tokens that cannot be reduced to ``num_tokens``.
+
+    Args:
+        x: What should be tokens (B, N, D) with N ≥ ``num_tokens``.
+        mask: What should be ``None`` or (B, N) bool, True = a real token.
+        num_tokens: Tokens that go on, M.
+        dim: D, where it is fixed by parameters.
+        distinct: Whether each output token needs a real token of its own.
+
+    Raises:
+        ValueError: Another shape, fewer than M tokens or, in eager mode, an image with too few real ones.
+        TypeError: ``mask`` is not boolean.
+    """
+    if x.ndim != 3 or (dim is not None and x.shape[-1] != dim):
+        wanted = "(B, N, D)" if dim is None else f"(B, N, dim) with dim = {dim}"
+        raise ValueError(f"x must be {wanted}, got {tuple(x.shape)}")
+    if x.shape[1] < num_tokens:
+        raise ValueError(f"num_tokens ({num_tokens}) is more than the {x.shape[1]} tokens that arrive")
+    if mask is None:
+        return
+    check_mask(x, mask)
+    if not distinct or torch.compiler.is_compiling() or mask.is_meta:
+        return
+    real = mask.sum(dim=1)
+    if bool((real < num_tokens).any()):
+        few = (real < num_tokens).nonzero().flatten().tolist()
+        raise ValueError(
+            f"num_tokens ({num_tokens}) is more than the real tokens of image(s) {few} (mask has {real[few].tolist()} "
+            "there): take fewer, or larger images"
+        )
