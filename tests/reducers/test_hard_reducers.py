@@ -80,6 +80,7 @@ def peaks_by_loop(x: Tensor, num_tokens: int, neighbors: int) -> list[int]:
     ]
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("neighbors", [1, 3, 50])
 @pytest.mark.parametrize(("number", "num_tokens"), SIZES[1:])
 def test_density_peaks(number, num_tokens, neighbors):
