@@ -164,7 +164,7 @@ def test_preprocessing_and_class_names(folder):
     save(
         insert(make_vit(), 4),
         folder,
-        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear"),
+        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear", "border"),
         class_names=names,
     )
     expected = SavedConfig(
@@ -172,7 +172,7 @@ def test_preprocessing_and_class_names(folder):
         architecture="vit_small_patch16_224",
         num_classes=5,
         input_size=(3, 32, 32),
-        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear"),
+        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear", "border"),
         class_names=tuple(names),
         mergers=(SavedMerger(2, 4, "keep", "patchmerger", norm="scores", scale=1.0, eps=1e-6),),
     )

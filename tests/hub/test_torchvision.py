@@ -15,7 +15,7 @@ from patchmerger.insertion import insert
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OTHER = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bicubic")
+OTHER = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bicubic", "squash")
 STEM = [ConvStemConfig(8, 3, 2), ConvStemConfig(16, 3, 2), ConvStemConfig(16, 3, 2)]
 
 

@@ -14,12 +14,13 @@ import patchmerger
 from conftest import make_images
 from hub.families import FAMILIES, make, make_merged
 from hub.helpers import assert_round_trip, change_config, make_towers, make_transformers, read_config, run
-from patchmerger.data import Preprocessing
+from patchmerger.data import EvalTransform, Preprocessing, normalize
 from patchmerger.hosts import find_host
 from patchmerger.hub import SavedMerger, describe, load, save
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
 from patchmerger.reducers import AveragePool
+from patchmerger.runs.files import read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quiet_transformers")
 
@@ -183,7 +184,7 @@ def test_an_image_processor_is_saved_along(folder):
     assert (list(again.image_mean), dict(again.size)) == ([0.1, 0.2, 0.3], {"height": 32, "width": 32})
     saved = describe(folder)
     assert (saved.library, saved.num_classes, saved.input_size) == ("transformers", 5, (3, 32, 32))
-    assert saved.preprocessing == Preprocessing((0.1, 0.2, 0.3), (0.5,) * 3, 1.0, "bilinear")
+    assert saved.preprocessing == Preprocessing((0.1, 0.2, 0.3), (0.5,) * 3, 1.0, "bilinear", "squash")
     assert saved.class_names == ("ant", "bee", "crane", "été", "dog")
     assert load(folder).config.id2label[3] == "été"
     save(load(folder), folder, overwrite=True)
@@ -192,13 +193,46 @@ def test_an_image_processor_is_saved_along(folder):
 
 
 def test_a_processor_is_made_from_numbers(folder):
-    save(make_merged(), folder, preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear"))
+    save(
+        make_merged(), folder, preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear", "squash")
+    )
     saved = describe(folder).preprocessing
-    assert saved == Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear")
+    assert saved == Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear", "squash")
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     pixels = processor(torch.full((3, 50, 60), 255, dtype=torch.uint8), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 32, 32)
     torch.testing.assert_close(pixels[0, :, 0, 0], (1 - torch.tensor(saved.mean)) / torch.tensor(saved.std))
+
+
+PROCESSORS = {
+    "ViTImageProcessor": {"size": {"height": 32, "width": 32}},
+    "DeiTImageProcessor": {"size": {"height": 40, "width": 40}, "crop_size": {"height": 32, "width": 32}},
+    "CLIPImageProcessor": {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}},
+    "BitImageProcessor": {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}},
+    "SiglipImageProcessor": {"size": {"height": 32, "width": 32}},
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_images_are_prepared_as_the_processor_does(name, folder):
+    processor = getattr(transformers, name)(**PROCESSORS[name])
+    save(make(), folder, image_processor=processor)
+    image = torch.randint(0, 256, (3, 40, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = processor(image, return_tensors="pt")["pixel_values"]
+    known = describe(folder).preprocessing
+    given = normalize(EvalTransform(32, known)(image)[None], known)
+    assert (given - expected).abs().max() < 0.03 / min(known.std)
+    config = read_json(folder / "preprocessor_config.json")
+    write_json(folder / "preprocessor_config.json", config | {"rescale_factor": 1 / 127.5})
+    assert describe(folder).preprocessing is None
+
+
+@pytest.mark.parametrize(("kind", "crop_mode"), [("ViTFeatureExtractor", "squash"), ("CLIPImageProcessor", "center")])
+def test_one_number_for_the_size_means_what_its_class_means(kind, crop_mode, folder):
+    save(make(), folder)
+    said = {"feature_extractor_type": kind, "size": 40, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    write_json(folder / "preprocessor_config.json", said | {"do_center_crop": True, "crop_size": 32})
+    assert describe(folder).preprocessing == Preprocessing((0.5,) * 3, (0.5,) * 3, 0.8, "bilinear", crop_mode)
 
 
 def test_a_spectrogram_s_extractor(folder):

@@ -47,7 +47,7 @@ class Views(TrainImages):
         self, images: ImageSet, evaluation: EvalTransform, augmentation: Augmentation | Transform, *, seed: int
     ) -> None:
         augment: Transform = (
-            TrainTransform(evaluation.image_size, augmentation)
+            TrainTransform(evaluation.image_size, augmentation, evaluation.preprocessing)
             if isinstance(augmentation, Augmentation)
             else augmentation
         )

@@ -28,7 +28,7 @@ class ImageData(lightning.LightningDataModule):
     Args:
         splits: Training, validation and test images.
         image_size: Height and width S of the batches.
-        preprocessing: How images are resized and cropped in evaluation.
+        preprocessing: How images are resized, and cropped in evaluation.
         batch_size: Images a batch and device.
         epochs: How often all training images are seen.
         seed: Order and augmentation depend on it, on the epoch and on the image, and on nothing else.
@@ -66,7 +66,9 @@ class ImageData(lightning.LightningDataModule):
         self.workers = workers
         self.first_batch = 0
         self.train_transform: Transform = (
-            TrainTransform(image_size, augmentation) if isinstance(augmentation, Augmentation) else augmentation
+            TrainTransform(image_size, augmentation, preprocessing)
+            if isinstance(augmentation, Augmentation)
+            else augmentation
         )
         self.eval_transform = EvalTransform(image_size, preprocessing)
         self._order()  # says now that there are too few images

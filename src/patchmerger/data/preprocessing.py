@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+CropMode: TypeAlias = Literal["center", "squash", "border"]
+"""What becomes of images that are not square."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
@@ -17,16 +21,20 @@ class Preprocessing:
         std: Standard deviation of each channel.
         crop_pct: Share of the resized image that is kept, in the middle.
         interpolation: How images are resized: "bicubic", "bilinear", "nearest", "box", "hamming" or "lanczos".
+        crop_mode: What becomes of images that are not square, in timm's words: "center" resizes the shorter side and
+            cuts the longer one, "squash" resizes both sides alike and keeps all of the image but not its proportions,
+            "border" resizes the longer side and fills the rest with the mean.
 
     Raises:
         ValueError: Another number of channels in ``mean`` than in ``std``, a ``std`` that is not above 0, a
-            ``crop_pct`` that is not above 0, an unknown ``interpolation``.
+            ``crop_pct`` that is not above 0, an unknown ``interpolation`` or ``crop_mode``.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
+    crop_mode: CropMode = "center"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -40,3 +48,6 @@ class Preprocessing:
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(map(repr, INTERPOLATIONS))
             raise ValueError(f"interpolation ({self.interpolation!r}) must be one of {known}")
+        if self.crop_mode not in get_args(CropMode):
+            known = ", ".join(map(repr, get_args(CropMode)))
+            raise ValueError(f"crop_mode ({self.crop_mode!r}) must be one of {known}")

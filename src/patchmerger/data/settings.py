@@ -134,7 +134,8 @@ class Augmentation:
 
     Attributes:
         crop: ``"pad"`` resizes the shorter side to the image size, pads by an eighth of it and crops at random;
-            ``"resized"`` crops a random part of the area and resizes it (as for ImageNet); ``"none"`` crops the middle.
+            ``"resized"`` crops a random part of the area and resizes it (as for ImageNet); ``"none"`` crops the
+            middle. Where the model's ``crop_mode`` is not ``"center"``, another side or both are resized.
         scale: For ``"resized"``, the smallest and largest share of the area.
         flip: Mirror every other image, left to right; not for images of writing.
         auto: Also ``"trivial"`` (TrivialAugment, arXiv 2103.10158), ``"rand"`` (RandAugment, arXiv 1909.13719).

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -47,53 +48,39 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     return normalized
 
 
-class MiddleCrop:
-    """Resizes the shorter side and crops the middle; each is skipped where the size fits.
+class EvalTransform:
+    """Resizes to ``image_size / crop_pct`` and crops the middle, as ``crop_mode`` says; each is skipped where it fits.
 
     Args:
         image_size: Height and width S that come out.
-        resized: What the shorter side is resized to; S by default.
-        interpolation: As in ``Preprocessing``.
-
-    Raises:
-        ValueError: ``image_size`` is below 1.
-    """
-
-    def __init__(self, image_size: int, resized: int | None = None, interpolation: str = "bicubic") -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size ({image_size}) must be at least 1")
-        self.image_size = image_size
-        self.resized = image_size if resized is None else resized
-        self.interpolation = interpolation
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Fits one image: uint8 (3, H, W) to (3, S, S)."""
-        if image.is_floating_point():
-            return _as_it_is(image, self.image_size)
-        image = _resize(image, self.resized, self.interpolation)
-        if tuple(image.shape[1:]) == (self.image_size, self.image_size):
-            return image
-        cropped: Tensor = functional.center_crop(image, [self.image_size, self.image_size])
-        return cropped
-
-    def keeps(self, size: tuple[int, int] | None) -> bool:
-        """Whether images of this height and width come out as they went in."""
-        return size == (self.image_size, self.image_size) and self.resized == self.image_size
-
-
-class EvalTransform(MiddleCrop):
-    """Resizes the shorter side to ``image_size / crop_pct`` and crops the middle.
-
-    Args:
-        image_size: Height and width S that come out.
-        preprocessing: Of the model; of it ``crop_pct`` and ``interpolation``.
+        preprocessing: Of the model.
 
     Raises:
         ValueError: ``image_size`` is below 1.
     """
 
     def __init__(self, image_size: int, preprocessing: Preprocessing) -> None:
-        super().__init__(image_size, round(image_size / preprocessing.crop_pct), preprocessing.interpolation)
+        _check_size(image_size)
+        self.image_size = image_size
+        self.preprocessing = preprocessing
+        self.resized = round(image_size / preprocessing.crop_pct)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Fits one image: uint8 (3, H, W) to (3, S, S)."""
+        if image.is_floating_point():
+            return _as_it_is(image, self.image_size)
+        image = _fit(image, self.resized, self.preprocessing)
+        size = [self.image_size, self.image_size]
+        if list(image.shape[1:]) == size:
+            return image
+        if self.preprocessing.crop_mode == "border":
+            image = _with_borders(image, self.image_size, self.preprocessing)
+        cropped: Tensor = functional.center_crop(image, size)
+        return cropped
+
+    def keeps(self, size: tuple[int, int] | None) -> bool:
+        """Whether images of this height and width come out as they went in."""
+        return size == (self.image_size, self.image_size) and self.resized == self.image_size
 
 
 class TrainTransform:
@@ -102,20 +89,20 @@ class TrainTransform:
     Args:
         image_size: Height and width S that come out.
         augmentation: What to do.
+        preprocessing: Of the model: images are resized as in evaluation.
 
     Raises:
         ValueError: ``image_size`` is below 1.
     """
 
-    def __init__(self, image_size: int, augmentation: Augmentation) -> None:
+    def __init__(self, image_size: int, augmentation: Augmentation, preprocessing: Preprocessing) -> None:
+        _check_size(image_size)
         self.image_size = image_size
-        self.crop: Transform = MiddleCrop(image_size)
+        self.crop: Transform = EvalTransform(image_size, replace(preprocessing, crop_pct=1.0))
         if augmentation.crop == "pad":
-            self.crop = PadCrop(image_size)
+            self.crop = PadCrop(image_size, preprocessing)
         elif augmentation.crop == "resized":
-            self.crop = v2.RandomResizedCrop(
-                image_size, scale=augmentation.scale, interpolation=InterpolationMode.BICUBIC, antialias=True
-            )
+            self.crop = ResizedCrop(image_size, augmentation.scale, preprocessing.interpolation)
         self.flip = augmentation.flip
         self.further: list[Transform] = []
         if augmentation.auto is not None:
@@ -142,20 +129,49 @@ class PadCrop:
 
     Args:
         image_size: Height and width S that come out.
+        preprocessing: Of the model; its ``crop_mode`` says which side is resized, or both.
     """
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, preprocessing: Preprocessing) -> None:
         self.image_size = image_size
         self.padding = image_size // 8
+        self.preprocessing = preprocessing
 
     def __call__(self, image: Tensor) -> Tensor:
         """Crops one image: uint8 (3, H, W) to (3, S, S)."""
         size, padding = self.image_size, self.padding
-        image = _resize(image, size, "bicubic")
+        image = _fit(image, size, self.preprocessing)
+        if self.preprocessing.crop_mode == "border":
+            image = _with_borders(image, size, self.preprocessing)
         top = random.randint(0, image.shape[1] + 2 * padding - size)
         left = random.randint(0, image.shape[2] + 2 * padding - size)
         padded = torch.nn.functional.pad(image, (padding, padding, padding, padding))
         return padded[:, top : top + size, left : left + size]
+
+
+class ResizedCrop:
+    """Crops a random part of the area and resizes it: torchvision's RandomResizedCrop, with every interpolation.
+
+    Args:
+        image_size: Height and width S that come out.
+        scale: The smallest and the largest share of the area.
+        interpolation: As in ``Preprocessing``.
+    """
+
+    def __init__(self, image_size: int, scale: tuple[float, float], interpolation: str) -> None:
+        self.image_size = image_size
+        self.interpolation = interpolation
+        self.draw = v2.RandomResizedCrop(image_size, scale=scale)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Crops one image: uint8 (3, H, W) to (3, S, S)."""
+        part: Tensor = functional.crop(image, **self.draw.make_params([image]))
+        return _resize(part, (self.image_size, self.image_size), self.interpolation)
+
+
+def _check_size(image_size: int) -> None:
+    if image_size < 1:
+        raise ValueError(f"image_size ({image_size}) must be at least 1")
 
 
 def _as_it_is(image: Tensor, image_size: int) -> Tensor:
@@ -168,15 +184,32 @@ def _as_it_is(image: Tensor, image_size: int) -> Tensor:
     return image
 
 
-def _resize(image: Tensor, shorter: int, interpolation: str) -> Tensor:
+def _fit(image: Tensor, side: int, preprocessing: Preprocessing) -> Tensor:
+    """Resize the shorter side, both, or the longer one to ``side``; an image whose side has that length stays."""
     height, width = image.shape[1:]
-    if min(height, width) == shorter:
+    if preprocessing.crop_mode == "squash":
+        size = (side, side)
+    elif preprocessing.crop_mode == "border":  # as timm rounds
+        size = (round(height * side / max(height, width)), round(width * side / max(height, width)))
+    else:  # as torchvision does
+        size = (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
+    return _resize(image, (max(1, size[0]), max(1, size[1])), preprocessing.interpolation)
+
+
+def _resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    if tuple(image.shape[1:]) == size:
         return image
     if mode := _OF_TENSORS.get(interpolation):
-        resized: Tensor = functional.resize(image, [shorter], interpolation=mode, antialias=True)
+        resized: Tensor = functional.resize(image, list(size), interpolation=mode, antialias=True)
         return resized
-    scale = shorter / min(height, width)
-    size = (shorter, int(height * scale)) if width < height else (int(width * scale), shorter)
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    filtered = np.array(picture.resize(size, Image.Resampling[interpolation.upper()]))  # (H, W, 3)
+    filtered = np.array(picture.resize(size[::-1], Image.Resampling[interpolation.upper()]))  # (H, W, 3)
     return torch.from_numpy(filtered).permute(2, 0, 1).contiguous()
+
+
+def _with_borders(image: Tensor, side: int, preprocessing: Preprocessing) -> Tensor:
+    """Fill up to ``side`` × ``side`` with the mean, the image in the middle."""
+    height, width = (max(0, side - length) for length in image.shape[1:])
+    edges = [width // 2, height // 2, (width + 1) // 2, (height + 1) // 2]
+    padded: Tensor = functional.pad(image, edges, fill=[round(255 * value) for value in preprocessing.mean])
+    return padded

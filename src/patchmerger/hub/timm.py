@@ -126,7 +126,13 @@ class Timm(Library):
 
 
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
-    return Preprocessing(settings["mean"], settings["std"], settings["crop_pct"], settings["interpolation"])
+    return Preprocessing(
+        settings["mean"],
+        settings["std"],
+        settings["crop_pct"],
+        settings["interpolation"],
+        settings.get("crop_mode") or "center",
+    )
 
 
 def _architecture(model: nn.Module) -> str:

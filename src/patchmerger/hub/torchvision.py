@@ -55,7 +55,6 @@ class Torchvision(Library):
             "model_args": arguments,
             "pretrained_cfg": {
                 "input_size": [3, arguments["image_size"], arguments["image_size"]],
-                "crop_mode": "center",
                 **to_json(options.preprocessing or _DEFAULTS),
             },
         }
@@ -115,7 +114,11 @@ class Torchvision(Library):
             num_classes=config["num_classes"],
             input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
             preprocessing=Preprocessing(
-                settings["mean"], settings["std"], settings["crop_pct"], settings["interpolation"]
+                settings["mean"],
+                settings["std"],
+                settings["crop_pct"],
+                settings["interpolation"],
+                settings.get("crop_mode") or "center",
             ),
             class_names=tuple(names) if names else None,
         )

@@ -7,6 +7,7 @@ model and the mergers' weights are put beside it, by the number of their block.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -17,7 +18,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.preprocessing import CropMode, Preprocessing
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.hub.folders import CONFIG_NAME, PROCESSOR_NAME, read_object
 from patchmerger.hub.library import Library, PlainConfig, SaveOptions
@@ -30,6 +31,8 @@ from patchmerger.runs.files import write_json
 # A merger is a child of its block: vit.encoder.layer.5.merger.weight. Qwen's visual.merger.… is not meant.
 _MERGER = re.compile(r"\.(?P<block>\d+)\.merger\.(?P<rest>.+)$")
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers for them
+# Image processors that take one number for the shorter side; all others resize to a square.
+_OF_SHORTER_SIDE = ("Bit", "CLIP", "ChineseCLIP", "ConvNext", "Levit", "Siglip", "VideoMAE")
 _MEANINGLESS = (TypeError, ValueError, AttributeError, KeyError, RuntimeError, StrictDataclassError)
 
 
@@ -233,12 +236,19 @@ def _write_processor(config: Any, folder: Path, options: SaveOptions) -> None:
 
 
 def _make_processor(config: Any, preprocessing: Preprocessing) -> Any:
-    """Resize the shorter side, crop the centre, normalise: as timm evaluates."""
+    """Resize, crop the centre, normalise: as timm evaluates."""
     size = getattr(config, "image_size", None)
+    if preprocessing.crop_mode == "border":
+        raise ValueError(
+            "preprocessing has the crop_mode 'border', which no image processor of transformers has: give "
+            "image_processor, or the crop_mode 'center' or 'squash'"
+        )
     if not isinstance(size, int):
         raise ValueError(f"the model's images have no one size ({size!r}): give image_processor, not preprocessing")
+    edge = round(size / preprocessing.crop_pct)
+    squash = preprocessing.crop_mode == "squash"
     return _transformers().CLIPImageProcessor(
-        size={"shortest_edge": round(size / preprocessing.crop_pct)},
+        size={"height": edge, "width": edge} if squash else {"shortest_edge": edge},
         crop_size={"height": size, "width": size},
         image_mean=list(preprocessing.mean),
         image_std=list(preprocessing.std),
@@ -256,15 +266,34 @@ def _read_processor(folder: Path) -> Preprocessing | None:
         return None
     if says.get("do_normalize") is False:
         mean, std = [0.0] * len(mean), [1.0] * len(std)
-    size, crop, resample = says.get("size"), says.get("crop_size"), says.get("resample")
-    edge = size.get("shortest_edge") if isinstance(size, dict) else None
-    kept = min(crop["height"], crop["width"]) if says.get("do_center_crop") and isinstance(crop, dict) else None
+    if not (says.get("do_rescale", True) and math.isclose(says.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3)):
+        return None  # mean and std are not for pixels from 0 to 1
+    if isinstance(says.get("size"), dict) and not says["size"].keys() & {"shortest_edge", "height"}:
+        return None  # resized by another rule
+    edge, crop_mode = _resized(says)
+    crop, resample = says.get("crop_size"), says.get("resample")
+    kept = crop if isinstance(crop, int) else min(crop["height"], crop["width"]) if isinstance(crop, dict) else None
     return Preprocessing(
         tuple(mean),
         tuple(std),
-        crop_pct=kept / edge if kept and edge else 1.0,
+        crop_pct=kept / edge if kept and edge and says.get("do_center_crop") else 1.0,
         interpolation=_RESAMPLE[resample] if isinstance(resample, int) else "bilinear",
+        crop_mode=crop_mode,
     )
+
+
+def _resized(says: dict[str, Any]) -> tuple[int | None, CropMode]:
+    """What an image processor resizes a side to, and whether it is the shorter one or both.
+
+    Older files say one number, which each class understands in its own way.
+    """
+    size = says.get("size")
+    if isinstance(size, dict):
+        if "height" in size and "width" in size:
+            return min(size["height"], size["width"]), "squash"
+        return size.get("shortest_edge"), "center"
+    kind = str(says.get("image_processor_type") or says.get("feature_extractor_type"))
+    return (size if isinstance(size, int) else None), "center" if kind.startswith(_OF_SHORTER_SIDE) else "squash"
 
 
 def _class_names(config: dict[str, Any]) -> tuple[str, ...] | None:
