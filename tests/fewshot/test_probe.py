@@ -207,7 +207,9 @@ def test_the_command(folder, tmp_path, capsys):
         assert f"{100 * result['mean']:.2f} ± {100 * result['sd']:.2f}" in printed
     assert main([*arguments, "--out", str(out)]) == 2
     assert "exists already: take another name, or set overwrite to true" in capsys.readouterr().err
-    assert main(["fewshot", str(folder), "--shots", "1", "--draws", "1", "--out", str(out), "--overwrite", "true"]) == 0
+    assert (
+        main(["fewshot", str(folder), "--shots", "[1]", "--draws", "1", "--out", str(out), "--overwrite", "true"]) == 0
+    )
     assert "one draw (seed 0)" in capsys.readouterr().out
     assert json.loads(out.read_text())["results"][0]["accuracies"] == record["results"][0]["accuracies"][:1]
 

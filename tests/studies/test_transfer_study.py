@@ -14,13 +14,12 @@ from PIL import Image
 from tools.evidence.page import render
 
 from patchmerger.data import DataSettings
-from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.hub import load
 from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.transfer import PICTURE_FILE, report_transfer
 from patchmerger.runs.run_folder import read_settings
-from patchmerger.studies.settings import Downstream, FineTuning, TransferSettings
+from patchmerger.studies.settings import FineTuning, TransferSettings
 from patchmerger.studies.transfer_study import transfer
 from patchmerger.training.finetuning import content_of
 from patchmerger.training.settings import FitSettings, TrainingSettings
@@ -32,9 +31,9 @@ SETTINGS = TransferSettings(
     ),
     merge=MergeSettings(num_tokens=4),
     training=TRAINING,
-    downstream=Downstream(
-        few_shot=FewShotSettings((1, 5), draws=2), finetuning=FineTuning(training=TRAINING, image_size=16)
-    ),
+    shots=(1, 5),
+    draws=2,
+    finetuning=FineTuning(training=TRAINING, image_size=16),
     rounds=1,
     seeds=2,
 )
@@ -134,11 +133,10 @@ def test_one_seed_is_paired_over_draws_and_images(tmp_path):
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from patchmerger.fewshot.settings import FewShotSettings
     from patchmerger.models.settings import MergeSettings, ModelSettings
     from patchmerger.studies import training_runs as runs
     from patchmerger.studies import transfer_study as stages
-    from patchmerger.studies import Downstream, FineTuning, TransferSettings, transfer
+    from patchmerger.studies import FineTuning, TransferSettings, transfer
     from patchmerger.training.settings import TrainingSettings
 
     done = []
@@ -158,9 +156,7 @@ KILLED = """
         model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2,
             "num_heads": 2}),
         merge=MergeSettings(num_tokens=4), variants=["merged"], training=training,
-        downstream=Downstream(
-            few_shot=FewShotSettings((1,), draws=2), finetuning=FineTuning(training=training)
-        ), seeds=1, rounds=1,
+        shots=(1,), draws=2, finetuning=FineTuning(training=training), seeds=1, rounds=1,
     )
     transfer(settings, out=Path(sys.argv[1]), progress=False)
     print(done)
@@ -184,13 +180,13 @@ def test_a_kill_loses_at_most_the_stage_in_flight(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"few_shot": FewShotSettings((500,))}, r"shots \(500\) takes more training images of each class than"),
-        ({"data": DataSettings(validation=0)}, r"data.validation \(0\) holds out no images"),
+        ({"shots": (500,)}, r"shots \(500\) takes more training images of each class than"),
+        ({"downstream": DataSettings(validation=0)}, r"data.validation \(0\) holds out no images"),
         ({"finetuning": FineTuning(image_size=15)}, r"finetuning.image_size \(15, 15\) does not divide"),
     ],
 )
 def test_what_cannot_be_transferred_to_is_refused_before_training(tmp_path, changes, text):
-    settings = replace(SETTINGS, downstream=replace(SETTINGS.downstream, **changes))
+    settings = replace(SETTINGS, **changes)
     with pytest.raises(ValueError, match=text):
         transfer(settings, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()

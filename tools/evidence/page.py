@@ -81,7 +81,7 @@ def _scale(found: Results) -> str:
     settings = found["settings"]
     images = settings["data"]["source"].rsplit("/", 1)[-1]
     if kind_of(found) == "transfer":
-        images += f" → {settings['downstream']['data']['source'].rsplit('/', 1)[-1]}"
+        images += f" → {settings['downstream']['source'].rsplit('/', 1)[-1]}"
     trained = f"{counted(settings['training']['epochs'], 'epoch')}, {counted(settings['seeds'], 'seed')}"
     return f"{images}, {trained}, {_device(found)}"
 
@@ -95,7 +95,7 @@ def _conditions(found: Results) -> str:
     data = found["data"]
     if kind_of(found) == "transfer":
         described = "; then ".join(data.values())
-        tuning = settings["downstream"]["finetuning"]["training"]["epochs"]
+        tuning = settings["finetuning"]["training"]["epochs"]
         epochs = f"{settings['training']['epochs']} epochs upstream, {tuning} of fine-tuning"
     else:
         described = data if isinstance(data, str) else data["description"]

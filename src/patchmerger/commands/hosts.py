@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+
+from patchmerger.commands.shared_options import FileOptions
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(FileOptions):
     """Find out which architectures take a merger.
 
     Answers at once from the census that comes with patchmerger, where that knows the name. With --fresh true or --out,
@@ -19,15 +20,11 @@ class Command:
         library: "timm", "transformers", "torchvision", or "all".
         filter: Only architectures of this name; "vit_*" and the like take many, and "*dinov3*" finds them by a part.
         fresh: Try them now, with the installed versions.
-        out: JSON file to write what was found to.
-        overwrite: Replace that file if it exists.
     """
 
     library: Literal["all", "timm", "transformers", "torchvision"] = "all"
     filter: str = "*"
     fresh: bool = False
-    out: Path | None = None
-    overwrite: bool = False
 
     def run(self, command: str) -> int:
         """Show what was found; the status is 1 where something failed."""

@@ -18,7 +18,7 @@ def options_of(command: type[Any], prefix: str = "") -> dict[str, Any]:
     """The type of each option by its dotted name, such as ``training.epochs``, in the order of the fields."""
     options: dict[str, Any] = {}
     hints = get_type_hints(command)
-    for field in fields(command):
+    for field in (each for each in fields(command) if each.init):
         options[prefix + field.name] = hints[field.name]
         for kind in _members(hints[field.name]):
             if is_dataclass(kind) and isinstance(kind, type):

@@ -8,7 +8,7 @@ from argparse import Action
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
@@ -32,7 +32,9 @@ class HelpFormatter(DefaultHelpFormatter):
         text = super()._get_help_string(action).replace("type: %(type)s, default", "%(type)s; default")
         if hasattr(action.default, "__dict__") or (isinstance(action.default, dict) and action.default):
             text = text.replace("; default: %(default)s", "")  # that of the options of a settings class
-        return text.replace("type: %(type)s", "%(type)s")
+        if isinstance(action.default, tuple):
+            text = text.replace("%(default)s", str(list(action.default)).replace("%", "%%"))
+        return text.replace("type: %(type)s", "%(type)s").replace("``", "")
 
     def _expand_help(self, action: Action) -> str:
         return re.sub(r"(?<=default: )(True|False)(?=\)$)", lambda word: word[0].lower(), super()._expand_help(action))
@@ -70,17 +72,18 @@ def make_parser(name: str, command: type[Any], usage: str = "") -> CommandParser
         usage: What stands before the options: then fields without a default are positional, and so are lists of
             words, which take several.
     """
-    described = parse_docstring(command.__doc__ or "")
     parser = CommandParser(
         prog=f"patchmerger {name}",
         usage=" ".join(["patchmerger", name, *([usage] if usage else []), "[options]"]),
-        description=described.description,
+        description=parse_docstring(command.__doc__ or "").description,
         allow_abbrev=False,
     )
     parser.options = options_of(command)
+    # A dataclass has the types of inherited fields as text, which says nothing in the module of the command.
+    vars(command)["__init__"].__annotations__.update(get_type_hints(command))
     parser.add_argument("--config", action=ActionConfigFile, help="Read options from a YAML file.")
     words = [field for field in fields(command) if usage and parser.options[field.name] == list[str]]
-    texts = {parameter.arg_name: parameter.description for parameter in described.params}
+    texts = _texts(command)
     for field in fields(command):  # positional arguments are read in the order in which they are added
         if field in words:
             many = "+" if field.default_factory is MISSING else "*"
@@ -104,7 +107,13 @@ def read_command(parser: CommandParser, command: type[Any], arguments: Sequence[
     if _merges_and_does_not(arguments):
         parser.error("--merge null asks for the plain model and --merge.… for a merger: give one of them")
     values = vars(parser.instantiate(parser.parse_args(_spelled_out(arguments))))
-    return command(**{field.name: values[field.name] for field in fields(command)})
+    return command(**{field.name: values[field.name] for field in fields(command) if field.init})
+
+
+def _texts(command: type[Any]) -> dict[str, str | None]:
+    """What its docstring, or that of a class that it inherits from, says of each option."""
+    described = [parse_docstring(each.__doc__ or "") for each in reversed(command.__mro__)]
+    return {parameter.arg_name: parameter.description for each in described for parameter in each.params}
 
 
 def _describe(action: Action) -> None:

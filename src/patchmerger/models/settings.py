@@ -91,6 +91,10 @@ class MergeSettings:
         return places, counts
 
 
+Merge: TypeAlias = MergeSettings | Literal["auto"] | None
+"""A merger, ``None`` for the plain model, or ``"auto"``: the default merger, and a loaded model as it is."""
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """A Vision Transformer of timm.

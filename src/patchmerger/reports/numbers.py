@@ -94,7 +94,7 @@ def settings_text(settings: Mapping[str, Any], model: Mapping[str, Any] | None =
     """What was trained on what, and for how long, in one line."""
     source = settings["data"]["source"]
     if "downstream" in settings:
-        source += f" → {settings['downstream']['data']['source']}"
+        source += f" → {settings['downstream']['source']}"
     epochs, seeds = settings["training"]["epochs"], settings["seeds"]
     trained = f"{counted(epochs, 'epoch')}, {counted(seeds, 'seed')}"
     return f"{source}: {model_text(model or settings['model'])}, {trained}"

@@ -143,7 +143,7 @@ def draw_transfer(results: dict[str, Any], path: Path) -> None:
 
 def _note(results: dict[str, Any]) -> str:
     seeds = results["settings"]["seeds"]
-    tuned = counted(results["settings"]["downstream"]["finetuning"]["training"]["epochs"], "epoch")
+    tuned = counted(results["settings"]["finetuning"]["training"]["epochs"], "epoch")
     if seeds > 1:
         return f"Fine-tuned for {tuned}. Left: mean ± standard deviation of {seeds} seeds. Right: over the seeds."
     return (

@@ -5,7 +5,6 @@ from .demonstration import demo as demo
 from .merger_sweep import sweep as sweep
 from .settings import AccelerationStudySettings as AccelerationStudySettings
 from .settings import ComparisonSettings as ComparisonSettings
-from .settings import Downstream as Downstream
 from .settings import FineTuning as FineTuning
 from .settings import Grid as Grid
 from .settings import SweepSettings as SweepSettings

@@ -58,7 +58,7 @@ def compare(
 
     images = read_images(settings.data)
     recipes = resolve_variants(
-        settings.variants, settings.plain_recipe(native_size(split_images(images, seed=0))), settings.merger
+        settings.variants, settings.plain_recipe(native_size(split_images(images, seed=0))), settings.merge
     )
     folder.begin()
     units = {f"{name}/seed-{seed}": (name, seed) for seed in range(settings.seeds) for name in recipes}

@@ -72,7 +72,7 @@ def sweep(
     splits = split_images(images, seed=0)
     settings.training.check(multi_label=splits.multi_label)
     plain = settings.plain_recipe(native_size(splits))
-    cells = grid_cells(settings.grid, settings.merger, plain.model)
+    cells = grid_cells(settings, settings.merge, plain.model)
     flops = check_cells(cells, plain.model, len(images.class_names))
     recipes = {PLAIN: plain} | {cell.name: replace(plain, merge=cell.merge) for cell in cells}
     units = [f"{name}/seed-{seed}" for seed in range(settings.seeds) for name in recipes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -13,6 +13,7 @@ from patchmerger.data.settings import Augmentation, DataSettings, default_augmen
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.mechanism.options import Norm
 from patchmerger.models.settings import MergeSettings
+from patchmerger.runs.narrowing import narrowed
 from patchmerger.training.settings import Recipe, TrainingSettings
 
 
@@ -46,20 +47,19 @@ class StudySettings(Recipe):
     """A recipe that several models are trained by, from scratch, and how often.
 
     Args:
-        data: The images.
         model: The plain Vision Transformer.
         merge: The merger.
-        init: Not for studies: all models are trained from scratch.
-        image_size: Height and width of the images in pixels; the model's own if not given.
-        augmentation: How training images are varied; padded crops and flips if not given (digits: none).
         training: How each model is trained.
         seeds: How often each is trained; seed s fixes weights, order and held-out images alike.
-        rounds: Rounds of the speed measurement.
+        rounds: Rounds of the speed measurement, in which the models are timed in turn.
 
     Raises:
         ValueError: Settings that cannot be studied.
     """
 
+    data: DataSettings = DataSettings()
+    merge: MergeSettings = MergeSettings()
+    init: None = field(default=None, init=False)
     seeds: int = 3
     rounds: int = 15
 
@@ -68,15 +68,8 @@ class StudySettings(Recipe):
         for name in ("seeds", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        if self.init is not None:
-            raise ValueError(f"init ({self.init}) is not for studies, which train from scratch: use patchmerger fit")
-        if self.merge is None:
-            raise ValueError("merge (null) leaves nothing to study: say what merges, or use patchmerger fit")
-
-    @property
-    def merger(self) -> MergeSettings:
-        """The merger."""
-        return self.merge if isinstance(self.merge, MergeSettings) else MergeSettings()
+        if not isinstance(self.merge, MergeSettings):
+            raise TypeError(f"merge ({self.merge}) must be MergeSettings: a study needs a merger")
 
     def plain_recipe(self, native_size: int) -> Recipe:
         """The recipe of the plain model, with every default in its place.
@@ -85,8 +78,7 @@ class StudySettings(Recipe):
             native_size: Of the images, in pixels, for which the default model is made where none is named.
         """
         full = self.resolved()
-        values = {given.name: getattr(full, given.name) for given in fields(Recipe)}
-        return replace(Recipe(**values), model=full.model.resolve(native_size), merge=None)
+        return replace(narrowed(full, Recipe), model=full.model.resolve(native_size), merge=None)
 
 
 @dataclass(frozen=True)
@@ -95,8 +87,8 @@ class ComparisonSettings(StudySettings):
 
     Args:
         variants: Any of plain, merged, paper, located (queries that begin with places), average (pooling in the
-            merger's place) and shallow (fewer blocks, the merged model's FLOPs), or names with a merger and model of
-            their own.
+            merger's place) and shallow (fewer blocks, the merged model's FLOPs); in a config file also names with a
+            merger and model of their own.
     """
 
     variants: Variants = ("plain", "merged")
@@ -138,25 +130,24 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class SweepSettings(StudySettings):
+class SweepSettings(StudySettings, Grid):
     """What fixes a sweep: a recipe, and the grid of mergers that are trained by it, each on one device.
 
     Args:
-        seeds: How often each is trained.
-        grid: The mergers; what it does not vary is that of ``merge``.
+        merge: What the grid does not vary of the merger: prefix, preset, ...
     """
 
     seeds: int = 1
-    grid: Grid = field(default_factory=Grid)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        Grid.__post_init__(self)
         _check_one_device("training", self.training)
-        plain = MergeSettings()
-        if (self.merger.after, self.merger.num_tokens) != (plain.after, plain.num_tokens):
+        merge, plain = self.merge, MergeSettings()
+        if (merge.after, merge.num_tokens) != (plain.after, plain.num_tokens):
             raise ValueError(
-                f"merge.after ({self.merger.after}) and merge.num_tokens ({self.merger.num_tokens}) are what a sweep "
-                "varies: give after and num_tokens"
+                f"merge.after ({merge.after}) and merge.num_tokens ({merge.num_tokens}) are what a sweep varies: give "
+                "after and num_tokens"
             )
 
 
@@ -179,44 +170,30 @@ class FineTuning:
 
 
 @dataclass(frozen=True)
-class Downstream:
-    """What models that were trained upstream are evaluated on: few-shot on frozen features, and fine-tuned.
-
-    Args:
-        data: The images.
-        few_shot: How many training images a class, and how often they are drawn.
-        finetuning: How each is fine-tuned.
-    """
-
-    data: DataSettings = DataSettings()
-    few_shot: FewShotSettings = FewShotSettings()
-    finetuning: FineTuning = FineTuning()
-
-    def resolved(self) -> Downstream:
-        """The same with every default that depends on other settings in its place."""
-        augmentation = self.finetuning.augmentation or default_augmentation(self.data.source)
-        return replace(self, finetuning=replace(self.finetuning, augmentation=augmentation))
-
-
-@dataclass(frozen=True)
-class TransferSettings(StudySettings):
+class TransferSettings(ComparisonSettings, FewShotSettings):
     """What fixes a transfer study: a recipe for the training upstream, its variants, and what they are transferred to.
 
     Args:
-        variants: As for a comparison.
-        downstream: What each is evaluated on.
+        data: The images to train on upstream.
+        downstream: The images to transfer to.
+        augmentation: How training images are varied upstream; padded crops and flips if not given (digits: none).
+        training: How each variant is trained upstream.
+        finetuning: How each is fine-tuned.
+        seeds: How often all is done; seed s fixes weights, order, held-out images and draws alike for all variants.
     """
 
-    variants: Variants = ("plain", "merged")
-    downstream: Downstream = field(default_factory=Downstream)
+    downstream: DataSettings = DataSettings()
+    finetuning: FineTuning = FineTuning()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        FewShotSettings.__post_init__(self)
         _check_one_device("training", self.training)
 
     def resolved(self) -> Self:
         """The same with every default that depends on other settings in its place."""
-        return replace(super().resolved(), downstream=self.downstream.resolved())
+        augmentation = self.finetuning.augmentation or default_augmentation(self.downstream.source)
+        return replace(super().resolved(), finetuning=replace(self.finetuning, augmentation=augmentation))
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ import torch
 
 from patchmerger.data import ImageSplits, read_images, split_images
 from patchmerger.fewshot.probe import check_images, few_shot_images
+from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.hub import describe, load
 from patchmerger.models.build import check_patches, square_input
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.environment import environment
+from patchmerger.runs.narrowing import narrowed
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies.settings import TransferSettings
@@ -52,14 +54,13 @@ def transfer(
         ValueError: Data that cannot be trained on, or a folder of another run; before any training.
     """
     settings = settings.resolved()
-    downstream = settings.downstream
     folder = RunFolder(out or default_folder("transfer", settings.data.source, settings), settings)
     if (known := finished(folder)) is not None:
         return known
 
-    above, below = read_images(settings.data), read_images(downstream.data)
+    above, below = read_images(settings.data), read_images(settings.downstream)
     first = split_images(above, seed=0), split_images(below, seed=0)
-    recipes = resolve_variants(settings.variants, settings.plain_recipe(native_size(first[0])), settings.merger)
+    recipes = resolve_variants(settings.variants, settings.plain_recipe(native_size(first[0])), settings.merge)
     _check(first, recipes, settings)
     folder.begin()
     units = {f"{name}/seed-{seed}": (name, seed) for seed in range(settings.seeds) for name in recipes}
@@ -110,10 +111,10 @@ class _Stages:
         self._train(above, recipe, UPSTREAM)
         trained = self.path / UPSTREAM / MODEL_FOLDER
         self._few_shot(trained, below)
-        downstream, tuning = self.settings.downstream, self.settings.downstream.finetuning
+        tuning = self.settings.finetuning
         kept = {key: value for key, value in recipe.model.args.items() if "drop" in key}
         finetuned = Recipe(
-            downstream.data, ModelSettings(args=kept), init=trained, image_size=tuning.image_size,
+            self.settings.downstream, ModelSettings(args=kept), init=trained, image_size=tuning.image_size,
             augmentation=tuning.augmentation, training=tuning.training,
         )  # fmt: skip
         self._train(below, finetuned, FINE_TUNED)
@@ -124,9 +125,8 @@ class _Stages:
 
     def _few_shot(self, model: Path, images: ImageSplits) -> None:
         """Few-shot accuracies of a saved model, unless they are known already."""
-        downstream = self.settings.downstream
-        data = downstream.data
-        fixed = {"model": content_of(model), "data": data, "protocol": downstream.few_shot, "seed": self.seed}
+        data, protocol = self.settings.downstream, narrowed(self.settings, FewShotSettings)
+        fixed = {"model": content_of(model), "data": data, "protocol": protocol, "seed": self.seed}
         folder = RunFolder(self.path / FEW_SHOT, fixed)
         if folder.results is not None:
             return
@@ -137,7 +137,7 @@ class _Stages:
         preprocessing = replace(saved.preprocessing, crop_pct=data.crop_pct or saved.preprocessing.crop_pct)
         folder.begin()
         found = few_shot_images(
-            net, images, downstream.few_shot, seed=self.seed, image_size=square_input(net),
+            net, images, protocol, seed=self.seed, image_size=square_input(net),
             preprocessing=preprocessing, workers=data.workers, progress=self.progress,
         )  # fmt: skip
         folder.finish(found.as_dict())
@@ -149,13 +149,13 @@ class _Stages:
 def _check(first: tuple[ImageSplits, ImageSplits], recipes: Mapping[str, Recipe], settings: TransferSettings) -> None:
     """Refuse what would fail in a later stage, after hours perhaps."""
     above, below = first
-    downstream, size = settings.downstream, settings.downstream.finetuning.image_size
+    size = settings.finetuning.image_size
     settings.training.check(multi_label=above.multi_label)
     try:
-        downstream.finetuning.training.check(multi_label=below.multi_label)
+        settings.finetuning.training.check(multi_label=below.multi_label)
     except ValueError as error:
         raise ValueError(f"finetuning.{error}") from error
-    check_images(below, downstream.few_shot.shots)
+    check_images(below, settings.shots)
     for name, recipe in recipes.items():
         model = replace(recipe.model, pretrained=False)
         if size is not None:

@@ -11,10 +11,10 @@ from torch import nn
 
 from patchmerger.costs.model_cost import cost
 from patchmerger.models.build import build_model
-from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.reducers.names import METHODS, ReducerName
 from patchmerger.studies.settings import Variants
-from patchmerger.training.settings import Merge, Recipe
+from patchmerger.training.settings import Recipe
 
 READY = {
     "plain": "the ViT as it is",

@@ -23,9 +23,9 @@ from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import apply_merge, build_model
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import locate
-from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.reducers.names import METHODS
-from patchmerger.training.settings import Merge, Recipe
+from patchmerger.training.settings import Recipe
 from patchmerger.zoo import without_merger
 
 Init: TypeAlias = str | Path

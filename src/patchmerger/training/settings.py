@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self, TypeAlias, get_args
+from typing import Literal, Self, get_args
 
 from patchmerger.data.settings import Augmentation, DataSettings, OwnData, default_augmentation
-from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 
-Merge: TypeAlias = MergeSettings | Literal["auto"] | None
-"""A merger, ``None`` for the plain model, or ``"auto"``: the default merger, and a loaded model as it is."""
 Loss = Literal["softmax", "sigmoid"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "none"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
@@ -162,7 +160,7 @@ class Recipe:
 
     Args:
         data: The images.
-        model: The Vision Transformer. With init only args, and of those img_size and drop rates.
+        model: The Vision Transformer; with init only img_size and drop rates of args.
         merge: The merger; "--merge null" trains the plain model. "auto" is the default merger, and with init the
             model as it was saved: merge.… then puts a merger into a plain one.
         init: What to start from: a folder that patchmerger saved, the folder of a run, an architecture of timm with
@@ -201,7 +199,7 @@ class FitSettings(Recipe):
     """What fixes one run of ``fit``, recorded in its folder: a recipe without open defaults, and a seed.
 
     Args:
-        seed: Of the weights at the start, the order of the images and all randomness.
+        seed: Fixes the weights at the start, the order of the images and all randomness.
     """
 
     seed: int = 0

@@ -1,0 +1,58 @@
+"""Options that several commands have, as dataclasses that they inherit beside their settings; the last are kw_only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model that a command takes.
+
+    Args:
+        model: A timm architecture, such as vit_base_patch16_224, the folder of a saved model or of a run, a
+            safetensors file, or "user/name" on the Hugging Face Hub.
+        architecture: For a safetensors file, timm's name of the architecture.
+    """
+
+    model: str
+    architecture: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainedModelOptions:
+    """The trained model that a command takes.
+
+    Args:
+        model: A trained model: a folder (of a run, of patchmerger, of transformers), a timm architecture with weights,
+            or "user/name" on the Hugging Face Hub.
+    """
+
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a command keeps what it does, step by step.
+
+    Args:
+        out: The folder of the results; if not given one in runs/, named by the settings.
+        progress: Show what is being done, with progress bars on a terminal.
+    """
+
+    out: Path | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """The one file that a command writes.
+
+    Args:
+        out: JSON file to write the result to.
+        overwrite: Replace it if it exists.
+    """
+
+    out: Path | None = None
+    overwrite: bool = False
