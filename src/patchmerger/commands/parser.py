@@ -127,6 +127,8 @@ def _describe(action: Action) -> None:
         action.help, action.metavar = f"Short for {option}.source; or a YAML file with the options {option}.…", "SOURCE"
     elif action.help == "Path to a configuration file.":
         action.help, action.metavar = f"A YAML file with the options {option}.…", "FILE"
+    elif len(str(action.metavar)) > 60:  # all the values it takes, which the text says too
+        action.metavar = "NAME"
     elif option == "--print_config":
         action.help = "Print all options as YAML, as --config reads them, and exit."
 

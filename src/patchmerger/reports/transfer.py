@@ -41,7 +41,7 @@ def show_transfer(results: dict[str, Any]) -> None:
     differences = [
         stage["difference"] for variant in results["variants"].values() for stage in variant["stages"].values()
     ]
-    sources = f"{settings['data']['source']} → {settings['downstream']['data']['source']}"
+    sources = f"{settings['data']['source']} → {settings['downstream']['source']}"
     title = f"{sources}, {counted(settings['seeds'], 'seed')}"
     table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
     table.add_column("stage", no_wrap=True)
