@@ -28,8 +28,8 @@ ACCELERATE = [
     "--recovery.batch_size", "128", "--recovery.checkpoint_every", "3", "--rounds", "2", "--calibration_images", "64",
 ]  # fmt: skip
 SWEEP = [
-    "sweep", "--data", "digits", "--model.name", "vit_tiny_patch16_224", "--model.args", SMALL, "--grid.after", "[1]",
-    "--grid.num_tokens", "[4]", "--training.epochs", "1", "--training.batch_size", "256", "--seeds", "1",
+    "sweep", "--data", "digits", "--model.name", "vit_tiny_patch16_224", "--model.args", SMALL, "--after", "[1]",
+    "--num_tokens", "[4]", "--training.epochs", "1", "--training.batch_size", "256", "--seeds", "1",
     "--rounds", "2",
 ]  # fmt: skip
 
@@ -54,6 +54,8 @@ def run(arguments: list[str], folder: Path, *, file_bytes: int | None = None, ki
         process.communicate()
         return -9
     assert "Traceback" not in errors, errors[-2000:]
+    if process.returncode:
+        print(errors)
     return process.returncode
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from conftest import make_vit
-from patchmerger import UnsupportedModelError, insert, mergers, remove
+from patchmerger import UnsupportedModelError, cost, insert, mergers, remove, save
 from patchmerger.hosts.state import refuse_unsupported_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,22 +54,43 @@ def in_part_on_meta(model):
     return model
 
 
+def partitioned(model):
+    """As DeepSpeed's ZeRO 3 leaves it: empty weights that know how large they are."""
+    for parameter in model.parameters():
+        parameter.ds_shape = parameter.shape
+        parameter.data = torch.empty(0)
+    return model
+
+
+def lazy(model):
+    model.head = nn.LazyLinear(5)
+    return model
+
+
+def sparse(model):
+    model.head.weight = nn.Parameter(model.head.weight.detach().to_sparse())
+    return model
+
+
 STATES = {
-    dynamic: r"quantised \(blocks.0.attn.qkv is a DynamicQuantizedLinear\)",
-    torchao: r"quantised \(blocks.0.attn.qkv.weight is Int8Tensor",
-    packed: r"quantised \(blocks.1.mlp.fc1.weight is Tensor of uint8\)",
-    float8: r"quantised \(.* of float8_e4m3fn\)",
-    by_transformers: r"quantised \(by transformers\)",
+    dynamic: r"quantised or sparse \(blocks.0.attn.qkv is a DynamicQuantizedLinear\)",
+    torchao: r"quantised or sparse \(blocks.0.attn.qkv.weight is Int8Tensor",
+    packed: r"quantised or sparse \(blocks.1.mlp.fc1.weight is Tensor of uint8\)",
+    float8: r"quantised or sparse \(.* of float8_e4m3fn\)",
+    by_transformers: r"quantised or sparse \(by transformers\)",
     offloaded: "accelerate offloads .* without device_map",
     dispatched: "accelerate offloads .* without device_map",
     in_part_on_meta: "meta device",
+    partitioned: r"DeepSpeed \(ZeRO 3\) has partitioned its weights.*\(cls_token is \(0,\) of \(1, 1, 32\)\)",
+    lazy: "head.weight has no shape yet, being lazy; run it on an image first",
+    sparse: r"sparse \(head.weight is sparse Tensor of float32\)",
 }
 NEEDS = {torchao: "torchao", offloaded: "accelerate", dispatched: "accelerate"}
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its quantisation
 @pytest.mark.parametrize("change", STATES, ids=lambda change: change.__name__)
-def test_refused(change):
+def test_refused(change, tmp_path):
     if importlib.util.find_spec(NEEDS.get(change, "torch")) is None:
         pytest.skip(f"{NEEDS[change]} is not installed")
     model = change(make_vit())
@@ -79,6 +100,9 @@ def test_refused(change):
     with pytest.raises(UnsupportedModelError, match=STATES[change]):
         insert(model, 4)
     assert [type(module) for module in model.modules()] == classes
+    for call in (cost, lambda model: save(model, tmp_path / "model")):
+        with pytest.raises(ValueError, match=STATES[change]):
+            call(model)
 
 
 def test_the_meta_device_is_taken_where_no_weights_are_needed():

@@ -1,8 +1,10 @@
-"""Models whose weights are not dense tensors on one device: quantised, offloaded, or on the meta device."""
+"""Models whose weights are not dense tensors on one device: quantised, offloaded, partitioned, on the meta device."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from patchmerger.mechanism.subclassing import host_class
@@ -20,7 +22,8 @@ def refuse_unsupported_state(model: nn.Module, done: str, *, meta: bool = False)
         meta: Take a model that is on the meta device as a whole, which holds no weights.
 
     Raises:
-        ValueError: It is quantised, offloaded or, unless ``meta``, on the meta device; the message says what would do.
+        ValueError: It is quantised, sparse, lazy, offloaded, partitioned or, unless ``meta``, on the meta device; the
+            message says what would do.
     """
     found = unsupported_state(model, meta=meta)
     if found is not None:
@@ -30,9 +33,18 @@ def refuse_unsupported_state(model: nn.Module, done: str, *, meta: bool = False)
 
 def unsupported_state(model: nn.Module, *, meta: bool = False) -> tuple[str, str] | None:
     """Why nothing exact can be done with the weights of ``model``, and what would do; ``None`` where they are dense."""
+    if partitioned := partitioned_weight(model):
+        return (
+            f"DeepSpeed (ZeRO 3) has partitioned its weights ({partitioned})",
+            "do that before deepspeed.initialize and outside deepspeed.zero.Init, or within "
+            "deepspeed.zero.GatheredParameters",
+        )
+    lazy = [name for name, parameter in model.named_parameters() if isinstance(parameter, UninitializedParameter)]
+    if lazy:
+        return f"its {lazy[0]} has no shape yet, being lazy", "run it on an image first"
     quantised = _quantised_part(model)
     if quantised is not None:
-        return f"it is quantised ({quantised})", "do that before quantising it, with its dense weights"
+        return f"it is quantised or sparse ({quantised})", "do that before quantising it, with its dense weights"
     if any(_is_offloaded(module) for module in model.modules()):
         return (
             "accelerate offloads or dispatches its weights to several devices",
@@ -45,6 +57,15 @@ def unsupported_state(model: nn.Module, *, meta: bool = False) -> tuple[str, str
     return None
 
 
+def partitioned_weight(model: nn.Module) -> str | None:
+    """The first parameter of which DeepSpeed left only a part here; ``None`` where all are whole."""
+    for name, parameter in model.named_parameters():
+        whole = getattr(parameter, "ds_shape", None)
+        if whole is not None and tuple(parameter.shape) != tuple(whole):
+            return f"{name} is {tuple(parameter.shape)} of {tuple(whole)}"
+    return None
+
+
 def _quantised_part(model: nn.Module) -> str | None:
     """What tells that ``model`` is quantised; ``None`` where nothing does."""
     if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
@@ -54,7 +75,8 @@ def _quantised_part(model: nn.Module) -> str | None:
             return f"{name or 'it'} is a {module._get_name()}"
     for name, parameter in model.named_parameters():
         if _is_packed(parameter):
-            return f"{name} is {type(parameter.data).__name__} of {str(parameter.dtype).removeprefix('torch.')}"
+            layout = "" if parameter.layout == torch.strided else "sparse "
+            return f"{name} is {layout}{type(parameter.data).__name__} of {str(parameter.dtype).removeprefix('torch.')}"
     return None
 
 
@@ -63,7 +85,7 @@ def _is_packed(parameter: Tensor) -> bool:
     if type(parameter).__module__.startswith("torch.distributed"):  # sharded
         return False
     dense = (parameter.is_floating_point() and parameter.dtype.itemsize > 1) or parameter.is_complex()
-    return not dense or is_traceable_wrapper_subclass(parameter)
+    return not dense or parameter.layout != torch.strided or is_traceable_wrapper_subclass(parameter)
 
 
 def _is_offloaded(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from patchmerger.hosts.host import UnsupportedModelError
+from patchmerger.hosts.state import partitioned_weight
 
 
 def refuse_wrapped(model: nn.Module) -> None:
@@ -44,6 +45,13 @@ def refuse_wrapped(model: nn.Module) -> None:
 
 def _refuse_sharded(model: nn.Module) -> None:
     """Refuse a model with a sharded part: a merger put in now would be neither sharded nor synchronised."""
+    if partitioned := partitioned_weight(model):
+        raise UnsupportedModelError(
+            model,
+            f"DeepSpeed (ZeRO 3) has partitioned its weights already ({partitioned})",
+            "insert before deepspeed.initialize and outside deepspeed.zero.Init",
+            "wrapped",
+        )
     if not torch.distributed.is_available():
         return
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
