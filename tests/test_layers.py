@@ -13,7 +13,7 @@ LAYERS = [
     {"prior", "merger", "mechanism"},
     {"hosts", "inserted", "reducers", "insertion", "zoo", "diagnosis", "placing"},
     {"costs", "speed", "models", "data", "hub", "maps"},
-    {"training", "fewshot"},
+    {"training", "fewshot", "prediction"},
     {"acceleration", "census"},
     {"studies", "reports"},
     {"commands", "cli"},

@@ -26,6 +26,7 @@ from .merger import preset as preset
 from .placing import place as place
 from .placing import spot_oracle as spot_oracle
 from .placing import unplace as unplace
+from .prediction import predict as predict
 from .speed import bench as bench
 from .studies import compare as compare
 from .studies import sweep as sweep

@@ -44,6 +44,7 @@ SUBCOMMANDS = {
         Subcommand("accelerate", "make a trained ViT faster, and as accurate again", resumes=True),
         Subcommand("accelerate-study", "compare ways to make trained ViTs faster", resumes=True),
         Subcommand("test", "evaluate a saved model on images", "MODEL"),
+        Subcommand("predict", "classes of images, or their features, by a saved model", "MODEL IMAGE|FOLDER [...]"),
         Subcommand("fewshot", "few-shot accuracy of a saved model's features", "MODEL"),
         Subcommand("bench", "measure a merged ViT's speed against the plain one's", "MODEL [MODEL …]"),
         Subcommand("cost", "tokens, FLOPs and parameters of a ViT, block by block", "MODEL"),

@@ -76,6 +76,8 @@ def test_a_value_of_another_kind_is_named_with_what_would_do(line, option, takes
     ("line", "facts"),
     [
         ("cost", ["model is missing", "usage: patchmerger cost MODEL [options]"]),
+        ("predict", ["model and images are missing", "usage: patchmerger predict MODEL IMAGE|FOLDER"]),
+        ("predict vit", ["images is missing"]),
         ("accelerate", ["--model is missing", "usage: patchmerger accelerate"]),
         ("cost vit other", ["'other'"]),
         ("fit --config no/file.yaml", ["--config", "no/file.yaml"]),
@@ -101,6 +103,11 @@ def test_data_takes_a_config_of_its_own(tmp_path):
     data = read_command("fit", ["--data", str(tmp_path / "photos.yaml")]).data
     assert (data.source, data.validation) == ("photos", 0.2)
     assert read_command("transfer", ["--downstream", "photos"]).downstream.source == "photos"
+
+
+def test_several_words_stand_after_the_first():
+    command = read_command("predict", ["model", "a.png", "photos", "--top", "3"])
+    assert (command.model, command.images, command.top) == ("model", ["a.png", "photos"], 3)
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)

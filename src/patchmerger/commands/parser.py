@@ -57,9 +57,9 @@ class CommandParser(ArgumentParser):
             super().error(message, ex)
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
-            message = (
-                f"{missing if missing.upper() in str(self.usage) else f'--{missing}'} is missing; usage: {self.usage}"
-            )
+            positional = {action.dest for action in self._actions if not action.option_strings}
+            names = [name if name in positional else f"--{name}" for name in missing.split(", ")]
+            message = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing; usage: {self.usage}"
         self.exit(2, f"{self.prog}: {explain(message, self.options)}; {self.prog} --help lists the options\n")
 
 

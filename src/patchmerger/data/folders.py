@@ -253,6 +253,11 @@ def _suggested_split(name: str) -> str | None:
     return words[0] if len(set(words)) == 1 else None
 
 
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and in the folders in it, sorted folder by folder."""
+    return [file for file in _files_below(folder) if file.suffix.lower() in IMAGES]
+
+
 def some_images(folder: Path) -> list[Path]:
     """At most one image file in a folder or below it."""
     return list(islice((file for file in _files_below(folder) if file.suffix.lower() in IMAGES), 1))

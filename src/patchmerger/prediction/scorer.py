@@ -1,0 +1,127 @@
+"""What a prediction needs of a model, in whatever form it is: its scores, its features, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.mechanism.modes import eval_mode
+from patchmerger.models.build import square_input
+from patchmerger.models.classifier import Classifier
+from patchmerger.models.finding import find_model
+from patchmerger.prediction.class_names import IMAGENET_CLASSES, imagenet_class_names
+from patchmerger.runs.environment import find_device
+
+
+class Scorer(Protocol):
+    """A model that scores prepared images, whatever it runs on.
+
+    Attributes:
+        name: What to call it.
+        image_size: Height and width S of its images.
+        preprocessing: How they are prepared.
+        class_names: One name a class; none where the model has no classes.
+        remark: Where the names are from, where neither the model nor the user gives them.
+        multi_label: Whether it was trained for several labels an image.
+        device: Where images are put for it.
+    """
+
+    name: str
+    image_size: int
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    remark: str | None
+    multi_label: bool
+    device: torch.device
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (B, C) of normalised images (B, 3, S, S)."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, D) of normalised images (B, 3, S, S): what the last layer classifies."""
+
+
+class ModelScorer:
+    """A model of PyTorch.
+
+    Args:
+        model: As in :func:`~patchmerger.models.find_model`.
+        preprocessing: How images are prepared, in place of what is known of the model.
+        class_names: One name a class, likewise.
+        device: Where it runs, to which a model in memory is moved; by default where such a model is, and for a saved
+            one the accelerator where there is one.
+
+    Raises:
+        ValueError: No such model; one whose preprocessing is not known, that takes no RGB images, or has another number
+            of classes than ``class_names``.
+        FileNotFoundError: There is no such folder or file.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | nn.Module,
+        *,
+        preprocessing: Preprocessing | None = None,
+        class_names: Sequence[str] | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        place = None if isinstance(model, nn.Module) and device is None else find_device(device)
+        found = find_model(model)
+        known = preprocessing or found.preprocessing
+        if known is None:
+            raise ValueError(
+                f"model ({found.name}) does not say how its images are prepared: give preprocessing, such as "
+                "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
+            )
+        self.name = found.name
+        self.net = Classifier(found.model)
+        if self.net.channels != 3:
+            raise ValueError(
+                f"model ({found.name}) takes images of {self.net.channels} channels; the images here have 3 (RGB)"
+            )
+        self.image_size = square_input(found.model)
+        self.preprocessing = known
+        self.class_names = _check_names(class_names, self.net.num_outputs, found.name) or found.class_names or ()
+        self.remark = None
+        if not self.class_names and _has_classes(self.net):
+            self.class_names, self.remark = names_by_count(self.net.num_outputs)
+        config = getattr(found.model, "config", None)
+        self.multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
+        if place is not None:
+            self.net.to(place)
+        self._like = next(self.net.parameters())
+        self.device = self._like.device
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (B, C) of normalised images (B, 3, S, S)."""
+        with torch.inference_mode(), eval_mode(self.net):
+            scores: Tensor = self.net(images.to(self._like))  # (B, C)
+            return scores.float()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, D) of normalised images (B, 3, S, S): what the last layer classifies."""
+        with torch.inference_mode(), eval_mode(self.net):
+            return self.net.with_features(images.to(self._like))[1].float()
+
+
+def names_by_count(classes: int) -> tuple[tuple[str, ...], str]:
+    """Names for the classes of a model that names none, and what to say of them: ImageNet's for 1,000, else numbers."""
+    if classes == IMAGENET_CLASSES:
+        return imagenet_class_names(), "the model names no classes; as it has 1,000, these are ImageNet's"
+    return tuple(map(str, range(classes))), "the model names no classes; these are their numbers"
+
+
+def _check_names(names: Sequence[str] | None, outputs: int, model: str) -> tuple[str, ...]:
+    if names is not None and len(names) != outputs:
+        raise ValueError(f"class_names ({len(names)} names) must be one for each of the {outputs} classes of {model}")
+    return tuple(names or ())
+
+
+def _has_classes(net: Classifier) -> bool:
+    """Whether the outputs are scores of classes, and not features for want of a head."""
+    return net.head is not None and getattr(net.net, "num_classes", 1) != 0

@@ -1,0 +1,81 @@
+"""What ``patchmerger predict`` prints and writes: a table, CSV, or one JSON object a line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TextIO, TypeAlias
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from patchmerger.prediction.outcomes import BadImage, Prediction
+from patchmerger.reports.numbers import counted
+from patchmerger.reports.tables import print_table, report_console
+
+Format: TypeAlias = Literal["table", "csv", "jsonl"]
+
+
+def show_predictions(predictions: Sequence[Prediction]) -> None:
+    """Print a table: each image with its classes below each other, best first."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("image", no_wrap=True)
+    table.add_column("class", no_wrap=True)
+    table.add_column("probability\n%", justify="right", no_wrap=True)
+    for prediction in predictions:
+        for rank, found in enumerate(prediction.classes):
+            image = "" if rank else escape(prediction.image)
+            last = len(predictions) > 1 and len(prediction.classes) > 1 and rank == len(prediction.classes) - 1
+            table.add_row(image, escape(found.name), f"{100 * found.probability:.1f}", end_section=last)
+    if predictions:
+        print_table(report_console(), table)
+
+
+def write_csv(file: TextIO, predictions: Iterable[Prediction]) -> None:
+    """Write a row an image, as they come: ``image, class_1, probability_1, …``, or ``image, feature_0, …``."""
+    rows = csv.writer(file, lineterminator="\n")
+    for number, prediction in enumerate(predictions):
+        values = list(_values(prediction))
+        if number == 0:
+            rows.writerow(["image", *(name for name, _ in values)])
+        rows.writerow([prediction.image, *(value for _, value in values)])
+
+
+def write_json_lines(file: TextIO, predictions: Iterable[Prediction]) -> None:
+    """Write an object an image, one a line, as they come: with ``classes``, or with ``features``."""
+    for prediction in predictions:
+        record: dict[str, object] = {"image": prediction.image}
+        if prediction.features is None:
+            record["classes"] = [
+                {"name": found.name, "index": found.index, "probability": _rounded(found.probability)}
+                for found in prediction.classes
+            ]
+        else:
+            record["features"] = [_rounded(value, 9) for value in prediction.features.tolist()]
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def report_bad_images(bad: Sequence[BadImage], count: int) -> None:
+    """Print on standard error which of ``count`` images could not be read, and why."""
+    for image in bad:
+        print(image, file=sys.stderr)
+    if bad:
+        print(f"{len(bad)} of {counted(count, 'image')} could not be read; passed over", file=sys.stderr)
+
+
+def _values(prediction: Prediction) -> Iterator[tuple[str, str | float]]:
+    """Names of columns, and what stands in them."""
+    for rank, found in enumerate(prediction.classes, start=1):
+        yield f"class_{rank}", found.name
+        yield f"probability_{rank}", _rounded(found.probability)
+    if prediction.features is not None:
+        for place, value in enumerate(prediction.features.tolist()):
+            yield f"feature_{place}", _rounded(value, 9)
+
+
+def _rounded(value: float, digits: int = 6) -> float:
+    """To so many significant digits; with 9 a float32 can be read back as it was."""
+    return float(f"{value:.{digits}g}")
