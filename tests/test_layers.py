@@ -17,6 +17,7 @@ LAYERS = [
     {"acceleration", "census"},
     {"studies", "reports"},
     {"commands", "cli"},
+    {"__main__"},
 ]
 """Packages and modules of the top level; each may import those of its own layer and of the ones before it."""
 

@@ -106,6 +106,24 @@ def test_an_interrupt_is_one_line_and_a_second_one_ends_at_once():
     assert "Traceback" not in error
 
 
+def test_ctrl_c_during_the_first_imports_is_no_traceback():
+    program = """
+        import runpy, sys
+
+        class Interrupting:
+            def find_spec(name, *_):
+                if name == "patchmerger.cli":
+                    raise KeyboardInterrupt
+
+        sys.meta_path.insert(0, Interrupting)
+        runpy.run_module("patchmerger", run_name="__main__")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert (done.returncode, done.stderr.split()) == (130, ["patchmerger:", "interrupted"])
+
+
 @pytest.mark.parametrize("error", [ValueError("seeds (0)\n must be 1"), OSError("seeds (0) must be 1")])
 def test_an_error_is_one_line(error, capsys):
     def fails() -> int:
