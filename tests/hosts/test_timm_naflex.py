@@ -112,6 +112,16 @@ def test_average_pooling_leaves_padding_out_too(rope):
         torch.testing.assert_close(scores, model(alone(grid))[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["sinkhorn", "kmedoids", "dpcknn", "atc", "fixed-l2", "random"])
+@torch.no_grad()
+def test_other_methods_leave_padding_out_too(name):
+    model, grids = make_merged("average", "mixed", reducer=name), ((5, 6), (7, 4), (2, 5))
+    for scores, grid in zip(model(batch_of(*grids)), grids, strict=True):
+        torch.testing.assert_close(scores, model(alone(grid))[0], rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"num_tokens \(9\) is more than the real tokens of image\(s\) \[1\]"):
+        model(batch_of(*GRIDS))
+
+
 @torch.no_grad()
 def test_what_stands_in_the_padding_does_not_matter():
     model, batch = make_merged("MAP", "mixed"), batch_of(*GRIDS)

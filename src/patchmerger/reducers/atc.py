@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -38,8 +38,6 @@ class ATC(Averaging):
     Source: Haurum, Escalera, Taylor and Moeslund, *Agglomerative Token Clustering*, arXiv 2409.11923, section 3.
     """
 
-    distinct: ClassVar[bool] = True
-
     def __init__(self, num_tokens: int, *, linkage: Linkage = "average") -> None:
         super().__init__(num_tokens)
         if linkage not in get_args(Linkage):
@@ -62,7 +60,7 @@ def _cluster_averages(x: Tensor, mask: Tensor | None, num_tokens: int, linkage: 
     return cluster_averages(_clusters(x, mask, num_tokens, linkage), num_tokens)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 @torch.no_grad()
 def _clusters(x: Tensor, mask: Tensor | None, num_tokens: int, linkage: Linkage) -> Tensor:
     """Cluster of each token, (B, N); M for padding. Clusters are in the order of their first tokens."""

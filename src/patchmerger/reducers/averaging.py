@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, cast
-
 import torch
 from torch import Tensor
 
@@ -27,9 +25,6 @@ class Averaging(Reducer):
         ValueError: A number is no whole number of at least 1.
     """
 
-    distinct: ClassVar[bool] = False
-    """Whether each output token needs a real token of its own."""
-
     def __init__(self, num_tokens: int, dim: int | None = None) -> None:
         super().__init__(num_tokens)
         self.dim = dim if dim is None else check_count("dim", dim)
@@ -50,12 +45,12 @@ class Averaging(Reducer):
 
         Raises:
             ValueError: ``x`` has another shape or fewer than ``num_tokens`` tokens, ``mask`` is not (B, N) or, in
-                eager mode, leaves an image with too few real tokens (compiled or exported, tokens that cannot be had
-                are 0).
+                eager mode, leaves an image fewer than ``num_tokens`` real tokens (compiled or exported, clusters
+                that have none are 0).
             TypeError: ``mask`` is not boolean.
         """
         if not is_traced(x):  # traced symbolically, the shapes are open
-            check_tokens(x, mask, self.num_tokens, dim=self.dim, distinct=self.distinct)
+            check_tokens(x, mask, self.num_tokens, dim=self.dim)
             if mask is None and x.shape[1] == self.num_tokens and not return_weights:
                 return x
         x = _without_padding(x, mask)
@@ -112,4 +107,4 @@ def cluster_averages(label: Tensor, num_tokens: int, scores: Tensor | None = Non
         return inside.float() / inside.sum(dim=-1, keepdim=True).clamp(min=1)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))[:, None]  # (B, 1, N)
     lowest = torch.finfo(scores.dtype).min
-    return cast(Tensor, scores.masked_fill(~inside, lowest).softmax(dim=-1).masked_fill(~inside, 0))
+    return scores.masked_fill(~inside, lowest).softmax(dim=-1).masked_fill(~inside, 0)

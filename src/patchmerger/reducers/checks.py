@@ -19,7 +19,7 @@ def check_count(name: str, value: int, at_least: int = 1) -> int:
     return value
 
 
-def check_tokens(x: Tensor, mask: Tensor | None, num_tokens: int, *, dim: int | None = None, distinct: bool) -> None:
+def check_tokens(x: Tensor, mask: Tensor | None, num_tokens: int, *, dim: int | None = None) -> None:
     """Refuse tokens that cannot be reduced to ``num_tokens``.
 
     Args:
@@ -27,10 +27,9 @@ def check_tokens(x: Tensor, mask: Tensor | None, num_tokens: int, *, dim: int | 
         mask: What should be ``None`` or (B, N) bool, True = a real token.
         num_tokens: Tokens that go on, M.
         dim: D, where it is fixed by parameters.
-        distinct: Whether each output token needs a real token of its own.
 
     Raises:
-        ValueError: Another shape, fewer than M tokens or, in eager mode, an image with too few real ones.
+        ValueError: Another shape, fewer than M tokens or, in eager mode, an image with fewer real ones.
         TypeError: ``mask`` is not boolean.
     """
     if x.ndim != 3 or (dim is not None and x.shape[-1] != dim):
@@ -41,7 +40,7 @@ def check_tokens(x: Tensor, mask: Tensor | None, num_tokens: int, *, dim: int | 
     if mask is None:
         return
     check_mask(x, mask)
-    if not distinct or torch.compiler.is_compiling() or mask.is_meta:
+    if torch.compiler.is_compiling() or mask.is_meta:
         return
     real = mask.sum(dim=1)
     if bool((real < num_tokens).any()):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -37,8 +35,6 @@ class DPCKNN(Averaging):
     Source: Zeng, Jin, Liu, Qian, Luo, Ouyang and Wang, *Not All Tokens Are Equal: Human-centric Visual Analysis via
     Token Clustering Transformer*, arXiv 2204.08680, section 3.2; √D and k = 5 from its code.
     """
-
-    distinct: ClassVar[bool] = True
 
     def __init__(self, num_tokens: int, dim: int, *, num_neighbors: int = 5) -> None:
         super().__init__(num_tokens, dim)

@@ -54,7 +54,7 @@ class Selecting(Reducer):
             TypeError: ``mask`` is not boolean.
         """
         if not is_traced(x):  # traced symbolically, the shapes are open
-            check_tokens(x, mask, self.num_tokens, distinct=True)
+            check_tokens(x, mask, self.num_tokens)
             if mask is None and x.shape[1] == self.num_tokens and not return_weights:
                 return x
         kept, weights = _take(x, self.kept(x, mask, positions), mask)

@@ -35,9 +35,10 @@ class SiT(Averaging):
         hidden_dim = max(dim // 2, 1) if hidden_dim is None else check_count("hidden_dim", hidden_dim)
         self.hidden_dim = hidden_dim
         self.norm = nn.LayerNorm(dim)
-        self.score = nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, num_tokens))
+        layers = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, num_tokens)
+        self.score = nn.Sequential(layers[0], nn.GELU(), layers[1])
         self.scale = nn.Parameter(torch.ones(1))
-        for layer in (self.score[0], self.score[2]):
+        for layer in layers:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 

@@ -33,10 +33,9 @@ class TokenLearner(Averaging):
         super().__init__(num_tokens, dim)
         self.hidden_dim = check_count("hidden_dim", hidden_dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.score = nn.Sequential(
-            nn.Linear(dim, hidden_dim), nn.GELU(approximate="tanh"), nn.Linear(hidden_dim, num_tokens)
-        )
-        for layer in (self.score[0], self.score[2]):
+        layers = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, num_tokens)
+        self.score = nn.Sequential(layers[0], nn.GELU(approximate="tanh"), layers[1])
+        for layer in layers:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
