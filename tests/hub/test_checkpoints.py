@@ -5,7 +5,7 @@ import timm
 import torch
 
 from patchmerger.hub.checkpoints import build_from_weights
-from patchmerger.hub.loading import load
+from patchmerger.hub.saved_model import load
 from patchmerger.hub.saving import save
 from patchmerger.runs.tensors import read_tensors, write_tensors
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.hub.saved_config import library_of_model
+from patchmerger.hub.libraries import library_of_model
 from patchmerger.inserted import mergers
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import FoundModel, find_model

@@ -43,10 +43,12 @@ class Command(ModelOptions):
     def run(self, command: str) -> int:
         """Plan, and print the table."""
         from patchmerger.costs.planning import plan
+        from patchmerger.models.finding import find_model
 
+        model = self.model if self.architecture is None else find_model(self.model, architecture=self.architecture)
         print(
             plan(
-                self.model, architecture=self.architecture, speedup=self.speedup, gflops=self.gflops,
+                model, speedup=self.speedup, gflops=self.gflops,
                 mergers=self.mergers, num_tokens=self.num_tokens, image_size=self.image_size,
                 positions=self.positions, limit=self.limit, measure=self.measure, timing=self.timing,
             )

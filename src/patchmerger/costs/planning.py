@@ -14,7 +14,7 @@ from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
 from patchmerger.inserted import mergers as inserted
 from patchmerger.mechanism.options import Positions
-from patchmerger.models.finding import find_model
+from patchmerger.models.finding import FoundModel, find_model
 from patchmerger.runs.text_table import text_table
 from patchmerger.speed.measurement import Measurement
 from patchmerger.speed.measurement import measure as measure_speed
@@ -93,7 +93,7 @@ def _measured_text(measured: Measurement | None, placement: Placement) -> str:
 
 
 def plan(
-    model: str | Path | nn.Module,
+    model: str | Path | nn.Module | FoundModel,
     *,
     speedup: float | None = None,
     gflops: float | None = None,
@@ -102,7 +102,6 @@ def plan(
     image_size: int | tuple[int, int] | None = None,
     positions: Positions | None = None,
     limit: int = 10,
-    architecture: str | None = None,
     measure: int = 0,
     timing: TimingSettings = TimingSettings(rounds=10),
 ) -> Plan:
@@ -112,7 +111,8 @@ def plan(
     because it merges as late and keeps as many tokens. Nothing runs unless ``measure`` asks for it.
 
     Args:
-        model: A plain model, or where it is found: a timm architecture, a folder, a safetensors file, a Hub name.
+        model: A plain model, or where it is found: a timm architecture, a folder, a Hub name, or what
+            :func:`~patchmerger.models.find_model` gave.
         speedup: Wanted speed-up, predicted by FLOPs: those of the plain model divided by those of the merged one.
             2 if neither this nor ``gflops`` is given.
         gflops: In its place a budget: GFLOPs (10⁹, a multiply-add is 2) for one image.
@@ -122,7 +122,6 @@ def plan(
         image_size: Pixels, one number or (height, width); the model's own by default.
         positions: As in ``insert``; by default what the model needs.
         limit: How many placements to list.
-        architecture: For a safetensors file, timm's name of the architecture.
         measure: How many of the first ones to measure on this machine, beside the plain model.
         timing: How to measure.
 
@@ -135,8 +134,8 @@ def plan(
         UnsupportedModelError: The model cannot take a merger.
     """
     _check(speedup=speedup, gflops=gflops, mergers=mergers, limit=limit, measure=measure)
-    name = type(model).__name__ if isinstance(model, nn.Module) else str(model)
-    known = find_model(model, architecture=architecture, image_size=image_size, weights="meta").model
+    found_model = find_model(model, image_size=image_size, weights="meta")
+    name, known = found_model.name, found_model.model
     if inserted(known):
         raise ValueError(f"model ({name}) has a merger already: patchmerger.remove(model) takes it out")
     costs = PlacementCosts(on_meta(known), image_size, positions)
@@ -148,9 +147,7 @@ def plan(
     found = meeting(costs, name, mergers, counts, speedup=speedup, gflops=gflops)
     measured = None
     if measure:
-        known = find_model(
-            model, architecture=architecture, image_size=image_size, weights="random", seed=timing.seed
-        ).model
+        known = find_model(model, image_size=image_size, weights="random", seed=timing.seed).model
         measured = measure_speed(
             {"plain": known, **{p.line: p.apply(copy.deepcopy(known)) for p in found[: min(measure, limit)]}},
             timing,

@@ -1,7 +1,7 @@
 from .conversion import convert as convert
-from .loading import load as load
-from .saved_config import SavedConfig as SavedConfig
-from .saved_config import describe as describe
 from .saved_mergers import SavedMerger as SavedMerger
+from .saved_model import SavedConfig as SavedConfig
+from .saved_model import describe as describe
+from .saved_model import load as load
 from .saving import save as save
 from .uploading import push_to_hub as push_to_hub

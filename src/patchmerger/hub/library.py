@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.hub.saved_mergers import SavedMerger
+from patchmerger.hub.saved_mergers import SavedMerger, insert_mergers
 from patchmerger.hub.weights import Weights
 
 
@@ -67,6 +67,17 @@ class PlainConfig:
     class_names: tuple[str, ...] | None
 
 
+def preprocessing_in(settings: Mapping[str, Any]) -> Preprocessing:
+    """What a config in timm's form says of the images."""
+    return Preprocessing(
+        settings["mean"],
+        settings["std"],
+        settings["crop_pct"],
+        settings["interpolation"],
+        settings.get("crop_mode") or "center",
+    )
+
+
 class Library(ABC):
     """How the models of one library are written, built again and told apart.
 
@@ -101,7 +112,6 @@ class Library(ABC):
     def make(self, folder: Path, config: dict[str, Any]) -> nn.Module:
         """The model that a config describes, without mergers; its weights are as they fall."""
 
-    @abstractmethod
     def build(
         self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
     ) -> tuple[nn.Module, Weights]:
@@ -109,6 +119,9 @@ class Library(ABC):
 
         The weights of the model itself are as they fall.
         """
+        model = self.make(folder, config)
+        insert_mergers(model, mergers)
+        return model, weights
 
     @abstractmethod
     def outputs(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -15,11 +15,11 @@ from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts.state import refuse_unsupported_state
 from patchmerger.hosts.wrappers import has_adapters
 from patchmerger.hub.folders import check_target
+from patchmerger.hub.libraries import library_of_model
 from patchmerger.hub.library import SaveOptions
-from patchmerger.hub.loading import open_folder
 from patchmerger.hub.rebuild_check import check_rebuilt
-from patchmerger.hub.saved_config import library_of_model
 from patchmerger.hub.saved_mergers import write_mergers
+from patchmerger.hub.saved_model import SavedModel
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import atomic_folder
 
@@ -69,7 +69,7 @@ def save(
     check_target(target, overwrite=overwrite)
     with atomic_folder(target) as new:
         library.write(model, new, mergers, options)
-        check_rebuilt(library, model, *open_folder(new))
+        check_rebuilt(library, model, *SavedModel(new).build())
     return Path(folder)
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.folders import CONFIG_NAME
-from patchmerger.hub.library import Library, PlainConfig, SaveOptions
-from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
-from patchmerger.hub.weights import Weights, write_weights
+from patchmerger.hub.library import Library, PlainConfig, SaveOptions, preprocessing_in
+from patchmerger.hub.saved_mergers import KEY
+from patchmerger.hub.weights import write_weights
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.zoo import without_merger
 
@@ -67,14 +67,6 @@ class Timm(Library):
             ) from error
         return model
 
-    def build(
-        self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
-    ) -> tuple[nn.Module, Weights]:
-        """With the names that the weights have."""
-        model = self.make(folder, config)
-        insert_mergers(model, mergers)
-        return model, weights
-
     def outputs(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Features, and what the head makes of them."""
         like = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
@@ -91,13 +83,13 @@ class Timm(Library):
             architecture=config["architecture"],
             num_classes=config.get("num_classes", settings.get("num_classes", 0)),
             input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
-            preprocessing=_preprocessing(settings),
+            preprocessing=preprocessing_in(settings),
             class_names=_in_order(config.get("label_names", settings.get("label_names"))),
         )
 
     def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:
         """As ``model.pretrained_cfg`` says, for the model's own size."""
-        return _preprocessing(resolve_model_data_config(model))
+        return preprocessing_in(resolve_model_data_config(model))
 
     def class_names_of(self, model: nn.Module) -> tuple[str, ...] | None:
         """Those that the model was loaded with, where its head is still the one for them."""
@@ -123,16 +115,6 @@ class Timm(Library):
             return options.names_of(num_classes)
         known = self.class_names_of(model)
         return None if known is None else list(known)
-
-
-def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
-    return Preprocessing(
-        settings["mean"],
-        settings["std"],
-        settings["crop_pct"],
-        settings["interpolation"],
-        settings.get("crop_mode") or "center",
-    )
 
 
 def _architecture(model: nn.Module) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +14,9 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.folders import CONFIG_NAME
-from patchmerger.hub.library import Library, PlainConfig, SaveOptions
-from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
-from patchmerger.hub.weights import Weights, write_weights
+from patchmerger.hub.library import Library, PlainConfig, SaveOptions, preprocessing_in
+from patchmerger.hub.saved_mergers import KEY
+from patchmerger.hub.weights import write_weights
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import write_json
 from patchmerger.runs.serialisation import to_json
@@ -83,14 +83,6 @@ class Torchvision(Library):
             ) from error
         return model
 
-    def build(
-        self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
-    ) -> tuple[nn.Module, Weights]:
-        """With the names that the weights have."""
-        model = self.make(folder, config)
-        insert_mergers(model, mergers)
-        return model, weights
-
     def outputs(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """What the encoder gives, and what the heads make of it: a fresh classifier is all zeros."""
         vit = cast(VisionTransformer, model)
@@ -113,13 +105,7 @@ class Torchvision(Library):
             architecture=config["architecture"],
             num_classes=config["num_classes"],
             input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
-            preprocessing=Preprocessing(
-                settings["mean"],
-                settings["std"],
-                settings["crop_pct"],
-                settings["interpolation"],
-                settings.get("crop_mode") or "center",
-            ),
+            preprocessing=preprocessing_in(settings),
             class_names=tuple(names) if names else None,
         )
 

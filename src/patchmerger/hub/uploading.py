@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from torch import nn
 
 from patchmerger.hub.folders import INDEX_NAME, SHARDS, WEIGHTS_NAME
-from patchmerger.hub.saved_config import SavedConfig, describe
+from patchmerger.hub.saved_model import SavedConfig, describe
 from patchmerger.hub.saving import save
 from patchmerger.reducers.names import METHODS
 

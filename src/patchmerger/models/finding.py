@@ -17,8 +17,8 @@ from torch import nn
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.checkpoints import build_from_weights
 from patchmerger.hub.folders import PICKLES, PROCESSOR_NAME, find_folder, how_to_convert
-from patchmerger.hub.loading import load
-from patchmerger.hub.saved_config import describe, library_of_model
+from patchmerger.hub.libraries import library_of_model
+from patchmerger.hub.saved_model import SavedModel
 from patchmerger.hub.saving import save
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import build_model, check_model_name, check_patches
@@ -78,7 +78,7 @@ class FoundModel:
 
 
 def find_model(
-    model: str | Path | nn.Module,
+    model: str | Path | nn.Module | FoundModel,
     *,
     architecture: str | None = None,
     model_args: Mapping[str, Any] | None = None,
@@ -90,7 +90,8 @@ def find_model(
 
     Args:
         model: A folder (of ``patchmerger.save``, of a run, of timm or of transformers), a safetensors file, an
-            architecture of timm, ``"user/name"`` on the Hugging Face Hub, or a model. A folder goes before a name.
+            architecture of timm, ``"user/name"`` on the Hugging Face Hub, or a model; what was found already stays as
+            it is. A folder goes before a name.
         architecture: For a safetensors file, timm's name of the architecture.
         model_args: For a safetensors file, further arguments of ``timm.create_model``.
         image_size: For an architecture, pixels to build it for, one number or (height, width); its own by default.
@@ -105,6 +106,8 @@ def find_model(
         ValueError: A model that is not known or has no weights, or arguments that do not fit it.
         FileNotFoundError: There is no such folder or file.
     """
+    if isinstance(model, FoundModel):
+        return model
     if architecture is not None and not str(model).endswith((".safetensors", *PICKLES)):
         raise ValueError(f"architecture ({architecture!r}) is for a safetensors file, and model ({model}) is none")
     if isinstance(model, nn.Module):
@@ -195,11 +198,11 @@ def _from_file(path: Path, architecture: str | None, args: dict[str, Any]) -> nn
 
 
 def _from_folder(name: str, folder: Path) -> FoundModel:
-    saved = describe(folder)
-    processor = None
-    if saved.library == "transformers" and (folder / PROCESSOR_NAME).is_file():
+    saved = SavedModel(folder)
+    known, processor = saved.description, None
+    if known.library == "transformers" and (folder / PROCESSOR_NAME).is_file():
         processor = import_module("transformers").AutoImageProcessor.from_pretrained(str(folder))
-    return FoundModel(name, load(folder), saved.preprocessing, saved.class_names, processor)
+    return FoundModel(name, saved.load(), known.preprocessing, known.class_names, processor)
 
 
 def _known(name: str, model: nn.Module) -> FoundModel:

@@ -13,8 +13,8 @@ import torch
 from patchmerger.data import ImageSplits, read_images, split_images
 from patchmerger.fewshot.probe import check_images, few_shot_images
 from patchmerger.fewshot.settings import FewShotSettings
-from patchmerger.hub import describe, load
 from patchmerger.models.build import check_patches, square_input
+from patchmerger.models.finding import find_model
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.environment import environment
 from patchmerger.runs.narrowing import narrowed
@@ -130,19 +130,19 @@ class _Stages:
         folder = RunFolder(self.path / FEW_SHOT, fixed)
         if folder.results is not None:
             return
-        saved = describe(model)
-        if saved.preprocessing is None:
+        found = find_model(model)
+        if found.preprocessing is None:
             raise ValueError(f"{model} does not say how its images are normalised")
-        net = load(model, device=device_of(self.settings.training))
-        preprocessing = replace(saved.preprocessing, crop_pct=data.crop_pct or saved.preprocessing.crop_pct)
+        net = found.model.to(device_of(self.settings.training))
+        preprocessing = replace(found.preprocessing, crop_pct=data.crop_pct or found.preprocessing.crop_pct)
         folder.begin()
-        found = few_shot_images(
+        result = few_shot_images(
             net, images, protocol, seed=self.seed, image_size=square_input(net),
             preprocessing=preprocessing, workers=data.workers, progress=self.progress,
         )  # fmt: skip
-        folder.finish(found.as_dict())
+        folder.finish(result.as_dict())
         if self.progress:
-            listed = ", ".join(f"{100 * r.mean:.2f}% of {r.shots}" for r in found.results)
+            listed = ", ".join(f"{100 * r.mean:.2f}% of {r.shots}" for r in result.results)
             print(f"{self.name}, few-shot, seed {self.seed}: {listed} images a class", file=sys.stderr)
 
 

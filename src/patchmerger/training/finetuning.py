@@ -13,11 +13,12 @@ import timm
 from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.hub import describe, save
-from patchmerger.hub.folders import CONFIG_NAME, read_object
-from patchmerger.hub.saved_config import library_of_model
-from patchmerger.hub.saved_mergers import insert_mergers, read_mergers, write_mergers
-from patchmerger.hub.weights import read_weights, state_dict_mismatch
+from patchmerger.hub import save
+from patchmerger.hub.folders import CONFIG_NAME
+from patchmerger.hub.libraries import library_of_model
+from patchmerger.hub.saved_mergers import insert_mergers, write_mergers
+from patchmerger.hub.saved_model import SavedModel
+from patchmerger.hub.weights import state_dict_mismatch
 from patchmerger.insertion import remove
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import apply_merge, build_model
@@ -102,11 +103,11 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
         FileNotFoundError: No model there.
     """
     _check_settings(init, model)
-    folder = locate(init, "init", files=False)
-    net = _pretrained(folder, model.args) if isinstance(folder, str) else _saved(folder, init, model.args)
+    place = locate(init, "init", files=False)
+    saved = SavedModel(place) if isinstance(place, Path) else None
+    net = _pretrained(str(place), model.args) if saved is None else _saved(saved, init, model.args)
     _merge(net, merge, init)
-    known = None if isinstance(folder, str) else describe(folder).class_names
-    new_head = known != class_names
+    new_head = saved is None or saved.description.class_names != class_names
     if new_head:
         cast(Any, net).reset_classifier(len(class_names))
     return Start(net, new_head)
@@ -162,19 +163,18 @@ def _pretrained(name: str, args: dict[str, Any]) -> nn.Module:
     return _create(name, name, args)
 
 
-def _saved(folder: Path, init: Init, args: dict[str, Any]) -> nn.Module:
+def _saved(saved: SavedModel, init: Init, args: dict[str, Any]) -> nn.Module:
     """A saved model of timm, built for other arguments; its weights go through timm's own filter."""
-    saved = describe(folder)
-    if saved.library != "timm":
-        raise ValueError(f"init ({init}) is a model of {saved.library}: only models of timm are fine-tuned")
-    config = read_object(folder / CONFIG_NAME)
-    weights = read_weights(folder)
+    known = saved.description
+    if known.library != "timm":
+        raise ValueError(f"init ({init}) is a model of {known.library}: only models of timm are fine-tuned")
+    weights = saved.weights()
     plain = {name: tensor for name, tensor in weights.items() if ".merger." not in name}
     overlay = {"state_dict": plain, "source": ""}
-    own = without_merger(saved.architecture) | {"num_classes": saved.num_classes}
-    net = _create(f"local-dir:{folder}", init, own | args, pretrained_cfg_overlay=overlay)
+    own = without_merger(known.architecture) | {"num_classes": known.num_classes}
+    net = _create(f"local-dir:{saved.folder}", init, own | args, pretrained_cfg_overlay=overlay)
     cast(Any, net).pretrained_cfg["state_dict"] = None  # else they would stay in memory, and in each copy
-    insert_mergers(net, read_mergers(config, folder))
+    insert_mergers(net, saved.mergers)
     adapted = {name: tensor for name, tensor in net.state_dict().items() if ".merger." not in name}
     merged = adapted | {name: tensor for name, tensor in weights.items() if ".merger." in name}
     mismatch = state_dict_mismatch(net, merged)
