@@ -90,7 +90,8 @@ def sample_windows(
         offsets = (torch.arange(samples[axis], device=images.device, dtype=dtype) + 0.5) * step - window[axis] / 2
         along = positions[..., axis, None].to(dtype) * size[axis] + offsets  # (B, N, samples), in pixels from the edge
         found.append(2 * along / pixels - 1)  # as grid_sample has it: −1 and 1 are the edges of the image
-    rows, columns = found[0][..., :, None], found[1][..., None, :]
-    places = torch.stack(torch.broadcast_tensors(columns, rows), dim=-1).flatten(1, 2)  # (B, N · h, w, 2)
+    shape = (*positions.shape[:2], *samples)
+    rows, columns = found[0][..., :, None].expand(shape), found[1][..., None, :].expand(shape)
+    places = torch.stack((columns, rows), dim=-1).flatten(1, 2)  # (B, N · h, w, 2), column first
     shown = F.grid_sample(images.to(dtype), places, mode="bilinear", padding_mode="border", align_corners=False)
     return shown.to(images.dtype)

@@ -180,7 +180,7 @@ class Placement(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Placement:
         """Move everything, but leave points in float32 where the model goes to half precision: 1/256 is a pixel."""
         before = self.points
-        super()._apply(fn, *args, **kwargs)
+        super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         if before is not None and self.points is not None and self.points.dtype.itemsize < 4:
             self.points = before.to(self.points.device)
         return self

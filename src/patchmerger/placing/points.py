@@ -6,6 +6,7 @@ A point is (row, column), each from 0 (first edge of the image) to 1 (last edge)
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,9 @@ def uniform_points(num_tokens: int, seed: int) -> Tensor:
 
 def sobol_points(num_tokens: int, seed: int) -> Tensor:
     """The first N points of a Sobol sequence, scrambled by the seed, (N, 2): more even than independent ones."""
-    return SobolEngine(2, scramble=True, seed=seed).draw(num_tokens).clamp(max=1 - 2**-24)
+    engine: Any = SobolEngine(2, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    drawn: Tensor = engine.draw(num_tokens)
+    return drawn.clamp(max=1 - 2**-24)
 
 
 def random_patches(num_tokens: int, num_patches: int, seed: int) -> Tensor:
@@ -51,7 +54,7 @@ def toward_center(points: Tensor, std: float) -> Tensor:
     """
     scale = math.sqrt(2) * std
     within = math.erf(0.5 / scale)  # of the normal distribution, what lies in the image
-    return 0.5 + scale * torch.special.erfinv((2 * points - 1) * within)
+    return 0.5 + scale * cast(Tensor, torch.special.erfinv((2 * points - 1) * within))
 
 
 def drawn_to(density: Tensor, points: Tensor, uniform_share: float) -> Tensor:

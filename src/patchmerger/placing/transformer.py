@@ -77,7 +77,7 @@ def _at(positions: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
         grid: Rows and columns.
     """
     dtype = torch.promote_types(table.dtype, torch.float32)
-    shown = table.unflatten(1, grid).permute(0, 3, 1, 2).to(dtype).expand(len(positions), -1, -1, -1)
+    shown = table.reshape(1, *grid, -1).permute(0, 3, 1, 2).to(dtype).expand(len(positions), -1, -1, -1)
     places = 2 * positions.flip(-1).to(dtype)[:, :, None] - 1  # (B, N, 1, 2), column first
     found = F.grid_sample(shown, places, mode="bilinear", padding_mode="border", align_corners=False)  # (B, D, N, 1)
     return found[..., 0].transpose(1, 2).to(table.dtype)
