@@ -43,6 +43,7 @@ SUBCOMMANDS = {
         Subcommand("fit", "train one ViT, merged or plain", resumes=True),
         Subcommand("accelerate", "make a trained ViT faster, and as accurate again", resumes=True),
         Subcommand("accelerate-study", "compare ways to make trained ViTs faster", resumes=True),
+        Subcommand("place-study", "fewer tokens in trained ViTs: placed, merged, or both", resumes=True),
         Subcommand("test", "evaluate a saved model on images", "MODEL"),
         Subcommand("predict", "classes of images, or their features, by a saved model", "MODEL IMAGE|FOLDER [...]"),
         Subcommand("fewshot", "few-shot accuracy of a saved model's features", "MODEL"),

@@ -3,10 +3,12 @@ from .cells import grid_cells as grid_cells
 from .comparison import compare as compare
 from .demonstration import demo as demo
 from .merger_sweep import sweep as sweep
+from .placing_study import place_study as place_study
 from .settings import AccelerationStudySettings as AccelerationStudySettings
 from .settings import ComparisonSettings as ComparisonSettings
 from .settings import FineTuning as FineTuning
 from .settings import Grid as Grid
+from .settings import PlacingStudySettings as PlacingStudySettings
 from .settings import SweepSettings as SweepSettings
 from .settings import TransferSettings as TransferSettings
 from .settings import Variant as Variant

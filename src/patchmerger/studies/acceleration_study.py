@@ -20,15 +20,11 @@ from patchmerger.acceleration.image_batches import calibration_batch
 from patchmerger.acceleration.placement import ChosenPlacement, candidate_placements
 from patchmerger.acceleration.placement_trials import PlacementTrials, best_placement
 from patchmerger.acceleration.recovery_job import device_of
-from patchmerger.acceleration.run import check_classes
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, Scope
-from patchmerger.acceleration.teachers import Teacher, find_teacher
-from patchmerger.data import ImageSplits, default_augmentation, load_images
-from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json, write_json
-from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder, read_settings
+from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd, over_images, over_seeds
@@ -37,9 +33,8 @@ from patchmerger.speed.measurement import measure
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.studies.methods import CONTROLS, Method, known_methods
 from patchmerger.studies.settings import AccelerationStudySettings
+from patchmerger.studies.trained_models import TrainedModel
 from patchmerger.studies.training_runs import WORK, finished
-from patchmerger.training.fitting import native_size
-from patchmerger.training.settings import FitSettings
 
 _CACHE = "kept"
 _PLACES = "places.json"
@@ -71,7 +66,7 @@ def accelerate_study(
     unknown = [name for name in settings.methods if name not in known_methods()]
     if unknown:
         raise ValueError(f"methods ({unknown[0]!r}) must be among {', '.join(known_methods())}")
-    trained = [_Trained(folder) for folder in settings.models]
+    trained = [TrainedModel(folder) for folder in settings.models]
     recorded = {**to_json(settings), "models": [t.teacher.found.fingerprint for t in trained]}
     folder = RunFolder(out or default_folder("accelerate", "study", recorded), recorded)
     if (known := finished(folder)) is not None:
@@ -125,29 +120,13 @@ def cells_of(settings: AccelerationStudySettings) -> list[Cell]:
     return list(found.values())
 
 
-class _Trained:
-    """A plain model, its images, and what was said of its training."""
-
-    def __init__(self, folder: Path) -> None:
-        if not (folder / RESULTS_FILE).is_file():
-            raise FileNotFoundError(f"models: {folder} has no {RESULTS_FILE}: it is no finished run of patchmerger fit")
-        run = read_settings(folder, FitSettings)
-        self.seed, self.data = run.seed, run.data
-        self.teacher: Teacher = find_teacher(folder)
-        self.augmentation = run.augmentation or default_augmentation(run.data.source)
-        self.images: ImageSplits = load_images(self.data, seed=self.seed)
-        check_classes(self.teacher, self.images, self.data.source)
-        self.model = run.model.resolve(native_size(self.images))
-        self.image_size = square_input(self.teacher.net)
-
-
 class _Study:
     """The cells of a study, each kept in a file of its own."""
 
     def __init__(
         self,
         settings: AccelerationStudySettings,
-        trained: Sequence[_Trained],
+        trained: Sequence[TrainedModel],
         candidates: dict[float, list[ChosenPlacement]],
         folder: RunFolder,
         progress: bool,

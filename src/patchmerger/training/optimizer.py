@@ -10,6 +10,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from patchmerger.mechanism.blocks import is_merging
+from patchmerger.placing.placement import Placement
 from patchmerger.training.settings import TrainingSettings
 
 
@@ -45,6 +46,8 @@ def make_optimizer(
 def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Parameter groups of timm: weight decay on matrices only, rates by layer and for the mergers where asked for.
 
+    Learned positions of placed tokens count as mergers' parameters: they are as new to a trained model.
+
     Returns:
         Groups as an optimiser takes them, of mergers' parameters alone (``"merger"`` is true) or of none of them.
         ``"lr_scale"``, where there is one, is the factor on the learning rate that timm's schedules keep.
@@ -56,6 +59,7 @@ def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[
     else:
         groups = param_groups_layer_decay(model, decayed, no_weight_decay_list=without_decay, layer_decay=layer_decay)
     of_mergers = {id(p) for module in model.modules() if is_merging(module) for p in module.merger.parameters()}
+    of_mergers |= {id(p) for module in model.modules() if isinstance(module, Placement) for p in module.parameters()}
     apart = []
     for group in groups:
         for merger in (False, True):

@@ -1,0 +1,30 @@
+"""``patchmerger place-study``: fewer tokens in trained ViTs, placed by several samplers, with and without a merger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from patchmerger.commands.shared_options import RunOptions
+from patchmerger.runs.narrowing import narrowed
+from patchmerger.studies.settings import PlacingStudySettings
+
+
+@dataclass(frozen=True)
+class Command(RunOptions, PlacingStudySettings):
+    """Place fewer and fewer tokens in trained plain models, and compare what remains of their accuracy.
+
+    Every method is evaluated without training, and some after a short fine-tuning with the plain model as teacher. The
+    oracle, which uses the labels of test images, shows what placing could give. The same command again resumes an
+    interrupted run; a second process beside it shares the work.
+    """
+
+    def run(self, command: str) -> int:
+        """Place and evaluate all, and show the table."""
+        from patchmerger.reports.placing_study import report_placing
+        from patchmerger.studies.placing_study import place_study
+
+        results = place_study(
+            narrowed(self, PlacingStudySettings), out=self.out, command=command, progress=self.progress
+        )
+        report_placing(results)
+        return 0

@@ -1,0 +1,158 @@
+"""The table and the picture of ``patchmerger place-study``: accuracy against the number of tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from rich import box
+from rich.table import Table
+
+from patchmerger.reports.numbers import (
+    counted,
+    difference_text,
+    interval_heading,
+    left_out_text,
+    model_text,
+    speed_text,
+    uncertain_text,
+)
+from patchmerger.reports.style import GREY, head, picture, shared_legend
+from patchmerger.reports.tables import print_table, report_console
+
+PICTURE_FILE = "placing.png"
+WORDS = {
+    "subset": "patches dropped at random", "grid": "grid of tiles", "center": "tiles towards the middle",
+    "uniform": "uniform", "gaussian": "Gaussian", "sobol": "Sobol", "edges": "drawn to edges", "learned": "learned",
+    "merger": "PatchMerger, same FLOPs", "placed-merger": "placed, then merged, same FLOPs",
+}  # fmt: skip
+_COLOURS = {
+    "subset": "#8a8f2a", "grid": "#56b4e9", "center": "#0072b2", "uniform": "#8d5fbf", "gaussian": "#cc79a7",
+    "sobol": "#009e73", "edges": "#e69f00", "learned": "#7a4b2a", "merger": "#d55e00", "placed-merger": "#1b1b1b",
+}  # fmt: skip
+_MARKERS = dict(zip(_COLOURS, "xsDv^oP*hX", strict=True))
+
+
+def report_placing(results: dict[str, Any]) -> None:
+    """Draw the picture of ``patchmerger place-study`` into its folder, and print the table."""
+    draw_placing(results, Path(results["folder"]) / PICTURE_FILE)
+    show_placing(results)
+
+
+def show_placing(results: dict[str, Any]) -> None:
+    """Print the table of ``patchmerger place-study``: a row for each number of tokens, training and method."""
+    console, curves = report_console(), results["curves"]
+    plain = 100 * sum(p["accuracy"] for p in results["plain"]) / len(results["plain"])
+    first = WORDS[results["settings"]["methods"][0]]
+    table = Table(
+        title=f"test accuracy, %; plain: {plain:.2f} ({counted(len(results['models']), 'model')})",
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+    )
+    for column in ("tokens", "method", "training"):
+        table.add_column(column, no_wrap=True)
+    columns = ("accuracy", interval_heading("plain", [row["difference"] for row in curves]), f"− {first}", "FLOPs")
+    for column in (*columns, "oracle"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in sorted(curves, key=lambda row: (-row["fraction"], row["fine_tuned"])):
+        table.add_row(
+            f"{row['num_tokens']} ({100 * row['fraction']:g}%)", WORDS[row["method"]],
+            "fine-tuned" if row["fine_tuned"] else "none",
+            f"{100 * row['accuracy']:.2f}" + ("" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"),
+            difference_text(row["difference"]), difference_text(row["ahead"]),
+            f"{100 * row['flops'] / results['plain_flops']:.0f}%",
+            "–" if row["oracle"] is None else f"{100 * row['oracle_initial']:.1f} → {100 * row['oracle']:.1f}",
+        )  # fmt: skip
+    print_table(console, table, keys=3)
+    console.print(results["data"], soft_wrap=True)
+    if any(row["oracle"] is not None for row in curves):
+        images = next(c["oracle"]["images"] for c in results["cells"] if c["oracle"] is not None)
+        console.print(f"Oracle: on {images:,} test images. {results['oracle_warning']}", soft_wrap=True)
+    timings = [] if results["speed"] is None else [t for t in results["speed"]["timings"] if t["name"] != "plain"]
+    if timings:
+        speeds = ", ".join(f"{t['name']} {speed_text(t)} ({t['predicted_speedup']:.2f})" for t in timings)
+        console.print(f"Speed-up, measured (by FLOPs): {speeds}.", soft_wrap=True)
+    for line in (uncertain_text((t["name"], t) for t in timings), left_out_text(r["difference"] for r in curves)):
+        if line is not None:
+            console.print(line, soft_wrap=True)
+    console.print(f"Results and picture: {results['folder']}", soft_wrap=True)
+
+
+def draw_placing(results: dict[str, Any], path: Path) -> None:
+    """Draw the results of ``patchmerger place-study`` as a PNG.
+
+    Accuracy against the number of tokens, a line for each method: without training, and fine-tuned.
+
+    Args:
+        results: The content of its ``results.json``.
+        path: The file.
+    """
+    trainings = sorted({row["fine_tuned"] for row in results["curves"]})
+    methods = [m for m in WORDS if any(row["method"] == m for row in results["curves"])]
+    plain = 100 * sum(p["accuracy"] for p in results["plain"]) / len(results["plain"])
+    epochs = results["settings"]["epochs"]
+    with picture(path, columns=len(trainings), note=_note(results)) as (figure, panels):
+        for axes, fine_tuned in zip(panels, trainings, strict=True):
+            for method in methods:
+                rows = [r for r in results["curves"] if (r["method"], r["fine_tuned"]) == (method, fine_tuned)]
+                _line(axes, rows, method)
+            axes.axhline(plain, color=GREY, lw=1, ls=":")
+            head(axes, f"fine-tuned, {epochs:g} epochs" if fine_tuned else "without training")
+            _tokens_axis(axes, results)
+        panels[0].set_ylabel("test accuracy, %")
+        handles = [Line2D([], [], color=GREY, lw=1, ls=":")]
+        handles += [Line2D([], [], color=_COLOURS[m], marker=_MARKERS[m], lw=1.6) for m in methods]
+        labels = ["plain", *(WORDS[m] for m in methods)]
+        if any(row["oracle"] is not None for row in results["curves"]):
+            handles.append(Line2D([], [], color=_COLOURS[results["settings"]["sampler"]], lw=1.2, ls="--"))
+            labels.append("oracle (uses labels)")
+        data = results["data"].split(":")[0]
+        title = f"{data}: {model_text(results['model'])}, {counted(len(results['models']), 'trained plain model')}"
+        shared_legend(figure, handles, labels, title=title, columns=4)
+
+
+def _line(axes: Axes, rows: list[dict[str, Any]], method: str) -> None:
+    rows = sorted(rows, key=lambda row: row["num_tokens"])
+    tokens, colour = [row["num_tokens"] for row in rows], _COLOURS[method]
+    sds = [100 * (row["sd"] or 0) for row in rows]
+    axes.errorbar(
+        tokens, [100 * row["accuracy"] for row in rows], yerr=sds if any(sds) else None, fmt=f"{_MARKERS[method]}-",
+        ms=5, lw=1.6, elinewidth=1, capsize=3, color=colour,
+    )  # fmt: skip
+    known = [row for row in rows if row["oracle"] is not None]
+    if known:
+        axes.plot([r["num_tokens"] for r in known], [100 * r["oracle"] for r in known], ls="--", lw=1.2, color=colour)
+
+
+def _tokens_axis(axes: Axes, results: dict[str, Any]) -> None:
+    budgets = sorted(results["budgets"].values(), key=lambda budget: budget["num_tokens"])
+    tokens = [budget["num_tokens"] for budget in budgets]
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(
+        tokens, [f"{n}\n{100 * b['flops'] / results['plain_flops']:.0f}%" for n, b in zip(tokens, budgets, strict=True)]
+    )
+    axes.set_xlabel("placed tokens, or a merger with their FLOPs (% of plain)")
+
+
+def _note(results: dict[str, Any]) -> str:
+    models = len(results["models"])
+    spread = f"Mean ± standard deviation of {models} models. " if models > 1 else ""
+    merges = "; ".join(
+        f"{budget['num_tokens']} tokens: {_merge_text(budget['merges'])}"
+        for budget in results["budgets"].values()
+        if budget["merges"]
+    )
+    oracle = ""
+    if any(row["oracle"] is not None for row in results["curves"]):
+        oracle = "\nThe oracle fits positions to each test image by its label: an upper bound, no method."
+    return f"{spread}Mergers at the FLOPs of {merges}.{oracle}\nVertical axes do not begin at 0, and differ."
+
+
+def _merge_text(merges: dict[str, dict[str, int]]) -> str:
+    words = {"merger": "patches", "placed-merger": "placed"}
+    return ", ".join(
+        f"{m['num_placed']} {words[name]} → {m['num_tokens']} after block {m['after']}" for name, m in merges.items()
+    )
