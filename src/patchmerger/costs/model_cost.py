@@ -13,8 +13,10 @@ from patchmerger.costs.counting import PartCost, count_parts, on_meta
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
 from patchmerger.inserted import mergers
-from patchmerger.insertion import remove
+from patchmerger.mechanism.placed_tokens import placed_embedding
+from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import check_patches
+from patchmerger.placing.in_model import plain_model
 from patchmerger.runs.text_table import text_table
 
 
@@ -25,7 +27,7 @@ class Cost:
     Attributes:
         image_size: Height and width in pixels.
         parts: The model's parts in the order in which they run.
-        plain_flops: FLOPs of the same model without its mergers.
+        plain_flops: FLOPs of the same model without its mergers, and with the patches of its grid for placed tokens.
     """
 
     image_size: tuple[int, int]
@@ -54,7 +56,7 @@ class Cost:
 
     @property
     def speedup(self) -> float:
-        """Predicted speed-up: FLOPs without the mergers divided by FLOPs with them."""
+        """Predicted speed-up: FLOPs of the plain model divided by those of this one."""
         return self.plain_flops / self.flops
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,10 +85,10 @@ class Cost:
             rows.append((name, tokens, f"{flops / 1e9:.3f}", f"{flops / self.flops:.1%}", f"{params:,}"))
         tokens = f"{self.tokens} → {self.tokens_out}"
         rows.append(("all", tokens, f"{self.flops / 1e9:.3f}", "100.0%", f"{self.params:,}"))
-        saved = f"{self.speedup:.3f}× fewer FLOPs than the {self.plain_flops / 1e9:.3f} GFLOPs without a merger"
+        saved = f"{self.speedup:.3f}× fewer FLOPs than the {self.plain_flops / 1e9:.3f} GFLOPs of the plain model"
         return (
             f"Cost of one image of {height} × {width} pixels\n{text_table(rows, with_total=True)}\n"
-            f"{saved if self.plain_flops != self.flops else 'no merger'}"
+            f"{saved if self.plain_flops != self.flops else 'no merger, no placed tokens'}"
         )
 
 
@@ -104,7 +106,7 @@ def cost(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> C
             with ``dynamic_img_size``, which takes images of any size as it is.
 
     Returns:
-        The cost, with the speed-up predicted against the same model without its mergers.
+        The cost, with the speed-up predicted against the same model without its mergers and placed tokens.
 
     Raises:
         UnsupportedModelError: The model cannot take a merger.
@@ -122,7 +124,8 @@ def cost(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> C
                 f"image_size {size} brings {arriving} tokens to {merger.name}, fewer than the num_tokens "
                 f"({merger.num_tokens}) that it gives: take larger images or a smaller num_tokens"
             )
-    flops = sum(part.flops for part in (count_parts(remove(clone), size) if mergers(clone) else parts))
+    changed = bool(mergers(clone)) or placed_embedding(clone) is not None
+    flops = sum(part.flops for part in (count_parts(plain_model(clone), size) if changed else parts))
     return Cost(size or image_size_of(clone), tuple(parts), flops)
 
 
@@ -132,7 +135,11 @@ def _checked(model: Any, image_size: int | tuple[int, int]) -> tuple[int, int]:
     if height < 1 or width < 1:
         raise ValueError(f"image_size ({height}, {width}) must be at least one pixel high and wide")
     embed = getattr(model, "patch_embed", None)
-    if type(embed) is PatchEmbed and (height, width) != tuple(embed.img_size or ()):
+    if (
+        isinstance(embed, nn.Module)
+        and host_class(embed) is PatchEmbed
+        and (height, width) != tuple(embed.img_size or ())
+    ):
         # A position embedding of fixed size has no place for patches that are padded.
         pads = embed.dynamic_img_pad and (model.dynamic_img_size or model.pos_embed is None)
         if not pads:

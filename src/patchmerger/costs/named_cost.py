@@ -13,10 +13,11 @@ from patchmerger.costs.counting import on_meta
 from patchmerger.costs.model_cost import Cost, cost
 from patchmerger.costs.placements import needed_positions
 from patchmerger.inserted import mergers
-from patchmerger.insertion import remove
+from patchmerger.mechanism.placed_tokens import placed_embedding
 from patchmerger.models.build import apply_merge, build_model
 from patchmerger.models.finding import find_model, locate
 from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.placing.in_model import plain_model
 
 
 def cost_of(
@@ -44,10 +45,10 @@ def cost_of(
         UnsupportedModelError: The model cannot take a merger.
     """
     net = _plain_or_saved(model, architecture, dict(args or {}))
-    if mergers(net):
+    if mergers(net) or placed_embedding(net) is not None:
         if merge is None:
-            remove(net)
-        elif merge != "auto":
+            plain_model(net)
+        elif merge != "auto" and mergers(net):
             raise ValueError(f"merge asks for a merger, but model ({model}) has one: leave merge out, or save it plain")
     elif merge is not None:
         with torch.device("meta"):

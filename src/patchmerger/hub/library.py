@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.saved_mergers import SavedMerger, insert_mergers
+from patchmerger.hub.saved_placing import place_as_saved, read_placing
 from patchmerger.hub.weights import Weights
 
 
@@ -120,6 +121,7 @@ class Library(ABC):
         The weights of the model itself are as they fall.
         """
         model = self.make(folder, config)
+        place_as_saved(model, read_placing(config, folder), weights)
         insert_mergers(model, mergers)
         return model, weights
 

@@ -22,6 +22,7 @@ from patchmerger.reducers.reducer import Reducer
 from patchmerger.runs.serialisation import from_json, to_json
 
 KEY = "patchmerger"
+PLACING = "placing"  # how tokens are placed, beside the mergers
 SCHEMA_VERSION = 1
 
 
@@ -101,7 +102,7 @@ def read_mergers(config: dict[str, Any], folder: Path) -> tuple[SavedMerger, ...
             f"{path} has schema_version {version}, but this patchmerger knows up to {SCHEMA_VERSION}: upgrade it"
         )
     try:
-        return from_json(SavedMergers, ours).mergers
+        return from_json(SavedMergers, {k: v for k, v in ours.items() if k != PLACING}).mergers
     except ValueError as error:
         raise ValueError(f"{path} describes its mergers in a way that is not understood: {error}") from error
 

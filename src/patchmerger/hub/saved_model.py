@@ -15,8 +15,10 @@ from patchmerger.hub.folders import CONFIG_NAME, find_folder, read_object
 from patchmerger.hub.libraries import library_of_config
 from patchmerger.hub.library import PlainConfig
 from patchmerger.hub.saved_mergers import SavedMerger, read_mergers
+from patchmerger.hub.saved_placing import read_placing
 from patchmerger.hub.size_check import limited_to, refuse_absurd_depth
 from patchmerger.hub.weights import Weights, read_weights, state_dict_mismatch, weights_file
+from patchmerger.placing.settings import PlacingSettings
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,12 @@ class SavedConfig(PlainConfig):
         class_names: One name a class, or ``None``.
         library: ``"timm"``, ``"transformers"`` or ``"torchvision"``.
         mergers: First to last.
+        placing: How its tokens are placed; ``None`` where they are the patches of a grid.
     """
 
     library: str
     mergers: tuple[SavedMerger, ...]
+    placing: PlacingSettings | None = None
 
 
 class SavedModel:
@@ -48,6 +52,7 @@ class SavedModel:
         config: The content of its ``config.json``.
         library: That of the model.
         mergers: First to last.
+        placing: How its tokens are placed; ``None`` where they are the patches of a grid.
 
     Raises:
         FileNotFoundError: There is no ``config.json``.
@@ -58,6 +63,7 @@ class SavedModel:
         self.folder, self.config = folder, read_object(folder / CONFIG_NAME)
         self.library = library_of_config(self.config, folder)
         self.mergers = read_mergers(self.config, folder)
+        self.placing = read_placing(self.config, folder)
 
     @cached_property
     def description(self) -> SavedConfig:
@@ -69,7 +75,7 @@ class SavedModel:
             raise ValueError(f"{source} does not say {error}") from error
         except (TypeError, AttributeError) as error:
             raise ValueError(f"{source} says something in a form that is not understood: {error}") from error
-        return SavedConfig(**vars(plain), library=self.library.name, mergers=self.mergers)
+        return SavedConfig(**vars(plain), library=self.library.name, mergers=self.mergers, placing=self.placing)
 
     def weights(self) -> Weights:
         """As they are on disk."""

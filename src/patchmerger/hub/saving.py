@@ -18,8 +18,8 @@ from patchmerger.hub.folders import check_target
 from patchmerger.hub.libraries import library_of_model
 from patchmerger.hub.library import SaveOptions
 from patchmerger.hub.rebuild_check import check_rebuilt
-from patchmerger.hub.saved_mergers import write_mergers
 from patchmerger.hub.saved_model import SavedModel
+from patchmerger.hub.saved_placing import write_changes
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import atomic_folder
 
@@ -64,11 +64,11 @@ def save(
     _refuse_unsavable(model)
     library = library_of_model(model)
     options = SaveOptions(preprocessing, class_names, dict(model_args or {}), image_processor)
-    mergers = write_mergers(model)
+    changes = write_changes(model)
     target = Path(folder).expanduser().resolve()
     check_target(target, overwrite=overwrite)
     with atomic_folder(target) as new:
-        library.write(model, new, mergers, options)
+        library.write(model, new, changes, options)
         check_rebuilt(library, model, *SavedModel(new).build())
     return Path(folder)
 

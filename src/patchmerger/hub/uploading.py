@@ -76,7 +76,8 @@ def push_to_hub(
 
 def model_card(saved: SavedConfig, name: str) -> ModelCard:
     """A short model card: what the model is, where it merges, how to load it."""
-    tags = [*(["patchmerger"] if saved.mergers else []), saved.library, "vision"]
+    changed = bool(saved.mergers) or saved.placing is not None
+    tags = [*(["patchmerger"] if changed else []), saved.library, "vision"]
     data = ModelCardData(
         library_name=tags[0],
         pipeline_tag="image-classification" if saved.num_classes else "image-feature-extraction",
@@ -84,6 +85,13 @@ def model_card(saved: SavedConfig, name: str) -> ModelCard:
     )
     classes = f" with {saved.num_classes} classes" if saved.num_classes else ""
     lines = [f"# {name}", "", f"A `{saved.architecture}` of {saved.library}{classes}.", ""]
+    if saved.placing is not None:
+        lines += [
+            f"It looks at an image through {saved.placing.num_tokens} windows, placed by the sampler "
+            f'"{saved.placing.sampler}" ([arXiv 2507.01654](https://arxiv.org/abs/2507.01654)), in place of a grid of '
+            "patches.",
+            "",
+        ]
     if saved.mergers:
         lines += [
             "Tokens are merged on the way, so that the later blocks have less to do "
@@ -94,8 +102,8 @@ def model_card(saved: SavedConfig, name: str) -> ModelCard:
                 for m in saved.mergers
             ),
             "",
-            f"{saved.library} alone knows nothing of this; load the model with patchmerger:",
-            "",
         ]
+    if changed:
+        lines += [f"{saved.library} alone knows nothing of this; load the model with patchmerger:", ""]
     lines += ["```python", "import patchmerger", "", f'model = patchmerger.load("{name}")', "```", ""]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))

@@ -182,7 +182,7 @@ class _Layout:
         """(B, M, N) → (B, M, rows, columns)."""
         rows, columns = self.grid
         if self.shares is not None:
-            return (weights @ self.shares.to(weights.dtype)).unflatten(2, (rows, columns))
+            return (weights @ self.shares.to(weights.dtype)).reshape(*weights.shape[:2], rows, columns)
         maps = weights.new_zeros(*weights.shape[:2], rows * columns)
         index = self.index[:, None].expand(-1, weights.shape[1], -1)  # (B, M, N)
         return maps.scatter_add(2, index, weights).unflatten(2, (rows, columns))  # padding adds its zero weight

@@ -17,6 +17,8 @@ from patchmerger.hosts import Host, UnsupportedModelError, find_host
 from patchmerger.hosts.state import unsupported_state
 from patchmerger.hosts.timm.rotary import too_long_a_step
 from patchmerger.hosts.wrappers import refuse_adapters
+from patchmerger.inserted import mergers
+from patchmerger.insertion import remove
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.placed_tokens import placed_embedding, placed_tokens
@@ -130,6 +132,13 @@ def unplace(model: ModelT) -> ModelT:
     del embed.placement
     _tell_blocks(model)
     return model
+
+
+def plain_model(model: ModelT) -> ModelT:
+    """``model`` itself, in place without its mergers and with the patches of its grid for tokens."""
+    if mergers(model):
+        remove(model)
+    return model if placed_embedding(model) is None else unplace(model)
 
 
 def placing_of(model: nn.Module) -> PlacingSettings | None:

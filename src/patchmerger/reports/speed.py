@@ -78,6 +78,8 @@ def _group(rows: list[Mapping[str, Any]]) -> list[RenderableType]:
     """One table: a model in inference or training, in one number format on one device."""
     first, key = rows[0], rows[0]["key"]
     places = ", ".join(f"{m} tokens after block {a}" for m, a in zip(first["num_tokens"], first["after"], strict=True))
+    if first["placed"] is not None:
+        places = f"{first['placed']} placed tokens{', ' if places else ''}{places}"
     what = "training step" if key["training"] else "inference"
     predicted = next((_merged(row)["predicted_speedup"] for row in rows if row["measurement"]), None)
     by_flops = f"; FLOPs predict {predicted:.2f}×" if predicted else ""

@@ -14,9 +14,11 @@ from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import needed_positions
 from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
-from patchmerger.insertion import insert, remove
+from patchmerger.insertion import insert
 from patchmerger.mechanism.options import Positions
+from patchmerger.mechanism.placed_tokens import num_placed_tokens
 from patchmerger.models.finding import Weights, find_model
+from patchmerger.placing.in_model import plain_model
 from patchmerger.speed.settings import BenchSettings
 
 
@@ -29,20 +31,22 @@ class Candidates:
         num_tokens: Tokens that each merger gives.
         after: The blocks that the mergers stand after, counted from 1.
         positions: What ``insert`` was told of positions.
+        placed: Tokens that the merged model places in an image; ``None`` where they are the patches of a grid.
     """
 
     models: dict[str, nn.Module]
     num_tokens: tuple[int, ...]
     after: tuple[int, ...]
     positions: Positions | None
+    placed: int | None = None
 
 
 def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, seed: int | None = None) -> Candidates:
     """Build the models to measure for one name.
 
     Args:
-        name: As in :func:`patchmerger.models.find_model`. A saved model that merges is measured as it is,
-            against itself without its mergers.
+        name: As in :func:`patchmerger.models.find_model`. A saved model that merges or places its
+            tokens is measured as it is, against the plain one.
         settings: Where to merge, image size, and what to measure against.
         seed: Of the random weights; ``None`` builds timm models on the meta device, without weights.
 
@@ -55,8 +59,9 @@ def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, se
         name, architecture=architecture, image_size=settings.image_size, weights=weights, seed=seed or 0
     ).model
     positions: Positions | None
-    if saved := mergers(found):
-        plain, merged, positions = remove(copy.deepcopy(found)), found, saved[0].positions
+    saved, placed = mergers(found), num_placed_tokens(found)
+    if saved or placed is not None:
+        plain, merged, positions = plain_model(copy.deepcopy(found)), found, saved[0].positions if saved else None
     else:
         plain, positions = found, needed_positions(on_meta(found))
         with torch.random.fork_rng(devices=[]):
@@ -65,12 +70,14 @@ def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, se
     inserted = mergers(merged)
     models = {"plain": plain, "merged": merged}
     if (against := settings.against) is not None:
-        if len(inserted) > 1:
+        if len(inserted) != 1:
             raise ValueError(f"against ({against!r}) has one merger, and not {len(inserted)}")
         with torch.device("meta" if seed is None else "cpu"), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed or 0)
             models[against] = _vit_pytorch(plain, inserted[0].after, inserted[0].num_tokens)
-    return Candidates(models, tuple(m.num_tokens for m in inserted), tuple(m.after for m in inserted), positions)
+    return Candidates(
+        models, tuple(m.num_tokens for m in inserted), tuple(m.after for m in inserted), positions, placed
+    )
 
 
 def _vit_pytorch(plain: nn.Module, after: int, num_tokens: int) -> nn.Module:

@@ -39,7 +39,7 @@ def bench(
 
     Args:
         models: Names in timm, such as vit_small_patch16_224, folders of saved models or runs, safetensors files. A
-            saved model that merges is measured against itself without its mergers.
+            saved model that merges or places its tokens is measured against the plain one.
         settings: What is measured.
         out: JSON file for the result, written after each row. After an interrupt (Ctrl-C) the same call goes on with
             the rows that are missing.
@@ -117,7 +117,10 @@ class _Rows:
                 rates = self._peak_rates(key, bar)
                 bar.describe(str(key) + (", part by part" if kind == "profiles" else ""), completed=done)
                 row = self._attempt(key, kind, candidates, rates, bar)
-                found = {"num_tokens": candidates.num_tokens, "after": candidates.after, "peak_rates": asdict(rates)}
+                found = {
+                    "num_tokens": candidates.num_tokens, "after": candidates.after, "placed": candidates.placed,
+                    "peak_rates": asdict(rates),
+                }  # fmt: skip
                 interrupted = bool((row.get("measurement") or {}).get("interrupted"))
                 self.record.add(key, {**found, **row}, kind, interrupted=interrupted)
                 if interrupted:

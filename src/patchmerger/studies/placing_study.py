@@ -21,6 +21,7 @@ from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.image_batches import calibration_batch, normalized_batches
 from patchmerger.acceleration.query_initialisation import calibrate
 from patchmerger.acceleration.recovery_job import device_of
+from patchmerger.acceleration.settings import QueryInit
 from patchmerger.costs.counting import count_parts, on_meta
 from patchmerger.costs.placements import PlacementCosts
 from patchmerger.costs.planning import meeting
@@ -272,7 +273,7 @@ class _Study:
             model.images.train, model.teacher.preprocessing, image_size=model.image_size,
             count=self.settings.calibration_images, seed=model.seed,
         )  # fmt: skip
-        method = "located" if cell.fine_tuned else "reconstruction"
+        method: QueryInit = "located" if cell.fine_tuned else "reconstruction"
         calibrate(net.to(self.device), images.to(self.device), method=method, seed=model.seed)
         return net.cpu()
 
@@ -305,7 +306,7 @@ class _Study:
 
     def _plain(self, number: int) -> dict[str, Any]:
         """The plain model on the test images, and on those that the oracle sees."""
-        scores, targets = self._teacher_scores(number), cast(Tensor, self.trained[number].images.test.targets)
+        scores, targets = self._teacher_scores(number), self.trained[number].images.test.targets
         seen = slice(0, self.settings.oracle_images)
         on_oracle = (
             float((scores.argmax(dim=1) == targets)[seen].float().mean()) if self.settings.oracle_images else None
@@ -394,7 +395,7 @@ class _TestImages:
 
     def first(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The first ``count`` of them with their labels, in batches."""
-        targets, done = cast(Tensor, self.model.images.test.targets), 0
+        targets, done = self.model.images.test.targets, 0
         for images in self._batches():
             taken = images[: count - done]
             yield taken, targets[done : done + len(taken)].to(self.device)
@@ -413,7 +414,7 @@ class _TestImages:
             return
         if self._held is None:
             self._held = torch.cat(list(self._prepared())).to(self.device)
-        yield from self._held.split(_BATCH)
+        yield from self._held.split(_BATCH)  # type: ignore[no-untyped-call]
 
     def _prepared(self) -> Iterator[Tensor]:
         model = self.model

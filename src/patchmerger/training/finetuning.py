@@ -18,6 +18,7 @@ from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.hub.libraries import library_of_model
 from patchmerger.hub.saved_mergers import insert_mergers, write_mergers
 from patchmerger.hub.saved_model import SavedModel
+from patchmerger.hub.saved_placing import place_as_saved
 from patchmerger.hub.weights import state_dict_mismatch
 from patchmerger.insertion import remove
 from patchmerger.mechanism.subclassing import host_class
@@ -169,19 +170,25 @@ def _saved(saved: SavedModel, init: Init, args: dict[str, Any]) -> nn.Module:
     if known.library != "timm":
         raise ValueError(f"init ({init}) is a model of {known.library}: only models of timm are fine-tuned")
     weights = saved.weights()
-    plain = {name: tensor for name, tensor in weights.items() if ".merger." not in name}
+    plain = {name: tensor for name, tensor in weights.items() if not _is_ours(name)}
     overlay = {"state_dict": plain, "source": ""}
     own = without_merger(known.architecture) | {"num_classes": known.num_classes}
     net = _create(f"local-dir:{saved.folder}", init, own | args, pretrained_cfg_overlay=overlay)
     cast(Any, net).pretrained_cfg["state_dict"] = None  # else they would stay in memory, and in each copy
+    place_as_saved(net, saved.placing, weights)
     insert_mergers(net, saved.mergers)
-    adapted = {name: tensor for name, tensor in net.state_dict().items() if ".merger." not in name}
-    merged = adapted | {name: tensor for name, tensor in weights.items() if ".merger." in name}
+    adapted = {name: tensor for name, tensor in net.state_dict().items() if not _is_ours(name)}
+    merged = adapted | {name: tensor for name, tensor in weights.items() if _is_ours(name)}
     mismatch = state_dict_mismatch(net, merged)
     if mismatch:
         raise ValueError(f"init ({init}) has other mergers in its weights than in its {CONFIG_NAME}: {mismatch}")
     net.load_state_dict(merged)
     return net
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a weight is that of a merger or of placed tokens, and not of timm's model."""
+    return ".merger." in name or ".placement." in name
 
 
 def _create(name: str, init: Init, args: dict[str, Any], **options: Any) -> nn.Module:
