@@ -15,7 +15,7 @@ LAYERS = [
     {"costs", "speed", "models", "data", "hub", "maps"},
     {"training", "fewshot", "prediction"},
     {"acceleration", "census"},
-    {"studies", "reports"},
+    {"patterns", "studies", "reports"},
     {"commands", "cli"},
     {"__main__"},
 ]

@@ -1,0 +1,64 @@
+"""``patchmerger patterns``: how models reduce tokens, compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchmerger.commands.shared_options import FileOptions
+from patchmerger.data.settings import DataSettings
+from patchmerger.patterns.settings import PatternSettings
+from patchmerger.runs.narrowing import narrowed
+
+
+@dataclass(frozen=True)
+class _Models:
+    """What is compared.
+
+    Args:
+        models: Trained models: folders of runs or of saved models, timm architectures with weights. The first is the
+            one to hold the others against, such as the plain model.
+    """
+
+    models: list[str]
+
+
+@dataclass(frozen=True)
+class Command(FileOptions, PatternSettings, _Models):
+    """Compare how models reduce the tokens of the same images, and what that does to features and accuracy.
+
+    For every two models: which patches both keep (IoU), how alike they group the patches (normalised mutual
+    information), and how alike their features are (CKA, Procrustes); then how these go with the drop in accuracy, as
+    rank correlations. With --reducers methods that need no training are put into copies of the first model, so that one
+    trained model is enough.
+
+    Args:
+        data: The images, with one label each; their classes must be those that the models were trained on.
+        batch_size: Images in a batch.
+        device: Device, such as cpu or cuda; the accelerator by default where there is one.
+        picture: PNG file to draw: which patches go on in each model, and likeness of features against drop in accuracy.
+        progress: Show a progress bar for each model, on a terminal.
+    """
+
+    data: DataSettings = DataSettings()
+    batch_size: int = 128
+    device: str | None = None
+    picture: Path | None = None
+    progress: bool = True
+
+    def run(self, command: str) -> int:
+        """Compare, and show the tables."""
+        from patchmerger.patterns.comparison import compare_patterns
+        from patchmerger.reports.patterns import draw_patterns, show_patterns
+
+        if self.picture is not None and self.picture.exists() and not self.overwrite:
+            raise FileExistsError(f"picture ({self.picture}) exists already: take another name, or --overwrite true")
+        results = compare_patterns(
+            self.models, self.data, narrowed(self, PatternSettings), batch_size=self.batch_size, device=self.device,
+            out=self.out, overwrite=self.overwrite, progress=self.progress, command=command,
+        )  # fmt: skip
+        if self.picture is not None:
+            self.picture.parent.mkdir(parents=True, exist_ok=True)
+            draw_patterns(results, self.picture)
+        show_patterns(results)
+        return 0

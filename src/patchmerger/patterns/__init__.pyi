@@ -1,0 +1,9 @@
+from .comparison import compare_patterns as compare_patterns
+from .reading import ModelPatterns as ModelPatterns
+from .reading import StagePatterns as StagePatterns
+from .reading import read_patterns as read_patterns
+from .settings import PatternSettings as PatternSettings
+from .similarity import kept_overlap as kept_overlap
+from .similarity import linear_cka as linear_cka
+from .similarity import mutual_information as mutual_information
+from .similarity import procrustes_similarity as procrustes_similarity

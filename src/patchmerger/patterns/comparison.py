@@ -1,0 +1,268 @@
+"""Compare models by how they reduce tokens, and relate it to their accuracy: what ``patchmerger patterns`` computes."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from scipy.stats import kendalltau, spearmanr
+from torch import Tensor
+
+from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
+from patchmerger.data.loading import DataLike
+from patchmerger.data.settings import as_data_settings
+from patchmerger.hosts import find_host
+from patchmerger.inserted import mergers
+from patchmerger.insertion import insert
+from patchmerger.models.finding import FoundModel, find_model
+from patchmerger.patterns.reading import ModelPatterns, StagePatterns, read_patterns
+from patchmerger.patterns.settings import PatternSettings
+from patchmerger.patterns.similarity import (
+    chance_overlap,
+    kept_overlap,
+    linear_cka,
+    mutual_information,
+    procrustes_similarity,
+)
+from patchmerger.runs.environment import environment, find_device
+from patchmerger.runs.files import write_json
+from patchmerger.runs.serialisation import to_json
+
+MEASURES = ("cka", "procrustes", "iou", "nmi")
+"""Of a pair of models; the last two where both keep patches, or both put all of them together."""
+
+_LEAST = 4
+"""Pairs that a rank correlation is taken over at least."""
+
+
+def compare_patterns(
+    models: Sequence[str | Path],
+    data: DataLike = DataSettings(),
+    settings: PatternSettings = PatternSettings(),
+    *,
+    batch_size: int = 128,
+    device: str | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Compare how models reduce the tokens of the same images, and what it does to features and accuracy.
+
+    For each pair of models, as Haurum et al. do it:
+
+    - ``iou``: intersection over union of the patches that both keep, mean over images and mergers, with what sets
+      drawn at random would have;
+    - ``nmi``: normalised mutual information of the groups that both merge, mean over images and mergers;
+    - ``cka`` and ``procrustes``: how alike their pooled features are.
+
+    Then the rank correlations (Kendall, Spearman) of each with the drop in accuracy: between one model and all
+    others, and over all pairs. Mergers are compared first with first, second with second, where two models have equally
+    many, else last with last; on other grids of patches not at all.
+
+    Args:
+        models: As in :func:`~patchmerger.models.find_model`; the first is the one to hold the others against, such as
+            the plain model.
+        data: The images, with one label each, as in :func:`patchmerger.data.load_images`.
+        settings: How many images, and which methods are put into copies of the first model beside the others.
+        batch_size: Images in a batch.
+        device: Device, such as cpu or cuda; the accelerator by default where there is one.
+        out: JSON file to write the result to.
+        overwrite: Replace that file if it exists.
+        progress: Show a progress bar for each model, on a terminal.
+        command: The command line that asked for it, kept in the result.
+
+    Returns:
+        ``models``, ``pairs`` and ``correlations``, and what they were computed on.
+
+    Raises:
+        ValueError: Fewer than two models, several labels an image, other classes than the models have, or a method
+            that the first model cannot take; before any model runs.
+        FileExistsError: The file exists and ``overwrite`` is false.
+
+    Source: Haurum, Escalera, Taylor and Moeslund, *Which Tokens to Use?*, arXiv 2308.04657, sections 5 and 6.
+    """
+    _check_out(out, overwrite)
+    place = find_device(device)
+    found = [find_model(model) for model in models]
+    if not found or len(found) + len(settings.reducers) < 2:
+        raise ValueError(f"models ({', '.join(map(str, models))}): at least two are compared; or give reducers")
+    names = [each.name for each in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"models ({', '.join(names)}) names one twice")
+    splits = load_images(data, seed=settings.seed)
+    images = _drawn(splits, settings)
+    said = as_data_settings(data) if isinstance(data, str | os.PathLike | DataSettings) else DataSettings()
+    for each in found:
+        _check(each, splits)
+    for _ in _with_reducers(found[0], settings):
+        pass  # refused before any model runs
+    read = []
+    for each in chain(found, _with_reducers(found[0], settings)):
+        known = cast(Preprocessing, each.preprocessing)
+        prepared = replace(known, crop_pct=said.crop_pct or known.crop_pct)
+        net = each.model.to(place)
+        read.append(
+            read_patterns(
+                each.name,
+                net,
+                images,
+                prepared,
+                batch_size=batch_size,
+                workers=said.workers,
+                progress=progress,
+            )
+        )
+        net.cpu()
+    result = {
+        "study": "patterns",
+        "command": command,
+        "settings": to_json(asdict(settings)),
+        "data": splits.description,
+        "images": len(images),
+        **_compared(read, images.targets),
+        "environment": environment(place),
+    }
+    if out is not None:
+        write_json(out, result)
+    return result
+
+
+def _check_out(out: Path | None, overwrite: bool) -> None:
+    if out is None:
+        return
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _drawn(splits: ImageSplits, settings: PatternSettings) -> ImageSet:
+    """Some images of the split, in its order."""
+    if splits.multi_label:
+        raise ValueError(
+            f"{splits.description} has several labels an image; patterns are compared with accuracy, of one"
+        )
+    images = splits.test if settings.split == "test" else splits.validation
+    if images is None:
+        raise ValueError(f"split ('validation'): {splits.description} has no validation images")
+    generator = torch.Generator().manual_seed(settings.seed)
+    return images.subset(torch.randperm(len(images), generator=generator)[: settings.images].sort().values.tolist())
+
+
+def _check(found: FoundModel, splits: ImageSplits) -> None:
+    """Refuse a model of other classes than the images', or whose preprocessing is not known."""
+    if found.preprocessing is None:
+        raise ValueError(f"model ({found.name}) does not say how its images are prepared")
+    if found.class_names is not None and tuple(found.class_names) != splits.class_names:
+        raise ValueError(
+            f"model ({found.name}) has other classes than {splits.description}: {len(found.class_names)} against "
+            f"{len(splits.class_names)}, or other names"
+        )
+
+
+def _with_reducers(first: FoundModel, settings: PatternSettings) -> Iterator[FoundModel]:
+    """Copies of the first model, each with a method and a keep rate."""
+    if not settings.reducers:
+        return
+    if mergers(first.model):
+        raise ValueError(
+            f"reducers are put into the first model, and {first.name} has mergers already: name a plain one"
+        )
+    depth = len(find_host(first.model).blocks)
+    after = settings.after or tuple(sorted({max(1, depth * quarters // 4) for quarters in (1, 2, 3)}))
+    for reducer in settings.reducers:
+        for rate in settings.keep_rates:
+            model = insert(copy.deepcopy(first.model), keep_rate=rate, after=after, reducer=reducer)
+            yield replace(first, name=f"{reducer} {rate:g}", model=model)
+
+
+def _compared(read: Sequence[ModelPatterns], targets: Tensor) -> dict[str, Any]:
+    accuracies = [float((each.predictions == targets).double().mean()) for each in read]
+    pairs = [_pair(read[i], read[j], accuracies[i], accuracies[j]) for i, j in combinations(range(len(read)), 2)]
+    return {
+        "models": [_described(each, accuracy) for each, accuracy in zip(read, accuracies, strict=True)],
+        "pairs": pairs,
+        "correlations": _correlations([each.name for each in read], pairs),
+    }
+
+
+def _described(read: ModelPatterns, accuracy: float) -> dict[str, Any]:
+    stages = [
+        {
+            "after": stage.after,
+            "num_tokens": stage.num_tokens,
+            "method": stage.method,
+            "keeps": stage.kept is not None,
+            "merges": stage.group is not None,
+            "usage": [[round(value, 4) for value in row] for row in stage.usage.tolist()],
+        }
+        for stage in read.stages
+    ]
+    return {"name": read.name, "accuracy": accuracy, "flops": read.flops, "stages": stages}
+
+
+def _pair(a: ModelPatterns, b: ModelPatterns, accuracy: float, other: float) -> dict[str, Any]:
+    """All measures of two models."""
+    stages = list(zip(a.stages, b.stages, strict=True)) if len(a.stages) == len(b.stages) else []
+    if not stages and a.stages and b.stages:
+        stages = [(a.stages[-1], b.stages[-1])]
+    overlaps = [_mean(kept_overlap, x.kept, y.kept) for x, y in stages if x.grid == y.grid]
+    chances = [_chance(x, y) for x, y in stages if x.grid == y.grid]
+    shared = [_mean(mutual_information, x.group, y.group) for x, y in stages if x.grid == y.grid]
+    return {
+        "models": [a.name, b.name],
+        "accuracy_difference": accuracy - other,
+        "agreement": float((a.predictions == b.predictions).double().mean()),
+        "cka": linear_cka(a.features, b.features),
+        "procrustes": procrustes_similarity(a.features, b.features),
+        "iou": _mean_of(overlaps),
+        "iou_by_chance": _mean_of(chances),
+        "iou_by_merger": overlaps,
+        "nmi": _mean_of(shared),
+        "nmi_by_merger": shared,
+    }
+
+
+def _mean(measure: Callable[[Tensor, Tensor], Tensor], a: Tensor | None, b: Tensor | None) -> float | None:
+    return None if a is None or b is None else float(measure(a, b).mean())
+
+
+def _chance(a: StagePatterns, b: StagePatterns) -> float | None:
+    if a.kept is None or b.kept is None:
+        return None
+    return chance_overlap(int(a.kept[0].sum()), int(b.kept[0].sum()), a.kept.shape[1])
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _correlations(names: Sequence[str], pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rank correlations of each measure with the drop in accuracy from a model to the others, and over all pairs."""
+    found = []
+    for name in names:
+        own = [pair for pair in pairs if name in pair["models"]]
+        drops = [pair["accuracy_difference"] * (1 if pair["models"][0] == name else -1) for pair in own]
+        found.append({"model": name, **{measure: _rank(own, measure, drops) for measure in MEASURES}})
+    sizes = [abs(pair["accuracy_difference"]) for pair in pairs]
+    return [*found, {"model": None, **{measure: _rank(pairs, measure, sizes) for measure in MEASURES}}]
+
+
+def _rank(pairs: Sequence[dict[str, Any]], measure: str, drops: Sequence[float]) -> dict[str, Any] | None:
+    known = [(pair[measure], drop) for pair, drop in zip(pairs, drops, strict=True) if pair[measure] is not None]
+    if len(known) < _LEAST or any(len(set(column)) < 2 for column in zip(*known, strict=True)):
+        return None
+    values, differences = zip(*known, strict=True)
+    kendall, spearman = kendalltau(values, differences), spearmanr(values, differences)
+    return {
+        "pairs": len(known),
+        "kendall": {"tau": float(kendall.statistic), "p": float(kendall.pvalue)},
+        "spearman": {"rho": float(spearman.statistic), "p": float(spearman.pvalue)},
+    }
