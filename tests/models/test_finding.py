@@ -11,7 +11,6 @@ from models.test_classifier import transformers_vit
 from patchmerger import load, save
 from patchmerger.data import Preprocessing
 from patchmerger.models.finding import find_model, locate, weights_fingerprint
-from patchmerger.runs.tensors import write_tensors
 
 ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -137,9 +136,13 @@ def test_files_that_are_no_models_are_refused(tmp_path):
         find_model(tmp_path / "a", model_args={"depth": 3})
 
 
-def test_what_needs_more_than_weights_says_how_to_get_it(tmp_path):
-    write_tensors(tmp_path / "own.safetensors", make_vit().state_dict())
-    with pytest.raises(ValueError, match=r"init: .*holds weights alone: patchmerger convert .*--out FOLDER"):
-        locate(tmp_path / "own.safetensors", "init", files=False)
+def test_a_pickle_says_how_to_get_its_weights():
     with pytest.raises(ValueError, match=r"is a pickle.*patchmerger convert"):
-        locate("own.ckpt", "init", files=False)
+        locate("own.ckpt", "init")
+
+
+def test_a_weights_file_beside_its_config_is_their_folder(tmp_path):
+    file = save(make_vit(), tmp_path / "a") / "model.safetensors"
+    assert find_model(file).fingerprint == find_model(tmp_path / "a").fingerprint
+    with pytest.raises(ValueError, match=r"architecture \('vit_tiny_patch16_224'\) is for weights alone"):
+        find_model(file, architecture="vit_tiny_patch16_224")

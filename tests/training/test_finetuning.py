@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -218,6 +218,39 @@ def test_bad_starts_are_refused_before_training(saved, tmp_path, changes, text):
     with pytest.raises((ValueError, FileNotFoundError), match=text):
         finetune(changes.pop("init", saved), tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("host", ["class token", "registers", "rope"])
+def test_weights_alone_are_those_of_the_architecture_that_is_named(tmp_path, host):
+    before, (name, args) = upstream(tmp_path / "up", host, merge=False), HOSTS[host]
+    settings = ModelSettings(name, {**SMALL, **args})
+    file = tmp_path / "weights.safetensors"
+    save_file({f"module.{key}": value for key, value in before.state_dict().items()}, file)
+    with pytest.warns(UserWarning, match=r"left out 'module\.' before its names"):
+        started = start_from(file, settings, "auto", class_names=("up", "down"))
+    assert started.new_head
+    weights = before.state_dict()
+    kept = {key: value for key, value in started.model.state_dict().items() if not key.startswith("head.")}
+    assert all(torch.equal(value, weights[key]) for key, value in kept.items())
+    with pytest.warns(UserWarning, match="left out"):
+        larger = start_from(
+            file, ModelSettings(name, {**SMALL, **args, "img_size": 64}), "auto", class_names=("up", "down")
+        ).model
+    resized = start_from(
+        tmp_path / "up", ModelSettings(args={"img_size": 64}), "auto", class_names=("up", "down")
+    ).model
+    same = [key for key in resized.state_dict() if not key.startswith("head.")]
+    assert all(torch.equal(larger.state_dict()[key], resized.state_dict()[key]) for key in same)
+    assert content_of(file).startswith("sha256:")
+    with pytest.raises(ValueError, match=r"holds weights alone: name the architecture in model.name"):
+        start_from(file, ModelSettings(), "auto", class_names=("up", "down"))
+
+
+def test_a_weights_file_beside_its_config_is_the_saved_model(tmp_path):
+    upstream(tmp_path / "up")
+    file = tmp_path / "up" / "model.safetensors"
+    assert content_of(file) == content_of(tmp_path / "up")
+    assert len(mergers(start(file).model)) == 1
 
 
 def test_models_of_other_libraries_are_refused(tmp_path):

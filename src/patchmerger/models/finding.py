@@ -16,7 +16,7 @@ from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.checkpoints import build_from_weights
-from patchmerger.hub.folders import PICKLES, PROCESSOR_NAME, find_folder, how_to_convert
+from patchmerger.hub.folders import CONFIG_NAME, PICKLES, PROCESSOR_NAME, WEIGHTS_NAME, find_folder, how_to_convert
 from patchmerger.hub.libraries import library_of_model
 from patchmerger.hub.saved_model import SavedModel
 from patchmerger.hub.saving import save
@@ -118,20 +118,24 @@ def find_model(
     if model_args:
         raise ValueError(f"model_args ({model_args}) are for a safetensors file: model ({model}) knows its own")
     if isinstance(place, Path):
+        if architecture is not None:
+            raise ValueError(
+                f"architecture ({architecture!r}) is for weights alone, and {CONFIG_NAME} beside {model} names it"
+            )
         return _from_folder(str(model), place)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     return _known(place, _from_timm(place, size, weights, seed))
 
 
-def locate(model: str | Path, argument: str = "model", *, files: bool = True) -> Path | str:
+def locate(model: str | Path, argument: str = "model") -> Path | str:
     """Where a model is: its file or folder (of a run: that of its model), or the name of an architecture of timm.
 
+    A file ``model.safetensors`` beside its ``config.json`` is their folder.
     A name on the Hub is downloaded, and the folder is that of the download.
 
     Args:
         model: As in :func:`find_model`.
         argument: What to call it in errors.
-        files: Whether a safetensors file will do, which holds weights alone.
 
     Raises:
         ValueError: No folder, and no name that timm knows; a pickle.
@@ -143,9 +147,7 @@ def locate(model: str | Path, argument: str = "model", *, files: bool = True) ->
     if path.suffix == ".safetensors":
         if not path.is_file():
             raise FileNotFoundError(f"{argument} ({path}) does not exist")
-        if not files:
-            raise ValueError(f"{argument}: {how_to_convert(path)}")
-        return path
+        return path.parent if path.name == WEIGHTS_NAME and (path.parent / CONFIG_NAME).is_file() else path
     if path.exists() or "/" in name:
         try:
             return find_folder(name, None)

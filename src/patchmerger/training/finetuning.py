@@ -13,7 +13,9 @@ import timm
 from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
 from patchmerger.hub import save
+from patchmerger.hub.checkpoints import build_from_weights
 from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.hub.libraries import library_of_model
 from patchmerger.hub.saved_mergers import insert_mergers, write_mergers
@@ -22,11 +24,12 @@ from patchmerger.hub.saved_placing import place_as_saved
 from patchmerger.hub.weights import state_dict_mismatch
 from patchmerger.insertion import remove
 from patchmerger.mechanism.subclassing import host_class
-from patchmerger.models.build import apply_merge, build_model
+from patchmerger.models.build import apply_merge, build_model, check_model_name, check_patches
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import locate
 from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.reducers.names import METHODS
+from patchmerger.runs.tensors import read_tensors
 from patchmerger.training.settings import Recipe
 from patchmerger.zoo import without_merger
 
@@ -56,11 +59,12 @@ def content_of(init: Init) -> str:
         ValueError: It is neither a folder nor a name that timm or the Hub knows.
         FileNotFoundError: No model there.
     """
-    folder = locate(init, "init", files=False)
-    if isinstance(folder, str):
-        return folder
+    place = locate(init, "init")
+    if isinstance(place, str):
+        return place
     content = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.name == CONFIG_NAME or p.suffix == ".safetensors"):
+    files = [place] if place.is_file() else place.iterdir()
+    for path in sorted(p for p in files if p.name == CONFIG_NAME or p.suffix == ".safetensors"):
         with path.open("rb") as file:
             content.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{content.hexdigest()}"
@@ -93,8 +97,10 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
 
     Args:
         init: A folder that :func:`patchmerger.save` wrote, the folder of a run, an architecture of timm (its weights
-            are taken; with a tag, ``"ARCHITECTURE.TAG"``, those), or ``"user/name"`` on the Hugging Face Hub.
-        model: Of its settings only ``args``, and of those only ``img_size`` and drop rates: the rest is loaded.
+            are taken; with a tag, ``"ARCHITECTURE.TAG"``, those), ``"user/name"`` on the Hugging Face Hub, or a
+            safetensors file.
+        model: Of its settings only ``args``, and of those only ``img_size`` and drop rates: the rest is loaded. For a
+            safetensors file, which holds weights alone, ``name`` and all of ``args``.
         merge: ``"auto"`` leaves the model as it was saved, merged or plain. A merger is put into a plain model, and
             must be the one that is there in a merged one.
         class_names: Of the images. The head is kept where the model was trained on these very classes.
@@ -103,10 +109,16 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
         ValueError: Settings that contradict the model, or a model that is not one of timm's.
         FileNotFoundError: No model there.
     """
-    _check_settings(init, model)
-    place = locate(init, "init", files=False)
-    saved = SavedModel(place) if isinstance(place, Path) else None
-    net = _pretrained(str(place), model.args) if saved is None else _saved(saved, init, model.args)
+    place = locate(init, "init")
+    alone = isinstance(place, Path) and place.is_file()
+    _check_settings(init, model, alone=alone)
+    saved = SavedModel(place) if isinstance(place, Path) and not alone else None
+    if saved is not None:
+        net = _saved(saved, init, model.args)
+    elif isinstance(place, Path):
+        net = _from_weights(place, model)
+    else:
+        net = _pretrained(place, model.args)
     _merge(net, merge, init)
     new_head = saved is None or saved.description.class_names != class_names
     if new_head:
@@ -145,10 +157,16 @@ def _given(model: nn.Module, recipe: Recipe, num_classes: int) -> Start:
     return Start(model, new_head=False)
 
 
-def _check_settings(init: Init, model: ModelSettings) -> None:
-    for option, value in (("model.name", model.name), ("model.pretrained", model.pretrained)):
+def _check_settings(init: Init, model: ModelSettings, *, alone: bool) -> None:
+    if alone and model.name is None:
+        raise ValueError(
+            f"init ({init}) holds weights alone: name the architecture in model.name, such as vit_small_patch16_224"
+        )
+    for option, value in (("model.name", None if alone else model.name), ("model.pretrained", model.pretrained)):
         if value:
             raise ValueError(f"{option} ({value}) contradicts init ({init}), which is the model: give one of them")
+    if alone:
+        return
     others = [key for key in model.args if key != "img_size" and "drop" not in key]
     if others:
         raise ValueError(
@@ -162,6 +180,21 @@ def _pretrained(name: str, args: dict[str, Any]) -> nn.Module:
     if not timm.is_model_pretrained(name):
         raise ValueError(f"init ({name}): timm has no weights of that name")
     return _create(name, name, args)
+
+
+def _from_weights(path: Path, model: ModelSettings) -> nn.Module:
+    """A model of timm with the weights in a file, built in their size and then set to the one that is asked for."""
+    architecture = cast(str, model.name)
+    check_model_name(architecture)
+    args = without_merger(architecture) | model.args
+    size = args.pop("img_size", None)
+    net = build_from_weights(read_tensors(path), architecture, args, path)
+    if size is not None:
+        wanted = (size, size) if isinstance(size, int) else tuple(size)
+        check_patches(net, wanted)
+        if image_size_of(fit_to_size(net, wanted)) != wanted:
+            raise ValueError(f"image_size {wanted}: {path} is for {image_size_of(net)}, and timm sets no other size")
+    return net
 
 
 def _saved(saved: SavedModel, init: Init, args: dict[str, Any]) -> nn.Module:

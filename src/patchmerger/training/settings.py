@@ -160,11 +160,12 @@ class Recipe:
 
     Args:
         data: The images.
-        model: The Vision Transformer; with init only img_size and drop rates of args.
+        model: The Vision Transformer; with init only img_size and drop rates of args, where init is not a safetensors
+            file, which holds weights alone.
         merge: The merger; "--merge null" trains the plain model. "auto" is the default merger, and with init the
             model as it was saved: merge.… then puts a merger into a plain one.
         init: What to start from: a folder that patchmerger saved, the folder of a run, an architecture of timm with
-            its weights, or "user/name" on the Hugging Face Hub. If not given, model.… is trained.
+            its weights, "user/name" on the Hugging Face Hub, or a safetensors file. If not given, model.… is trained.
         image_size: Height and width of the images in pixels; the model's own if not given.
         augmentation: How training images are varied; padded crops and flips if not given (digits: none).
         training: How the model is trained.
