@@ -59,7 +59,7 @@ def test_every_config_loads_and_says_what_it_costs(path):
         assert f"# {word}" in text
     command = text.split("# Command")[1].split("\n")[0].split()
     assert command[0] == "patchmerger"
-    assert command[1] in ("compare", "sweep", "transfer", "accelerate-study")
+    assert command[1] in ("compare", "sweep", "transfer", "accelerate-study", "place-study")
     assert command[2:4] == ["--config", f"configs/{path.name}"]
     options = read_command(command[1], ["--config", str(path)])
     for key, value in yaml.safe_load(text).items():

@@ -33,7 +33,7 @@ from patchmerger.speed.measurement import measure
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.studies.methods import CONTROLS, Method, known_methods
 from patchmerger.studies.settings import AccelerationStudySettings
-from patchmerger.studies.trained_models import TrainedModel
+from patchmerger.studies.trained_models import TrainedModel, trained_models
 from patchmerger.studies.training_runs import WORK, finished
 
 _CACHE = "kept"
@@ -66,7 +66,7 @@ def accelerate_study(
     unknown = [name for name in settings.methods if name not in known_methods()]
     if unknown:
         raise ValueError(f"methods ({unknown[0]!r}) must be among {', '.join(known_methods())}")
-    trained = [TrainedModel(folder) for folder in settings.models]
+    trained = trained_models(settings.models)
     recorded = {**to_json(settings), "models": [t.teacher.found.fingerprint for t in trained]}
     folder = RunFolder(out or default_folder("accelerate", "study", recorded), recorded)
     if (known := finished(folder)) is not None:

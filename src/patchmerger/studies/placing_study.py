@@ -42,10 +42,11 @@ from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.measurement import measure
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.studies.settings import MERGING_METHODS, PlacingStudySettings
-from patchmerger.studies.trained_models import TrainedModel
+from patchmerger.studies.trained_models import TrainedModel, trained_models
 from patchmerger.studies.training_runs import WORK, finished
 
 _BATCH = 500
+_CALIBRATION_STEPS = 100  # a third of the usual: these mergers are not trained
 _HELD_BYTES = 4 * 2**30  # test images that stay prepared, so that each model need not wait for them
 
 
@@ -71,7 +72,7 @@ def place_study(
         ValueError: Models in which tokens cannot be placed, or a folder of another study; before any training.
         FileNotFoundError: A folder that is none of a finished run.
     """
-    trained = [TrainedModel(folder) for folder in settings.models]
+    trained = trained_models(settings.models)
     recorded = {**to_json(settings), "models": [t.teacher.found.fingerprint for t in trained]}
     folder = RunFolder(out or default_folder("place", "study", recorded), recorded)
     if (known := finished(folder)) is not None:
@@ -274,7 +275,7 @@ class _Study:
             count=self.settings.calibration_images, seed=model.seed,
         )  # fmt: skip
         method: QueryInit = "located" if cell.fine_tuned else "reconstruction"
-        calibrate(net.to(self.device), images.to(self.device), method=method, seed=model.seed)
+        calibrate(net.to(self.device), images.to(self.device), method=method, steps=_CALIBRATION_STEPS, seed=model.seed)
         return net.cpu()
 
     def _oracle(self, student: nn.Module, tests: _TestImages) -> dict[str, Any] | None:

@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from patchmerger.acceleration.run import check_classes
 from patchmerger.acceleration.teachers import Teacher, find_teacher
-from patchmerger.data import ImageSplits, default_augmentation, load_images
+from patchmerger.data import ImageDataset, ImageSplits, default_augmentation, read_images, split_images
 from patchmerger.models.build import square_input
 from patchmerger.runs.run_folder import RESULTS_FILE, read_settings
 from patchmerger.training.fitting import native_size
 from patchmerger.training.settings import FitSettings
 
 
+def trained_models(folders: Sequence[Path]) -> list[TrainedModel]:
+    """The models of finished runs; images that several of them share are read once.
+
+    Args:
+        folders: Those of the runs.
+
+    Raises:
+        FileNotFoundError: One is none of a finished run.
+        ValueError: A model's classes are not those of its images.
+    """
+    read: dict[str, ImageDataset] = {}
+    found = []
+    for folder in folders:
+        if not (folder / RESULTS_FILE).is_file():
+            raise FileNotFoundError(f"models: {folder} has no {RESULTS_FILE}: it is no finished run of patchmerger fit")
+        run = read_settings(folder, FitSettings)
+        key = str(run.data)
+        if key not in read:
+            read[key] = read_images(run.data)
+        found.append(TrainedModel(folder, run, read[key]))
+    return found
+
+
 class TrainedModel:
     """A plain model, its images, and what was said of its training.
 
     Args:
-        folder: That of a finished run.
-
-    Raises:
-        FileNotFoundError: It is none of a finished run.
-        ValueError: The model's classes are not those of the images.
+        folder: That of its run.
+        run: The run's settings.
+        images: Those that the run read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if not (folder / RESULTS_FILE).is_file():
-            raise FileNotFoundError(f"models: {folder} has no {RESULTS_FILE}: it is no finished run of patchmerger fit")
-        run = read_settings(folder, FitSettings)
+    def __init__(self, folder: Path, run: FitSettings, images: ImageDataset) -> None:
         self.seed, self.data = run.seed, run.data
         self.teacher: Teacher = find_teacher(folder)
         self.augmentation = run.augmentation or default_augmentation(run.data.source)
-        self.images: ImageSplits = load_images(self.data, seed=self.seed)
+        self.images: ImageSplits = split_images(images, seed=self.seed)
         check_classes(self.teacher, self.images, self.data.source)
         self.model = run.model.resolve(native_size(self.images))
         self.image_size = square_input(self.teacher.net)
