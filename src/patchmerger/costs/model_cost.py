@@ -134,7 +134,7 @@ def _checked(model: Any, image_size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1:
         raise ValueError(f"image_size ({height}, {width}) must be at least one pixel high and wide")
-    embed = getattr(model, "patch_embed", None)
+    embed: Any = getattr(model, "patch_embed", None)
     if (
         isinstance(embed, nn.Module)
         and host_class(embed) is PatchEmbed
