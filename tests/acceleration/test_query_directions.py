@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from patchmerger.acceleration.query_directions import kmeans_directions, spatial_directions, whitened_directions
+from patchmerger.acceleration.query_directions import kmeans_directions, whitened_directions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,17 +42,6 @@ def test_whitening_is_not_led_by_a_direction_of_large_variance():
     chosen = (keys @ whitened_directions(keys, 4).T).argmax(dim=-1)
     table = torch.zeros(4, 4).index_put_((cluster.flatten(), chosen.flatten()), torch.tensor(1.0), accumulate=True)
     assert table.max(dim=1).values.sum() > 0.99 * cluster.numel()
-
-
-def test_regions_of_the_image_are_told_apart():
-    generator = torch.Generator().manual_seed(0)
-    places = torch.cartesian_prod(torch.linspace(-1, 1, 4), torch.linspace(-1, 1, 4))
-    keys = 0.1 * torch.randn(50, 16, 6, generator=generator)
-    keys[..., :2] += places
-    found = spatial_directions(keys, 4, grid=(4, 4))
-    weights = (8 * F.normalize(found, dim=1) @ keys.transpose(1, 2)).softmax(dim=-1).mean(dim=0)  # (4, 16)
-    centroids = weights @ places
-    assert sorted((centroids.sign() @ torch.tensor([2.0, 1.0])).tolist()) == [-3, -1, 1, 3]  # one in each quarter
 
 
 @pytest.mark.parametrize("directions", [kmeans_directions, whitened_directions])

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 
-def quick(speedup=None, epochs=None, method="kmeans", budget=None, **changes):
+def quick(speedup=None, epochs=None, method="soft", budget=None, **changes):
     """Settings for an acceleration of seconds."""
     placement = {
         "speedup": speedup,
@@ -146,7 +146,7 @@ def test_a_drop_that_is_too_large_is_said_with_what_would_help(folder, tmp_path,
 @pytest.mark.parametrize("kind", ["registers", "RoPE", "transformers", "relative bias"])
 def test_any_model_goes_through_the_same_call(kind, tmp_path):
     tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 2, "num_classes": 10}
-    method = "located" if kind in ("registers", "transformers") else "kmeans"
+    method = "located" if kind in ("registers", "transformers") else "soft"
     model = {
         "registers": lambda: make_vit("registers, LayerScale", num_classes=10),
         "RoPE": lambda: make_timm("vit_small_patch16_rope_224", **tiny),
@@ -176,7 +176,7 @@ def test_images_without_labels_are_enough(folder, tmp_path, capsys):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{number}.png")
     results = accelerate(
         folder, DataSettings(str(tmp_path / "photos")), out=tmp_path / "run",
-        **quick(1.4, 1, "spatial", recovery={"batch_size": 8}),
+        **quick(1.4, 1, "soft", recovery={"batch_size": 8}),
     )  # fmt: skip
     assert (results["metric"], results["met"], results["evaluation"]["recovered"]["accuracy"]) == (
         "agreement",
@@ -281,7 +281,7 @@ def test_classes_of_other_names_are_warned_of(tmp_path):
 
 
 def test_the_command(folder, tmp_path, capsys):
-    options = ["--speedup", "1.4", "--epochs", "0.02", "--query_init", "kmeans", "--calibration_images", "32"]
+    options = ["--speedup", "1.4", "--epochs", "0.02", "--query_init", "soft", "--calibration_images", "32"]
     options += ["--recovery.accelerator", "cpu", "--rounds", "1", "--out", str(tmp_path / "run"), "--max_drop", "90"]
     assert main(["accelerate", "--model", str(folder), *options]) == 0
     told = capsys.readouterr()

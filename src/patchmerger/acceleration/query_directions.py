@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 _TOKENS = 50_000  # more change no centre
@@ -48,29 +48,6 @@ def whitened_directions(keys: Tensor, num_tokens: int, *, seed: int = 0) -> Tens
     tokens = _sample(keys, seed)
     whiten = _whitening(tokens)  # (D, D)
     return _centres((tokens - tokens.mean(dim=0)) @ whiten, num_tokens, seed) @ whiten.T
-
-
-def spatial_directions(keys: Tensor, num_tokens: int, *, grid: tuple[int, int], seed: int = 0) -> Tensor:
-    """What tells tokens of one region of the image from the others: M regions that are equal and compact.
-
-    ``w = Σ⁻¹ (mean of the region − mean)``, Fisher's linear discriminant of the region.
-
-    Args:
-        keys: Normalised tokens, (B, N, D).
-        num_tokens: Regions M.
-        grid: Rows and columns of the N tokens.
-        seed: Of the first centres of the regions.
-
-    Returns:
-        Directions, (M, D).
-    """
-    rows, columns = grid
-    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).numpy()  # (N, 2)
-    region = torch.from_numpy(KMeans(num_tokens, n_init=10, random_state=seed).fit(places).labels_).long()
-    means = torch.stack([keys[:, (region == m).to(keys.device)].mean(dim=(0, 1)) for m in range(num_tokens)])  # (M, D)
-    tokens = _sample(keys, seed)
-    whiten = _whitening(tokens)
-    return ((means.cpu().float() - tokens.mean(dim=0)) @ whiten) @ whiten.T
 
 
 def _sample(keys: Tensor, seed: int) -> Tensor:

@@ -91,12 +91,11 @@ def calibrate(
     Nothing else in the model changes, and no labels are needed: of the methods below and of the standard deviations
     those are taken with which the scores of the merged model differ least from those of the plain one, on these images.
 
-    - ``"kmeans"``: centres of clusters of the normalised tokens that arrive at the merger, less their mean, in the
-      tokens' own coordinates or whitened, whichever differs less;
-    - ``"spatial"``: what tells the tokens of one region of the image from the others;
-    - ``"reconstruction"``: the best of these, then ``steps`` steps of Adam on the queries alone that bring scores
-      and pooled features closer to the plain model's;
-    - ``"soft"``: as ``"kmeans"``, with a standard deviation of :data:`SOFT`: for models that are trained afterwards;
+    - ``"soft"``: centres of clusters of the normalised tokens that arrive at the merger, less their mean, in the
+      tokens' own coordinates or whitened, whichever differs less, with a standard deviation of :data:`SOFT`: for models
+      that are trained afterwards;
+    - ``"reconstruction"``: the best of these over ``logit_stds``, then ``steps`` steps of Adam on the queries alone that
+      bring scores and pooled features closer to the plain model's: for models that are not trained;
     - ``"located"``: W near zero, for mergers with ``prior="grid"``, which begin as averages over regions of the image:
       for models that are trained afterwards;
     - ``"random"``: drawn anew, the reference;
@@ -138,7 +137,7 @@ def calibrate(
         raise ValueError("method ('located') needs mergers with places: insert(model, prior='grid')")
     plain = remove(copy.deepcopy(model)) if plain is None else plain
     method = recommended_query_init(recovers=False) if method == "best" else method
-    how, tried = {"soft": ("kmeans", (SOFT,)), "located": ("located", (NEAR_ZERO,))}.get(method, (method, tried))
+    tried = {"soft": (SOFT,), "located": (NEAR_ZERO,)}.get(method, tried)
     results = []
     with _frozen(model):
         student, teacher = Classifier(model), Classifier(plain.eval())
@@ -146,7 +145,7 @@ def calibrate(
             wanted = [teacher.with_features(batch) for batch in batches]
         for merger in present:
             search = QuerySearch(student, merger, batches, wanted, multi_label, seed, progress or (lambda *_: None))
-            results.append(search.run(how, tried, steps, lr))
+            results.append(search.run(method, tried, steps, lr))
     return Calibration(method, sum(map(len, batches)), tuple(results))
 
 

@@ -9,9 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.query_directions import kmeans_directions, spatial_directions, whitened_directions
+from patchmerger.acceleration.query_directions import kmeans_directions, whitened_directions
 from patchmerger.acceleration.rear_half import RearHalf
-from patchmerger.hosts import find_host
 from patchmerger.inserted import InsertedMerger
 from patchmerger.merger import PatchMerger
 from patchmerger.models.classifier import Classifier, divergence, feature_error
@@ -67,7 +66,6 @@ class QuerySearch:
             self.kept = [self.rear.front(student, images).tokens for images in batches]
         self.wanted, self.multi_label, self.seed, self.progress = wanted, multi_label, seed, progress
         self.no_scores = student.head is None
-        self.grid = _grid(student.net, self.tokens[0].shape[1])
         norm = self.module.norm or nn.Identity()
         with torch.no_grad():
             self.keys = [norm(tokens) for tokens in self.tokens]
@@ -78,12 +76,8 @@ class QuerySearch:
         noise = torch.randn(self.module.weight.shape, generator=generator)
         self._set(noise / (abs(self.module.scale) * self.module.dim**0.5))
         at_random, tried = self._gap(), {}
-        chosen: tuple[float, str, float | None, Tensor] = (
-            at_random,
-            "random",
-            None,
-            self.module.weight.detach().clone(),
-        )
+        noise = self.module.weight.detach().clone()
+        chosen: tuple[float, str, float | None, Tensor] = (at_random, "random", None, noise)
         found = [] if method == "random" else list(self._directions(method).items())
         for number, (name, directions) in enumerate(found):
             unit = directions / self._logit_std(directions)
@@ -112,13 +106,9 @@ class QuerySearch:
         found = {}
         if method == "located":
             found["located"] = torch.randn(count, self.module.dim, generator=torch.Generator().manual_seed(self.seed))
-        if method in ("kmeans", "reconstruction"):
+        if method in ("soft", "reconstruction"):
             found["kmeans"] = kmeans_directions(keys, count, seed=self.seed)
             found["kmeans-whitened"] = whitened_directions(keys, count, seed=self.seed)
-        if method in ("spatial", "reconstruction") and self.grid is not None:
-            found["spatial"] = spatial_directions(torch.cat(self.keys), count, grid=self.grid, seed=self.seed)
-        elif method == "spatial":
-            raise ValueError("method ('spatial') needs tokens in a grid, which this model's are not: take 'kmeans'")
         return found
 
     def _real_keys(self) -> Iterator[Tensor]:
@@ -181,9 +171,3 @@ class QuerySearch:
         merged = self.module(tokens, **self.calls[0])
         real = tokens.flatten(0, 1) if mask is None else tokens[mask]
         return float(merged.float().norm(dim=-1).mean() / real.float().norm(dim=-1).mean())
-
-
-def _grid(net: nn.Module, tokens: int) -> tuple[int, int] | None:
-    """Rows and columns of the tokens; ``None`` where they are no grid."""
-    grid = find_host(net).grid
-    return grid if isinstance(grid, tuple) and grid[0] * grid[1] == tokens else None

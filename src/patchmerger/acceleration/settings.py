@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 from patchmerger.mechanism.options import Positions
 from patchmerger.training.settings import Precision, TrainingSettings, check_optimizer
 
-QueryInit: TypeAlias = Literal["best", "located", "reconstruction", "soft", "kmeans", "spatial", "random"]
+QueryInit: TypeAlias = Literal["best", "located", "soft", "reconstruction", "random"]
 """How the queries of a merger in a trained model begin; ``calibrate`` explains each."""
 
 Scope: TypeAlias = Literal["rear", "all", "rear-then-all"]
@@ -63,8 +63,8 @@ class QueryInitSettings:
     """How the queries of the merger begin.
 
     Args:
-        method: "located", "reconstruction", "soft", "kmeans", "spatial" or "random"; "best" is "located" where a
-            recovery follows (or "soft", for a model whose patches have no known grid), else "reconstruction".
+        method: "located", "soft", "reconstruction" or "random"; "best" is "located" where a recovery follows (or
+            "soft", for a model whose patches have no known grid), else "reconstruction".
         images: Training images that it is computed from, without labels.
     """
 

@@ -20,8 +20,8 @@ class Command(RunOptions, PlacementSettings, TrainedModelOptions):
 
     Args:
         data: The images; labels are optional.
-        query_init: How the merger's queries are initialised: located, reconstruction, soft, kmeans, spatial or random;
-            best is located where a recovery follows, else reconstruction.
+        query_init: How the merger's queries are initialised: located, soft, reconstruction or random; best is located
+            where a recovery follows, else reconstruction.
         calibration_images: Training images that the queries are computed from, without labels.
         epochs: Length of the recovery in passes over the training images, also a part of one; 0 for none. 1 if not
             given.
