@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from patchmerger.hub import load
 from patchmerger.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.transfer import PICTURE_FILE, report_transfer
-from patchmerger.runs.run_folder import read_settings
+from patchmerger.runs.run_folder import RunFolder, read_settings
 from patchmerger.studies.settings import FineTuning, TransferSettings
 from patchmerger.studies.transfer_study import transfer
 from patchmerger.training.finetuning import content_of
@@ -114,8 +115,6 @@ def test_the_same_command_again_does_nothing(out, results, monkeypatch):
 
 
 def test_a_folder_that_was_moved_goes_on(out, results, monkeypatch, tmp_path):
-    import shutil
-
     moved = tmp_path / "moved"
     shutil.copytree(out, moved)
     (moved / "results.json").unlink()
@@ -124,8 +123,12 @@ def test_a_folder_that_was_moved_goes_on(out, results, monkeypatch, tmp_path):
     assert transfer(SETTINGS, out=moved, progress=False)["variants"] == results["variants"]
 
 
-def test_one_seed_is_paired_over_draws_and_images(tmp_path):
-    results = transfer(replace(SETTINGS, seeds=1), out=tmp_path / "one", progress=False)
+def test_one_seed_is_paired_over_draws_and_images(out, tmp_path):
+    settings, one = replace(SETTINGS, seeds=1), tmp_path / "one"
+    RunFolder(one, settings.resolved()).begin()
+    for name in ("plain", "merged"):  # trained already
+        shutil.copytree(out / name / "seed-0", one / name / "seed-0")
+    results = transfer(settings, out=one, progress=False)
     over = {name: found["difference"]["over"] for name, found in results["variants"]["merged"]["stages"].items()}
     assert over == {"upstream": "images", "1-shot": "draws", "5-shot": "draws", "fine-tuned": "images"}
 
@@ -151,7 +154,8 @@ KILLED = """
 
     runs.fit_images = counted(runs.fit_images, None)
     stages.few_shot_images = counted(stages.few_shot_images, "few-shot")
-    training = TrainingSettings(epochs=1, warmup_epochs=0, batch_size=512, accelerator="cpu")
+    stages.measure_speeds = lambda *_, **__: {}
+    training = TrainingSettings(epochs=1, warmup_epochs=0, batch_size=128, accelerator="cpu")
     settings = TransferSettings(
         model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2,
             "num_heads": 2}),

@@ -94,7 +94,7 @@ def calibrate(
     - ``"soft"``: centres of clusters of the normalised tokens that arrive at the merger, less their mean, in the
       tokens' own coordinates or whitened, whichever differs less, with a standard deviation of :data:`SOFT`: for models
       that are trained afterwards;
-    - ``"reconstruction"``: the best of these over ``logit_stds``, then ``steps`` steps of Adam on the queries alone that
+    - ``"reconstruction"``: the best of these over ``logit_stds``, then ``steps`` of Adam on the queries alone that
       bring scores and pooled features closer to the plain model's: for models that are not trained;
     - ``"located"``: W near zero, for mergers with ``prior="grid"``, which begin as averages over regions of the image:
       for models that are trained afterwards;
