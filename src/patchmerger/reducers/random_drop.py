@@ -38,7 +38,7 @@ def _drawn(x: Tensor, mask: Tensor | None, num_tokens: int, seed: int | None) ->
     """Indices of M tokens, drawn for each image (B, M), or the same ones for all (1, M) where there is a seed."""
     if seed is None:
         return first_by(torch.rand(x.shape[:2], device=x.device), num_tokens, mask)
-    return first_by(_hash(torch.arange(x.shape[1], device=x.device), seed)[None].double(), num_tokens, mask)
+    return first_by(_hash(torch.arange(x.shape[1], device=x.device), seed)[None].float(), num_tokens, mask)
 
 
 _BITS = 0xFFFFFFFF
