@@ -9,11 +9,12 @@ from typing import TypeVar, cast, get_args
 from torch import nn
 
 from patchmerger.hosts import Host, UnsupportedModelError, find_host
+from patchmerger.hosts.attention import block_parts
 from patchmerger.hosts.state import unsupported_state
 from patchmerger.hosts.wrappers import refuse_adapters
 from patchmerger.inserted import mergers
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
-from patchmerger.mechanism.blocks import LaterBlock, MergeState, MergingBlock, is_merging
+from patchmerger.mechanism.blocks import LaterBlock, MergeState, MergingBlock, is_merging, works_inside
 from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.mechanism.patch_grid import PatchGrid
 from patchmerger.mechanism.subclassing import (
@@ -25,7 +26,7 @@ from patchmerger.mechanism.subclassing import (
     subclassed_modules,
 )
 from patchmerger.merger import Init
-from patchmerger.reducers.build import choose_reducers, needs_positions
+from patchmerger.reducers.build import all_work_inside, choose_reducers, needs_positions
 from patchmerger.reducers.names import ReducerName
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -56,7 +57,8 @@ def insert(
             ``torch.compile`` wrap it.
         num_tokens: Tokens that go on, M; 8 by default, as in the paper. A sequence for several mergers.
         after: The block to merge after, counted from 1, up to depth − 1; by default half the depth, as in the
-            paper. A sequence for several mergers.
+            paper. A sequence for several mergers. Methods that work inside a block (ToMe, Top-K, EViT, ATS) merge
+            between its attention and its MLP, in the last block too.
         keep_rate: In place of ``num_tokens`` the share of tokens that each merger keeps, above 0 and up to 1: of N
             patches the i-th leaves ``int(N · keep_rate^i)``.
         reducer: The method, by its name in ``patchmerger.reducers.METHODS``; or a module (B, N, D) →
@@ -97,6 +99,7 @@ def insert(
         after=after,
         prefix=prefix,
         positions=positions,
+        inside_blocks=all_work_inside(reducer),
     )
     reducers = choose_reducers(
         model,
@@ -122,17 +125,22 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
     """Subclass each block from the first merge on that needs it, and those parts that must know of a merge."""
     num_tokens = _present_mergers(host) | request.num_tokens
     first = min(num_tokens)
-    located = [number for number in num_tokens if needs_positions(cast(nn.Module, host.blocks[number - 1].merger))]
+    reducers = {number: cast(nn.Module, host.blocks[number - 1].merger) for number in num_tokens}
+    located = [number for number, reducer in reducers.items() if needs_positions(reducer)]
+    sized = [number for number, reducer in reducers.items() if getattr(reducer, "gives_sizes", False)]
+    inside = [number for number, reducer in reducers.items() if works_inside(reducer)]
     last_located = max(located, default=0)
     for number, block in enumerate(host.blocks[first - 1 :], start=first):
         after_merge = number > first
         if request.positions == "drop" and after_merge:
             for bias in host.biases:
                 attach(block.get_submodule(bias.holder), bias.subclass)
-        origin_is_needed = (
+        weights_are_needed = (
             request.positions == "centroid" or number < last_located or (after_merge and number in located)
         )
-        if number not in num_tokens and host.inputs == BlockInputs() and not origin_is_needed:
+        sizes_are_needed = any(place <= number for place in sized)
+        travels = weights_are_needed or sizes_are_needed
+        if number not in num_tokens and host.inputs == BlockInputs() and not travels:
             continue
         attach(block, MergingBlock if number in num_tokens else LaterBlock)
         block.merge_state = MergeState(  # type: ignore[assignment]
@@ -146,7 +154,9 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
             sequence_first=host.sequence_first,
             num_expected_tokens=None if after_merge else host.num_expected_tokens,
             grid=None if after_merge or not located else PatchGrid(None if host.grid == "varies" else host.grid),
-            origin_is_needed=origin_is_needed,
+            weights_are_needed=weights_are_needed,
+            sizes_are_needed=sizes_are_needed,
+            parts=block_parts(block) if sizes_are_needed or number in inside else None,
         )
     for module, mixin in host.subclasses:
         attach(module, mixin)
@@ -209,12 +219,14 @@ def checked_request(
     after: int | Sequence[int] | None,
     prefix: Prefix,
     positions: Positions | None,
+    inside_blocks: bool = False,
 ) -> InsertionRequest:
     """Check what ``insert`` is asked for and fill in its defaults; nothing in the model changes.
 
-    The arguments and what is raised are those of :func:`patchmerger.insert`.
+    The arguments and what is raised are those of :func:`patchmerger.insert`; ``inside_blocks`` says that the mergers
+    work between attention and MLP, so that the last block can have one too.
     """
-    wanted = _num_tokens_by_block(host, num_tokens, after)
+    wanted = _num_tokens_by_block(host, num_tokens, after, len(host.blocks) - (0 if inside_blocks else 1))
     num_kept = _num_kept_prefix_tokens(model, host, prefix)
     positions = _positions(model, host, positions)
     _check_blocks(model, host, wanted)
@@ -245,9 +257,9 @@ def _num_tokens_kept(
 
 
 def _num_tokens_by_block(
-    host: Host, num_tokens: int | Sequence[int], after: int | Sequence[int] | None
+    host: Host, num_tokens: int | Sequence[int], after: int | Sequence[int] | None, last: int
 ) -> dict[int, int]:
-    """The tokens that go on after each block to merge after, in order."""
+    """The tokens that go on after each block to merge after, in order; ``last`` is the last block that can."""
     depth = len(host.blocks)
     if depth < 2:
         raise ValueError(f"the model has {depth} block: a merger needs a block before and a block after it")
@@ -263,10 +275,10 @@ def _num_tokens_by_block(
     if len(blocks) != len(counts) or not blocks:
         raise ValueError(f"after ({blocks}) and num_tokens ({counts}) must be equally long and not empty")
     for block, count in zip(blocks, counts, strict=True):
-        if type(block) is not int or not 1 <= block < depth:
+        if type(block) is not int or not 1 <= block <= last:
             raise ValueError(
-                f"after ({block!r}) must be a block from 1 to {depth - 1}: the model has {depth} blocks, "
-                "counted from 1, and at least one must follow the merger"
+                f"after ({block!r}) must be a block from 1 to {last}: the model has {depth} blocks, counted from 1"
+                + (", and at least one must follow the merger" if last < depth else "")
             )
         if type(count) is not int or count < 1:
             raise ValueError(f"num_tokens ({count!r}) must be a whole number of at least 1; the paper uses 8")

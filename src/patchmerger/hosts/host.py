@@ -21,7 +21,8 @@ class UnsupportedModelError(ValueError):
         kind: The class of the reason: ``"wrapped"`` (compiled, scripted, sharded, in another module), ``"changed"``
             (by another tool), ``"not one sequence"`` (hierarchical, convolutional, several streams), ``"tied to N"``
             (weights that belong to the places of tokens), ``"grid"`` (tokens are put back into a grid after the
-            merge), ``"relative bias"`` (removable, by ``positions="drop"``), ``"unknown"``.
+            merge), ``"relative bias"`` (removable, by ``positions="drop"``), ``"attention"`` (a method needs to know
+            what its attention sees, and it does not show that), ``"unknown"``.
         reason: The reason in words.
         way_out: What would do.
         inside: Names of the submodules that can take one, where the model only holds them: ``"visual.trunk"``, say.
@@ -84,6 +85,7 @@ class Host:
         sequence_first: Whether blocks take and give tokens as (N, B, D).
         counted: Whether each forward pass is refused where other than ``num_prefix_tokens + num_patches`` tokens
             arrive at the first merger; set for registered hosts, which nobody else has tried.
+        has_class_token: Whether the first prefix token is a class token; by default where there is one.
     """
 
     blocks: Sequence[nn.Module]
@@ -98,6 +100,12 @@ class Host:
     grid: tuple[int, int] | Literal["varies"] | None = None
     sequence_first: bool = False
     counted: bool = False
+    has_class_token: bool | None = None
+
+    @property
+    def reads_class_token(self) -> bool:
+        """Whether the first token is a class token, whose attention some methods go by."""
+        return self.num_prefix_tokens > 0 if self.has_class_token is None else self.has_class_token
 
     @property
     def num_expected_tokens(self) -> int | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchmerger.mechanism.block_inputs import BlockInputs
+from patchmerger.mechanism.block_parts import BlockParts, Seen
 from patchmerger.mechanism.options import Positions
 from patchmerger.mechanism.patch_grid import PatchGrid
 from patchmerger.mechanism.rotary import Rope
@@ -32,8 +34,10 @@ class MergeState:
         num_expected_tokens: P + N where another number at this block's merger is refused, or ``None``.
         sequence_first: Whether the block takes and gives tokens as (N, B, D).
         grid: Where the patches are that come to this block's merger, if that must know and they are not merged ones.
-        origin_is_needed: Whether where merged tokens come from travels with them: for rotary positions, or for a
+        weights_are_needed: Whether where merged tokens come from travels with them: for rotary positions, or for a
             merger further on that must know where they are.
+        sizes_are_needed: Whether the sizes of merged tokens travel with them, for attention that counts on them.
+        parts: The block's attention and MLP, where a reducer works between them or attention counts on sizes.
         record: Is given the weights A (B, M, N) of this block's merger, while they are read; see
             :func:`~patchmerger.mechanism.recording.recorded_weights`.
     """
@@ -48,8 +52,15 @@ class MergeState:
     num_expected_tokens: int | None = None
     sequence_first: bool = False
     grid: PatchGrid | None = None
-    origin_is_needed: bool = False
+    weights_are_needed: bool = False
+    sizes_are_needed: bool = False
+    parts: BlockParts | None = None
     record: Callable[[Tensor], None] | None = None
+
+    @property
+    def origin_is_needed(self) -> bool:
+        """Whether anything travels with merged tokens."""
+        return self.weights_are_needed or self.sizes_are_needed
 
     def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments after the tokens, by name."""
@@ -73,13 +84,15 @@ class Origin:
     A block could not keep it: two forward passes may come before a backward pass that runs blocks again.
 
     Attributes:
-        weights: A, (B, M, N): how much of each patch is in each token, over all merges so far.
+        weights: A, (B, M, N): how much of each patch is in each token, over all merges so far, where that is needed.
+        sizes: How many patches are in each token, (B, M), for proportional attention; ``None`` where all count alike.
         places: The centroid of each token's patches, (B, M, 2), where a merger must know it.
         table: The rotary table of the block before; most hosts give all blocks the same one.
         rope_arguments: What it became for the merged tokens.
     """
 
-    weights: Tensor
+    weights: Tensor | None = None
+    sizes: Tensor | None = None
     places: Tensor | None = None
     table: Any = None
     rope_arguments: dict[str, Any] = field(default_factory=dict)
@@ -87,9 +100,18 @@ class Origin:
     def turned(self, rope: Rope | None, given: dict[str, Any]) -> Origin:
         """With the rotary arguments for merged tokens of a block that was ``given`` those of patches."""
         table = None if rope is None else rope.table(given)
-        if rope is None or table is self.table:
+        if rope is None or table is self.table or self.weights is None:
             return self
-        return Origin(self.weights, self.places, table, {} if table is None else rope.merge(given, self.weights))
+        arguments = {} if table is None else rope.merge(given, self.weights)
+        return replace(self, table=table, rope_arguments=arguments)
+
+    def bias(self, x: Tensor) -> Tensor | None:
+        """Log sizes, (B, 1, 1, P + M), to be added to attention scores among ``x`` (B, P + M, D)."""
+        if self.sizes is None:
+            return None
+        bias = self.sizes.to(x.dtype).log()
+        prefix = x.shape[1] - bias.shape[1]
+        return F.pad(bias, (prefix, 0))[:, None, None]
 
 
 class LaterBlock(Subclass):
@@ -99,24 +121,58 @@ class LaterBlock(Subclass):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As the host's block, (B, P + M, D) → (B, P + M, D)."""
+        return self.attend(x, args, kwargs)[0]
+
+    def attend(
+        self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], needs: tuple[str, ...] | None = None
+    ) -> tuple[Any, Seen | None]:
+        """What the host's block gives, or only its attention, with what merged tokens are given.
+
+        Args:
+            x: Tokens, (B, P + N, D).
+            args: Of the block's call after the tokens.
+            kwargs: Of the block's call.
+            needs: ``None`` for the whole block; what a reducer must know of the attention, to leave out the MLP.
+
+        Returns:
+            Tokens, or a tuple that begins with them, and what the attention saw.
+        """
         state = self.merge_state
         given = state.named(args, kwargs)
         state.inputs.refuse_unknown(given, state.counts(x, given))
         if not state.after_merge:
-            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+            return self._run_host(x, args, kwargs, None, needs)
         merged = state.inputs.without_places(given)
         if not state.origin_is_needed:
-            return super().forward(x, **{**given, **merged})  # type: ignore[misc]
+            return self._run_host(x, (), {**given, **merged}, None, needs)
         origin = origin_of(x)
-        if state.positions == "centroid":
+        if state.weights_are_needed and origin.weights is None:
+            merged = {}  # they are still the patches, each in its place
+        elif state.positions == "centroid":
             origin = origin.turned(state.inputs.rope, given)
-        output = super().forward(x, **{**given, **merged, **origin.rope_arguments})  # type: ignore[misc]
+        output, seen = self._run_host(x, (), {**given, **merged, **origin.rope_arguments}, origin.bias(x), needs)
         _tokens(output).patchmerger_origin = origin  # type: ignore[attr-defined]
-        return output
+        return output, seen
+
+    def _run_host(
+        self,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        bias: Tensor | None,
+        needs: tuple[str, ...] | None,
+    ) -> tuple[Any, Seen | None]:
+        if bias is None and needs is None:
+            return super().forward(x, *args, **kwargs), None  # type: ignore[misc]
+        parts = cast(BlockParts, self.merge_state.parts)
+        only = needs is not None
+        return parts.run(cast(nn.Module, self), x, args, kwargs, bias=bias, needs=needs or (), only_attention=only)
 
 
 class MergingBlock(LaterBlock):
     """A block that merges: the host's own, then its child ``merger`` on the tokens that come out.
+
+    A merger that works inside a block stands between its attention and its MLP.
 
     Attributes:
         merger: The reducer, (B, N, D) → (B, M, D).
@@ -126,10 +182,41 @@ class MergingBlock(LaterBlock):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """(B, P + N, D) → (B, P + M, D), for P kept prefix tokens."""
-        return self.merge(super().forward(x, *args, **kwargs), args, kwargs)
+        state = self.merge_state
+        if self._changes_nothing(x):
+            output = self.attend(x, args, kwargs)[0]
+            if state.record is not None:
+                state.record(torch.eye(state.num_tokens, device=x.device).expand(x.shape[0], -1, -1))
+            if state.origin_is_needed and not state.after_merge:
+                patches = _tokens(output)[:, state.num_kept_prefix_tokens :]
+                places = None if state.grid is None else state.grid.places(patches)
+                _tokens(output).patchmerger_origin = Origin(places=places)  # type: ignore[attr-defined]
+            return output
+        if not works_inside(self.merger):
+            return self.merge(self.attend(x, args, kwargs)[0], args, kwargs)
+        attended, seen = self.attend(x, args, kwargs, needs_of(self.merger))
+        merged = _tokens(self.merge(attended, args, kwargs, seen))
+        output = cast(BlockParts, state.parts).run_mlp(cast(nn.Module, self), merged, args, kwargs)
+        if state.origin_is_needed:
+            _tokens(output).patchmerger_origin = origin_of(merged)  # type: ignore[attr-defined]
+        return output
 
-    def merge(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Merge what the host's own block gave, which was called with ``args`` and ``kwargs`` after the tokens."""
+    def _changes_nothing(self, x: Tensor) -> bool:
+        """Whether as many tokens come as go on, and the merger learns nothing: the model is the plain one then."""
+        state = self.merge_state
+        if getattr(self.merger, "learned", True) or state.inputs.padding is not None or is_traced(x):
+            return False
+        return x.shape[0 if state.sequence_first else 1] == state.num_kept_prefix_tokens + state.num_tokens
+
+    def merge(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Seen | None = None) -> Any:
+        """Merge what the host's own block gave.
+
+        Args:
+            output: What it gave.
+            args: What it was called with after the tokens.
+            kwargs: What it was called with.
+            seen: What its attention saw, for a merger that works inside the block.
+        """
         state, prefix = self.merge_state, self.merge_state.num_kept_prefix_tokens
         given = _tokens(output)
         x = given.transpose(0, 1) if state.sequence_first else given  # (B, P + N, D)
@@ -140,20 +227,23 @@ class MergingBlock(LaterBlock):
         before = origin_of(given) if state.after_merge and state.origin_is_needed else None
         places = state.grid.places(patches) if state.grid is not None else None if before is None else before.places
         arguments: dict[str, Any] = {} if mask is None else {"mask": mask}
-        if "positions" in needs_of(self.merger):
+        needs = needs_of(self.merger)
+        if "positions" in needs:
             arguments["positions"] = places
+        if "sizes" in needs:
+            arguments["sizes"] = None if before is None else before.sizes
+        if seen is not None:
+            arguments |= seen.given(needs, prefix)
+        merged, weights, sizes = self._reduce(patches, arguments)
         origin = None
-        if state.origin_is_needed or state.record is not None:
-            merged, weights = self.merger(patches, return_weights=True, **arguments)
-        else:
-            merged = self.merger(patches, **arguments)  # (B, M, D)
-        if state.record is not None:
+        if state.record is not None and weights is not None:
             state.record(weights)
         if state.origin_is_needed:
-            origin = Origin(
-                weights if before is None else weights @ before.weights,
-                None if places is None else weights @ places.to(weights.dtype),  # (B, M, 2)
-            )
+            origin = Origin(weights, sizes)
+            if weights is not None and before is not None and before.weights is not None:
+                origin.weights = weights @ before.weights
+            if weights is not None and places is not None:
+                origin.places = weights @ places.to(weights.dtype)  # (B, M, 2)
         if prefix:
             merged = torch.cat((x[:, :prefix], merged), dim=1)  # (B, P + M, D)
         if state.sequence_first:
@@ -161,6 +251,21 @@ class MergingBlock(LaterBlock):
         if origin is not None:
             merged.patchmerger_origin = origin
         return (merged, *output[1:]) if isinstance(output, tuple) else merged
+
+    def _reduce(self, patches: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Merged tokens (B, M, D), their weights A (B, M, N) with rows that sum to 1, and their sizes (B, M)."""
+        state = self.merge_state
+        wanted = {"return_weights": True} if state.weights_are_needed or state.record is not None else {}
+        sizes = weights = None
+        if getattr(self.merger, "gives_sizes", False):
+            merged, weights, sizes = self.merger(patches, return_sizes=True, **wanted, **arguments)
+        elif wanted:
+            merged, weights = self.merger(patches, **wanted, **arguments)
+        else:
+            merged = self.merger(patches, **arguments)  # (B, M, D)
+        if weights is not None and not getattr(self.merger, "sums_to_one", True):
+            weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        return merged, weights, sizes
 
 
 def origin_of(x: Tensor) -> Origin:
@@ -197,6 +302,11 @@ def needs_of(reducer: nn.Module) -> tuple[str, ...]:
     """What the ``forward`` of a reducer must be given besides the tokens, by keyword."""
     needs: tuple[str, ...] = getattr(reducer, "needs", ())
     return needs
+
+
+def works_inside(reducer: nn.Module) -> bool:
+    """Whether a reducer works between the attention and the MLP of its block, and not after the block."""
+    return bool(getattr(reducer, "inside_block", False))
 
 
 def is_merging(block: nn.Module) -> TypeGuard[MergingBlock]:

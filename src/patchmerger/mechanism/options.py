@@ -12,7 +12,7 @@ Norm: TypeAlias = Literal["scores", "both", "none"]
 """What a PatchMerger normalises: the tokens for the scores, those and the mixed values, or nothing."""
 
 RefusalKind: TypeAlias = Literal[
-    "unknown", "wrapped", "changed", "not one sequence", "tied to N", "grid", "relative bias", "two merges"
+    "unknown", "wrapped", "changed", "not one sequence", "tied to N", "grid", "relative bias", "two merges", "attention"
 ]
 """Why a model cannot take a merger; see :class:`patchmerger.UnsupportedModelError`."""
 

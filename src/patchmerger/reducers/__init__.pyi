@@ -1,6 +1,7 @@
 from .atc import ATC as ATC
 from .average_pool import AveragePool as AveragePool
 from .dpcknn import DPCKNN as DPCKNN
+from .evit import EViT as EViT
 from .fixed import FixedPattern as FixedPattern
 from .kmedoids import KMedoids as KMedoids
 from .making import make_reducer as make_reducer
@@ -11,3 +12,6 @@ from .reducer import Reducer as Reducer
 from .sinkhorn import Sinkhorn as Sinkhorn
 from .sit import SiT as SiT
 from .tokenlearner import TokenLearner as TokenLearner
+from .tome import ToMe as ToMe
+from .tome import tome_schedule as tome_schedule
+from .topk import TopK as TopK

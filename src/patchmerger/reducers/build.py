@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.hosts import Host
-from patchmerger.mechanism.blocks import is_merging, needs_of
+from patchmerger.mechanism.blocks import is_merging, needs_of, works_inside
 from patchmerger.mechanism.options import Norm, Positions, Prior
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import Init, PatchMerger
-from patchmerger.reducers.making import make_reducer
+from patchmerger.reducers.attention_check import check_attention
+from patchmerger.reducers.making import make_reducer, reducer_class
 from patchmerger.reducers.names import ReducerName, check_reducer_name
 
 
@@ -75,6 +76,7 @@ def choose_reducers(
             f"reducer must be one module for each of the {len(num_tokens)} blocks to merge after, none of them twice"
         )
     _check_places(model, host, num_kept_prefix_tokens, dict(zip(num_tokens, given, strict=True)))
+    check_attention(model, host, num_kept_prefix_tokens, dict(zip(num_tokens, given, strict=True)))
     for module, count, like in zip(given, num_tokens.values(), likes, strict=True):
         _check_abilities(module, positions == "centroid", host.inputs.padding is not None)
         _check_shape(module, arriving, count, host.dim)
@@ -128,6 +130,15 @@ def _what_asks_for_places(reducers: Sequence[nn.Module]) -> str:
 def needs_positions(reducer: nn.Module) -> bool:
     """Whether a reducer's forward must be given where the tokens are, as ``positions``."""
     return "positions" in needs_of(reducer)
+
+
+def all_work_inside(reducer: ReducerName | nn.Module | Sequence[nn.Module]) -> bool:
+    """Whether what ``insert`` is given works between the attention and the MLP of a block."""
+    if isinstance(reducer, str):
+        check_reducer_name(reducer)
+        return bool(getattr(reducer_class(reducer), "inside_block", False))
+    given = [reducer] if isinstance(reducer, nn.Module) else reducer
+    return all(works_inside(module) for module in given)
 
 
 def _example_parameter(block: nn.Module) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from torch import nn
 
-from patchmerger.merger import PatchMerger
 from patchmerger.reducers.names import METHODS, ReducerName, check_reducer_name
 from patchmerger.reducers.reducer import Reducer
 
@@ -75,8 +74,3 @@ def saved_arguments(reducer: Reducer) -> dict[str, Any]:
         for key, value in reducer.arguments().items()
         if key not in ("num_tokens", "dim", "num_patches", "grid") and key not in fixed
     }
-
-
-def is_learned(reducer: nn.Module) -> bool:
-    """Whether a reducer has parameters, so that in a trained model it must be trained."""
-    return isinstance(reducer, PatchMerger) or any(True for _ in reducer.parameters())

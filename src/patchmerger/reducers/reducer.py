@@ -8,19 +8,19 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-Need: TypeAlias = Literal["positions", "keys", "class_attention", "value_norms", "sizes"]
+Need: TypeAlias = Literal["positions", "keys", "class_attention", "significance", "sizes"]
 """What a reducer may be given besides the tokens, by a keyword argument of this name:
 
 - ``positions``: where the tokens are, (N, 2) or (B, N, 2), row and column from 0 to 1; after a merge, centroids;
 - ``keys``: of the block's attention, averaged over heads, before any rotation by place, (B, N, d);
 - ``class_attention``: how much the class token attends to each token, averaged over heads, (B, N);
-- ``value_norms``: the norm of each token's value over all heads, (B, N);
+- ``significance``: class attention times the norm of the token's value, summed over heads, (B, N);
 - ``sizes``: how many patches are in each token, (B, N); ``None`` where all are one.
 
-All but positions and sizes come from the attention of the block that the reducer stands in.
+All but positions and sizes come from the attention of the block that the reducer works in.
 """
 
-FROM_ATTENTION: frozenset[Need] = frozenset(("keys", "class_attention", "value_norms"))
+FROM_ATTENTION: frozenset[Need] = frozenset(("keys", "class_attention", "significance"))
 
 
 class Reducer(nn.Module):
@@ -29,7 +29,7 @@ class Reducer(nn.Module):
     A subclass has ``forward(x, mask=None, *, return_weights=False, …)``, with a keyword argument for each of its
     ``needs``. It gives Y (B, M, D) or, with ``return_weights``, the pair of Y and the weights A (B, M, N), where
     A[b, m, n] is how much of token n is in token m. A reducer without ``mask`` (B, N; True = a real token) is refused
-    where batches hold padding. Where as many tokens arrive as go on, a reducer without parameters changes nothing.
+    where batches hold padding.
 
     The arguments of a subclass's constructor are ``num_tokens`` and whichever it wants of ``dim`` (features of a
     token), ``num_patches`` (tokens that arrive) and ``grid`` (rows and columns of patches), then options of its own;
@@ -42,12 +42,16 @@ class Reducer(nn.Module):
         needs: What it must be given besides the tokens.
         inside_block: Whether it works between the attention and the MLP of its block, and not after the block.
         gives_sizes: Whether later attention is proportional to the sizes of tokens: ``forward`` is called with
-            ``return_sizes=True`` then, and gives (Y, A or None, sizes (B, M)).
+            ``return_sizes=True`` then, and gives (Y, A or None, sizes (B, M) or None where all are one).
+        sums_to_one: Whether each row of A sums to 1.
+        learned: Whether it has parameters. One without is not called where as many tokens arrive as go on.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
     inside_block: ClassVar[bool] = False
     gives_sizes: ClassVar[bool] = False
+    sums_to_one: ClassVar[bool] = True
+    learned: ClassVar[bool] = False
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__()
@@ -62,6 +66,11 @@ class Reducer(nn.Module):
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
+
+
+def all_weights(x: Tensor) -> Tensor:
+    """A, (B, N, N) in float32, of a method that changes nothing."""
+    return torch.eye(x.shape[1], device=x.device).expand(x.shape[0], -1, -1)
 
 
 def take_tokens(x: Tensor, index: Tensor) -> Tensor:

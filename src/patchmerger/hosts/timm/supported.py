@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from timm.models.beit import Beit
@@ -58,4 +59,6 @@ def describe_timm(model: nn.Module) -> Host | None:
     if describe is None:
         refuse_known(model)
         return None
-    return describe(model)
+    host = describe(model)
+    has_class_token = host.num_prefix_tokens > 0 and getattr(model, "cls_token", None) is not None
+    return replace(host, has_class_token=has_class_token)
