@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.agreement import compare_scores, scores_of
+from patchmerger.acceleration.agreement import compare_scores
 from patchmerger.acceleration.distillation import distill
-from patchmerger.acceleration.image_batches import calibration_batch
+from patchmerger.acceleration.image_batches import calibration_batch, normalized_batches
 from patchmerger.acceleration.placement import ChosenPlacement, candidate_placements
 from patchmerger.acceleration.placement_trials import PlacementTrials, best_placement
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, Scope
+from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json, write_json
@@ -37,7 +38,7 @@ from patchmerger.studies.trained_models import TrainedModel, trained_models
 from patchmerger.studies.training_runs import WORK, finished
 
 _CACHE = "kept"
-_PLACES = "places.json"
+_HELD_BYTES = 2 * 2**30  # prepared test images
 
 
 def accelerate_study(
@@ -109,10 +110,13 @@ class Cell:
 
 
 def cells_of(settings: AccelerationStudySettings) -> list[Cell]:
-    """All cells; what does not depend on a setting is there once."""
+    """All cells; what does not depend on a setting is there once.
+
+    Neighbours differ in model and speed-up, so that processes that share the work keep different tokens at first.
+    """
     found: dict[str, Cell] = {}
-    for number, speedup in product(range(len(settings.models)), settings.speedups):
-        for method, epochs, scope in product(settings.methods, settings.epochs, settings.scopes):
+    for method, epochs, scope in product(settings.methods, settings.epochs, settings.scopes):
+        for number, speedup in product(range(len(settings.models)), settings.speedups):
             one = Cell(number, method, speedup, scope if epochs else settings.scopes[0], epochs)
             if method == "plain":  # as long whatever it is compared with
                 one = replace(one, speedup=1.0, scope="all")
@@ -134,6 +138,7 @@ class _Study:
         self.settings, self.trained, self.candidates = settings, trained, candidates
         self.folder, self.path, self.progress = folder, folder.path, progress
         self.device = device_of(settings.recovery)
+        self._prepared: dict[Any, list[Tensor]] = {}
         self.cells = {cell.name: cell for cell in cells_of(settings)}
         self.trials = {
             f"places/{speedup:g}-after-{place.after}": place
@@ -249,11 +254,24 @@ class _Study:
         return read_tensors(file)["scores"]
 
     def _scores(self, number: int, net: nn.Module) -> Tensor:
+        classifier = Classifier(copy.deepcopy(net).to(self.device))
+        with eval_mode(classifier), torch.no_grad():
+            batches = self._test_batches(number)
+            return torch.cat([classifier(images.to(next(classifier.parameters()))).float().cpu() for images in batches])
+
+    def _test_batches(self, number: int) -> Iterable[Tensor]:
+        """The prepared test images, which stay in memory where they are not too many; runs mostly share them."""
         model = self.trained[number]
-        return scores_of(
-            Classifier(copy.deepcopy(net).to(self.device)), model.images.test, model.teacher.preprocessing,
-            image_size=model.image_size, workers=model.data.workers, progress=False,
-        )  # fmt: skip
+        test = model.images.test
+        batches = normalized_batches(
+            test, model.teacher.preprocessing, model.image_size, batch_size=250, workers=model.data.workers
+        )
+        if len(test) * 3 * model.image_size**2 * 4 > _HELD_BYTES:
+            return batches
+        which = (str(model.data), hash(test.targets.numpy().tobytes()), model.teacher.preprocessing, model.image_size)
+        if which not in self._prepared:
+            self._prepared[which] = list(batches)
+        return self._prepared[which]
 
     def _plain(self, number: int) -> dict[str, Any]:
         """The plain model on the test images."""

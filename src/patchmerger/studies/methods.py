@@ -15,8 +15,7 @@ from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import block_names, find_host
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
-from patchmerger.models.settings import ReducerName
-from patchmerger.reducers.average_pool import AveragePool
+from patchmerger.reducers.names import ReducerName
 
 CONTROLS = {
     "plain": "the plain model, trained on with the labels alone, for as long",
@@ -25,10 +24,15 @@ CONTROLS = {
 }
 """Methods that are no merger, in words."""
 
+REDUCERS = {
+    "random-drop" if name == "random" else name: name for name in get_args(ReducerName) if name != "patchmerger"
+}
+"""Methods of ``patchmerger.reducers``; there "random" drops tokens, here it stands for random queries."""
+
 
 def known_methods() -> tuple[str, ...]:
     """The names of all methods: controls, query initialisations of a PatchMerger, and reducers in its place."""
-    return (*CONTROLS, *get_args(QueryInit), *(name for name in get_args(ReducerName) if name != "patchmerger"))
+    return (*CONTROLS, *get_args(QueryInit), *REDUCERS)
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,10 @@ class Method:
             return copy.deepcopy(self.net)
         if name == "cut":
             return cut(self.net, self.net_blocks)
-        if name == "average":
+        if name in REDUCERS:
             return insert(
                 copy.deepcopy(self.net), place.num_tokens, place.after, positions=place.positions,
-                reducer=AveragePool(place.num_tokens),
+                reducer=REDUCERS[name],
             )  # fmt: skip
         grid = find_host(self.net).grid is not None
         init: Any = recommended_query_init(recovers=recovers, grid=grid) if name == "best" else name
