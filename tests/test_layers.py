@@ -12,7 +12,7 @@ LAYERS = [
     {"runs"},
     {"prior", "merger", "mechanism"},
     {"hosts", "inserted", "reducers", "insertion", "zoo", "diagnosis", "placing"},
-    {"costs", "speed", "models", "data", "hub", "maps"},
+    {"costs", "speed", "models", "data", "hub", "maps", "exports"},
     {"training", "fewshot", "prediction"},
     {"acceleration", "census"},
     {"patterns", "studies", "reports"},

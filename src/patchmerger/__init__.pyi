@@ -6,6 +6,7 @@ from .costs import Plan as Plan
 from .costs import cost as cost
 from .costs import plan as plan
 from .diagnosis import diagnose as diagnose
+from .exports import export as export
 from .fewshot import few_shot as few_shot
 from .hosts import Host as Host
 from .hosts import UnsupportedModelError as UnsupportedModelError

@@ -51,6 +51,7 @@ SUBCOMMANDS = {
         Subcommand("bench", "measure a merged ViT's speed against the plain one's", "MODEL [MODEL …]"),
         Subcommand("cost", "tokens, FLOPs and parameters of a ViT, block by block", "MODEL"),
         Subcommand("plan", "where to merge for a wanted speed-up, or a budget of FLOPs", "MODEL"),
+        Subcommand("export", "a model as an ONNX, OpenVINO or torch file, checked to be the same model", "MODEL"),
         Subcommand("convert", "the weights of a checkpoint, as a folder that every command takes", "CHECKPOINT"),
         Subcommand("hosts", "which models of timm, transformers and torchvision take a merger"),
     )

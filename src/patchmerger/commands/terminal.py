@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
+from patchmerger.runs.extras import MissingExtraError
+
 FAILED, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 _ERRORS = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
 _REPLACEMENTS = str.maketrans(
@@ -98,7 +100,7 @@ def _program(name: str | None) -> str:
 
 
 def _in_a_line(error: BaseException) -> str:
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and not isinstance(error, MissingExtraError):
         return f"{error.name} is not installed; the command line needs: pip install 'patchmerger[train]'"
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -1,0 +1,9 @@
+from .exporting import ExportedFile as ExportedFile
+from .exporting import export as export
+from .metadata import ExportInfo as ExportInfo
+from .parity import Parity as Parity
+from .parity import ParityError as ParityError
+from .runtimes import ExportedModel as ExportedModel
+from .runtimes import is_exported as is_exported
+from .runtimes import open_exported as open_exported
+from .settings import ExportSettings as ExportSettings

@@ -1,0 +1,245 @@
+"""Export a model: find it, trace it, write the file, compare it with the eager model, and only then put it in place."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from patchmerger import __version__
+from patchmerger.data.loading import DataLike
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.settings import DataSettings
+from patchmerger.exports.images import ExportImages, Images, noise, prepare_images
+from patchmerger.exports.metadata import ExportedMerger, ExportInfo
+from patchmerger.exports.onnx_format import write_onnx
+from patchmerger.exports.openvino_format import convert_to_openvino, save_openvino
+from patchmerger.exports.parity import BATCHES, Parity, centred_logits, compare_logits, in_batches
+from patchmerger.exports.runtimes import open_exported
+from patchmerger.exports.settings import ExportSettings
+from patchmerger.exports.target import check_target, in_place
+from patchmerger.exports.torch_format import write_package, write_program
+from patchmerger.exports.tracing import DTYPES, ImageClassifier, classifier_for, trace
+from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
+from patchmerger.hosts.state import refuse_unsupported_state
+from patchmerger.inserted import mergers
+from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.subclassing import host_class
+from patchmerger.models.classifier import Classifier
+from patchmerger.models.finding import FoundModel, find_model
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """What an export made.
+
+    Attributes:
+        path: The file, or the folder of OpenVINO's two.
+        size: Bytes.
+        info: What the file says of itself.
+        parity: How near it is to the eager model.
+        command: The command line that asked for it.
+    """
+
+    path: Path
+    size: int
+    info: ExportInfo
+    parity: Parity
+    command: str | None = None
+
+
+def export(
+    model: str | Path | nn.Module,
+    out: str | os.PathLike[str],
+    settings: ExportSettings = ExportSettings(),
+    *,
+    data: DataLike | None = None,
+    architecture: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> ExportedFile:
+    """Export a model, with its mergers or without, to a file of another runtime, and check that it is the same model.
+
+    The file says itself what its images and classes are; :func:`patchmerger.exports.open_exported` runs any of them.
+    It appears under its name only when it gives what the eager model in float32 gives, within the tolerance.
+
+    Args:
+        model: A folder that patchmerger or transformers saved, that of a run, a safetensors file, an architecture of
+            timm with weights, a name on the Hugging Face Hub, or a model, which stays as it is.
+        out: The file to write: .onnx, .pt2, or for OpenVINO a folder.
+        settings: Format, number format, and how near the file must be.
+        data: Images, labelled or not: a source, ``DataSettings``, or a dataset of one's own, as in
+            :func:`patchmerger.data.load_images`. Both models are compared on held-out ones, int8 is calibrated on
+            training ones. Without, both are compared on noise.
+        architecture: For a safetensors file, timm's name of the architecture.
+        preprocessing: How images are prepared, in place of what is known of the model.
+        overwrite: Replace a file, or an OpenVINO folder, that is there.
+        command: The command line that asked for it, kept in the result.
+
+    Returns:
+        Where the file is, what it says of itself, and how near it is.
+
+    Raises:
+        ParityError: The file gives other outputs than the eager model; none was left.
+        FileExistsError: ``out`` is there and ``overwrite`` is false, or it is something else than an export.
+        ValueError: An operation has no counterpart in the format, which is named; no classifier of images; settings
+            that do not fit the model or the images.
+        MissingExtraError: A library is not installed; the message names the extra.
+        OSError: The disk is full; nothing is left under that name.
+    """
+    target = Path(out).expanduser()
+    check_target(target, settings, overwrite=overwrite)
+    found = find_model(model, architecture=architecture, image_size=settings.image_size)
+    known = _preprocessing(found, preprocessing, data)
+    _check(found, known, settings, data)
+    net = _sized(found.model, settings.image_size)
+    reference = classifier_for(net, settings, None, torch.float32)
+    info = _describe(found, reference.net, image_size_of(net), known, settings)
+    images = _images(info, known, settings, data)
+    eager = _eager_logits(reference, images.parity.normalized)
+    with in_place(target, settings) as path:
+        info, parity = _write(net, path, info, known, settings, images, eager)
+        size = open_exported(path).size
+    return ExportedFile(Path(out), size, info, parity, command)
+
+
+def _write(
+    net: nn.Module,
+    path: Path,
+    info: ExportInfo,
+    known: Preprocessing | None,
+    settings: ExportSettings,
+    images: ExportImages,
+    eager: NDArray[np.float32],
+) -> tuple[ExportInfo, Parity]:
+    """Write the file, as near to the eager model as it must be."""
+    # OpenVINO computes in the number format that it is told to when it loads the file; its graph is one of float32.
+    dtype = torch.float32 if settings.format == "openvino" else DTYPES[settings.precision]
+    model = classifier_for(net, settings, known, dtype)
+    example = torch.from_numpy(images.parity.given[:1]).repeat(2 if settings.dynamic_batch else 1, 1, 1, 1)
+    program = trace(model, example, settings)
+    if settings.format == "onnx":
+        write_onnx(program, model, path, info, settings)
+    elif settings.format == "openvino":
+        save_openvino(convert_to_openvino(program, model, info)[0], path, info)
+    elif settings.format == "torch":
+        write_program(program, path, info)
+    else:
+        write_package(program, model, path, info)
+    parity = measure_parity(path, images.parity, eager)
+    parity.check(settings)
+    return info, parity
+
+
+def measure_parity(path: Path, images: Images, eager: NDArray[np.float32]) -> Parity:
+    """Run an exported file and compare it with the eager model's logits (n, C) of the same images."""
+    exported = open_exported(path)
+    outputs, batches = in_batches(exported, images.given, dynamic=exported.info.dynamic_batch)
+    if exported.info.with_preprocessing:
+        outputs, eager = centred_logits(outputs), eager - eager.mean(axis=1, keepdims=True)
+    return compare_logits(outputs, eager, source=images.source, real=images.real, batches=batches)
+
+
+def _eager_logits(reference: ImageClassifier, images: Tensor) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = torch.cat([reference(batch) for batch in images.split(32)]).numpy()
+    return logits
+
+
+def _preprocessing(found: FoundModel, given: Preprocessing | None, data: DataLike | None) -> Preprocessing | None:
+    known = given or found.preprocessing
+    if known is not None and isinstance(data, DataSettings) and data.crop_pct is not None:
+        return replace(known, crop_pct=data.crop_pct)
+    return known
+
+
+def _check(found: FoundModel, known: Preprocessing | None, settings: ExportSettings, data: DataLike | None) -> None:
+    """Refuse what cannot work, before long work."""
+    refuse_unsupported_state(found.model, "exported")
+    if known is None and (data is not None or settings.with_preprocessing):
+        what = "with_preprocessing (true)" if settings.with_preprocessing else "data"
+        raise ValueError(
+            f"model ({found.name}) does not say how its images are prepared, which {what} needs: give preprocessing, "
+            "such as patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
+        )
+    if settings.precision == "int8" and data is None:
+        raise ValueError("precision ('int8') needs data: images, labelled or not, to calibrate on, such as a folder")
+    several = getattr(getattr(found.model, "config", None), "problem_type", None) == "multi_label_classification"
+    if several and settings.with_preprocessing:
+        raise ValueError(
+            f"with_preprocessing (true) ends in a softmax, and model ({found.name}) has several labels an image: "
+            "export its logits, and take their sigmoid"
+        )
+
+
+def _sized(model: nn.Module, image_size: int | None) -> nn.Module:
+    """The model, or a copy of it for images of another size."""
+    if image_size is None or image_size_of(model) == (image_size, image_size):
+        return model
+    resized = fit_to_size(copy.deepcopy(model), image_size)
+    if image_size_of(resized) != (image_size, image_size):
+        height, width = image_size_of(model)
+        raise ValueError(
+            f"image_size ({image_size}) does not fit {host_class(model).__name__}, which takes images of {height} × "
+            f"{width} pixels: leave it out"
+        )
+    return resized
+
+
+def _describe(
+    found: FoundModel, net: Classifier, size: tuple[int, int], known: Preprocessing | None, settings: ExportSettings
+) -> ExportInfo:
+    names = found.class_names
+    merging = any(is_merging(module) for module in found.model.modules())
+    return ExportInfo(
+        model=_name(found.name),
+        format=settings.format,
+        precision=settings.precision,
+        image_size=size,
+        channels=net.channels,
+        num_classes=net.num_outputs,
+        dynamic_batch=settings.dynamic_batch,
+        with_preprocessing=settings.with_preprocessing,
+        mean=None if known is None else known.mean,
+        std=None if known is None else known.std,
+        crop_pct=None if known is None else known.crop_pct,
+        interpolation=None if known is None else known.interpolation,
+        class_names=names if names is not None and len(names) == net.num_outputs else None,
+        mergers=tuple(
+            ExportedMerger(m.after, m.num_tokens, m.num_kept_prefix_tokens, type(m.module).__name__, m.positions)
+            for m in (mergers(found.model) if merging else ())
+        ),
+        float_layers=(),
+        patchmerger=__version__,
+    )
+
+
+def _images(
+    info: ExportInfo, known: Preprocessing | None, settings: ExportSettings, data: DataLike | None
+) -> ExportImages:
+    height, width = info.image_size
+    if data is None or known is None:
+        shape, count = (info.channels, height, width), min(settings.parity_images, sum(BATCHES))
+        made = noise(shape, count, known, with_pixels=settings.with_preprocessing, seed=settings.seed)
+        return ExportImages(made, None)
+    if height != width or info.channels != 3:
+        raise ValueError(
+            f"data is for square RGB images, and model ({info.model}) takes {info.channels} × {height} × {width}: "
+            "leave data out, and noise is compared on"
+        )
+    return prepare_images(data, known, height, settings)
+
+
+def _name(name: str) -> str:
+    """What a file calls the model that it was made of: no path of the machine that it was made on."""
+    path = Path(name)
+    if not path.exists():
+        return name
+    return f"{path.resolve().parent.name}/{path.name}" if path.name == "model" else path.resolve().name

@@ -1,0 +1,102 @@
+"""ONNX: written by torch's dynamo exporter, checked by onnx, described in its own metadata."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from torch.export import ExportedProgram
+
+from patchmerger.exports.metadata import INPUT, ExportInfo
+from patchmerger.exports.settings import ExportSettings
+from patchmerger.exports.tracing import ImageClassifier, refused_by_operation
+from patchmerger.runs.extras import import_extra
+
+_LIMIT = 2**31 - 2**20
+"""Bytes of a file that protobuf reads."""
+
+
+def write_onnx(
+    program: ExportedProgram, model: ImageClassifier, path: Path, info: ExportInfo, settings: ExportSettings
+) -> dict[str, list[str]]:
+    """Write a program as one ONNX file.
+
+    Args:
+        program: What is written.
+        model: What it was made of.
+        path: The file.
+        info: What the file says of itself.
+        settings: The version of the operators, and whether batches have any size.
+
+    Returns:
+        The nodes of each module, by its name in the model: ``"blocks.5.merger"``, say.
+
+    Raises:
+        ValueError: An operation has no counterpart in ONNX, or the file would be larger than 2 GiB.
+        MissingExtraError: A library of the extra "export" is not installed.
+    """
+    for library in ("onnx", "onnxscript"):
+        import_extra(library, "export", "format ('onnx')")
+    import torch
+
+    size = sum(x.numel() * x.element_size() for x in program.state_dict.values())
+    if size > _LIMIT:
+        raise ValueError(
+            f"model has weights of {size / 2**30:.1f} GiB, and an ONNX file holds 2: export it with precision 'fp16', "
+            "or in the format 'openvino'"
+        )
+    with refused_by_operation(model, "written as ONNX"):
+        written: Any = torch.onnx.export(
+            program, dynamo=True, opset_version=settings.opset, input_names=[INPUT], output_names=[info.output],
+            optimize=True, verbose=False,
+        )  # fmt: skip
+        proto = written.model_proto
+    nodes = _nodes_by_module(proto)
+    _describe(proto, info, settings)
+    path.write_bytes(proto.SerializeToString())
+    check_onnx(path)
+    return nodes
+
+
+def check_onnx(path: Path) -> None:
+    """Run onnx's own checker, with the inference of all shapes."""
+    onnx = import_extra("onnx", "export", "format ('onnx')")
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(f"onnx's checker refuses the exported file: {' '.join(str(error).split())[:240]}") from error
+
+
+def _nodes_by_module(proto: Any) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for node in proto.graph.node:
+        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+        modules = ast.literal_eval(scopes)[:-1]  # the last is the node's own
+        if modules:
+            found.setdefault(modules[-1].removeprefix("net.net."), []).append(node.name)
+    return found
+
+
+def _describe(proto: Any, info: ExportInfo, settings: ExportSettings) -> None:
+    """Ours in place of the exporter's descriptions, which name the files of this machine."""
+    for each in (
+        *proto.graph.node,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.value_info,
+        proto.graph,
+        proto,
+    ):
+        del each.metadata_props[:]
+        each.doc_string = ""
+    for each in proto.graph.initializer:
+        del each.metadata_props[:]
+    for function in proto.functions:
+        function.doc_string = ""
+    proto.producer_name, proto.producer_version = "patchmerger", info.patchmerger
+    if settings.dynamic_batch:
+        for tensor in (*proto.graph.input, *proto.graph.output):
+            tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for name, value in info.as_properties().items():
+        proto.metadata_props.add(key=name, value=value)

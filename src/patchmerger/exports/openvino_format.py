@@ -1,0 +1,97 @@
+"""OpenVINO's IR: converted from the ``torch.export`` program, described in its own runtime information."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from patchmerger.exports.metadata import INPUT, ExportInfo
+from patchmerger.exports.runtimes import XML_NAME
+from patchmerger.exports.tracing import ImageClassifier, quiet, refused_by_operation
+from patchmerger.runs.extras import import_extra
+
+
+def convert_to_openvino(
+    program: ExportedProgram, model: ImageClassifier, info: ExportInfo
+) -> tuple[Any, dict[str, list[str]]]:
+    """OpenVINO's model of a program, in memory.
+
+    Args:
+        program: What is converted.
+        model: What it was made of.
+        info: Its sizes and names.
+
+    Returns:
+        The model, and the names of the nodes of each module: ``"blocks.5.merger"``, say.
+
+    Raises:
+        ValueError: An operation has no counterpart in OpenVINO.
+        MissingExtraError: OpenVINO is not installed.
+    """
+    openvino = import_extra("openvino", "export", "format ('openvino')")
+    with refused_by_operation(model, "converted to OpenVINO"):
+        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+        decoder = TorchFXPythonDecoder.from_exported_program(program)
+        converted = openvino.convert_model(decoder)
+    batch = -1 if info.dynamic_batch else 1
+    height, width = info.image_size
+    one = [height, width, info.channels] if info.with_preprocessing else [info.channels, height, width]
+    converted.reshape({0: [batch, *one]})
+    converted.input(0).get_tensor().set_names({INPUT})
+    converted.output(0).get_tensor().set_names({info.output})
+    return converted, _nodes_by_module(decoder.pt_module.graph, converted)
+
+
+def save_openvino(converted: Any, folder: Path, info: ExportInfo) -> None:
+    """Write OpenVINO's model with our description: ``model.xml`` and ``model.bin`` in ``folder``."""
+    openvino = import_extra("openvino", "export", "format ('openvino')")
+    # OpenVINO's constants point to these numbers, so that they must live until the file is written.
+    rounded = _round_weights_to_bf16(converted) if info.precision == "bf16" else []
+    for name, value in info.as_properties().items():
+        converted.set_rt_info(value, ["patchmerger", name])
+    with quiet():
+        openvino.save_model(converted, str(folder / XML_NAME), compress_to_fp16=info.precision == "fp16")
+    rounded.clear()
+
+
+def _round_weights_to_bf16(converted: Any) -> list[NDArray[np.uint16]]:
+    """Make each float32 weight bf16, with the conversion back behind it, which is folded when the file is loaded."""
+    import openvino
+    from openvino import opset13
+
+    kept = []
+    for node in converted.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type() != openvino.Type.f32:
+            continue
+        weights = np.array(node.data)
+        if weights.size < 2:
+            continue
+        rounded = torch.from_numpy(weights).to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16)
+        kept.append(rounded)
+        stored = openvino.Tensor(rounded.reshape(-1), list(weights.shape), openvino.Type.bf16)
+        back = opset13.convert(openvino.op.Constant(stored), "f32")
+        for target in node.output(0).get_target_inputs():
+            target.replace_source_output(back.output(0))
+    return kept
+
+
+def _nodes_by_module(graph: torch.fx.Graph, converted: Any) -> dict[str, list[str]]:
+    """OpenVINO's names begin with those of the nodes of the program, which know their module."""
+    module_of = {}
+    for node in graph.nodes:
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        if stack:
+            module_of[node.name] = str(stack[-1][0]).removeprefix("net.net.")
+    found: dict[str, list[str]] = {}
+    for operation in converted.get_ops():
+        name = operation.get_friendly_name()
+        module = module_of.get(name.split("/")[0])
+        if module is not None:
+            found.setdefault(module, []).append(name)
+    return found

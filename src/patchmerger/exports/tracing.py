@@ -1,0 +1,115 @@
+"""The model as one function of images, and the ``torch.export`` program of it that every format is made of."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.exports.metadata import INPUT
+from patchmerger.exports.settings import ExportSettings
+from patchmerger.mechanism.subclassing import host_class
+from patchmerger.models.classifier import Classifier
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
+_OPERATION = re.compile(r"\b(?:aten|prims|torchvision|higher_order|quantized)(?:[.:]+\w+)+")
+
+
+class ImageClassifier(nn.Module):
+    """Images to logits in float32, or uint8 pixels to probabilities.
+
+    Args:
+        net: The classifier, whose weights have the number format to compute in.
+        preprocessing: Built in, where it is given.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: Classifier, preprocessing: Preprocessing | None) -> None:
+        super().__init__()
+        self.net = net
+        self.with_preprocessing = preprocessing is not None
+        if preprocessing is not None:
+            for name in ("mean", "std"):
+                self.register_buffer(name, torch.tensor(getattr(preprocessing, name))[:, None, None], persistent=False)
+        self._dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of normalised images (B, 3, H, W), or probabilities of uint8 (B, H, W, 3)."""
+        if self.with_preprocessing:
+            images = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std  # (B, 3, H, W)
+        logits: Tensor = self.net(images.to(self._dtype)).float()
+        return logits.softmax(dim=-1) if self.with_preprocessing else logits
+
+
+def classifier_for(
+    net: nn.Module, settings: ExportSettings, preprocessing: Preprocessing | None, dtype: torch.dtype
+) -> ImageClassifier:
+    """A copy of the model in eval mode on the CPU, as one function of images."""
+    clone = copy.deepcopy(net).to(device="cpu", dtype=dtype).eval().requires_grad_(False)
+    return ImageClassifier(Classifier(clone), preprocessing if settings.with_preprocessing else None).eval()
+
+
+def trace(model: ImageClassifier, example: Tensor, settings: ExportSettings) -> ExportedProgram:
+    """The program of a model.
+
+    Args:
+        model: What is traced.
+        example: Images as it takes them; a batch of two, lest a size of one is taken to be fixed.
+        settings: Whether batches have any size.
+
+    Raises:
+        ValueError: An operation cannot be traced; it is named.
+    """
+    shapes = {INPUT: {0: Dim("batch")} if settings.dynamic_batch else None}
+    with refused_by_operation(model, "traced by torch.export"), torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=shapes)
+
+
+@contextmanager
+def refused_by_operation(model: ImageClassifier, what: str) -> Iterator[None]:
+    """Within it, an error of an exporter becomes a ``ValueError`` that names the operation; its chatter is dropped."""
+    try:
+        with quiet():
+            yield
+    except (OSError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        operation = _operation(error)
+        named = f": its operation {operation} has no counterpart there" if operation else ""
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:240]
+        name = host_class(model.net.net).__name__
+        raise ValueError(f"model ({name}) cannot be {what}{named} ({reason})") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it, neither warnings nor the log of any library are shown."""
+    handler, before = logging.NullHandler(), logging.root.manager.disable
+    logging.root.addHandler(handler)  # where there is none, the first message would add one that stays
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+        logging.root.removeHandler(handler)
+
+
+def _operation(error: BaseException | None) -> str | None:
+    """The operation that an error, or one that it came from, speaks of."""
+    while error is not None:
+        if found := _OPERATION.search(str(error)):
+            return found[0]
+        error = error.__cause__ or error.__context__
+    return None

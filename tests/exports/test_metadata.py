@@ -1,0 +1,37 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from patchmerger.exports.metadata import SCHEMA, ExportedMerger, ExportInfo, read_info
+
+INFO = ExportInfo(
+    model="vit", format="onnx", precision="int8", image_size=(32, 48), channels=3, num_classes=2, dynamic_batch=True,
+    with_preprocessing=False, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5), crop_pct=0.9, interpolation="bicubic",
+    class_names=("Katze", "Übel, „so“"), mergers=(ExportedMerger(6, 8, 1, "PatchMerger", "centroid"),),
+    float_layers=("blocks.0.mlp.fc2",), patchmerger="0.1.0",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("info", [INFO, replace(INFO, mean=None, std=None, crop_pct=None, class_names=None)])
+def test_what_is_written_is_read(info):
+    properties = info.as_properties()
+    assert all(isinstance(text, str) for text in properties.values())
+    assert read_info({**properties, "other": "of another tool"}, "x.onnx") == info
+
+
+def test_foreign_and_newer_files_are_refused():
+    with pytest.raises(ValueError, match=r"x\.onnx was not written by patchmerger export"):
+        read_info({"mean": "[0.5]"}, "x.onnx")
+    with pytest.raises(ValueError, match=rf"schema is {SCHEMA + 1}.*upgrade"):
+        read_info(INFO.as_properties() | {"schema": json.dumps(SCHEMA + 1)}, "x.onnx")
+    with pytest.raises(ValueError, match=r"x\.onnx.*image_size"):
+        read_info(INFO.as_properties() | {"image_size": '"large"'}, "x.onnx")
+
+
+def test_preprocessing_is_known_or_not():
+    preprocessing = INFO.preprocessing
+    assert preprocessing is not None
+    assert (preprocessing.mean, preprocessing.crop_pct) == ((0.1, 0.2, 0.3), 0.9)
+    assert replace(INFO, std=None).preprocessing is None
+    assert (INFO.output, replace(INFO, with_preprocessing=True).output) == ("logits", "probabilities")

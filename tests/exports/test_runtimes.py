@@ -1,0 +1,93 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import make_images
+from exports.conftest import PREPROCESSING, tiny
+from patchmerger.exports import is_exported, open_exported
+
+WITHOUT_TORCH = """
+import json, sys
+sys.modules["torch"] = sys.modules["patchmerger"] = None  # an import of either fails
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+about = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+(logits,) = session.run(["logits"], {"images": np.load(sys.argv[2])})
+np.save(sys.argv[3], logits)
+print(json.dumps(about))
+"""
+
+
+def test_an_onnx_file_gives_what_the_model_gives(onnx_file):
+    model, images = open_exported(onnx_file.path, threads=1), make_images(5)
+    with torch.no_grad():
+        eager = tiny()(images).numpy()
+    np.testing.assert_allclose(model(images.numpy()), eager, atol=1e-5)
+    np.testing.assert_allclose(model.logits(images.numpy()), eager, atol=1e-5)
+    assert model.runtime.startswith("onnxruntime ")
+    assert model.info == onnx_file.info
+    assert model.size == onnx_file.path.stat().st_size == onnx_file.size
+
+
+def test_an_onnx_file_runs_where_there_is_no_torch(onnx_file, tmp_path):
+    images = make_images(3)
+    np.save(tmp_path / "images.npy", images.numpy())
+    arguments = [str(onnx_file.path), str(tmp_path / "images.npy"), str(tmp_path / "logits.npy")]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, check=True)
+    about = json.loads(done.stdout)
+    assert (about["mean"], about["crop_pct"]) == (list(PREPROCESSING.mean), PREPROCESSING.crop_pct)
+    assert about["mergers"][0]["num_tokens"] == 4
+    with torch.no_grad():
+        np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), tiny()(images).numpy(), atol=1e-5)
+
+
+def test_images_of_another_size_or_kind_are_refused(onnx_file):
+    model = open_exported(onnx_file.path, threads=1)
+    with pytest.raises(ValueError, match=r"images \(2, 3, 48, 48\).*\(B, 3, 32, 32\).*fixed"):
+        model(make_images(2, 48).numpy())
+    with pytest.raises(ValueError, match=r"images \(float64\) must be float32"):
+        model(make_images(2).double().numpy())
+    with pytest.raises(ValueError, match=r"images \(0, 3, 32, 32\)"):
+        model(make_images(2).numpy()[:0])
+
+
+def test_damaged_and_foreign_files_are_refused(onnx_file, tmp_path):
+    whole = onnx_file.path.read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.onnx is damaged, or no ONNX file"):
+        open_exported(tmp_path / "cut.onnx")
+    (tmp_path / "text.pt2").write_text("no archive")
+    with pytest.raises(ValueError, match=r"text\.pt2 is damaged, or no file of torch\.export"):
+        open_exported(tmp_path / "text.pt2")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=r"folder\) is no exported file.*\.onnx"):
+        open_exported(tmp_path / "folder")
+    (tmp_path / "folder" / "model.xml").write_text("<net/>")
+    with pytest.raises(ValueError, match=r"folder\) has no model\.bin"):
+        open_exported(tmp_path / "folder")
+    (tmp_path / "folder" / "model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"folder is damaged, or no OpenVINO file"):
+        open_exported(tmp_path / "folder")
+    with pytest.raises(FileNotFoundError, match=r"model \(.*missing\.onnx\) does not exist"):
+        open_exported(tmp_path / "missing.onnx")
+
+
+def test_files_are_known_by_their_names(onnx_file, tmp_path):
+    assert is_exported(onnx_file.path)
+    assert is_exported("vit.pt2")
+    assert not is_exported(tmp_path)
+    assert not is_exported("vit_small_patch16_224")
+
+
+def test_a_foreign_onnx_file_is_refused(onnx_file, tmp_path):
+    import onnx
+
+    proto = onnx.load(onnx_file.path)
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    with pytest.raises(ValueError, match=r"foreign\.onnx was not written by patchmerger export"):
+        open_exported(tmp_path / "foreign.onnx")
