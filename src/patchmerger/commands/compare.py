@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from patchmerger.commands.shared_options import RunOptions
 from patchmerger.commands.terminal import is_first_process
+from patchmerger.data.settings import DataSettings
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.studies.settings import ComparisonSettings
 
@@ -18,6 +19,8 @@ class Command(RunOptions, ComparisonSettings):
     stratified splits of the built-in digits, under five minutes on two cores. The same command again resumes an
     interrupted run, and prints the result of a finished one. Started in a second process, it shares the trainings.
     """
+
+    data: DataSettings = DataSettings()
 
     def run(self, command: str) -> int:
         """Compare, and show the table."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patchmerger.commands.shared_options import RunOptions
+from patchmerger.data.settings import DataSettings
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.studies.settings import SweepSettings
 
@@ -23,6 +24,7 @@ class Command(RunOptions, SweepSettings):
     """
 
     shard: str | None = None
+    data: DataSettings = DataSettings()
 
     def run(self, command: str) -> int:
         """Train the grid, and show the table; the status is 1 where a cell failed."""

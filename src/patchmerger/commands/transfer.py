@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patchmerger.commands.shared_options import RunOptions
+from patchmerger.data.settings import DataSettings
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.studies.settings import TransferSettings
 
@@ -18,6 +19,9 @@ class Command(RunOptions, TransferSettings):
     variants and seeds. With no options both are the built-in digits, which shows how it works and says nothing of
     transfer.
     """
+
+    data: DataSettings = DataSettings()
+    downstream: DataSettings = DataSettings()
 
     def run(self, command: str) -> int:
         """Train and evaluate, and show the table."""

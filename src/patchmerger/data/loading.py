@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TypeAlias
 
 from patchmerger.data.folders import is_unlabelled
@@ -58,6 +59,11 @@ def read_images(data: DataLike, *, labels_needed: bool = True) -> ImageDataset:
     """
     if isinstance(data, ImageSplits):
         raise TypeError("data (ImageSplits) holds the images of one seed: give what they were read from")
+    if isinstance(data, OwnData):
+        raise TypeError(
+            f"data ({data.source}) was a dataset of one's own, which settings only name: give the dataset itself where "
+            "there is such an argument, else images that can be read again (a folder, parquet files)"
+        )
     if not isinstance(data, str | os.PathLike | DataSettings):
         images = data if isinstance(data, ImageDataset) else read_own(data)
         if labels_needed and not images.class_names:
@@ -91,6 +97,23 @@ def identify_data(data: DataLike) -> DataSettings | OwnData:
         sets = {"train": data.train, "validation": data.validation, "test": data.test}
         return identify_own({split: images for split, images in sets.items() if images is not None})
     return identify_own(data.sets if isinstance(data, ImageDataset) else data)
+
+
+def recorded_data(data: DataLike | None, settings: DataSettings | OwnData) -> DataSettings | OwnData:
+    """What settings record where images are given beside them: ``workers`` and ``crop_pct`` stay for one's own.
+
+    Args:
+        data: As in :func:`load_images`; ``None`` where the settings say what is read.
+        settings: What is recorded without it.
+
+    Raises:
+        TypeError: If ``data`` is something else; the message says what would do.
+    """
+    if data is None:
+        return settings
+    known = identify_data(data)
+    own = isinstance(known, OwnData)
+    return replace(known, workers=settings.workers, crop_pct=settings.crop_pct) if own else known
 
 
 def has_labels(data: DataLike) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from patchmerger.data import read_images, split_images
+from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
 from patchmerger.runs.shared_work import SharedWork
@@ -29,6 +31,7 @@ from patchmerger.training.settings import Recipe
 
 def compare(
     settings: ComparisonSettings = ComparisonSettings(),
+    data: DataLike | None = None,
     *,
     out: Path | None = None,
     command: str | None = None,
@@ -41,6 +44,8 @@ def compare(
 
     Args:
         settings: What is compared.
+        data: Images in place of those of the settings: a source, or a dataset of one's own, as in
+            :func:`patchmerger.data.load_images`.
         out: The folder; runs/compare-DATA-FINGERPRINT if not given.
         command: The command line that asked for it, kept in the results.
         progress: Say what is being trained, with a progress bar on a terminal.
@@ -49,14 +54,15 @@ def compare(
         The content of ``results.json``.
 
     Raises:
+        TypeError: ``data`` is none of these; the message says what would do.
         ValueError: Data that cannot be compared on, or a folder of another run; before any training.
     """
-    settings = settings.resolved()
+    settings = replace(settings, data=recorded_data(data, settings.data)).resolved()
     folder = RunFolder(out or default_folder("compare", settings.data.source, settings), settings)
     if (known := finished(folder)) is not None:
         return known
 
-    images = read_images(settings.data)
+    images = read_images(settings.data if data is None else data)
     recipes = resolve_variants(
         settings.variants, settings.plain_recipe(native_size(split_images(images, seed=0))), settings.merge
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from patchmerger.data import ImageSplits, read_images, split_images
+from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
@@ -36,6 +37,7 @@ _SPEED = "speed"
 
 def sweep(
     settings: SweepSettings = SweepSettings(),
+    data: DataLike | None = None,
     *,
     shard: str | None = None,
     out: Path | None = None,
@@ -49,6 +51,8 @@ def sweep(
 
     Args:
         settings: What is swept.
+        data: Images in place of those of the settings: a source, or a dataset of one's own, as in
+            :func:`patchmerger.data.load_images`.
         shard: "1/2" trains the first of two parts, for machines that do not see one folder; the call without it makes
             the results once the folders are put together.
         out: The folder; runs/sweep-DATA-FINGERPRINT if not given.
@@ -59,16 +63,17 @@ def sweep(
         The content of ``results.json``.
 
     Raises:
+        TypeError: ``data`` is none of these; the message says what would do.
         ValueError: Cells that cannot be built, all of them by name, or data that cannot be trained on; before any
             training.
     """
-    settings = settings.resolved()
+    settings = replace(settings, data=recorded_data(data, settings.data)).resolved()
     folder = RunFolder(out or default_folder("sweep", settings.data.source, settings), settings)
     known = finished(folder)
     if known is not None and not known["errors"]:
         return known
 
-    images = read_images(settings.data)
+    images = read_images(settings.data if data is None else data)
     splits = split_images(images, seed=0)
     settings.training.check(multi_label=splits.multi_label)
     plain = settings.plain_recipe(native_size(splits))

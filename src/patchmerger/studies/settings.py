@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias, get_args
 
 from patchmerger.acceleration.settings import RecoverySettings, Scope
-from patchmerger.data.settings import Augmentation, DataSettings, default_augmentation
+from patchmerger.data.settings import Augmentation, DataSettings, OwnData, default_augmentation
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.mechanism.options import Norm
 from patchmerger.models.settings import MergeSettings
 from patchmerger.placing.settings import Sampler
 from patchmerger.runs.narrowing import narrowed
-from patchmerger.training.settings import Recipe, TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings, check_data
 
 MERGING_METHODS = ("merger", "placed-merger")
 """Methods of a study of placed tokens that merge."""
@@ -68,7 +68,6 @@ class StudySettings(Recipe):
         ValueError: Settings that cannot be studied.
     """
 
-    data: DataSettings = DataSettings()
     merge: MergeSettings = MergeSettings()
     init: None = field(default=None, init=False)
     seeds: int = 3
@@ -193,11 +192,12 @@ class TransferSettings(ComparisonSettings, FewShotSettings):
         seeds: How often all is done; seed s fixes weights, order, held-out images and draws alike for all variants.
     """
 
-    downstream: DataSettings = DataSettings()
+    downstream: DataSettings | OwnData = DataSettings()
     finetuning: FineTuning = FineTuning()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_data("downstream", self.downstream)
         FewShotSettings.__post_init__(self)
         _check_one_device("training", self.training)
 

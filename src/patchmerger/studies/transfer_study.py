@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from patchmerger.data import ImageSplits, read_images, split_images
+from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.fewshot.probe import check_images, few_shot_images
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.models.build import check_patches, square_input
@@ -31,6 +32,8 @@ from patchmerger.training.settings import Recipe
 
 def transfer(
     settings: TransferSettings = TransferSettings(),
+    data: DataLike | None = None,
+    downstream: DataLike | None = None,
     *,
     out: Path | None = None,
     command: str | None = None,
@@ -43,6 +46,9 @@ def transfer(
 
     Args:
         settings: What is trained, and what it is transferred to.
+        data: Images in place of those of the settings: a source, or a dataset of one's own, as in
+            :func:`patchmerger.data.load_images`.
+        downstream: Likewise.
         out: The folder; runs/transfer-DATA-FINGERPRINT if not given.
         command: The command line that asked for it, kept in the results.
         progress: Say what is being done, with a progress bar on a terminal.
@@ -51,14 +57,22 @@ def transfer(
         The content of ``results.json``.
 
     Raises:
+        TypeError: ``data`` is none of these; the message says what would do.
         ValueError: Data that cannot be trained on, or a folder of another run; before any training.
     """
-    settings = settings.resolved()
+    settings = replace(
+        settings,
+        data=recorded_data(data, settings.data),
+        downstream=recorded_data(downstream, settings.downstream),
+    ).resolved()
     folder = RunFolder(out or default_folder("transfer", settings.data.source, settings), settings)
     if (known := finished(folder)) is not None:
         return known
 
-    above, below = read_images(settings.data), read_images(settings.downstream)
+    above, below = (
+        read_images(settings.data if data is None else data),
+        read_images(settings.downstream if downstream is None else downstream),
+    )
     first = split_images(above, seed=0), split_images(below, seed=0)
     recipes = resolve_variants(settings.variants, settings.plain_recipe(native_size(first[0])), settings.merge)
     _check(first, recipes, settings)

@@ -20,8 +20,7 @@ from patchmerger.data import (
     ImageStream,
     load_images,
 )
-from patchmerger.data.loading import DataLike, identify_data
-from patchmerger.data.settings import OwnData
+from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.diagnosis import diagnose
 from patchmerger.hub import save
 from patchmerger.inserted import mergers
@@ -77,13 +76,7 @@ def fit(
         TypeError: ``data`` is none of these; the message says what would do.
         ValueError: Settings or data that cannot train, or a folder of another run; before any training.
     """
-    if data is not None:
-        known = identify_data(data)
-        own = isinstance(known, OwnData)
-        recipe = replace(
-            recipe,
-            data=replace(known, workers=recipe.data.workers, crop_pct=recipe.data.crop_pct) if own else known,
-        )
+    recipe = replace(recipe, data=recorded_data(data, recipe.data))
     check_logger(recipe.training.logger)
     settings = fit_settings(recipe, seed, model)
     folder = RunFolder(out or default_folder("fit", recipe.data.source, settings), settings)

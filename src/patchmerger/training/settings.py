@@ -154,6 +154,15 @@ class TrainingSettings:
             )
 
 
+def check_data(name: str, data: object) -> None:
+    """Raise ``TypeError`` for images that are no settings."""
+    if not isinstance(data, DataSettings | OwnData):
+        raise TypeError(
+            f"{name} ({type(data).__name__}) must be DataSettings(source); images of one's own are given beside the "
+            f"settings, as the argument {name} of the function"
+        )
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What determines a training besides its seed and its folder.
@@ -171,6 +180,7 @@ class Recipe:
         training: How the model is trained.
 
     Raises:
+        TypeError: Images that are no ``DataSettings``; those of one's own are given beside a recipe.
         ValueError: Two image sizes.
     """
 
@@ -183,6 +193,7 @@ class Recipe:
     training: TrainingSettings = TrainingSettings()
 
     def __post_init__(self) -> None:
+        check_data("data", self.data)
         self.model.sized(self.image_size)
 
     def resolved(self) -> Self:
