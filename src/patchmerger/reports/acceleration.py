@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from rich import box
-from rich.table import Table
 
 from patchmerger.reports.numbers import (
     count_text,
@@ -18,7 +16,7 @@ from patchmerger.reports.numbers import (
     uncertain_text,
 )
 from patchmerger.reports.style import GREY, head, picture, speed_bars, variant_colours
-from patchmerger.reports.tables import print_table, report_console
+from patchmerger.reports.tables import new_table, print_notes, print_table, report_console
 from patchmerger.runs.statistics import TRAINING_NOISE
 
 PICTURE_FILE = "acceleration.png"
@@ -37,14 +35,10 @@ def show_acceleration(results: dict[str, Any]) -> None:
     found, timings = results["evaluation"], {t["name"]: t for t in results["speed"]["timings"]}
     console.print(results["data"], soft_wrap=True)
     placement, differences = results["placement"], [found[key]["difference"] for key in _ROWS if key != "plain"]
-    table = Table(
-        title=f"{results['settings']['model']}: {placement['num_tokens']} tokens after block {placement['after']}",
-        box=box.SIMPLE_HEAD, title_style="bold",
-    )  # fmt: skip
-    columns = ["", f"{results['metric']}\n%", interval_heading("plain", differences), "agrees with\nplain, %", "ECE\n%"]
+    title = f"{results['settings']['model']}: {placement['num_tokens']} tokens after block {placement['after']}"
+    columns = [f"{results['metric']}\n%", interval_heading("plain", differences), "agrees with\nplain, %", "ECE\n%"]
     columns += ["images/s", "speed-up\n(predicted)", "params", "peak memory\nMiB"]
-    for column in columns:
-        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    table = new_table([""], columns, title=title)
     for key, name in _ROWS.items():
         p, t = found[key], timings["plain" if key == "plain" else "accelerated"]
         value = p["agreement"] if p["accuracy"] is None else p["accuracy"]
@@ -61,9 +55,7 @@ def show_acceleration(results: dict[str, Any]) -> None:
         )  # fmt: skip
     print_table(console, table)
     console.print(_verdict(results), soft_wrap=True)
-    for remark in (uncertain_text([("accelerated", timings["accelerated"])]), left_out_text(differences)):
-        if remark is not None:
-            console.print(remark, soft_wrap=True)
+    print_notes(console, uncertain_text([("accelerated", timings["accelerated"])]), left_out_text(differences))
     recovery = results["recovery"]
     if recovery["steps"]:
         console.print(

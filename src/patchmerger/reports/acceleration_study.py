@@ -7,8 +7,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from rich import box
-from rich.table import Table
 
 from patchmerger.reports.numbers import (
     counted,
@@ -28,7 +26,7 @@ from patchmerger.reports.style import (
     variant_colours,
     variant_markers,
 )
-from patchmerger.reports.tables import print_table, report_console
+from patchmerger.reports.tables import new_table, print_notes, print_table, report_console
 
 PICTURE_FILE = "accelerations.png"
 WORDS = {
@@ -65,16 +63,9 @@ def show_accelerations(results: dict[str, Any]) -> None:
     timings = {t["name"]: t for t in results["speed"]["timings"]}
     plain = 100 * sum(p["accuracy"] for p in results["plain"]) / len(results["plain"])
     differences = [difference_of(row["difference"]) for row in curves]
-    table = Table(
-        title=f"test accuracy, %; plain: {plain:.2f} ({counted(len(results['models']), 'model')})",
-        box=box.SIMPLE_HEAD,
-        title_style="bold",
-    )
-    for column in ("speed-up\nmeasured (FLOPs)", "method", "recovery"):
-        table.add_column(column, no_wrap=True)
+    title = f"test accuracy, %; plain: {plain:.2f} ({counted(len(results['models']), 'model')})"
     columns = ("accuracy", interval_heading("plain", differences), "agreement", f"{method_text(first)} − it")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+    table = new_table(["speed-up\nmeasured (FLOPs)", "method", "recovery"], columns, title=title)
     last = None
     for row in sorted(curves, key=lambda row: row["speedup"]):
         timing = timings[row["timed_as"]]
@@ -90,10 +81,7 @@ def show_accelerations(results: dict[str, Any]) -> None:
     print_table(console, table, keys=3)
     console.print(results["data"], soft_wrap=True)
     uncertain = uncertain_text((t["name"], t) for t in results["speed"]["timings"] if t["name"] != "plain")
-    for line in (uncertain, left_out_text(curves)):
-        if line is not None:
-            console.print(line, soft_wrap=True)
-    console.print(f"Results and picture: {results['folder']}", soft_wrap=True)
+    print_notes(console, uncertain, left_out_text(curves), f"Results and picture: {results['folder']}")
 
 
 def draw_accelerations(results: dict[str, Any], path: Path) -> None:

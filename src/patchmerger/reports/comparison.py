@@ -8,9 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
 from patchmerger.reports.numbers import (
     count_text,
@@ -34,7 +32,7 @@ from patchmerger.reports.style import (
     variant_colours,
     variant_markers,
 )
-from patchmerger.reports.tables import print_table, report_console
+from patchmerger.reports.tables import new_table, print_notes, print_table, report_console
 
 PICTURE_FILE = "comparison.png"
 
@@ -51,13 +49,9 @@ def show_comparison(results: dict[str, Any]) -> None:
     metric, baseline = results["metric"], results["baseline"]
     differences = [variant["difference"] for variant in results["variants"].values()]
     title = f"{results['settings']['data']['source']}, {counted(results['settings']['seeds'], 'seed')}"
-    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column("variant", no_wrap=True)
-    for column in (
-        "tokens", "GFLOPs", "params", f"{metric}\n%", interval_heading(baseline, differences), "trained\ns",
-        "images/s", "speed-up\n(predicted)", "speed-up\nin training",
-    ):  # fmt: skip
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ("tokens", "GFLOPs", "params", f"{metric}\n%", interval_heading(baseline, differences), "trained\ns",
+               "images/s", "speed-up\n(predicted)", "speed-up\nin training")  # fmt: skip
+    table = new_table(["variant"], columns, title=title)
     speed = {mode: {t["name"]: t for t in results["speed"][mode]["timings"]} for mode in ("inference", "training")}
     for name, v in results["variants"].items():
         inference, training = speed["inference"][name], speed["training"][name]
@@ -81,12 +75,7 @@ def show_comparison(results: dict[str, Any]) -> None:
     uncertain = uncertain_text(
         (f"{name} in {mode}", timing) for mode in speed for name, timing in speed[mode].items() if name != baseline
     )
-    if uncertain is not None:
-        console.print(escape(uncertain), soft_wrap=True)
-    left_out = left_out_text(differences)
-    if left_out is not None:
-        console.print(left_out, soft_wrap=True)
-    console.print(f"Results, picture and models: {results['folder']}", soft_wrap=True)
+    print_notes(console, uncertain, left_out_text(differences), f"Results, picture and models: {results['folder']}")
 
 
 def draw_comparison(results: dict[str, Any], path: Path) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from patchmerger.reports.numbers import counted, difference_text, left_out_text
 from patchmerger.reports.style import GREY, head, picture, speed_bars, variant_colours, variant_markers
-from patchmerger.reports.tables import print_table, report_console
+from patchmerger.reports.tables import new_table, print_notes, print_table, report_console
 
 PICTURE_FILE = "demo.png"
 
@@ -25,11 +22,9 @@ def show_demonstration(results: dict[str, Any]) -> None:
     """Print the table of ``patchmerger demo``."""
     console = report_console()
     console.print(results["data"], soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("model", no_wrap=True)
-    for column in ("accuracy, %\n[95% interval]", "− plain, points\n[95% interval]", "agrees with\nplain, %",
-                   "times as fast\n(predicted)"):  # fmt: skip
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ("accuracy, %\n[95% interval]", "− plain, points\n[95% interval]", "agrees with\nplain, %",
+               "times as fast\n(predicted)")  # fmt: skip
+    table = new_table(["model"], columns)
     speedup = results["speedup"]
     others = {"plain": ("–", "–", "1.00"), "merged": (
         difference_text(results["difference"]), f"{100 * results['agreement']:.1f}",
@@ -40,14 +35,13 @@ def show_demonstration(results: dict[str, Any]) -> None:
         table.add_row(name, f"{100 * found['accuracy']:.2f} [{low:.2f}, {high:.2f}]", *others[name])
     print_table(console, table)
     placement, seeds = results["placement"], len(results["models"]["plain"]["accuracies"])
-    console.print(
+    print_notes(
+        console,
         f"Merged to {placement['num_tokens']} tokens after block {placement['after']}; "
         f"{counted(seeds, 'split')}, {results['models']['plain']['images']} test images each.",
-        soft_wrap=True,
+        left_out_text([results["difference"]]),
+        f"Models, results and picture: {results['folder']}",
     )
-    if left_out := left_out_text([results["difference"]]):
-        console.print(left_out, soft_wrap=True)
-    console.print(f"Models, results and picture: {results['folder']}", soft_wrap=True)
 
 
 def draw_demonstration(results: dict[str, Any], path: Path) -> None:

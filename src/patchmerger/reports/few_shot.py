@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from math import log2
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
 from patchmerger.fewshot.probe import FewShot
-from patchmerger.reports.tables import print_table, report_console
+from patchmerger.reports.tables import new_table, print_table, report_console
 
 
 def show_few_shot(result: FewShot) -> None:
     """Print the table of ``patchmerger fewshot``."""
     console = report_console()
     console.print(result.data)
-    table = Table(title=escape(result.model), box=box.SIMPLE_HEAD, title_style="bold")
-    for column in ("images\na class", "test accuracy\n%", "validation\n%", "strength chosen"):
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ("images\na class", "test accuracy\n%", "validation\n%", "strength chosen")
+    table = new_table([], columns, title=result.model)
     for r in result.results:
         spread = "" if r.sd is None else f" ± {100 * r.sd:.2f}"
         low, high = (f"2^{log2(strength):g}" for strength in (min(r.strengths), max(r.strengths)))

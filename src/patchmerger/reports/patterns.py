@@ -10,12 +10,11 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from patchmerger.reports.style import GREY, PANEL, head, picture
-from patchmerger.reports.tables import print_table, report_console
+from patchmerger.reports.tables import new_table, print_table, report_console
 
 _COLUMNS = 4
 _MEASURES = {"cka": "CKA of features", "procrustes": "Procrustes", "iou": "kept patches", "nmi": "groups"}
@@ -51,11 +50,8 @@ def short_names(names: Sequence[str]) -> list[str]:
 def _models_table(results: Mapping[str, Any], names: Sequence[str]) -> Table:
     first = results["models"][0]
     title = f"{results['images']:,} images of {results['data'].split(':')[0]}, against {names[0]}"
-    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column("model", no_wrap=True)
-    table.add_column("tokens\nafter block", no_wrap=True)
-    for column in ("GFLOPs", "accuracy\n%", "drop\npoints", "agree\n%", "CKA", "Procrustes"):
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ("GFLOPs", "accuracy\n%", "drop\npoints", "agree\n%", "CKA", "Procrustes")
+    table = new_table(["model", "tokens\nafter block"], columns, title=title)
     for name, model in zip(names, results["models"], strict=True):
         pair = _pair_of(results, first["name"], model["name"])
         against = ["", "", "", ""]
@@ -83,11 +79,8 @@ def _pairs_table(results: Mapping[str, Any], names: Sequence[str], measure: str,
     having = [name for name in every if any(name in p["models"] and p[measure] is not None for p in results["pairs"])]
     if not having:
         return None
-    table = Table(title=what, box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column("model", no_wrap=True)
     short = dict(zip(every, names, strict=True))
-    for name in having[1:]:
-        table.add_column(escape(short[name]), justify="right", no_wrap=True)
+    table = new_table(["model"], [escape(short[name]) for name in having[1:]], title=what)
     for row, name in enumerate(having[:-1]):
         cells = ["" if other <= row else _cell(_pair_of(results, name, having[other]), measure) for other in
                  range(1, len(having))]  # fmt: skip

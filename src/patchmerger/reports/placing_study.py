@@ -7,8 +7,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from rich import box
-from rich.table import Table
 
 from patchmerger.reports.numbers import (
     counted,
@@ -20,7 +18,7 @@ from patchmerger.reports.numbers import (
     uncertain_text,
 )
 from patchmerger.reports.style import GREY, head, picture, shared_legend
-from patchmerger.reports.tables import print_table, report_console
+from patchmerger.reports.tables import new_table, print_notes, print_table, report_console
 
 PICTURE_FILE = "placing.png"
 WORDS = {
@@ -46,16 +44,9 @@ def show_placing(results: dict[str, Any]) -> None:
     console, curves = report_console(), results["curves"]
     plain = 100 * sum(p["accuracy"] for p in results["plain"]) / len(results["plain"])
     first = WORDS[results["settings"]["methods"][0]]
-    table = Table(
-        title=f"test accuracy, %; plain: {plain:.2f} ({counted(len(results['models']), 'model')})",
-        box=box.SIMPLE_HEAD,
-        title_style="bold",
-    )
-    for column in ("tokens", "method", "training"):
-        table.add_column(column, no_wrap=True)
+    title = f"test accuracy, %; plain: {plain:.2f} ({counted(len(results['models']), 'model')})"
     columns = ("accuracy", interval_heading("plain", [row["difference"] for row in curves]), f"− {first}", "FLOPs")
-    for column in (*columns, "oracle"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = new_table(["tokens", "method", "training"], [*columns, "oracle"], title=title)
     for row in sorted(curves, key=lambda row: (-row["fraction"], row["fine_tuned"])):
         table.add_row(
             f"{row['num_tokens']} ({100 * row['fraction']:g}%)", WORDS[row["method"]],
@@ -74,10 +65,10 @@ def show_placing(results: dict[str, Any]) -> None:
     if timings:
         speeds = ", ".join(f"{t['name']} {speed_text(t)} ({t['predicted_speedup']:.2f})" for t in timings)
         console.print(f"Speed-up, measured (by FLOPs): {speeds}.", soft_wrap=True)
-    for line in (uncertain_text((t["name"], t) for t in timings), left_out_text(r["difference"] for r in curves)):
-        if line is not None:
-            console.print(line, soft_wrap=True)
-    console.print(f"Results and picture: {results['folder']}", soft_wrap=True)
+    print_notes(
+        console, uncertain_text((t["name"], t) for t in timings), left_out_text(r["difference"] for r in curves),
+        f"Results and picture: {results['folder']}",
+    )  # fmt: skip
 
 
 def draw_placing(results: dict[str, Any], path: Path) -> None:

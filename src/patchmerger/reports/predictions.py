@@ -8,23 +8,18 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TextIO, TypeAlias
 
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
 from patchmerger.prediction.outcomes import BadImage, Prediction
 from patchmerger.reports.numbers import counted
-from patchmerger.reports.tables import print_table, report_console
+from patchmerger.reports.tables import new_table, print_table, report_console
 
 Format: TypeAlias = Literal["table", "csv", "jsonl"]
 
 
 def show_predictions(predictions: Sequence[Prediction]) -> None:
     """Print a table: each image with its classes below each other, best first."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("image", no_wrap=True)
-    table.add_column("class", no_wrap=True)
-    table.add_column("probability\n%", justify="right", no_wrap=True)
+    table = new_table(["image", "class"], ["probability\n%"])
     for prediction in predictions:
         for rank, found in enumerate(prediction.classes):
             image = "" if rank else escape(prediction.image)

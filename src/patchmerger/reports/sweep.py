@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,7 +22,7 @@ from patchmerger.reports.numbers import (
     uncertain_text,
 )
 from patchmerger.reports.style import GREY, head, limit_percent, ordered_colours, picture, shared_legend, speed_bars
-from patchmerger.reports.tables import print_table, report_console
+from patchmerger.reports.tables import new_table, print_notes, print_table, report_console
 
 PICTURE_FILE = "sweep.png"
 
@@ -59,28 +58,18 @@ def show_sweep(results: dict[str, Any]) -> int:
         for name, cell in results["cells"].items()
         for mode, measured in (cell["speed"] or {}).items()
     )
-    if uncertain is not None:
-        console.print(escape(uncertain), soft_wrap=True)
-    left_out = left_out_text(_differences(results))
-    if left_out is not None:
-        console.print(left_out, soft_wrap=True)
-    console.print(f"Results, picture and models: {results['folder']}", soft_wrap=True)
+    print_notes(
+        console, uncertain, left_out_text(_differences(results)), f"Results, picture and models: {results['folder']}"
+    )
     return 1 if results["errors"] else 0
 
 
 def _sweep_table(results: dict[str, Any]) -> Table:
     title = f"{results['settings']['data']['source']}, {counted(results['settings']['seeds'], 'seed')}"
-    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
     varied = _varied(results)
-    table.add_column("merged\nafter", justify="right")
-    table.add_column("tokens\nM", justify="right")
-    for name in varied:
-        table.add_column(OPTIONS[name], justify="right")
-    for column in (
-        "GFLOPs", f"{results['metric']}\n%", interval_heading("plain", _differences(results)), "trained\ns",
-        "speed-up\n(predicted)", "speed-up\nin training", "rank\nof A", "queries\nalike",
-    ):  # fmt: skip
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ("GFLOPs", f"{results['metric']}\n%", interval_heading("plain", _differences(results)), "trained\ns",
+               "speed-up\n(predicted)", "speed-up\nin training", "rank\nof A", "queries\nalike")  # fmt: skip
+    table = new_table([], ["merged\nafter", "tokens\nM", *(OPTIONS[name] for name in varied), *columns], title=title)
     plain = results["plain"]
     table.add_row("plain", "", *("" for _ in varied), *_columns(plain, plain, None))
     for name, cell in results["cells"].items():

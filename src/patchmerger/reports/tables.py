@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -19,6 +21,29 @@ def report_console() -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _UNBOUNDED
     return console
+
+
+def new_table(keys: Sequence[str], numbers: Sequence[str], *, title: str | None = None) -> Table:
+    """A table without rows.
+
+    Args:
+        keys: Heads of its first columns, which say which row it is.
+        numbers: Heads of the others, which stand to the right.
+        title: Above it; what it names is shown as it is.
+    """
+    table = Table(title=None if title is None else escape(title), box=box.SIMPLE_HEAD, title_style="bold")
+    for key in keys:
+        table.add_column(key, no_wrap=True)
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    return table
+
+
+def print_notes(console: Console, *notes: str | None) -> None:
+    """Print what a reader of the table must know, a line each; ``None`` is no note."""
+    for note in notes:
+        if note is not None:
+            console.print(escape(note), soft_wrap=True)
 
 
 def print_table(console: Console, table: Table, *, keys: int = 1) -> None:

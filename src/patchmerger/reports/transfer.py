@@ -7,9 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
 from patchmerger.reports.numbers import (
     counted,
@@ -23,7 +21,7 @@ from patchmerger.reports.numbers import (
     uncertain_text,
 )
 from patchmerger.reports.style import GREY, head, picture, shared_legend, variant_colours, variant_markers
-from patchmerger.reports.tables import print_table, report_console
+from patchmerger.reports.tables import new_table, print_notes, print_table, report_console
 
 PICTURE_FILE = "transfer.png"
 
@@ -43,9 +41,6 @@ def show_transfer(results: dict[str, Any]) -> None:
     ]
     sources = f"{settings['data']['source']} → {settings['downstream']['source']}"
     title = f"{sources}, {counted(settings['seeds'], 'seed')}"
-    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column("stage", no_wrap=True)
-    table.add_column("variant", no_wrap=True)
     columns = (
         "GFLOPs",
         "accuracy\n%",
@@ -54,8 +49,7 @@ def show_transfer(results: dict[str, Any]) -> None:
         "images/s",
         "times\nas fast",
     )
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+    table = new_table(["stage", "variant"], columns, title=title)
     stages = list(results["variants"][baseline]["stages"])
     for stage in stages:
         for name, variant in results["variants"].items():
@@ -85,17 +79,12 @@ def show_transfer(results: dict[str, Any]) -> None:
         for t in measured["timings"]
         if t["name"] != baseline
     )
-    if uncertain is not None:
-        console.print(escape(uncertain), soft_wrap=True)
-    left_out = left_out_text(differences)
-    if left_out is not None:
-        console.print(left_out, soft_wrap=True)
-    console.print(
+    print_notes(
+        console, uncertain, left_out_text(differences),
         "Seconds and images/s: of training, and of making the features that all k share, one after another; the "
         "speed-ups above are of interleaved rounds.",
-        soft_wrap=True,
-    )
-    console.print(f"Results, picture and models: {results['folder']}", soft_wrap=True)
+        f"Results, picture and models: {results['folder']}",
+    )  # fmt: skip
 
 
 def _transfer_verdict(name: str, results: dict[str, Any]) -> str:
