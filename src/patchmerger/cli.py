@@ -48,6 +48,7 @@ SUBCOMMANDS = {
         Subcommand("predict", "classes of images, or their features, by a saved model", "MODEL IMAGE|FOLDER [...]"),
         Subcommand("fewshot", "few-shot accuracy of a saved model's features", "MODEL"),
         Subcommand("patterns", "compare how models reduce tokens, and what that does", "MODEL [MODEL …]"),
+        Subcommand("show", "what a model merges, in pictures: the patches in each token", "MODEL [IMAGE …]"),
         Subcommand("bench", "measure a merged ViT's speed against the plain one's", "MODEL [MODEL …]"),
         Subcommand("cost", "tokens, FLOPs and parameters of a ViT, block by block", "MODEL"),
         Subcommand("plan", "where to merge for a wanted speed-up, or a budget of FLOPs", "MODEL"),

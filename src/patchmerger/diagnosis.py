@@ -77,24 +77,33 @@ def diagnose(model: nn.Module, images: Tensor) -> list[MergerDiagnosis]:
     return [_describe(m.name, weights[m.after].double(), getattr(m.module, "weight", None)) for m in present]
 
 
+def effective_ranks(weights: Tensor) -> Tensor:
+    """The effective rank of each image's A, (B,), from the weights (B, M, N); from 1 to M (Roy & Vetterli 2007)."""
+    singular = torch.linalg.svdvals(weights)  # (B, min(M, N))
+    return _entropy(singular / singular.sum(dim=-1, keepdim=True)).exp()
+
+
+def similarities(weights: Tensor) -> Tensor | None:
+    """The mean cosine between two rows of each image's A, (B,), from the weights (B, M, N); ``None`` for M = 1."""
+    count = weights.shape[1]
+    if count == 1:
+        return None
+    rows = nn.functional.normalize(weights, dim=-1)
+    cosines = rows @ rows.transpose(1, 2)  # (B, M, M)
+    trace = cosines.diagonal(dim1=1, dim2=2).sum(dim=-1)
+    alike: Tensor = (cosines.sum(dim=(1, 2)) - trace) / (count * (count - 1))
+    return alike
+
+
 def _describe(name: str, weights: Tensor, queries: Tensor | None) -> MergerDiagnosis:
     _, count, arriving = weights.shape  # (B, M, N)
-    singular = torch.linalg.svdvals(weights)  # (B, min(M, N))
-    shares = singular / singular.sum(dim=-1, keepdim=True)
-    rank = _entropy(shares).exp().mean()
-    entropy = _entropy(weights).mean()
-    similarity = None
-    if count > 1:
-        rows = nn.functional.normalize(weights, dim=-1)
-        cosines = rows @ rows.transpose(1, 2)  # (B, M, M)
-        trace = cosines.diagonal(dim1=1, dim2=2).sum(dim=-1)
-        similarity = float(((cosines.sum(dim=(1, 2)) - trace) / (count * (count - 1))).mean())
+    similarity = similarities(weights)
     return MergerDiagnosis(
         name=name,
         num_tokens=count,
-        effective_rank=float(rank),
-        row_entropy=float(entropy) / log(arriving) if arriving > 1 else None,
-        similarity=similarity,
+        effective_rank=float(effective_ranks(weights).mean()),
+        row_entropy=float(_entropy(weights).mean()) / log(arriving) if arriving > 1 else None,
+        similarity=None if similarity is None else float(similarity.mean()),
         weight_std=None if queries is None else float(queries.double().std(correction=0)),
     )
 

@@ -1,3 +1,13 @@
+from .measures import effective_patches as effective_patches
+from .measures import leading_tokens as leading_tokens
+from .measures import shares as shares
+from .measures import taken as taken
+from .measures import unused as unused
 from .reading import MergerMaps as MergerMaps
 from .reading import merge_maps as merge_maps
 from .reading import read_maps as read_maps
+from .settings import ShowSettings as ShowSettings
+from .showing import read_shown as read_shown
+from .showing import show as show
+from .statistics import MapStatistics as MapStatistics
+from .statistics import map_statistics as map_statistics

@@ -18,6 +18,11 @@ GREY = "#4d5562"
 PANEL = (5.0, 3.7)
 """Width and height of one panel, in inches."""
 
+_LOOK = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
+    "svg.hashsalt": "patchmerger", "svg.fonttype": "none",
+}  # fmt: skip
+
 # Okabe and Ito's colours; a variant of a known name has the same one in every picture.
 _VARIANTS = {
     "plain": GREY, "merged": "#d55e00", "located": "#009e73", "paper": "#cc79a7", "average": "#0072b2",
@@ -48,7 +53,14 @@ def ordered_colours(count: int) -> list[str]:
 
 @contextmanager
 def picture(
-    path: Path, *, columns: int, rows: int = 1, note: str, title: str | None = None
+    path: Path,
+    *,
+    columns: int,
+    rows: int = 1,
+    note: str,
+    title: str | None = None,
+    panel: tuple[float, float] | None = None,
+    also_svg: bool = False,
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure that is written as a PNG, atomically, once it is drawn.
 
@@ -58,21 +70,27 @@ def picture(
         rows: Panels above each other.
         note: Below the panels, what a reader must know: what bars and bands are, which axes are cut.
         title: What is shown, of what, where no shared legend says it.
+        panel: Width and height of one panel, in inches, where it is no pair of axes: panels stand close together then.
+        also_svg: Write an SVG beside it, for print.
 
     Yields:
         The figure and its panels, row by row.
     """
-    size = (columns * PANEL[0], rows * PANEL[1] + 0.9)
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}):
+    width, height = panel or PANEL
+    size = (columns * width, rows * height + 0.9)
+    with mpl.rc_context(_LOOK):
         figure = Figure(figsize=size, dpi=150, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.06)  # type: ignore[union-attr, call-arg]
+        pads = {"w_pad": 0.12, "h_pad": 0.06} if panel is None else {"w_pad": 0.04, "h_pad": 0.04}
+        figure.get_layout_engine().set(**pads)  # type: ignore[union-attr]
         panels = figure.subplots(rows, columns, squeeze=False)
         if title is not None:
             figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=GREY, wrap=True)
         figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY, wrap=True)
         yield figure, list(panels.flat)
-        with atomic_file(path) as partial:
-            figure.savefig(partial, format="png")
+        for kind in ("png", "svg")[: 1 + also_svg]:
+            with atomic_file(path.with_suffix(f".{kind}")) as partial:
+                # Without the date, the same results give the same file.
+                figure.savefig(partial, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
 def shared_legend(

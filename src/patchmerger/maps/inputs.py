@@ -1,0 +1,132 @@
+"""Images as a model takes them, beside what a person is shown of them: the same part of the image, in its colours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from timm.models.naflexvit import NaFlexVit
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional
+
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.transforms import EvalTransform, MiddleCrop, normalize
+from patchmerger.hosts.example_inputs import image_size_of
+from patchmerger.maps.reading import Images
+
+SHOWN_SIDE = 448
+"""An image that is shown is enlarged, from its file, to no more than this many pixels a side."""
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """One image, for the model and for the eye.
+
+    Attributes:
+        name: Its file, or its place in a dataset.
+        view: What is shown: the part of it that the model sees, uint8 (3, H, W), a whole number of times as large.
+        inputs: What the model takes, a batch of one.
+        label: The name of its class, where that is known.
+    """
+
+    name: str
+    view: Tensor
+    inputs: Images
+    label: str | None = None
+
+
+class ModelInputs:
+    """Prepares images for one model.
+
+    Args:
+        model: The model.
+        preprocessing: How its images are prepared.
+        name: What to call the model in errors.
+
+    Attributes:
+        size: Height and width in pixels that images are fitted to; of NaFlex models the area, at most.
+
+    Raises:
+        ValueError: It takes no RGB images.
+    """
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing | None, name: str) -> None:
+        config = getattr(model, "config", None)
+        config = getattr(config, "vision_config", None) or config
+        kind = str(getattr(config, "model_type", ""))
+        if "siglip2" in kind or hasattr(config, "num_frames") or hasattr(config, "num_mel_bins"):
+            raise ValueError(
+                f"model ({name}) takes no RGB images of one size: give patchmerger.maps.merge_maps the inputs that it "
+                "takes"
+            )
+        if preprocessing is None:
+            raise ValueError(
+                f"model ({name}) does not say how its images are prepared: save it with preprocessing=, such as "
+                "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
+            )
+        self.preprocessing = preprocessing
+        self.size = image_size_of(model)
+        like = next(p for p in model.parameters() if p.is_floating_point())
+        self._device, self._dtype = like.device, like.dtype
+        self._patch = cast(Any, model).embeds.patch_size if isinstance(model, NaFlexVit) else None
+
+    def prepare(self, image: Tensor, name: str, label: str | None = None) -> ShownImage:
+        """One image, uint8 (3, H, W) of any size."""
+        size = self._fitting(image)
+        in_file = min(image.shape[1] // size[0], image.shape[2] // size[1])  # no more than that is to be seen
+        times = max(1, min(SHOWN_SIDE // max(size), in_file))
+        view = self._fit(image, (times * size[0], times * size[1]), times)
+        return ShownImage(name, view, self.batch(self._fit(image, size, 1)[None]), label)
+
+    def fit(self, image: Tensor) -> Tensor:
+        """One image at the size that the model takes, uint8 (3, H, W)."""
+        return self._fit(image, self._fitting(image), 1)
+
+    def batch(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) on the model's device, from uint8."""
+        return normalize(images.to(self._device), self.preprocessing).to(self._dtype)
+
+    def _fitting(self, image: Tensor) -> tuple[int, int]:
+        """Height and width that an image is fitted to: those of the model, or for NaFlex of about the same area."""
+        if self._patch is None:
+            return self.size
+        height, width = self._patch
+        scale = math.sqrt(self.size[0] * self.size[1] / (image.shape[1] * image.shape[2]))
+        rows = max(1, int(scale * image.shape[1] / height))
+        columns = max(1, int(scale * image.shape[2] / width))
+        return rows * height, columns * width
+
+    def _fit(self, image: Tensor, size: tuple[int, int], times: int) -> Tensor:
+        if self._patch is None and size[0] == size[1]:
+            one = EvalTransform(size[0] // times, self.preprocessing)
+            return MiddleCrop(size[0], times * one.resized, one.interpolation)(image)
+        crop = 1.0 if self._patch else self.preprocessing.crop_pct
+        scale = max(size[0] / image.shape[1], size[1] / image.shape[2]) / crop
+        resized = [max(size[0], round(scale * image.shape[1])), max(size[1], round(scale * image.shape[2]))]
+        fitted: Tensor = functional.center_crop(
+            functional.resize(image, resized, interpolation=functional.InterpolationMode.BICUBIC, antialias=True),
+            list(size),
+        )
+        return fitted
+
+
+def class_in_turn(targets: Tensor, count: int, *, seed: int) -> list[int]:
+    """Indices of ``count`` images, one of each class before a second of any, in an order that ``seed`` fixes.
+
+    Args:
+        targets: Class numbers, int64 (n,); of images with several labels or none, (n, …), it is a random choice.
+        count: How many; all where there are fewer.
+        seed: Of the choice.
+    """
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).tolist()
+    if targets.ndim != 1:
+        return order[:count]
+    drawn: dict[int, int] = {}
+    ranked = []
+    for index in order:
+        label = int(targets[index])
+        ranked.append((drawn.get(label, 0), label, index))
+        drawn[label] = drawn.get(label, 0) + 1
+    return [index for _, _, index in sorted(ranked)[:count]]

@@ -1,0 +1,42 @@
+"""What to show of a model's merge maps, as settings that are checked when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+"""Of a dataset."""
+
+
+@dataclass(frozen=True)
+class ShowSettings:
+    """Which images of a dataset to show, and how many to take statistics over.
+
+    Attributes:
+        split: The images: "train", "validation" or "test".
+        examples: How many of them are drawn, classes in turn; they are chosen by ``seed``.
+        limit: How many of them, at most, statistics are taken over; 0 for no statistics.
+        seed: Chooses the images, and what is held out where the data has no split of its own.
+        batch_size: Images in a batch.
+
+    Raises:
+        ValueError: A number is out of its range, or there is no such split.
+    """
+
+    split: Split = "test"
+    examples: int = 8
+    limit: int = 1000
+    seed: int = 0
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "validation", "test"):
+            raise ValueError(f'split ({self.split!r}) must be "train", "validation" or "test"')
+        for name, value in (("examples", self.examples), ("limit", self.limit)):
+            if value < 0:
+                raise ValueError(f"{name} ({value}) must be a number of images, 0 or more")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size ({self.batch_size}) must be at least 1")
+        if self.examples == self.limit == 0:
+            raise ValueError("examples (0) and limit (0) leave nothing to show: raise one of them")

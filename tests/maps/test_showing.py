@@ -1,0 +1,145 @@
+"""``patchmerger show``: what it reads, keeps in its folder, draws, and refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import make_timm, make_vit
+from maps.constructed import expected, picking
+from patchmerger import insert, save
+from patchmerger.cli import main
+from patchmerger.data import Preprocessing
+from patchmerger.maps import ShowSettings, read_shown, show
+from patchmerger.maps.inputs import ModelInputs, class_in_turn
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HALF = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0, "bilinear")
+PICKS = [[(0, 0)], [(0, 3), (1, 2)], [(3, 3)]]
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    return save(picking(PICKS), tmp_path / "model", preprocessing=HALF)
+
+
+def write_images(folder: Path, *sizes: tuple[int, int]) -> list[str]:
+    paths = []
+    for number, (height, width) in enumerate(sizes):
+        pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"photo {number}.png")
+        paths.append(str(folder / f"photo {number}.png"))
+    return paths
+
+
+def test_maps_and_numbers_are_kept_in_the_folder(saved, tmp_path):
+    paths = write_images(tmp_path, (32, 32), (100, 70))
+    results = show(saved, paths, out=tmp_path / "out", command="patchmerger show …")
+    read, tensors = read_shown(tmp_path / "out")
+    assert read == results
+    assert [image["name"] for image in results["images"]] == paths
+    for number in range(2):
+        torch.testing.assert_close(tensors[f"images.{number}.1.maps"], expected(PICKS, (4, 4), 1)[0])
+        [found] = results["images"][number]["mergers"]
+        assert found["effective_patches"] == pytest.approx([1, 2, 1], abs=1e-2)
+        assert found["shares"] == pytest.approx([1 / 16, 2 / 16, 1 / 16])
+        assert found["unused"] == pytest.approx(12 / 16)
+    assert results["mergers"][0]["num_tokens"] == 3
+    assert results["statistics"] is None
+
+
+def test_the_view_is_what_the_model_sees_enlarged_where_the_file_has_more(tmp_path):
+    inputs = ModelInputs(make_vit(), HALF, "vit")
+    image = torch.randint(0, 255, (3, 64, 128), dtype=torch.uint8)
+    shown = inputs.prepare(image, "photo")
+    torch.testing.assert_close(shown.view, image[:, :, 32:96])
+    assert shown.inputs.shape == (1, 3, 32, 32)
+    small = inputs.prepare(image[:, :40, :40], "small")
+    assert small.view.shape == (3, 32, 32)
+    torch.testing.assert_close(small.inputs[0], (small.view.float() / 255 - 0.5) / 0.5)
+
+
+def test_rectangular_models_see_the_middle_of_an_image():
+    inputs = ModelInputs(make_vit(img_size=(16, 64)), HALF, "vit")
+    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    shown = inputs.prepare(image, "photo")
+    assert tuple(shown.inputs.shape) == (1, 3, 16, 64)
+    torch.testing.assert_close(shown.view, image[:, 24:40])
+
+
+def test_naflex_keeps_the_shape_of_an_image(tmp_path):
+    sizes = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5, "img_size": 32}
+    model = insert(make_timm("naflexvit_base_patch16_gap", **sizes), 2)
+    [path] = write_images(tmp_path, (40, 160))
+    folder = save(model, tmp_path / "model", preprocessing=HALF)
+    results = show(folder, [path], out=tmp_path / "out")
+    rows, columns = results["images"][0]["grid"]
+    assert columns >= 3 * rows
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_rest_shown(saved, tmp_path, capsys):
+    [good] = write_images(tmp_path, (32, 32))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    status = main(
+        ["show", str(saved), str(tmp_path / "broken.png"), good, str(tmp_path / "none.jpg"), "--out", str(out)]
+    )
+    printed = " ".join(capsys.readouterr().out.split())
+    assert status == 1
+    assert "broken.png: not an image" in printed
+    assert "none.jpg: does not exist" in printed
+    assert (out / "photo-0.png").is_file()
+    assert (out / "photo-0.svg").is_file()
+    assert len(json.loads((out / "results.json").read_text())["images"]) == 1
+
+
+def test_none_that_can_be_read_is_an_error(saved, tmp_path):
+    with pytest.raises(ValueError, match=r"none of the images.*gone\.png: does not exist"):
+        show(saved, [tmp_path / "gone.png"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_merger_is_told_the_command_that_adds_one(tmp_path):
+    plain = save(make_vit(), tmp_path / "plain", preprocessing=HALF)
+    with pytest.raises(ValueError, match=r"no merger.*patchmerger accelerate --model .*plain --data"):
+        show(plain, write_images(tmp_path, (32, 32)), out=tmp_path / "out")
+
+
+def test_nothing_to_show_is_refused(saved, tmp_path):
+    with pytest.raises(ValueError, match=r"images is empty and data is None"):
+        show(saved, out=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"examples \(0\) and limit \(0\)"):
+        ShowSettings(examples=0, limit=0)
+
+
+def test_a_folder_with_something_else_stays_as_it_is(saved, tmp_path):
+    [image] = write_images(tmp_path, (32, 32))
+    with pytest.raises(FileExistsError, match=r"model.* holds something else"):
+        show(saved, [image], out=saved, overwrite=True)
+    show(saved, [image], out=tmp_path / "out")
+    with pytest.raises(FileExistsError, match="--overwrite true"):
+        show(saved, [image], out=tmp_path / "out")
+    show(saved, [image], out=tmp_path / "out", overwrite=True)
+
+
+def test_images_of_a_dataset_are_shown_in_turn_with_statistics_over_more(saved, tmp_path):
+    settings = ShowSettings(examples=12, limit=40, batch_size=16)
+    results = show(saved, data="digits", settings=settings, out=tmp_path / "out")
+    assert sorted(image["label"] for image in results["images"][:10]) == [str(digit) for digit in range(10)]
+    assert len(results["images"]) == 12
+    [means] = results["statistics"]
+    assert means["images"] == 40
+    assert means["unused"] == pytest.approx(12 / 16)
+
+
+def test_classes_are_drawn_in_turn():
+    targets = torch.tensor([0, 0, 0, 1, 1, 2])
+    chosen = class_in_turn(targets, 4, seed=0)
+    assert sorted(targets[chosen[:3]].tolist()) == [0, 1, 2]
+    assert int(targets[chosen[3]]) == 0
+    assert class_in_turn(targets, 99, seed=1) != class_in_turn(targets, 99, seed=2)
+    assert len(set(class_in_turn(targets, 99, seed=1))) == 6
