@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from patchmerger.commands.shared_options import TrainedModelOptions
 from patchmerger.data.settings import DataSettings
-from patchmerger.maps.settings import ShowSettings, Split
+from patchmerger.maps.settings import ShowSettings
+from patchmerger.runs.narrowing import narrowed
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(ShowSettings, TrainedModelOptions):
     """Draw what a model merges: for each image the patches that went into each token, and those that none takes.
 
     Every image has a picture (PNG and SVG): the image as the model sees it, the token that takes most of each patch,
@@ -23,29 +25,18 @@ class Command:
     Args:
         model: The folder of a saved model or of a run, or "owner/name" on the Hub; it must have a merger.
         images: Image files. One that cannot be read is named at the end, and the exit status is 1.
+        data: A dataset.
         out: The folder for the pictures.
         grid: Draw all images into one picture, a row each, with a column for each token.
-        data: A dataset.
-        split: Of the dataset, the images to take.
-        examples: How many images of the dataset to draw, classes in turn.
-        limit: How many of its images to take statistics over, at most; 0 for none.
-        seed: Chooses the images, and what is held out where the data has no split of its own.
-        batch_size: Images in a batch.
         device: Device, such as cpu or cuda; the accelerator by default where there is one.
         overwrite: Replace pictures that an earlier call made in this folder.
         progress: Show a progress bar, on a terminal.
     """
 
-    model: str
     images: list[str] = field(default_factory=list)
+    data: DataSettings | None = None
     out: Path = Path("merge-maps")
     grid: bool = False
-    data: DataSettings | None = None
-    split: Split = "test"
-    examples: int = 8
-    limit: int = 1000
-    seed: int = 0
-    batch_size: int = 32
     device: str | None = None
     overwrite: bool = False
     progress: bool = True
@@ -55,9 +46,8 @@ class Command:
         from patchmerger.maps.showing import read_shown, show
         from patchmerger.reports.merge_maps import report_show
 
-        settings = ShowSettings(self.split, self.examples, self.limit, self.seed, self.batch_size)
         results = show(
-            self.model, self.images, self.data, settings, out=self.out, overwrite=self.overwrite, device=self.device,
-            progress=self.progress, command=command,
+            self.model, self.images, self.data, narrowed(self, ShowSettings), out=self.out, overwrite=self.overwrite,
+            device=self.device, progress=self.progress, command=command,
         )  # fmt: skip
         return report_show(results, read_shown(self.out)[1], grid=self.grid)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.data.transforms import EvalTransform, MiddleCrop, normalize
+from patchmerger.data.transforms import EvalTransform, normalize
 from patchmerger.hosts.example_inputs import image_size_of
 from patchmerger.maps.reading import Images
 
@@ -100,8 +100,9 @@ class ModelInputs:
 
     def _fit(self, image: Tensor, size: tuple[int, int], times: int) -> Tensor:
         if self._patch is None and size[0] == size[1]:
-            one = EvalTransform(size[0] // times, self.preprocessing)
-            return MiddleCrop(size[0], times * one.resized, one.interpolation)(image)
+            fit = EvalTransform(size[0], self.preprocessing)
+            fit.resized = times * EvalTransform(size[0] // times, self.preprocessing).resized  # the same crop
+            return fit(image)
         crop = 1.0 if self._patch else self.preprocessing.crop_pct
         scale = max(size[0] / image.shape[1], size[1] / image.shape[2]) / crop
         resized = [max(size[0], round(scale * image.shape[1])), max(size[1], round(scale * image.shape[2]))]

@@ -14,9 +14,9 @@ class ShowSettings:
     """Which images of a dataset to show, and how many to take statistics over.
 
     Attributes:
-        split: The images: "train", "validation" or "test".
-        examples: How many of them are drawn, classes in turn; they are chosen by ``seed``.
-        limit: How many of them, at most, statistics are taken over; 0 for no statistics.
+        split: Of the dataset, the images to take: "train", "validation" or "test".
+        examples: How many images of the dataset to draw, classes in turn.
+        limit: How many of its images to take statistics over, at most; 0 for none.
         seed: Chooses the images, and what is held out where the data has no split of its own.
         batch_size: Images in a batch.
 
