@@ -33,7 +33,7 @@ class Command(FileOptions, PatternSettings, _Models):
     trained model is enough.
 
     Args:
-        data: The images, with one label each; their classes must be those that the models were trained on.
+        data: The images; their classes must be those that the models know.
         batch_size: Images in a batch.
         device: Device, such as cpu or cuda; the accelerator by default where there is one.
         picture: PNG file to draw: which patches go on in each model, and likeness of features against drop in accuracy.
