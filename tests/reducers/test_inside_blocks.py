@@ -22,7 +22,7 @@ from patchmerger.reducers.tome import tome_schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-INSIDE = ("topk", "evit", "tome")
+INSIDE = ("topk", "evit", "tome", "ats")
 _ROTARY = {"patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 5}
 
 
@@ -81,7 +81,7 @@ def made_to_run(model: nn.Module) -> nn.Module:
     """The reducers run even where as many tokens arrive as go on, so that blocks run in two halves."""
     for module in model.modules():
         if isinstance(module, Reducer):
-            module.learned = True  # type: ignore[misc]
+            module.keeps_all = False  # type: ignore[misc]
     return model
 
 

@@ -202,9 +202,9 @@ class MergingBlock(LaterBlock):
         return output
 
     def _changes_nothing(self, x: Tensor) -> bool:
-        """Whether as many tokens come as go on, and the merger learns nothing: the model is the plain one then."""
+        """Whether as many tokens come as go on, which the merger leaves as they are."""
         state = self.merge_state
-        if getattr(self.merger, "learned", True) or state.inputs.padding is not None or is_traced(x):
+        if not getattr(self.merger, "keeps_all", False) or state.inputs.padding is not None or is_traced(x):
             return False
         return x.shape[0 if state.sequence_first else 1] == state.num_kept_prefix_tokens + state.num_tokens
 

@@ -1,4 +1,5 @@
 from .atc import ATC as ATC
+from .ats import ATS as ATS
 from .average_pool import AveragePool as AveragePool
 from .dpcknn import DPCKNN as DPCKNN
 from .evit import EViT as EViT

@@ -44,14 +44,14 @@ class Reducer(nn.Module):
         gives_sizes: Whether later attention is proportional to the sizes of tokens: ``forward`` is called with
             ``return_sizes=True`` then, and gives (Y, A or None, sizes (B, M) or None where all are one).
         sums_to_one: Whether each row of A sums to 1.
-        learned: Whether it has parameters. One without is not called where as many tokens arrive as go on.
+        keeps_all: Whether it changes nothing where as many tokens arrive as go on; it is not even called then.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
     inside_block: ClassVar[bool] = False
     gives_sizes: ClassVar[bool] = False
     sums_to_one: ClassVar[bool] = True
-    learned: ClassVar[bool] = False
+    keeps_all: ClassVar[bool] = True
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__()
