@@ -9,7 +9,6 @@ from typing import Any
 
 from patchmerger.reports.speed import rounds_text
 from patchmerger.runs.files import read_json, write_text
-from patchmerger.speed.record import SCHEMA
 from patchmerger.speed.roofline import PeakRates
 from patchmerger.speed.settings import compile_name
 from tools.speed_targets import TARGETS, Row, Target, activations, merged_timing
@@ -26,9 +25,8 @@ of rounds in which plain and merged are interleaved, with its quartiles. *Predic
 what the peak rates of the device allow. Times belong to the device that is named; ratios are what is claimed. A `?`
 marks an uncertain speed-up: few rounds, or wide quartiles.
 
-The CPU here has no bf16 arithmetic (neither AMX nor avx512_bf16): ViT-S/16 runs at a quarter of its float32 speed in
-bf16 (`results/bench-vit-small-cpu-bf16.json`: 1.79× in inference and 1.84× in a training step, of 1.90×), so that
-float32 is its best mode. Nothing was measured on a GPU yet.
+The CPU here has no bf16 arithmetic (neither AMX nor avx512_bf16), so that float32 is its best mode. Nothing was
+measured on a GPU yet.
 
 ## Against the targets
 
@@ -140,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = [Path(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     results, page = (*given, *(RESULTS, PAGE)[len(given) :])
     found = {path.stem: read_json(path) for path in sorted(results.glob("bench-*.json"))}
-    write_text(page, render({name: b for name, b in found.items() if b.get("schema") == SCHEMA and b["rows"]}))
+    write_text(page, render({name: b for name, b in found.items() if b["rows"]}))
 
 
 if __name__ == "__main__":
