@@ -135,6 +135,16 @@ def test_rotary_positions_between_and_beyond_patches(kind):
     torch.testing.assert_close(placed[0, ..., 1, :].squeeze(0) ** 2, (first**3 * second.conj()).squeeze(0))
 
 
+@pytest.mark.parametrize("kind", ["axial", "mixed"])
+def test_rotary_positions_are_exact_under_autocast(kind):
+    model, images, seen = place(make_rotary(kind), 9), make_images(2, 48), []
+    model.blocks[0].register_forward_pre_hook(lambda _, __, given: seen.append(given["rope"]), with_kwargs=True)
+    model(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images)
+    torch.testing.assert_close(seen[1], seen[0])
+
+
 @pytest.mark.parametrize("make", [make_vit, lambda **kw: make_rotary("axial", **kw)])
 def test_gradients_to_positions_against_finite_differences(make):
     model, images = make(img_size=48, depth=2, embed_dim=16).double(), make_images(1, 48).double()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,8 +85,7 @@ class Rope:
 @torch.fx.wrap  # one step of a graph that is traced symbolically
 def _merge_table(cos: Tensor, sin: Tensor, weights: Tensor, phases: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the centroids, (…, M, d), for those of the patches (…, N, d) and A (…, M, N)."""
-    phases = grid_phases(cos, sin) if phases is None else phases
-    phases = weights.to(phases.dtype) @ phases
+    phases = _mixed(weights, grid_phases(cos, sin) if phases is None else phases)
     return phases.cos().to(cos.dtype), phases.sin().to(sin.dtype)
 
 
@@ -102,11 +102,18 @@ def place_table(table: Tensor, weights: Tensor) -> Tensor:
         by which jumps of 2π could be told.
     """
     sin, cos = table.chunk(2, dim=-1)
-    phases = grid_phases(cos, sin)
-    phases = weights[:, None].to(phases.dtype) @ phases  # (B, 1 or heads, N, d)
+    phases = _mixed(weights[:, None], grid_phases(cos, sin))  # (B, 1 or heads, N, d)
     placed = torch.cat((phases.sin(), phases.cos()), dim=-1).to(table.dtype)
     placed.patchmerger_phases = phases  # type: ignore[attr-defined]
     return placed
+
+
+def _mixed(weights: Tensor, phases: Tensor) -> Tensor:
+    """A θ, in the precision of the phases under autocast too: a phase of many turns needs all its digits."""
+    kind = phases.device.type
+    full = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    with full:
+        return weights.to(phases.dtype) @ phases
 
 
 def _placed_phases(table: Any) -> Tensor | None:
