@@ -32,6 +32,12 @@ class Subcommand:
         command: type[Command] = import_module(f"patchmerger.commands.{self.name.replace('-', '_')}").Command
         return command
 
+    def options(self) -> list[str]:
+        """The dotted names of its options."""
+        from patchmerger.commands.options import options_of
+
+        return list(options_of(self.load()))
+
 
 SUBCOMMANDS = {
     subcommand.name: subcommand
@@ -100,7 +106,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     name = next((word for word in given if word in SUBCOMMANDS), None)
     resumes = name is not None and SUBCOMMANDS[name].resumes
-    status = terminal.guarded(lambda: _run(given), name, resumes=resumes, show_traceback="--traceback" in given)
+    status = terminal.guarded(
+        lambda: _run(given),
+        name,
+        resumes=resumes,
+        show_traceback="--traceback" in given,
+        options=lambda: () if name is None else SUBCOMMANDS[name].options(),
+    )
     if arguments is None:  # the process ends with this command
         terminal.leave_at_once_when_interrupted()
     return status

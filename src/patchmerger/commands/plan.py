@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from patchmerger.commands.advice import for_command_line
 from patchmerger.commands.shared_options import ModelOptions
 from patchmerger.mechanism.options import Positions
 from patchmerger.speed.settings import TimingSettings
+
+if TYPE_CHECKING:
+    from patchmerger.costs.placements import Placement
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,24 @@ class Command(ModelOptions):
         from patchmerger.models.finding import find_model
 
         model = self.model if self.architecture is None else find_model(self.model, architecture=self.architecture)
-        print(
-            plan(
+        found = plan(
                 model, speedup=self.speedup, gflops=self.gflops,
                 mergers=self.mergers, num_tokens=self.num_tokens, image_size=self.image_size,
                 positions=self.positions, limit=self.limit, measure=self.measure, timing=self.timing,
-            )
         )  # fmt: skip
+        first = found.placements[0]
+        text = str(found).replace(f"the first: {first.line}", f"the first: {self._line(first)}")
+        print(for_command_line(text, ()))
         return 0
+
+    def _line(self, placement: Placement) -> str:
+        """The command line that makes it of a trained model."""
+        positions = [] if placement.positions is None else [placement.positions]
+        if len(placement.after) == 1:
+            words = ["accelerate", "--model", self.model, "--after", *placement.after]
+            words += ["--num_tokens", *placement.num_tokens, *(word for p in positions for word in ("--positions", p))]
+        else:
+            words = ["fit", "--init", self.model, "--merge.after", [*placement.after]]
+            words += ["--merge.num_tokens", [*placement.num_tokens]]
+            words += [word for p in positions for word in ("--merge.positions", p)]
+        return shlex.join(["patchmerger", *map(str, words), "--data", "FOLDER"])

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from patchmerger.data.preprocessing import Preprocessing
+
 if TYPE_CHECKING:
     from patchmerger.prediction.outcomes import BadImage, Prediction
 
@@ -31,6 +33,7 @@ class Command:
         multi_label: Whether an image may have several classes, each with a probability of its own. By default as a
             model of transformers says, and false for others.
         shard: Which share of the images, such as 2/8 for the second of eight.
+        preprocessing: How images are prepared, in place of what is known of the model.
         batch_size: Images in a batch.
         device: Device, such as cpu or cuda; the accelerator by default where there is one.
         workers: Processes that read images; chosen by the number of cores by default.
@@ -46,6 +49,7 @@ class Command:
     format: Literal["table", "csv", "jsonl"] | None = None
     multi_label: bool | None = None
     shard: str | None = None
+    preprocessing: Preprocessing | None = None
     batch_size: int = 32
     device: str | None = None
     workers: int | None = None
@@ -74,7 +78,9 @@ class Command:
         )  # fmt: skip
 
         pictures = find_pictures(self.images, shard=shard)
-        predictor = Predictor(self.model, multi_label=self.multi_label, device=self.device)
+        predictor = Predictor(
+            self.model, preprocessing=self.preprocessing, multi_label=self.multi_label, device=self.device
+        )
         outcomes = predictor.stream(
             pictures, top=self.top, features=self.features, batch_size=self.batch_size, workers=self.workers,
             progress=self.progress,

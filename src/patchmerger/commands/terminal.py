@@ -8,10 +8,11 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TextIO
 
+from patchmerger.commands.advice import for_command_line
 from patchmerger.runs.extras import MissingExtraError
 
 FAILED, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
@@ -22,7 +23,14 @@ _REPLACEMENTS = str.maketrans(
 _HORIZONTAL, _VERTICAL = "─━═╌╍┄┅", "│┃║╎╏┆┇"
 
 
-def guarded(run: Callable[[], int], name: str | None, *, resumes: bool = False, show_traceback: bool = False) -> int:
+def guarded(
+    run: Callable[[], int],
+    name: str | None,
+    *,
+    resumes: bool = False,
+    show_traceback: bool = False,
+    options: Callable[[], Collection[str]] = tuple,
+) -> int:
     """Run a command, and turn what goes wrong into one line and an exit status.
 
     Args:
@@ -30,6 +38,7 @@ def guarded(run: Callable[[], int], name: str | None, *, resumes: bool = False, 
         name: Its name, which the line begins with.
         resumes: Whether the same command again goes on where it was interrupted.
         show_traceback: Show where an error was raised, before the line.
+        options: Gives the names of the command's options, which advice is put into.
     """
     codecs.register_error("patchmerger", replace_characters)
     for stream in (sys.stdout, sys.stderr):
@@ -52,7 +61,7 @@ def guarded(run: Callable[[], int], name: str | None, *, resumes: bool = False, 
     except _ERRORS as error:
         if show_traceback:
             traceback.print_exc()
-        print(f"{_program(name)}: {_in_a_line(error)}", file=sys.stderr)
+        print(f"{_program(name)}: {for_command_line(_in_a_line(error), options())}", file=sys.stderr)
         _discard_what_cannot_be_written(sys.stdout)
         return FAILED
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import DataSettings
 from patchmerger.training.settings import Precision
 
@@ -22,6 +23,7 @@ class Command:
         batch_size: Images in a batch.
         precision: "32-true", "bf16-mixed", "bf16-true" or "16-mixed".
         accelerator: "auto", "cpu", "gpu", ... as Lightning has it.
+        preprocessing: How images are prepared, in place of what is known of the model.
         progress: Show a progress bar.
     """
 
@@ -32,6 +34,7 @@ class Command:
     batch_size: int = 128
     precision: Precision = "32-true"
     accelerator: str = "auto"
+    preprocessing: Preprocessing | None = None
     progress: bool = True
 
     def run(self, command: str) -> int:
@@ -41,7 +44,8 @@ class Command:
 
         result = evaluate(
             self.model, self.data, split=self.split, seed=self.seed, batch_size=self.batch_size,
-            precision=self.precision, accelerator=self.accelerator, progress=self.progress, command=command,
+            precision=self.precision, accelerator=self.accelerator, preprocessing=self.preprocessing,
+            progress=self.progress, command=command,
         )  # fmt: skip
         show_evaluation(result)
         return 0

@@ -198,7 +198,8 @@ def _not_there(kind: Any, name: str, root: Path) -> str:
     return (
         f"torchvision's {name} is not complete under root={str(root)!r}; "
         f"missing: {', '.join(missing) or f'its files in {folder}'}. "
-        f"Fetch it once with torchvision.datasets.{name}({str(root)!r}, download=True) where that class offers it, "
+        f'Fetch it once, where that class offers it, with python -c "from torchvision.datasets import {name}; '
+        f'{name}({str(root)!r}, download=True)", '
         "or give the folder that holds it as root"
     )
 

@@ -65,9 +65,7 @@ class Predictor:
             ValueError: The model has no classes.
         """
         if not self.scorer.class_names:
-            raise ValueError(
-                f"model ({self.scorer.name}) has no classes: ask for its features (features=True, --features true)"
-            )
+            raise ValueError(f"model ({self.scorer.name}) has no classes: ask for its features (features=True)")
         return self.scorer.class_names
 
     def __call__(
