@@ -247,7 +247,7 @@ def test_torchvision(tmp_path: Path) -> None:
         open_source(DataSettings("torchvision:CIFAR10"))
     with pytest.raises(ValueError, match=r"torchvision\.datasets has no dataset 'CIFAR11'; it has .*CIFAR10"):
         open_source(DataSettings("torchvision:CIFAR11", root=str(tmp_path)))
-    with pytest.raises(FileNotFoundError, match=r"missing: .*data_batch_1, .*Fetch it once with torchvision"):
+    with pytest.raises(FileNotFoundError, match=r"missing: .*data_batch_1, .*from torchvision.datasets import CIFAR10"):
         open_source(DataSettings("torchvision:CIFAR10", root=str(tmp_path)))
 
 
