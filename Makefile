@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 SEED ?= $(shell date +%s)
 
-.PHONY: demo test test-slow fuzz test-shuffled test-oldest census hosts-page evidence-page speed-page pictures gpu-evidence lint types format install clean
+.PHONY: demo test test-slow fuzz test-shuffled test-oldest census hosts-page evidence-page speed-page pictures docs gpu-evidence lint types format install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT on real digits, make it faster, print both: accuracy, agreement, measured speed
@@ -44,6 +44,10 @@ evidence-page: $(READY)  ## docs/evidence.md from results/*.json
 
 pictures: $(READY)  ## results/*.png from results/*.json
 	$(BIN)/python -m tools.pictures
+
+docs: $(READY)  ## the documentation site, in site/: pages, API reference, results; any warning is an error
+	$(BIN)/python -m tools.method_figure
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Where the packages are there already (a machine without a network): make gpu-evidence BIN=$$(dirname $$(which python3)) READY=
 gpu-evidence: $(READY)  ## the studies that wait for a GPU, in the order of their worth; ends within 9 minutes, and resumes

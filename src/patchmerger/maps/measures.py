@@ -68,7 +68,8 @@ def effective_patches(maps: Tensor) -> Tensor:
     """
     rows = maps.flatten(2)
     p = rows / rows.sum(dim=2, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
-    return torch.special.entr(p).sum(dim=2).exp()
+    effective: Tensor = torch.special.entr(p).sum(dim=2).exp()
+    return effective
 
 
 def are_sets(maps: Tensor) -> bool:

@@ -103,7 +103,7 @@ def read_maps(model: nn.Module, images: Images, *, grid: tuple[int, int] | None 
         UnsupportedModelError: As for :func:`merge_maps`.
     """
     if isinstance(model, OptimizedModule):
-        model = cast(nn.Module, model._orig_mod)
+        model = model._orig_mod
     present = mergers(model)
     _check_mergers(model, present)
     host = find_host(without_peft(model))
@@ -119,7 +119,7 @@ def read_maps(model: nn.Module, images: Images, *, grid: tuple[int, int] | None 
         a = weights[merger.after]  # (B, M, N), N the tokens of the merger before
         through = a if through is None else a @ through.to(a.dtype)  # (B, M, P + N) of the first merger
         prior = getattr(merger.module, "prior", None)
-        located = isinstance(prior, GridPrior)
+        prior = prior if isinstance(prior, GridPrior) else None
         found.append(
             MergerMaps(
                 name=merger.name,
@@ -128,8 +128,8 @@ def read_maps(model: nn.Module, images: Images, *, grid: tuple[int, int] | None 
                 maps=layout.lay_out(through[:, :, prefix:]),
                 is_patch=layout.is_patch(),
                 prefix_weights=through[:, :, :prefix],
-                centers=prior.center.detach().clone() if located else None,
-                widths=prior.log_width.exp() if located else None,
+                centers=None if prior is None else prior.center.detach().clone(),
+                widths=None if prior is None else prior.log_width.exp(),
                 places=told.positions if told.placed_in is not None else None,
             )
         )
@@ -185,7 +185,8 @@ class _Layout:
             return (weights @ self.shares.to(weights.dtype)).reshape(*weights.shape[:2], rows, columns)
         maps = weights.new_zeros(*weights.shape[:2], rows * columns)
         index = self.index[:, None].expand(-1, weights.shape[1], -1)  # (B, M, N)
-        return maps.scatter_add(2, index, weights).unflatten(2, (rows, columns))  # padding adds its zero weight
+        maps = maps.scatter_add(2, index, weights)  # padding adds its zero weight
+        return maps.reshape(*weights.shape[:2], rows, columns)
 
     def is_patch(self) -> Tensor:
         """(B, rows, columns)."""

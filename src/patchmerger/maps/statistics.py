@@ -103,7 +103,7 @@ class _Sums:
         values = {
             "maps": maps,
             # The cosine of a map with the mean map is linear in the map once that has length 1.
-            "unit": nn.functional.normalize(rows, dim=2).unflatten(2, maps.shape[2:]),
+            "unit": nn.functional.normalize(rows, dim=2).reshape(maps.shape),
             "taken": taken(maps, is_patch),
             "shares": shares(maps, is_patch).double(),
             "patches": effective_patches(maps),

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def recorded_weights(
     states = {number: block.merge_state for number, block in blocks.items()}
     try:
         for number, block in blocks.items():
-            state = replace(states[number], record=lambda weights, number=number: found.update({number: weights}))
+            state = replace(states[number], record=partial(found.__setitem__, number))
             if grid is not None and not state.after_merge and state.grid is None:
                 state = replace(state, grid=grid)
             block.merge_state = state

@@ -422,7 +422,7 @@ def _scales(figure: Figure, axes: Axes, *, with_maps: bool) -> None:
         bar = axes.inset_axes((0.02, low + 0.16, 0.9, 0.07))
         figure.colorbar(
             ScalarMappable(Normalize(0, 2), colours), cax=bar, orientation="horizontal", ticks=[0, 1, 2]
-        ).outline.set_visible(False)  # type: ignore[operator]
+        ).outline.set_visible(False)
         bar.set_xticklabels(labels, fontsize=7)
         bar.tick_params(length=2)
         bar.set_title(title, fontsize=7.5, loc="left", color=GREY, pad=2)

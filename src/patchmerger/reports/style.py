@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
@@ -18,7 +19,7 @@ GREY = "#4d5562"
 PANEL = (5.0, 3.7)
 """Width and height of one panel, in inches."""
 
-_LOOK = {
+_LOOK: Any = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
     "svg.hashsalt": "patchmerger", "svg.fonttype": "none",
 }  # fmt: skip

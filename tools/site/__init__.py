@@ -1,0 +1,1 @@
+"""What makes the documentation site of the pages in docs/, by ``make docs``: hooks of MkDocs and of griffe."""
