@@ -60,6 +60,7 @@ SUBCOMMANDS = {
         Subcommand("plan", "where to merge for a wanted speed-up, or a budget of FLOPs", "MODEL"),
         Subcommand("export", "a model as an ONNX, OpenVINO or torch file, checked to be the same model", "MODEL"),
         Subcommand("convert", "the weights of a checkpoint, as a folder that every command takes", "CHECKPOINT"),
+        Subcommand("report", "saved results as one HTML page", "FOLDER [FOLDER …]"),
         Subcommand("hosts", "which models of timm, transformers and torchvision take a merger"),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,12 @@ def method_text(method: str) -> str:
     return WORDS.get(method, method)
 
 
-def recovery_text(row: dict[str, Any]) -> str:
+def recovery_text(row: Mapping[str, Any]) -> str:
     """What was trained, and for how long."""
     return f"{row['scope']}, {row['epochs']:g} epochs" if row["epochs"] else "none"
 
 
-def difference_of(found: dict[str, Any] | None) -> dict[str, Any] | None:
+def difference_of(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """A difference with its interval over the models, where there are several, or else over the images."""
     return None if found is None else found.get("models") or found["images"]
 
