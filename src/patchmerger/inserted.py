@@ -9,7 +9,7 @@ from torch import nn
 
 from patchmerger.hosts import block_names, find_host
 from patchmerger.hosts.wrappers import has_adapters, saved_with_adapter, without_peft
-from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.blocks import is_merging, works_inside
 from patchmerger.mechanism.options import Positions
 
 
@@ -26,6 +26,7 @@ class InsertedMerger:
         tokens_before: Tokens that arrive, prefix included; ``None`` where images of several sizes are taken.
         tokens_after: Tokens that go on, prefix included.
         positions: What became of positions in the blocks after it; ``None`` where those know of none.
+        inside_block: Whether it stands in its block, between attention and MLP, and not after it.
     """
 
     name: str
@@ -36,6 +37,12 @@ class InsertedMerger:
     tokens_before: int | None
     tokens_after: int
     positions: Positions | None = None
+    inside_block: bool = False
+
+    @property
+    def last_whole_block(self) -> int:
+        """The last block that runs as a whole before it merges, counted from 1."""
+        return self.after - 1 if self.inside_block else self.after
 
 
 def mergers(model: nn.Module) -> list[InsertedMerger]:
@@ -65,6 +72,7 @@ def mergers(model: nn.Module) -> list[InsertedMerger]:
                 tokens_before=tokens,
                 tokens_after=tokens_after,
                 positions=state.positions,
+                inside_block=works_inside(block.merger),
             )
         )
         tokens = tokens_after

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.hosts import block_names, find_host
-from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.blocks import is_merging, works_inside
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier
@@ -89,8 +89,15 @@ class RearHalf:
         """Refuse a model whose later part depends on more of an image than its tokens.
 
         Raises:
-            ValueError: Its outputs from kept tokens are others than those of the whole model.
+            ValueError: Its outputs from kept tokens are others than those of the whole model, or tokens are merged
+                inside of the last block that does not run.
         """
+        last = classifier.net.get_submodule(self._names[self.after - 1])
+        if is_merging(last) and works_inside(last.merger):
+            raise ValueError(
+                f"recovery.scope ('rear'): tokens are merged inside of block {self.after}, which must run: keep the "
+                f"tokens of block {self.after - 1}, or take 'all'"
+            )
         with eval_mode(classifier), torch.no_grad():
             whole = self.front(classifier, images)
             scores, _ = self.run(classifier, whole.tokens)

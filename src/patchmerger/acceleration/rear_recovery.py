@@ -131,7 +131,7 @@ class _Halves:
     def __init__(self, job: RecoveryJob) -> None:
         self.job = job
         present = mergers(job.student)
-        self.after = last_frozen_block(job.recovery, present[0].after if present else None)
+        self.after = last_frozen_block(job.recovery, present[0].last_whole_block if present else None)
         self.student = Classifier(job.student.to(job.device))
         self.teacher = Classifier(job.teacher.to(job.device))
         self.of_student, self.of_teacher = RearHalf(self.student, self.after), RearHalf(self.teacher, self.after)

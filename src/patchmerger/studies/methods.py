@@ -15,6 +15,7 @@ from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import block_names, find_host
 from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
+from patchmerger.reducers.build import all_work_inside
 from patchmerger.reducers.names import ReducerName
 
 CONTROLS = {
@@ -63,9 +64,11 @@ class Method:
         if name == "cut":
             return cut(self.net, self.net_blocks)
         if name in REDUCERS:
+            # What works inside a block does so in the next one, as in the papers, so that all methods share the front.
+            inside = all_work_inside(REDUCERS[name])
             return insert(
-                copy.deepcopy(self.net), place.num_tokens, place.after, positions=place.positions,
-                reducer=REDUCERS[name],
+                copy.deepcopy(self.net), place.num_tokens, place.after + (1 if inside else 0),
+                positions=place.positions, reducer=REDUCERS[name],
             )  # fmt: skip
         grid = find_host(self.net).grid is not None
         init: Any = recommended_query_init(recovers=recovers, grid=grid) if name == "best" else name
