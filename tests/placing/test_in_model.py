@@ -237,7 +237,7 @@ def test_what_would_come_between_is_refused(arguments, message):
         ({"num_tokens": 17}, r"num_tokens \(17\) is more than the 16 patches"),
         ({}, r"num_tokens \(49\) is more than the 16 patches"),
         ({"num_tokens": 0}, r"num_tokens \(0\)"),
-        ({"num_tokens": 4, "sampler": "halton"}, r"sampler \('halton'\) must be one of grid, center"),
+        ({"num_tokens": 4, "sampler": "halton"}, r"sampler \('halton'\) must be one of 'grid', 'center'"),
         ({"num_tokens": 4, "window": 33}, r"window \(33, 33\) is larger"),
         ({"num_tokens": 4, "window": 0}, r"window \(\(0, 0\)\)"),
         ({"num_tokens": 4, "seed": -1}, r"seed \(-1\)"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from patchmerger.mechanism.options import Positions
+from patchmerger.runs.checks import check_above, check_at_least, check_choices
 from patchmerger.training.settings import Precision, TrainingSettings, check_optimizer
 
 QueryInit: TypeAlias = Literal["best", "located", "soft", "reconstruction", "random"]
@@ -46,16 +47,9 @@ class PlacementSettings:
             raise ValueError(
                 f"speedup ({self.speedup:g}) and after ({self.after}) both say where to merge: give one of them"
             )
-        if self.speedup is not None and not self.speedup > 1:
-            raise ValueError(f"speedup ({self.speedup:g}) must be above 1, such as 1.5")
-        for name in ("after", "num_tokens", "rounds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} ({value}) must be at least 1")
-        if self.positions not in (None, *get_args(Positions)):
-            raise ValueError(
-                f"positions ({self.positions!r}) must be one of {', '.join(map(repr, get_args(Positions)))}"
-            )
+        check_above(1, self, "speedup")
+        check_at_least(1, self, "after", "num_tokens", "rounds")
+        check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -143,8 +137,7 @@ class RecoverySettings:
     accelerator: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.scope not in get_args(Scope):
-            raise ValueError(f"recovery.scope ({self.scope!r}) must be one of {', '.join(map(repr, get_args(Scope)))}")
+        check_choices(self, "recovery.")
         if self.budget is not None:
             seconds_of(self.budget)
         lengths = {name: getattr(self, name) for name in ("epochs", "steps", "budget")}
@@ -153,20 +146,14 @@ class RecoverySettings:
             raise ValueError(f"{' and '.join(given)} bound the recovery: give one of them")
         if self.epochs is not None and not self.epochs >= 0:
             raise ValueError(f"epochs ({self.epochs:g}) must be 0 (no training) or more, such as 0.5")
-        if self.cache_dtype not in get_args(CacheDtype):
-            known = ", ".join(map(repr, get_args(CacheDtype)))
-            raise ValueError(f"recovery.cache_dtype ({self.cache_dtype!r}) must be one of {known}")
-        for name in ("lr", "merger_lr", "temperature", "cache_gib"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"recovery.{name} ({getattr(self, name)}) must be above 0")
+        check_above(0, self, "lr", "merger_lr", "temperature", "cache_gib", prefix="recovery.")
         for name in ("merger_first", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
                     f"recovery.{name} ({getattr(self, name)}) must be a share of the steps, from 0 to below 1"
                 )
-        for name in ("batch_size", "checkpoint_every", "steps", "views", "frozen_blocks"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"recovery.{name} ({getattr(self, name)}) must be at least 1")
+        counts = ("batch_size", "checkpoint_every", "steps", "views", "frozen_blocks")
+        check_at_least(1, self, *counts, prefix="recovery.")
         weights = [self.teacher_weight, self.feature_weight, self.weight_of_labels(labels=True)]
         if min(weights) < 0 or max(weights) == 0:
             raise ValueError(
@@ -174,9 +161,6 @@ class RecoverySettings:
             )
         if not 0 <= self.ema < 1:
             raise ValueError(f"recovery.ema ({self.ema}) must be from 0 (off) to below 1, such as 0.999")
-        if self.precision not in (None, *get_args(Precision)):
-            known = ", ".join(map(repr, get_args(Precision)))
-            raise ValueError(f"recovery.precision ({self.precision!r}) must be one of {known}")
         check_optimizer("recovery.optimizer", self.optimizer)
 
     def weight_of_labels(self, labels: bool) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
+
+from patchmerger.runs.checks import check_choices
 
 CropMode: TypeAlias = Literal["center", "squash", "border"]
 """What becomes of images that are not square."""
@@ -48,6 +50,4 @@ class Preprocessing:
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(map(repr, INTERPOLATIONS))
             raise ValueError(f"interpolation ({self.interpolation!r}) must be one of {known}")
-        if self.crop_mode not in get_args(CropMode):
-            known = ", ".join(map(repr, get_args(CropMode)))
-            raise ValueError(f"crop_mode ({self.crop_mode!r}) must be one of {known}")
+        check_choices(self)

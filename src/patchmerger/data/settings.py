@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from patchmerger.runs.checks import check_at_least, check_choices
+
 BadFiles = Literal["error", "skip"]
 """What to do with a file that is not an image: stop and name it, or leave it out and list it."""
 
@@ -72,20 +74,13 @@ class DataSettings:
             raise ValueError(f"validation ({self.validation}) must be a share from 0 to 0.5 of the training images")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct ({self.crop_pct}) must be above 0 and at most 1")
-        if self.bad_files not in ("error", "skip"):
-            raise ValueError(f'bad_files ({self.bad_files!r}) must be "error" or "skip"')
-        if self.layout not in ("auto", "classes", "splits"):
-            raise ValueError(f'layout ({self.layout!r}) must be "auto", "classes" or "splits"')
+        check_choices(self)
         if not 1 <= self.max_pixels <= _PILLOW_LIMIT:
             raise ValueError(
                 f"max_pixels ({self.max_pixels}) must be from 1 to {_PILLOW_LIMIT}, which Pillow reads at most"
             )
-        if not self.memory_gib >= 0:
-            raise ValueError(f"memory_gib ({self.memory_gib}) must be 0 or more")
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers ({self.workers}) must be 0 or more")
-        if self.shuffle_buffer < 1:
-            raise ValueError(f"shuffle_buffer ({self.shuffle_buffer}) must be at least 1")
+        check_at_least(0, self, "memory_gib", "workers")
+        check_at_least(1, self, "shuffle_buffer")
         if self.samples is not None and not self.streaming:
             raise ValueError(f"samples ({self.samples}) means nothing without streaming: set streaming to true")
         if self.samples is not None and self.samples < 1:
@@ -152,10 +147,7 @@ class Augmentation:
     erasing: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.crop not in ("pad", "resized", "none"):
-            raise ValueError(f'crop ({self.crop!r}) must be "pad", "resized" or "none"')
-        if self.auto not in (None, "trivial", "rand"):
-            raise ValueError(f'auto ({self.auto!r}) must be None, "trivial" or "rand"')
+        check_choices(self)
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale ({self.scale}) must be two shares, 0 < smallest <= largest <= 1")
         if not 0 <= self.erasing <= 1:

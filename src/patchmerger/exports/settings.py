@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
+
+from patchmerger.runs.checks import check_at_least, check_choices
 
 Format: TypeAlias = Literal["onnx", "openvino", "torch", "aotinductor"]
 """The kind of file: ONNX, OpenVINO's IR, a ``torch.export`` program, or one compiled for this kind of machine."""
@@ -71,12 +73,7 @@ class ExportSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("format", self.format, get_args(Format)),
-            ("precision", self.precision, get_args(Precision)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} ({value!r}) must be one of {', '.join(map(repr, allowed))}")
+        check_choices(self)
         if self.precision not in PRECISIONS[self.format]:
             kinds = [kind for kind, known in PRECISIONS.items() if self.precision in known]
             raise ValueError(
@@ -91,8 +88,7 @@ class ExportSettings:
             raise ValueError(f"max_difference ({self.max_difference}) must be 0 or more: 0.001, say")
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise ValueError(f"min_agreement ({self.min_agreement}) must be a share from 0 to 1")
-        if self.parity_images < 1:
-            raise ValueError(f"parity_images ({self.parity_images}) must be at least 1")
+        check_at_least(1, self, "parity_images")
         if self.calibration_images < LEAST_CALIBRATION:
             raise ValueError(
                 f"calibration_images ({self.calibration_images}) must be at least {LEAST_CALIBRATION}: of fewer the "

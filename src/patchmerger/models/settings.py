@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.reducers.names import ReducerName, check_reducer_name
+from patchmerger.runs.checks import check_choices
 
 Preset: TypeAlias = Literal["default", "paper", "vit-pytorch", "mean", "located"]
 
@@ -50,8 +51,8 @@ class MergeSettings:
     keep_rate: float | None = None
 
     def __post_init__(self) -> None:
-        _check_choices(self, positions=Positions, prefix=Prefix, preset=Preset, norm=Norm, prior=Prior)
         check_reducer_name(self.reducer, "merge.reducer")
+        check_choices(self, "merge.")
         _check_counts("num_tokens", self.num_tokens, "the paper uses 8")
         if self.after is not None:
             _check_counts("after", self.after, "blocks are counted from 1")
@@ -130,13 +131,6 @@ class ModelSettings:
         small: dict[str, Any] = {"img_size": size, "patch_size": size // 8, "embed_dim": 48, "depth": 4, "num_heads": 2}
         small |= {"class_token": False, "global_pool": "avg"}
         return replace(self, name="vit_tiny_patch16_224", args=small | self.args)
-
-
-def _check_choices(settings: MergeSettings, **choices: Any) -> None:
-    for name, kind in choices.items():
-        value, allowed = getattr(settings, name), get_args(kind)
-        if value not in allowed and not (value is None and name in ("positions", "norm", "prior")):
-            raise ValueError(f"merge.{name} ({value!r}) must be one of {', '.join(map(repr, allowed))}")
 
 
 def _check_counts(name: str, value: Any, advice: str) -> None:

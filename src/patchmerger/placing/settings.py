@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
+
+from patchmerger.runs.checks import check_choices
 
 Sampler: TypeAlias = Literal[
     "grid", "center", "subset", "uniform", "gaussian", "sobol", "edges", "saliency", "learned", "given"
@@ -53,8 +55,7 @@ class PlacingSettings:
     def __post_init__(self) -> None:
         if type(self.num_tokens) is not int or self.num_tokens < 1:
             raise ValueError(f"num_tokens ({self.num_tokens!r}) must be a whole number of at least 1")
-        if self.sampler not in get_args(Sampler):
-            raise ValueError(f"sampler ({self.sampler!r}) must be one of {', '.join(get_args(Sampler))}")
+        check_choices(self)
         if self.window is not None and (len(self.window) != 2 or any(type(s) is not int or s < 1 for s in self.window)):
             raise ValueError(f"window ({self.window!r}) must be a height and a width of at least one pixel")
         if type(self.seed) is not int or self.seed < 0:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
+
+from patchmerger.runs.checks import check_choices
 
 Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 """The number format: inference casts the weights to it, training uses autocast."""
@@ -47,7 +48,7 @@ class TimingSettings:
 
     def __post_init__(self) -> None:
         _check_counts(batch_size=self.batch_size, rounds=self.rounds, warmup=self.warmup)
-        _check_choice("precision", self.precision, get_args(Precision))
+        check_choices(self)
         check_compile(self.compile, training=self.training)
 
 
@@ -97,12 +98,14 @@ class BenchSettings:
         for size in listed(self.batch_size):
             _check_counts(batch_size=size)
         for precision in listed(self.precision):
-            _check_choice("precision", precision, get_args(Precision))
+            if precision not in get_args(Precision):
+                raise ValueError(
+                    f"precision ({precision!r}) must be one of {', '.join(map(repr, get_args(Precision)))}"
+                )
         _check_counts(rounds=self.rounds, warmup=self.warmup)
         if self.image_size is not None:
             _check_counts(image_size=self.image_size)
-        _check_choice("mode", self.mode, get_args(Mode))
-        _check_choice("against", self.against, (None, *get_args(Against)))
+        check_choices(self)
         for compile in listed(self.compile):
             check_compile(compile, training=self.mode == "training")
 
@@ -125,11 +128,6 @@ def compile_name(compile: Compile) -> str:
     if not compile:
         return "eager"
     return "compiled, frozen" if compile == "frozen" else "compiled"
-
-
-def _check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} ({value!r}) must be one of {', '.join(repr(v) for v in allowed if v is not None)}")
 
 
 def _check_counts(**numbers: Any) -> None:

@@ -14,6 +14,7 @@ from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.mechanism.options import Norm
 from patchmerger.models.settings import MergeSettings
 from patchmerger.placing.settings import Sampler
+from patchmerger.runs.checks import check_at_least
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.training.settings import Recipe, TrainingSettings, check_data
 
@@ -75,9 +76,7 @@ class StudySettings(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("seeds", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        check_at_least(1, self, "seeds", "rounds")
         if not isinstance(self.merge, MergeSettings):
             raise TypeError(f"merge ({self.merge}) must be MergeSettings: a study needs a merger")
 
@@ -256,9 +255,7 @@ class AccelerationStudySettings:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} ({values}) names one twice")
-        for name in ("rounds", "candidates", "speed_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        check_at_least(1, self, "rounds", "candidates", "speed_batch_size")
         given = self.recovery
         if given.scope != "rear" or (given.epochs, given.steps, given.budget) != (None, None, None):
             raise ValueError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 from patchmerger.data.settings import Augmentation, DataSettings, OwnData, default_augmentation
 from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
+from patchmerger.runs.checks import check_above, check_at_least, check_choices
 
 Loss = Literal["softmax", "sigmoid"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "none"]
@@ -95,29 +96,22 @@ class TrainingSettings:
     num_nodes: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "checkpoint_every", "num_nodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} ({getattr(self, name)}) must be at least 1")
+        check_choices(self, "training.")
+        check_at_least(
+            1, self, "epochs", "batch_size", "accumulate", "checkpoint_every", "num_nodes", prefix="training."
+        )
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
                 f"training.warmup_epochs ({self.warmup_epochs:g}) must be from 0 to below training.epochs "
                 f"({self.epochs}): leave it out for a warm-up that fits"
             )
-        for name in ("lr", "merger_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"training.{name} ({getattr(self, name)}) must be above 0")
-        for name in ("min_lr", "weight_decay", "mixup", "cutmix", "clip_grad"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"training.{name} ({getattr(self, name)}) must be 0 or more")
+        check_above(0, self, "lr", "merger_lr", prefix="training.")
+        check_at_least(0, self, "min_lr", "weight_decay", "mixup", "cutmix", "clip_grad", prefix="training.")
         for name in ("ema", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} ({getattr(self, name)}) must be from 0 (off) to below 1")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"training.layer_decay ({self.layer_decay}) must be above 0 and at most 1, such as 0.75")
-        for name, kind in (("loss", Loss), ("precision", Precision), ("logger", LoggerName)):
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(map(repr, get_args(kind)))
-                raise ValueError(f"training.{name} ({getattr(self, name)!r}) must be one of {known}")
         check_optimizer("training.optimizer", self.optimizer)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"training.batch_size ({self.batch_size}) must be even for mixup and cutmix")
