@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from patchmerger import __version__
 from patchmerger.data.loading import DataLike
@@ -19,8 +22,11 @@ from patchmerger.data.settings import DataSettings
 from patchmerger.exports.images import ExportImages, Images, noise, prepare_images
 from patchmerger.exports.metadata import ExportedMerger, ExportInfo
 from patchmerger.exports.onnx_format import write_onnx
+from patchmerger.exports.onnx_int8 import quantise_onnx
 from patchmerger.exports.openvino_format import convert_to_openvino, save_openvino
+from patchmerger.exports.openvino_int8 import quantise_openvino
 from patchmerger.exports.parity import BATCHES, Parity, centred_logits, compare_logits, in_batches
+from patchmerger.exports.quantisation import float_layer_steps
 from patchmerger.exports.runtimes import open_exported
 from patchmerger.exports.settings import ExportSettings
 from patchmerger.exports.target import check_target, in_place
@@ -125,6 +131,8 @@ def _write(
     model = classifier_for(net, settings, known, dtype)
     example = torch.from_numpy(images.parity.given[:1]).repeat(2 if settings.dynamic_batch else 1, 1, 1, 1)
     program = trace(model, example, settings)
+    if images.calibration is not None:
+        return _write_int8(program, model, path, info, settings, images, eager)
     if settings.format == "onnx":
         write_onnx(program, model, path, info, settings)
     elif settings.format == "openvino":
@@ -134,6 +142,36 @@ def _write(
     else:
         write_package(program, model, path, info)
     parity = measure_parity(path, images.parity, eager)
+    parity.check(settings)
+    return info, parity
+
+
+def _write_int8(
+    program: ExportedProgram,
+    model: ImageClassifier,
+    path: Path,
+    info: ExportInfo,
+    settings: ExportSettings,
+    images: ExportImages,
+    eager: NDArray[np.float32],
+) -> tuple[ExportInfo, Parity]:
+    """Write the file in int8, with more and more layers in floating point until it is as near as it must be."""
+    calibration = cast(Images, images.calibration).given
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "float.onnx"
+        if settings.format == "onnx":
+            nodes = write_onnx(program, model, whole, info, settings)
+        else:
+            converted, nodes = convert_to_openvino(program, model, info)
+        for float_layers in float_layer_steps(model, torch.from_numpy(calibration)):
+            info = replace(info, float_layers=float_layers)
+            if settings.format == "onnx":
+                quantise_onnx(whole, path, nodes, calibration, info, settings)
+            else:
+                save_openvino(quantise_openvino(converted, nodes, calibration, info), path, info)
+            parity = measure_parity(path, images.parity, eager)
+            if parity.shortfall(settings) is None:
+                return info, parity
     parity.check(settings)
     return info, parity
 

@@ -53,7 +53,7 @@ def write_onnx(
         )  # fmt: skip
         proto = written.model_proto
     nodes = _nodes_by_module(proto)
-    _describe(proto, info, settings)
+    describe_onnx(proto, info, settings)
     path.write_bytes(proto.SerializeToString())
     check_onnx(path)
     return nodes
@@ -78,8 +78,8 @@ def _nodes_by_module(proto: Any) -> dict[str, list[str]]:
     return found
 
 
-def _describe(proto: Any, info: ExportInfo, settings: ExportSettings) -> None:
-    """Ours in place of the exporter's descriptions, which name the files of this machine."""
+def describe_onnx(proto: Any, info: ExportInfo, settings: ExportSettings) -> None:
+    """Describe the model (onnx's ``ModelProto``) in place of its exporter, which names files of this machine."""
     for each in (
         *proto.graph.node,
         *proto.graph.input,

@@ -1,0 +1,108 @@
+"""A merged model of each host and pooling, in each format: the same outputs at any batch size."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import make_images, make_vit
+from exports.conftest import PREPROCESSING, tiny
+from exports.test_quantisation import Pictures
+from hosts.families import make_family
+from hosts.test_torchvision import make_plain as make_torchvision
+from hosts.tiny import make_model as make_transformers
+from patchmerger import insert
+from patchmerger.exports import ExportSettings, export, open_exported
+from patchmerger.exports.settings import SUFFIXES, Format
+
+LOCATED = {"prior": "grid"}
+SMALL = {"depth": 2, "embed_dim": 16}
+
+# What it is → how the plain model is made, and what of the merger is asked for.
+HOSTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "class token, located queries": (lambda: make_vit("class token", **SMALL), LOCATED),
+    "average pooling": (lambda: make_vit("average pooling", **SMALL), {}),
+    "attention pooling": (lambda: make_vit("attention pooling", **SMALL), {}),
+    "registers, LayerScale": (lambda: make_vit("registers, LayerScale", **SMALL), {}),
+    "RoPE axial, centroids": (lambda: make_family("RoPE axial"), {}),
+    "RoPE mixed, located": (lambda: make_family("RoPE mixed"), LOCATED),
+    "DINOv3": (lambda: make_family("DINOv3"), {}),
+    "NaFlex average": (lambda: make_family("NaFlex average"), {}),
+    "NaFlex axial, located": (lambda: make_family("NaFlex axial"), LOCATED),
+    "BEiT without bias": (lambda: make_family("BEiT"), {"positions": "drop"}),
+    "torchvision": (make_torchvision, {}),
+    "transformers ViT": (lambda: make_transformers("ViTForImageClassification"), {}),
+    "transformers DINOv2, registers": (
+        lambda: make_transformers("Dinov2WithRegistersForImageClassification"),
+        LOCATED,
+    ),
+    "transformers SigLIP": (lambda: make_transformers("SiglipForImageClassification"), {}),
+}
+
+
+def merged(name: str) -> nn.Module:
+    make, arguments = HOSTS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return insert(make().eval(), 4, 1, **arguments)
+
+
+def name_of(folder: Path, format: Format) -> Path:
+    return folder / f"vit{SUFFIXES[format]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_merged_model_of_each_host_exports(host, format, tmp_path):
+    made = export(merged(host), name_of(tmp_path, format), ExportSettings(format=format))
+    assert made.parity.batches == (1, 3, 32)
+    assert made.parity.largest < 1e-4
+    assert [m.num_tokens for m in made.info.mergers] == [4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "precision"),
+    [("onnx", "fp16"), ("openvino", "fp16"), ("openvino", "bf16"), ("torch", "fp16"), ("torch", "bf16"),
+     ("openvino", "int8"), ("aotinductor", "fp32")],
+)  # fmt: skip
+def test_each_number_format(format, precision, tmp_path):
+    settings = ExportSettings(format=format, precision=precision, calibration_images=32, min_agreement=0.8)
+    data = Pictures() if precision == "int8" else None
+    made = export(tiny(), name_of(tmp_path, format), settings, data=data, preprocessing=PREPROCESSING)
+    assert made.info.precision == precision
+    assert made.info.preprocessing == PREPROCESSING
+    assert open_exported(made.path).info == made.info
+    if precision in ("fp16", "bf16", "int8"):
+        assert made.parity.largest > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_preprocessing_built_in_gives_probabilities_of_pixels(format, tmp_path):
+    settings = ExportSettings(format=format, with_preprocessing=True, dynamic_batch=format == "onnx")
+    made = export(tiny(), name_of(tmp_path, format), settings, data=Pictures(), preprocessing=PREPROCESSING)
+    model, pixels = open_exported(made.path), Pictures().pixels[:3]
+    normalized = (pixels / 255 - torch.tensor(PREPROCESSING.mean)[:, None, None]) / torch.tensor(PREPROCESSING.std)[
+        :, None, None
+    ]
+    with torch.no_grad():
+        wanted = tiny()(normalized).softmax(dim=1)
+    found = torch.from_numpy(model(pixels.permute(0, 2, 3, 1).contiguous().numpy()))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.from_numpy(model.logits(normalized.numpy())).softmax(dim=1), wanted, atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_an_older_opset_and_another_image_size(tmp_path):
+    import onnx
+
+    made = export(tiny(), tmp_path / "x.onnx", ExportSettings(opset=20, image_size=48))
+    assert made.info.image_size == (48, 48)
+    assert open_exported(made.path)(make_images(2, 48).numpy()).shape == (2, 5)
+    assert onnx.load(made.path).opset_import[0].version == 20
