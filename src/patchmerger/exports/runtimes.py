@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchmerger.exports.metadata import read_info
+from patchmerger.exports.settings import FILE_ENDINGS
 from patchmerger.runs.extras import import_extra
 
 XML_NAME, BIN_NAME = "model.xml", "model.bin"
 INFO_NAME = "patchmerger.json"
 """What a ``torch.export`` program keeps its description under, among its extra files."""
-
-_FILES = (".onnx", ".pt2", ".xml")
 
 
 class ExportedModel(ABC):
@@ -215,7 +214,7 @@ class AotInductorModel(ExportedModel):
 def is_exported(path: str | os.PathLike[str]) -> bool:
     """Whether a path names an exported file by its ending, or a folder of OpenVINO's; nothing is opened."""
     place = Path(path).expanduser()
-    return place.suffix in _FILES or (place / XML_NAME).is_file()
+    return place.suffix in FILE_ENDINGS or (place / XML_NAME).is_file()
 
 
 def open_exported(path: str | os.PathLike[str], *, threads: int | None = None) -> ExportedModel:

@@ -25,6 +25,9 @@ PRECISIONS: dict[Format, tuple[Precision, ...]] = {
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": "", "torch": ".pt2", "aotinductor": ".pt2"}
 """What the name of the file ends with; an export for OpenVINO is a folder of two files."""
 
+FILE_ENDINGS = (".onnx", ".pt2", ".xml")
+"""What the name of an exported file ends with; the last is that of the one that describes an OpenVINO model."""
+
 MAX_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.4, "int8": 1.5}
 """The largest difference of a logit, in standard deviations of the eager model's logits."""
 

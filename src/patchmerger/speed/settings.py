@@ -10,6 +10,12 @@ from patchmerger.runs.checks import check_choices
 Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 """The number format: inference casts the weights to it, training uses autocast."""
 
+FilePrecision: TypeAlias = Literal["float32", "bf16", "fp16", "int8"]
+"""The number format of the weights of exported files too, which may be of whole numbers."""
+
+Form: TypeAlias = Literal["eager", "frozen", "onnx", "openvino", "torch", "aotinductor"]
+"""What a model is deployed as: in torch eagerly or compiled with frozen weights, or an exported file."""
+
 Compile: TypeAlias = bool | Literal["frozen"]
 """Not compiled, compiled, or compiled with frozen weights."""
 
@@ -64,7 +70,11 @@ class BenchSettings:
         image_size: Height and width in pixels; the model's own by default.
         batch_size: Images in a batch; a list for several rows.
         precision: Number format: "float32", "bf16" or "fp16", or a list. Inference casts the weights, training uses
-            autocast.
+            autocast. With ``formats`` "int8" too; each has those that it knows.
+        formats: What models are deployed as, on the CPU: a list of "eager", "frozen" (compiled with constant weights),
+            "onnx", "openvino", "torch" and "aotinductor". Plain and merged are then measured in all of them, in turn:
+            latency, images a second, size, and how exported files agree with their model.
+        images: With ``formats``, how many images exported files are compared on, at most.
         compile: Compile all models with ``torch.compile``: true, or "frozen" for inference with constant weights; a
             list for rows of each. Training steps have no rows of "frozen".
         mode: What to measure: "inference", "training" or "both".
@@ -81,7 +91,9 @@ class BenchSettings:
     against: Against | None = None
     image_size: int | None = None
     batch_size: int | list[int] = 16
-    precision: Precision | list[Precision] = "bf16"
+    precision: FilePrecision | list[FilePrecision] = "bf16"
+    formats: list[Form] | None = None
+    images: int = 128
     compile: Compile | list[Compile] = False
     mode: Mode = "both"
     profile: bool = False
@@ -98,16 +110,39 @@ class BenchSettings:
         for size in listed(self.batch_size):
             _check_counts(batch_size=size)
         for precision in listed(self.precision):
-            if precision not in get_args(Precision):
-                raise ValueError(
-                    f"precision ({precision!r}) must be one of {', '.join(map(repr, get_args(Precision)))}"
-                )
+            if precision not in get_args(FilePrecision):
+                raise ValueError(f"precision ({precision!r}) must be one of {_listing(get_args(FilePrecision))}")
+        self._check_formats()
         _check_counts(rounds=self.rounds, warmup=self.warmup)
         if self.image_size is not None:
             _check_counts(image_size=self.image_size)
         check_choices(self)
         for compile in listed(self.compile):
             check_compile(compile, training=self.mode == "training")
+
+    def _check_formats(self) -> None:
+        if self.formats is None:
+            if "int8" in listed(self.precision):
+                raise ValueError(
+                    "precision ('int8') must be one of 'float32', 'bf16', 'fp16': int8 is of exported files, with "
+                    "formats such as [onnx, openvino]"
+                )
+            return
+        if len(set(self.formats)) < len(self.formats) or not self.formats:
+            raise ValueError(f"formats ({list(self.formats)}) must be different ones, and at least one")
+        for form in self.formats:
+            if form not in get_args(Form):
+                raise ValueError(f"formats ({form!r}) must be of {_listing(get_args(Form))}")
+        _check_counts(images=self.images)
+        meaningless = {
+            "against": self.against is not None, "profile": self.profile, "compile": self.compile is not False,
+            "mode": self.mode == "training", "device": self.device not in (None, "cpu"),
+        }  # fmt: skip
+        if wrong := [name for name, given in meaningless.items() if given]:
+            raise ValueError(
+                f"{wrong[0]} ({getattr(self, wrong[0])!r}) means nothing with formats, which are measured in inference "
+                "on the CPU: leave it out"
+            )
 
 
 def listed(value: Any) -> list[Any]:
@@ -134,3 +169,7 @@ def _check_counts(**numbers: Any) -> None:
     for name, number in numbers.items():
         if type(number) is not int or number < 1:
             raise ValueError(f"{name} ({number}) must be a whole number of at least 1")
+
+
+def _listing(values: tuple[Any, ...]) -> str:
+    return ", ".join(map(repr, values))

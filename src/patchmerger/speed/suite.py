@@ -11,9 +11,12 @@ from typing import Any
 import torch
 
 from patchmerger.costs.model_cost import cost
+from patchmerger.data.loading import DataLike
+from patchmerger.exports.runtimes import is_exported
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.progress import Progress, progress_bar
 from patchmerger.speed.candidates import Candidates, build_candidates
+from patchmerger.speed.deployment import bench_deployment
 from patchmerger.speed.forward_parts import measure_forward_parts
 from patchmerger.speed.measurement import measure
 from patchmerger.speed.memory import is_out_of_memory, limited_to_free_memory, out_of_memory_text, release
@@ -26,6 +29,7 @@ def bench(
     models: str | Path | Sequence[str | Path],
     settings: BenchSettings = BenchSettings(),
     *,
+    data: DataLike | None = None,
     out: Path | None = None,
     overwrite: bool = False,
     command: str | None = None,
@@ -41,10 +45,15 @@ def bench(
         models: Names in timm, such as vit_small_patch16_224, folders of saved models or runs, safetensors files. A
             saved model that merges or places its tokens is measured against the plain one.
         settings: What is measured.
+        data: With ``settings.formats``, images to calibrate int8 on, and to compare exported files with their models
+            on, as in :func:`patchmerger.data.load_images`.
         out: JSON file for the result, written after each row. After an interrupt (Ctrl-C) the same call goes on with
             the rows that are missing.
         overwrite: Replace the file if it exists.
         command: The command line that asked for it, kept in the results.
+
+    With ``settings.formats``, or where exported files are given, models are measured as they are deployed instead;
+    see :func:`patchmerger.speed.deployment.bench_deployment`.
 
     Returns:
         The content of the JSON file: ``rows``, each with its ``key``, ``peak_rates`` and a ``measurement`` (or an
@@ -57,6 +66,10 @@ def bench(
     names = [str(name) for name in ([models] if isinstance(models, str | Path) else models)]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"models ({names}) must be different ones, and at least one: names of timm, folders")
+    if settings.formats or any(map(is_exported, names)):
+        return bench_deployment(names, settings, data=data, out=out, overwrite=overwrite, command=command)
+    if data is not None:
+        raise ValueError("data is for formats, such as [eager, onnx]: otherwise speed is measured on random images")
     devices = [str(find_device(name)) for name in listed(settings.device)]
     for name in names:  # what cannot work is refused before anything is measured
         candidates = build_candidates(name, settings)

@@ -1,0 +1,191 @@
+"""The forms that a model is deployed in: torch, eager or compiled, and exported files; each a function of images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from patchmerger.costs.model_cost import cost
+from patchmerger.data.loading import DataLike
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.exports.exporting import export
+from patchmerger.exports.parity import Parity
+from patchmerger.exports.runtimes import ExportedModel, open_exported
+from patchmerger.exports.settings import PRECISIONS, SUFFIXES, ExportSettings
+from patchmerger.exports.settings import Precision as ExportPrecision
+from patchmerger.hosts import UnsupportedModelError
+from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
+from patchmerger.models.classifier import Classifier
+from patchmerger.models.finding import find_model
+from patchmerger.speed.candidates import build_candidates
+from patchmerger.speed.compiling import compiled
+from patchmerger.speed.settings import BenchSettings, FilePrecision, Form, listed
+from patchmerger.speed.timed_steps import DTYPES
+
+_OF_EXPORTS: dict[FilePrecision, ExportPrecision] = {
+    "float32": "fp32", "bf16": "bf16", "fp16": "fp16", "int8": "int8"
+}  # fmt: skip
+_OF_FILES = {name: ours for ours, name in _OF_EXPORTS.items()}
+_CALIBRATION = 128
+_UNKNOWN = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclass(frozen=True)
+class FormKey:
+    """What one form is.
+
+    Attributes:
+        model: The name of the model, or of the file.
+        merged: Whether it has mergers.
+        form: As in ``BenchSettings.formats``.
+        precision: Number format of its weights.
+    """
+
+    model: str
+    merged: bool
+    form: Form
+    precision: FilePrecision
+
+    def __str__(self) -> str:
+        """As the progress bar and the errors name it."""
+        return f"{self.model} {'merged' if self.merged else 'plain'}, {self.form}, {self.precision}"
+
+
+@dataclass(frozen=True)
+class DeployedForm:
+    """A form that is ready to run.
+
+    Attributes:
+        key: What it is.
+        run: Images, normalised float32 (B, 3, H, W), to logits (B, C).
+        runtime: The library that runs it, and its version.
+        image_size: Height and width of its images.
+        channels: Of its images.
+        size: Bytes of the weights, or of the file.
+        parity: How near a file is to its model; ``None`` for torch, and where it was not compared on real images.
+        flops: Of the model for one image; ``None`` where they are not known.
+        float_layers: Layers that stayed in floating point, with int8.
+    """
+
+    key: FormKey
+    run: Callable[[NDArray[Any]], Any]
+    runtime: str
+    image_size: tuple[int, int]
+    channels: int
+    size: int
+    parity: Parity | None
+    flops: int | None
+    float_layers: tuple[str, ...] = ()
+
+
+def form_keys(models: dict[str, list[bool]], settings: BenchSettings) -> list[FormKey]:
+    """All forms of the models: each number format that a form has.
+
+    Args:
+        models: For each name whether its merged and its plain model are there.
+        settings: Forms and number formats.
+    """
+    return [
+        FormKey(name, merged, form, precision)
+        for name, kinds in models.items()
+        for form in settings.formats or ()
+        for precision in listed(settings.precision)
+        for merged in kinds
+        if has_precision(form, precision)
+    ]
+
+
+def has_precision(form: Form, precision: FilePrecision) -> bool:
+    """Whether a form comes in a number format."""
+    if form in ("eager", "frozen"):
+        return precision in DTYPES
+    return _OF_EXPORTS[precision] in PRECISIONS[form]
+
+
+class FormBuilder:
+    """Makes the forms of one model, plain and merged.
+
+    Args:
+        name: As in :func:`~patchmerger.models.find_model`, with random weights for architectures of timm.
+        settings: What is measured.
+        data: Images to calibrate on and to compare on; noise where there are none.
+        folder: Where files are written.
+    """
+
+    def __init__(self, name: str, settings: BenchSettings, data: DataLike | None, folder: Path) -> None:
+        self.name, self.settings, self.data, self.folder = name, settings, data, folder
+        found = build_candidates(name, settings, seed=settings.seed).models
+        self.models = {kind: fit_to_size(found[kind].eval(), settings.image_size) for kind in ("plain", "merged")}
+        known = find_model(self.models["plain"])
+        self.preprocessing = known.preprocessing or _UNKNOWN
+
+    def make(self, key: FormKey) -> DeployedForm:
+        """One form."""
+        model = self.models["merged" if key.merged else "plain"]
+        try:
+            flops: int | None = cost(model).flops
+        except UnsupportedModelError:
+            flops = None
+        if key.form in ("eager", "frozen"):
+            return replace(_in_torch(model, key), flops=flops)
+        noise = self.data is None
+        settings = ExportSettings(
+            format=key.form, precision=_OF_EXPORTS[key.precision], seed=self.settings.seed,
+            parity_images=self.settings.images, calibration_images=_CALIBRATION,
+            max_difference=float("inf") if noise else None, min_agreement=0.0 if noise else None,
+        )  # fmt: skip
+        data = self.data
+        height, _ = image_size_of(model)
+        if noise and key.precision == "int8":
+            data = _Noise(2 * settings.calibration_images, height)
+        out = self.folder / f"{len(list(self.folder.iterdir()))}{SUFFIXES[key.form]}"
+        made = export(model, out, settings, data=data, preprocessing=self.preprocessing)
+        form = of_file(open_exported(out, threads=torch.get_num_threads()), key)
+        return replace(form, flops=flops, parity=None if noise else made.parity, float_layers=made.info.float_layers)
+
+
+def of_file(exported: ExportedModel, key: FormKey | None = None) -> DeployedForm:
+    """An exported file as a form."""
+    info = exported.info
+    if key is None:
+        key = FormKey(exported.path.name, bool(info.mergers), info.format, _OF_FILES[info.precision])
+    return DeployedForm(
+        key, exported.logits, exported.runtime, info.image_size, info.channels, exported.size, None, None,
+        info.float_layers,
+    )  # fmt: skip
+
+
+def _in_torch(model: nn.Module, key: FormKey) -> DeployedForm:
+    dtype = DTYPES[key.precision]
+    net = Classifier(copy.deepcopy(model).eval().requires_grad_(False).to(dtype))
+    fast = compiled(net, "frozen") if key.form == "frozen" else net
+
+    def run(images: NDArray[Any]) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = fast(torch.from_numpy(images).to(dtype))
+        return logits
+
+    size = sum(p.numel() * p.element_size() for p in net.parameters())
+    return DeployedForm(key, run, f"torch {torch.__version__}", image_size_of(model), net.channels, size, None, None)
+
+
+class _Noise(Dataset[Tensor]):
+    """Pixels of noise, for models whose weights are random anyway."""
+
+    def __init__(self, number: int, size: int) -> None:
+        self.number, self.size = number, size
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(index)
+        return torch.randint(0, 256, (3, self.size, self.size), dtype=torch.uint8, generator=generator)

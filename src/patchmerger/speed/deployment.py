@@ -1,0 +1,209 @@
+"""Measured speed where a model is deployed: torch, exported files, number formats, plain and merged, interleaved."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from patchmerger.data.loading import DataLike
+from patchmerger.exports.runtimes import is_exported, open_exported
+from patchmerger.runs.environment import cpu_has_bf16, environment
+from patchmerger.runs.files import write_json
+from patchmerger.runs.progress import progress_bar
+from patchmerger.runs.serialisation import to_json
+from patchmerger.speed.deployed_forms import DeployedForm, FormBuilder, FormKey, form_keys, of_file
+from patchmerger.speed.settings import BenchSettings, listed
+from patchmerger.speed.timed_steps import interleaved
+
+KIND, SCHEMA = "deployment", 1
+_LIBRARIES = ("onnxruntime", "openvino", "nncf", "onnx")
+_ROUND = 0.2
+"""In a round a form runs at least so many seconds, and at least one batch."""
+
+_QUICK, _PAUSE = 0.5, 0.02
+"""Below so many seconds a batch, a form runs once untimed at the start of its turn; threads of others sleep by then."""
+
+
+def bench_deployment(
+    names: list[str],
+    settings: BenchSettings,
+    *,
+    data: DataLike | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Measure plain and merged models in every form that they are deployed in, on the CPU.
+
+    Each form is made first: exported files by :func:`patchmerger.export`, which compares them with their model. At each
+    batch size all forms are interleaved, so that a noisy machine slows all alike; ratios are medians of those within
+    the rounds. A form that cannot be made says why, and the others go on.
+
+    Args:
+        names: Names of models, or exported files, which are measured as they are.
+        settings: What is measured; its ``formats``.
+        data: Images to calibrate int8 on and to compare the files on. Without, noise serves for calibration, and
+            nothing is said of agreement.
+        out: JSON file for the result, written after each batch size.
+        overwrite: Replace the file if it exists.
+        command: The command line that asked for it, kept in the results.
+
+    Returns:
+        The content of the JSON file: ``forms``, each with its ``key``, ``size``, ``parity`` (or an ``error``);
+        ``rows``, one for each batch size, with the ``timings`` of each form; ``environment`` and ``settings``.
+
+    Raises:
+        ValueError: No form could be made, or images of different sizes.
+        FileExistsError: ``out`` exists and ``overwrite`` is false.
+    """
+    if out is not None and out.exists() and not overwrite:
+        raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
+    content: dict[str, Any] = {
+        "kind": KIND, "schema": SCHEMA, "command": command,
+        "settings": {"models": names, **asdict(settings)}, "environment": _environment(), "forms": [], "rows": [],
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        forms = _make_forms(names, settings, data, Path(folder), content)
+        for size in listed(settings.batch_size):
+            content["rows"].append(_measure(forms, size, settings))
+            if out is not None:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                write_json(out, to_json(content))
+    result: dict[str, Any] = to_json(content)
+    return result
+
+
+def _make_forms(
+    names: list[str], settings: BenchSettings, data: DataLike | None, folder: Path, content: dict[str, Any]
+) -> list[DeployedForm]:
+    forms: list[DeployedForm] = []
+    keys = form_keys({name: [False, True] for name in names if not is_exported(name)}, settings)
+    files = [name for name in names if is_exported(name)]
+    builders: dict[str, FormBuilder] = {}
+    with progress_bar("", len(files) + len(keys)) as bar:
+        for name in files:
+            bar.describe(f"opening {name}")
+            forms.append(of_file(open_exported(name, threads=torch.get_num_threads())))
+            content["forms"].append(_describe(forms[-1]))
+            bar.advance()
+        for key in keys:
+            bar.describe(f"making {key}")
+            if key.model not in builders:
+                builders[key.model] = FormBuilder(key.model, settings, data, folder)
+            try:
+                forms.append(builders[key.model].make(key))
+                content["forms"].append(_describe(forms[-1]))
+            except (ValueError, RuntimeError, ModuleNotFoundError) as error:
+                content["forms"].append({"key": asdict(key), "error": " ".join(str(error).split())[:300]})
+            bar.advance()
+    if not forms:
+        errors = [form["error"] for form in content["forms"]]
+        why = errors[0] if errors else "none of formats has a precision that is asked for"
+        raise ValueError(f"no form could be made of models ({', '.join(names)}): {why}")
+    sizes = {form.image_size for form in forms}
+    if len(sizes) > 1:
+        raise ValueError(f"models take images of {len(sizes)} sizes ({sorted(sizes)}): measure one size at a time")
+    return forms
+
+
+def _describe(form: DeployedForm) -> dict[str, Any]:
+    parity = None if form.parity is None else {**asdict(form.parity), "relative": form.parity.relative}
+    return {
+        "key": asdict(form.key), "runtime": form.runtime, "size": form.size, "flops": form.flops, "parity": parity,
+        "float_layers": form.float_layers, "error": None,
+    }  # fmt: skip
+
+
+def _measure(forms: list[DeployedForm], batch_size: int, settings: BenchSettings) -> dict[str, Any]:
+    """All forms at one batch size, interleaved."""
+    height, width = forms[0].image_size
+    generator = torch.Generator().manual_seed(settings.seed)
+    images = torch.randn(batch_size, forms[0].channels, height, width, generator=generator).numpy()
+    by_name = {str(form.key): form for form in forms}
+    quick: dict[str, bool] = {}
+    for name, form in by_name.items():
+        for _ in range(settings.warmup):
+            quick[name] = _seconds(form, images) < _QUICK
+
+    def turn(name: str) -> list[float]:
+        form = by_name[name]
+        time.sleep(_PAUSE)
+        if quick[name]:
+            form.run(images)
+        found = [_seconds(form, images)]
+        while sum(found) < _ROUND:
+            found.append(_seconds(form, images))
+        return found
+
+    times, interrupted = interleaved(list(by_name), settings.rounds, turn)
+    if interrupted:
+        raise KeyboardInterrupt
+    rounds = {name: [float(np.median(turns)) for turns in found] for name, found in times.items()}
+    timings = [
+        _timing(form, rounds, [x for turns in times[name] for x in turns], by_name, batch_size)
+        for name, form in by_name.items()
+    ]
+    return {
+        "batch_size": batch_size,
+        "rounds": settings.rounds,
+        "timings": timings,
+        "load": environment()["load_average"],
+    }
+
+
+def _timing(
+    form: DeployedForm,
+    rounds: dict[str, list[float]],
+    calls: list[float],
+    forms: dict[str, DeployedForm],
+    batch_size: int,
+) -> dict[str, Any]:
+    """Latency of one form, and its speed-up over what a user starts from and over plain in the same form."""
+    key, own = form.key, rounds[str(form.key)]
+    start = FormKey(key.model, False, "eager", "float32")
+    plain = FormKey(key.model, False, key.form, key.precision)
+    over_plain = _ratio(rounds.get(str(plain)), own) if key.merged else None
+    other = forms.get(str(plain))
+    predicted = other.flops / form.flops if key.merged and other and other.flops and form.flops else None
+    return {
+        "key": asdict(key), "calls": len(calls), "median": float(np.median(calls)),
+        "p95": float(np.quantile(calls, 0.95)), "images_per_second": batch_size / float(np.median(own)),
+        "round_seconds": own, "over_eager": _ratio(rounds.get(str(start)), own), "over_plain": over_plain,
+        "predicted": predicted,
+    }  # fmt: skip
+
+
+def _ratio(others: list[float] | None, own: list[float]) -> list[float] | None:
+    """How many times faster: first quartile, median and third quartile of the ratios within the rounds."""
+    if others is None:
+        return None
+    ratios = np.asarray(others) / np.asarray(own)
+    return [float(value) for value in np.quantile(ratios, [0.25, 0.5, 0.75])]
+
+
+def _seconds(form: DeployedForm, images: Any) -> float:
+    begin = time.perf_counter()
+    form.run(images)
+    return time.perf_counter() - begin
+
+
+def _environment() -> dict[str, Any]:
+    """The machine, with what counts here: the versions of the runtimes, and arithmetic of narrow formats."""
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = None
+    flags = ""
+    if (path := Path("/proc/cpuinfo")).is_file():
+        flags = next((line for line in path.read_text().splitlines() if line.startswith("flags")), "")
+    arithmetic = {name: name in flags.split() for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")}
+    return {**environment("cpu"), **versions, "arithmetic": {**arithmetic, "bf16": cpu_has_bf16()}}

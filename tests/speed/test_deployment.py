@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import patchmerger
+from exports.conftest import PREPROCESSING, tiny
+from exports.test_quantisation import Pictures
+from patchmerger.exports import ExportSettings, export
+from patchmerger.reports.deployment import COLUMNS, draw_deployment, form_rows, notes, show_deployment
+from patchmerger.speed import BenchSettings, bench
+from patchmerger.speed.deployed_forms import has_precision
+
+QUICK: dict[str, Any] = {"batch_size": [1, 2], "rounds": 2, "warmup": 1, "images": 8}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "vit"
+    return patchmerger.save(tiny(), folder, preprocessing=PREPROCESSING, model_args={"depth": 2})
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tiny(), tmp_path_factory.mktemp("file") / "vit.pt2", ExportSettings(format="torch")).path
+
+
+@pytest.fixture(scope="module")
+def results(saved, file) -> dict[str, Any]:
+    """A saved model in torch, and a file beside it."""
+    settings = BenchSettings(formats=["eager"], precision=["float32", "int8"], **QUICK)
+    out = file.parent / "results.json"
+    found = bench([saved, file], settings, out=out, command="patchmerger bench …")
+    assert json.loads(out.read_text()) == found
+    return found
+
+
+def test_plain_and_merged_and_files_are_interleaved_at_each_batch_size(results, saved, file):
+    assert [row["batch_size"] for row in results["rows"]] == [1, 2]
+    for row in results["rows"]:
+        keys = [
+            (t["key"]["model"], t["key"]["merged"], t["key"]["form"], t["key"]["precision"]) for t in row["timings"]
+        ]
+        assert keys == [
+            ("vit.pt2", True, "torch", "float32"),
+            (str(saved), False, "eager", "float32"),
+            (str(saved), True, "eager", "float32"),
+        ]
+        for timing in row["timings"]:
+            assert len(timing["round_seconds"]) == 2
+            assert timing["calls"] >= 2
+            assert timing["p95"] >= timing["median"] > 0
+            expected = row["batch_size"] / np.median(timing["round_seconds"])
+            assert timing["images_per_second"] == pytest.approx(expected)
+
+
+def test_ratios_are_those_within_the_rounds(results):
+    _, plain, merged = results["rows"][0]["timings"]
+    ratios = [a / b for a, b in zip(plain["round_seconds"], merged["round_seconds"], strict=True)]
+    assert merged["over_eager"][1] == pytest.approx(np.median(ratios))
+    assert merged["over_plain"] == merged["over_eager"]
+    assert plain["over_eager"] == [1, 1, 1]
+    assert plain["over_plain"] is None
+    assert merged["predicted"] > 1
+
+
+def test_what_is_shown_and_drawn(results, tmp_path, capsys):
+    show_deployment(results)
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("vit.pt2", "eager", "plain", "merged", "÷ predicted"))
+    (cells,) = form_rows(results, results["rows"][1], "vit.pt2")
+    assert len(cells) == len(COLUMNS)
+    assert any("interleaved" in line and "torch" in line for line in notes(results))
+    draw_deployment(results, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"formats": ["tflite"]}, r"formats \('tflite'\).*'onnx'"),
+        ({"formats": []}, r"formats \(\[\]\).*at least one"),
+        ({"formats": ["onnx"], "profile": True}, r"profile \(True\) means nothing with formats"),
+        ({"formats": ["onnx"], "mode": "training"}, r"mode \('training'\) means nothing with formats"),
+        ({"formats": ["onnx"], "images": 0}, r"images \(0\)"),
+        ({"precision": "int8"}, r"precision \('int8'\).*formats"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        BenchSettings(**settings)
+
+
+def test_what_cannot_be_measured_is_refused(saved, tmp_path):
+    with pytest.raises(ValueError, match=r"data is for formats"):
+        bench(saved, BenchSettings(), data=Pictures())
+    with pytest.raises(ValueError, match=r"no form could be made.*none of formats has a precision"):
+        bench(saved, BenchSettings(formats=["eager"], precision="int8", **QUICK))
+    (tmp_path / "old.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"old\.json\) exists already"):
+        bench(saved, BenchSettings(formats=["eager"], precision="float32"), out=tmp_path / "old.json")
+
+
+def test_a_form_that_cannot_be_made_says_why_and_the_others_go_on(saved, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("model (ViT) cannot be written as ONNX: its operation aten.odd has no counterpart there")
+
+    monkeypatch.setattr("patchmerger.speed.deployed_forms.export", refuse)
+    found = bench(saved, BenchSettings(formats=["eager", "onnx"], precision="float32", **{**QUICK, "batch_size": 1}))
+    assert [bool(form["error"]) for form in found["forms"]] == [False, False, True, True]
+    assert len(found["rows"][0]["timings"]) == 2
+    assert any("not measured" in line and "aten.odd" in line for line in notes(found))
+
+
+def test_forms_come_in_the_number_formats_that_they_know():
+    known = {form: [p for p in ("float32", "bf16", "fp16", "int8") if has_precision(form, p)] for form in
+             ("eager", "onnx", "openvino", "torch")}  # fmt: skip
+    assert known == {
+        "eager": ["float32", "bf16", "fp16"],
+        "onnx": ["float32", "fp16", "int8"],
+        "openvino": ["float32", "bf16", "fp16", "int8"],
+        "torch": ["float32", "bf16", "fp16"],
+    }
+
+
+@pytest.mark.slow
+def test_int8_files_are_compared_with_their_models(saved):
+    settings = BenchSettings(formats=["eager", "onnx"], precision=["float32", "int8"], **QUICK)
+    found = bench(saved, settings, data=Pictures(200))
+    made = {(f["key"]["form"], f["key"]["precision"], f["key"]["merged"]): f for f in found["forms"]}
+    for merged in (False, True):
+        int8, whole = made["onnx", "int8", merged], made["onnx", "float32", merged]
+        assert (whole["parity"]["images"], whole["parity"]["agreement"]) == (8, 1.0)
+        assert int8["error"] or int8["size"] < whole["size"]
