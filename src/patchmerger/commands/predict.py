@@ -24,7 +24,8 @@ class Command:
     Files that are no images are named on standard error and passed over; the exit status is then 1.
 
     Args:
-        model: The folder of a saved model or of a run, a timm architecture with weights, or "owner/name" on the Hub.
+        model: The folder of a saved model or of a run, a timm architecture with weights, "owner/name" on the Hub, or a
+            file of patchmerger export (.onnx, .pt2, or OpenVINO's folder).
         images: Files or folders; in folders, images are looked for in the folders within too.
         top: Classes an image, best first.
         features: Give the features that the last layer classifies, in place of classes.

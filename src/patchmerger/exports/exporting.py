@@ -256,6 +256,7 @@ def _describe(
         ),
         float_layers=(),
         patchmerger=__version__,
+        crop_mode=None if known is None else known.crop_mode,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.preprocessing import CropMode, Preprocessing
 from patchmerger.exports.settings import Format, Precision
 from patchmerger.mechanism.options import Positions
 from patchmerger.runs.serialisation import from_json, to_json
@@ -58,6 +58,7 @@ class ExportInfo:
         mergers: First to last.
         float_layers: With int8, the layers that stayed in floating point to keep the accuracy.
         patchmerger: The version that wrote the file.
+        crop_mode: What became of images that are not square; ``None`` where it is not known.
         schema: Of this description.
     """
 
@@ -77,6 +78,7 @@ class ExportInfo:
     mergers: tuple[ExportedMerger, ...]
     float_layers: tuple[str, ...]
     patchmerger: str
+    crop_mode: CropMode | None = None
     schema: int = SCHEMA
 
     @property
@@ -84,7 +86,7 @@ class ExportInfo:
         """How images were prepared, where that is known."""
         if self.mean is None or self.std is None or self.crop_pct is None or self.interpolation is None:
             return None
-        return Preprocessing(self.mean, self.std, self.crop_pct, self.interpolation)
+        return Preprocessing(self.mean, self.std, self.crop_pct, self.interpolation, self.crop_mode or "center")
 
     @property
     def output(self) -> str:

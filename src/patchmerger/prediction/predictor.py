@@ -13,6 +13,8 @@ from patchmerger.data.batches import EvaluationOrder, as_it_is
 from patchmerger.data.decoding import BadImageError, decode
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import EvalTransform, normalize
+from patchmerger.exports.runtimes import is_exported
+from patchmerger.prediction.exported import ExportedScorer
 from patchmerger.prediction.outcomes import BadImage, PredictedClass, Prediction, Predictions
 from patchmerger.prediction.pictures import ImagesLike, Pictures, find_pictures
 from patchmerger.prediction.scorer import ModelScorer, Scorer
@@ -28,7 +30,8 @@ class Predictor:
 
     Args:
         model: As in :func:`~patchmerger.models.find_model`: a folder that was saved, that of a run, an architecture of
-            timm with weights, a name on the Hub, or a model in memory.
+            timm with weights, a name on the Hub, or a model in memory; or a file of ``patchmerger export``, of which
+            ``.pt2`` can run any code when it is opened: open those alone that come from somebody you trust.
         preprocessing: How images are prepared, in place of what is known of the model.
         class_names: One name a class, likewise. A model of 1,000 classes that names none has ImageNet's.
         multi_label: Whether an image may have several classes: then a probability is the sigmoid of a score, else the
@@ -54,8 +57,10 @@ class Predictor:
         multi_label: bool | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.scorer: Scorer = ModelScorer(model, preprocessing=preprocessing, class_names=class_names, device=device)
+        self.scorer = _make_scorer(model, preprocessing, class_names, device)
         self.multi_label = self.scorer.multi_label if multi_label is None else multi_label
+        if self.multi_label and self.scorer.only_softmax:
+            raise ValueError(f"multi_label (true): {self.scorer.only_softmax}; take a file that gives logits")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -111,6 +116,8 @@ class Predictor:
         """
         check_top(top)
         check_batch_size(batch_size)
+        if features and self.scorer.only_scores:
+            raise ValueError(f"features (true): {self.scorer.only_scores}")
         names = () if features else self.class_names
         order = EvaluationOrder(len(pictures), batch_size)
         if workers is None:
@@ -201,6 +208,17 @@ def predict(
         pictures, top=top, features=features, batch_size=batch_size, workers=workers, progress=progress
     )
     return Predictions.of(outcomes, () if features else predictor.class_names)
+
+
+def _make_scorer(
+    model: str | Path | nn.Module,
+    preprocessing: Preprocessing | None,
+    class_names: Sequence[str] | None,
+    device: str | torch.device | None,
+) -> Scorer:
+    if isinstance(model, nn.Module) or not is_exported(model):
+        return ModelScorer(model, preprocessing=preprocessing, class_names=class_names, device=device)
+    return ExportedScorer(model, preprocessing=preprocessing, class_names=class_names, device=device)
 
 
 class _ReadImages(Dataset[list[Tensor | str]]):

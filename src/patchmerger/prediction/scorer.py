@@ -29,6 +29,8 @@ class Scorer(Protocol):
         remark: Where the names are from, where neither the model nor the user gives them.
         multi_label: Whether it was trained for several labels an image.
         device: Where images are put for it.
+        only_scores: Why it gives no features; ``None`` where it gives them.
+        only_softmax: Why its scores have no sigmoid; ``None`` where they have.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Scorer(Protocol):
     remark: str | None
     multi_label: bool
     device: torch.device
+    only_scores: str | None
+    only_softmax: str | None
 
     def scores(self, images: Tensor) -> Tensor:
         """Scores (B, C) of normalised images (B, 3, S, S)."""
@@ -70,26 +74,17 @@ class ModelScorer:
         class_names: Sequence[str] | None = None,
         device: str | torch.device | None = None,
     ) -> None:
+        self.only_scores = self.only_softmax = None
         place = None if isinstance(model, nn.Module) and device is None else find_device(device)
         found = find_model(model)
-        known = preprocessing or found.preprocessing
-        if known is None:
-            raise ValueError(
-                f"model ({found.name}) does not say how its images are prepared: give preprocessing, such as "
-                "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
-            )
         self.name = found.name
+        self.preprocessing = known_preprocessing(preprocessing or found.preprocessing, found.name)
         self.net = Classifier(found.model)
-        if self.net.channels != 3:
-            raise ValueError(
-                f"model ({found.name}) takes images of {self.net.channels} channels; the images here have 3 (RGB)"
-            )
+        check_channels(self.net.channels, found.name)
         self.image_size = square_input(found.model)
-        self.preprocessing = known
-        self.class_names = _check_names(class_names, self.net.num_outputs, found.name) or found.class_names or ()
-        self.remark = None
-        if not self.class_names and _has_classes(self.net):
-            self.class_names, self.remark = names_by_count(self.net.num_outputs)
+        self.class_names, self.remark = names_of(
+            class_names, found.class_names, self.net.num_outputs if _has_classes(self.net) else 0, found.name
+        )
         config = getattr(found.model, "config", None)
         self.multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
         if place is not None:
@@ -109,17 +104,49 @@ class ModelScorer:
             return self.net.with_features(images.to(self._like))[1].float()
 
 
-def names_by_count(classes: int) -> tuple[tuple[str, ...], str]:
-    """Names for the classes of a model that names none, and what to say of them: ImageNet's for 1,000, else numbers."""
+def known_preprocessing(preprocessing: Preprocessing | None, model: str) -> Preprocessing:
+    """Refuse a model of which it is not known how its images are prepared."""
+    if preprocessing is None:
+        raise ValueError(
+            f"model ({model}) does not say how its images are prepared: give preprocessing, such as "
+            "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
+        )
+    return preprocessing
+
+
+def check_channels(channels: int, model: str) -> None:
+    """Refuse a model of other images than RGB."""
+    if channels != 3:
+        raise ValueError(f"model ({model}) takes images of {channels} channels; the images here have 3 (RGB)")
+
+
+def names_of(
+    given: Sequence[str] | None, known: Sequence[str] | None, classes: int, model: str
+) -> tuple[tuple[str, ...], str | None]:
+    """One name a class, and what to say of names that neither the user gives nor the model knows.
+
+    Args:
+        given: The user's.
+        known: The model's.
+        classes: How many there are; 0 for a model without a head.
+        model: What to call it.
+
+    Raises:
+        ValueError: Another number of names than of classes.
+    """
+    if given is not None:
+        if classes and len(given) != classes:
+            raise ValueError(
+                f"class_names ({len(given)} names) must be one for each of the {classes} classes of {model}"
+            )
+        return tuple(given), None
+    if not classes:
+        return (), None
+    if known is not None and len(known) == classes:
+        return tuple(known), None
     if classes == IMAGENET_CLASSES:
         return imagenet_class_names(), "the model names no classes; as it has 1,000, these are ImageNet's"
     return tuple(map(str, range(classes))), "the model names no classes; these are their numbers"
-
-
-def _check_names(names: Sequence[str] | None, outputs: int, model: str) -> tuple[str, ...]:
-    if names is not None and len(names) != outputs:
-        raise ValueError(f"class_names ({len(names)} names) must be one for each of the {outputs} classes of {model}")
-    return tuple(names or ())
 
 
 def _has_classes(net: Classifier) -> bool:

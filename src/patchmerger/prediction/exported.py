@@ -1,0 +1,78 @@
+"""Exported files, run in ONNX Runtime, OpenVINO or torch, as a prediction needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.exports.runtimes import open_exported
+from patchmerger.prediction.scorer import check_channels, known_preprocessing, names_of
+
+
+class ExportedScorer:
+    """A file that ``patchmerger export`` wrote; it says itself what its images and classes are.
+
+    Args:
+        model: The file; for OpenVINO its folder, or the model.xml in it.
+        preprocessing: How images are prepared, in place of what the file says.
+        class_names: One name a class, likewise.
+        device: ``None`` or "cpu", where these files run.
+
+    Raises:
+        ValueError: A damaged or foreign file; another device; images that are not square or not RGB; another
+            preprocessing than the one that is built into the file, or another number of classes than ``class_names``.
+        FileNotFoundError: There is no such file.
+        MissingExtraError: The library that runs it is not installed.
+    """
+
+    only_scores = "an exported file gives scores alone: ask the model that it was made of"
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        preprocessing: Preprocessing | None = None,
+        class_names: Sequence[str] | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if device is not None and torch.device(device).type != "cpu":
+            raise ValueError(f"device ({str(device)!r}) must be 'cpu' for the exported file {model}")
+        self.name = str(model)
+        self.exported = open_exported(model)
+        info = self.exported.info
+        check_channels(info.channels, self.name)
+        height, width = info.image_size
+        if height != width:
+            raise ValueError(f"model ({model}) takes images of {height} × {width} pixels; square ones are needed")
+        built_in = info.preprocessing if info.with_preprocessing else None
+        if (
+            built_in is not None
+            and preprocessing is not None
+            and _normalisation(preprocessing) != _normalisation(built_in)
+        ):
+            raise ValueError(
+                f"preprocessing (mean {preprocessing.mean}, std {preprocessing.std}) must have the mean "
+                f"{built_in.mean} and std {built_in.std} that are built into {model}"
+            )
+        self.image_size = height
+        self.preprocessing = known_preprocessing(preprocessing or info.preprocessing, self.name)
+        self.class_names, self.remark = names_of(class_names, info.class_names, info.num_classes, self.name)
+        self.multi_label = False
+        self.only_softmax = f"the softmax is built into {model}" if info.with_preprocessing else None
+        self.device = torch.device("cpu")
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (B, C) of normalised images (B, 3, S, S)."""
+        return torch.from_numpy(self.exported.logits(images.float().contiguous().numpy()))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Never called: see ``only_scores``."""
+        raise ValueError(f"features (true): {self.only_scores}")
+
+
+def _normalisation(preprocessing: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return preprocessing.mean, preprocessing.std

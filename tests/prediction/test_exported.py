@@ -1,0 +1,72 @@
+"""Exported files give the classes of the model that they were made of."""
+
+import dataclasses
+
+import pytest
+
+import patchmerger
+from exports.conftest import PREPROCESSING, tiny
+from patchmerger.data import Preprocessing
+from patchmerger.exports import ExportSettings, export
+from patchmerger.prediction import Predictor
+from prediction.test_predictor import NAMES, picture
+
+IMAGES = [picture(seed, size) for seed, size in enumerate([(40, 60), (32, 32), (90, 33)])]
+SQUASHED = dataclasses.replace(PREPROCESSING, crop_mode="squash")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder and exports of one model, whose images are squashed."""
+    folder = tmp_path_factory.mktemp("forms")
+    pytest.importorskip("onnxruntime")
+    patchmerger.save(tiny(), folder / "model", preprocessing=SQUASHED, class_names=NAMES)
+    export(folder / "model", folder / "it.onnx", ExportSettings())
+    return folder
+
+
+def assert_alike(file, model, tolerance):
+    expected = patchmerger.predict(model, IMAGES, device="cpu")
+    found = patchmerger.predict(file, IMAGES, batch_size=2)
+    assert found.class_names == NAMES
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [each.name for each in ours.classes] == [each.name for each in theirs.classes]
+        assert [each.probability for each in ours.classes] == pytest.approx(
+            [each.probability for each in theirs.classes], abs=tolerance
+        )
+
+
+def test_an_exported_file_gives_the_classes_of_the_model(files):
+    assert_alike(files / "it.onnx", files / "model", 1e-5)
+
+
+@pytest.mark.slow
+def test_so_does_one_with_its_preprocessing_built_in(files, tmp_path):
+    file = tmp_path / "built-in.onnx"
+    export(files / "model", file, ExportSettings(with_preprocessing=True))
+    assert_alike(file, files / "model", 2e-3)
+    with pytest.raises(ValueError, match=r"multi_label \(true\): the softmax is built into"):
+        Predictor(file, multi_label=True)
+    with pytest.raises(ValueError, match=r"preprocessing \(mean \(0.5.*built into"):
+        Predictor(file, preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["openvino", "torch"])
+def test_other_formats_too(files, tmp_path, kind):
+    out = tmp_path / {"openvino": "it", "torch": "it.pt2"}[kind]
+    export(files / "model", out, ExportSettings(format=kind))
+    ours, theirs = (patchmerger.predict(model, IMAGES, device="cpu") for model in (out, files / "model"))
+    assert [p.classes[0].index for p in ours] == [p.classes[0].index for p in theirs]
+
+
+def test_what_a_file_cannot_give_is_named(files, tmp_path):
+    with pytest.raises(ValueError, match=r"features \(true\).*scores alone"):
+        patchmerger.predict(files / "it.onnx", IMAGES, features=True)
+    with pytest.raises(ValueError, match=r"device \('cuda'\) must be 'cpu'"):
+        Predictor(files / "it.onnx", device="cuda")
+    (tmp_path / "cut.onnx").write_bytes((files / "it.onnx").read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"cut\.onnx is damaged"):
+        Predictor(tmp_path / "cut.onnx")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.onnx"):
+        Predictor(tmp_path / "nothing.onnx")
