@@ -246,10 +246,12 @@ def test_blocks_that_do_not_show_their_attention_are_refused(variant, message):
 
 
 def test_a_class_token_is_needed():
-    with pytest.raises(ValueError, match=r"reducer \('topk'\) .* VisionTransformer has no class token"):
+    with pytest.raises(ValueError, match=r"reducer \('topk'\) needs a class token, and VisionTransformer has none"):
         insert(make_vit("average pooling"), 4, reducer="topk")
-    with pytest.raises(ValueError, match=r"reducer \('evit'\) .* has no class token"):
+    with pytest.raises(ValueError, match=r"reducer \('evit'\) needs a class token"):
         insert(make_vit("registers, average pooling"), 4, reducer="evit")
+    with pytest.raises(ValueError, match=r"reducer \('ats'\) needs a class token, and prefix='merge' would"):
+        insert(make_vit("pooling with prefix", class_token=True), 4, reducer="ats", prefix="merge")
     insert(make_vit("average pooling"), 4, reducer="tome")
 
 

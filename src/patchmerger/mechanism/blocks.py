@@ -109,7 +109,7 @@ class Origin:
         """Log sizes, (B, 1, 1, P + M), to be added to attention scores among ``x`` (B, P + M, D)."""
         if self.sizes is None:
             return None
-        bias = self.sizes.to(x.dtype).log()
+        bias = self.sizes.log().to(x.dtype)
         prefix = x.shape[1] - bias.shape[1]
         return F.pad(bias, (prefix, 0))[:, None, None]
 

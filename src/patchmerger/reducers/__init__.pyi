@@ -2,6 +2,7 @@ from .atc import ATC as ATC
 from .ats import ATS as ATS
 from .average_pool import AveragePool as AveragePool
 from .dpcknn import DPCKNN as DPCKNN
+from .dynamicvit import DynamicViT as DynamicViT
 from .evit import EViT as EViT
 from .fixed import FixedPattern as FixedPattern
 from .kmedoids import KMedoids as KMedoids

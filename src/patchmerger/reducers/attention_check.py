@@ -36,6 +36,8 @@ def check_attention(model: nn.Module, host: Host, num_kept_prefix_tokens: int, r
     """
     present = {i: block.merger for i, block in enumerate(host.blocks, start=1) if is_merging(block)} | reducers
     sized = [number for number, reducer in present.items() if getattr(reducer, "gives_sizes", False)]
+    for reducer in reducers.values():
+        _check_class_token(model, host, num_kept_prefix_tokens, method_of(reducer) or type(reducer).__name__, reducer)
     tried: set[type[nn.Module]] = set()
     for number, block in enumerate(host.blocks, start=1):
         inside = number in present and works_inside(present[number])
@@ -43,8 +45,6 @@ def check_attention(model: nn.Module, host: Host, num_kept_prefix_tokens: int, r
             continue
         reducer = present[number] if inside else present[max(place for place in sized if place <= number)]
         name = method_of(reducer) or type(reducer).__name__
-        if inside:
-            _check_class_token(model, host, num_kept_prefix_tokens, name, reducer)
         parts = block_parts(block)
         if parts is None or host.sequence_first:
             raise _unknown(model, block, name, "are of a kind whose attention is not known")
@@ -56,17 +56,17 @@ def check_attention(model: nn.Module, host: Host, num_kept_prefix_tokens: int, r
 def _check_class_token(
     model: nn.Module, host: Host, num_kept_prefix_tokens: int, name: str, reducer: nn.Module
 ) -> None:
-    if not {"class_attention", "significance"} & set(needs_of(reducer)):
+    goes_by_it = {"class_attention", "significance"} & set(needs_of(reducer))
+    if not goes_by_it and not getattr(reducer, "needs_class_token", False):
         return
     if not host.reads_class_token:
         raise ValueError(
-            f"reducer ({name!r}) goes by what the class token attends to, and {host_class(model).__name__} has no "
-            "class token here: choose another, such as 'tome' or 'patchmerger'"
+            f"reducer ({name!r}) needs a class token, and {host_class(model).__name__} has none "
+            "here: choose another, such as 'tome' or 'patchmerger'"
         )
     if num_kept_prefix_tokens == 0:
         raise ValueError(
-            f"reducer ({name!r}) goes by what the class token attends to, but prefix='merge' would merge that: use "
-            "prefix='keep'"
+            f"reducer ({name!r}) needs a class token, and prefix='merge' would merge that: use prefix='keep'"
         )
 
 

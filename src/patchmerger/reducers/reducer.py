@@ -45,6 +45,7 @@ class Reducer(nn.Module):
             ``return_sizes=True`` then, and gives (Y, A or None, sizes (B, M) or None where all are one).
         sums_to_one: Whether each row of A sums to 1.
         keeps_all: Whether it changes nothing where as many tokens arrive as go on; it is not even called then.
+        needs_class_token: Whether a model must have a class token.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -52,6 +53,7 @@ class Reducer(nn.Module):
     gives_sizes: ClassVar[bool] = False
     sums_to_one: ClassVar[bool] = True
     keeps_all: ClassVar[bool] = True
+    needs_class_token: ClassVar[bool] = False
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__()
