@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -90,13 +90,20 @@ def merge_maps(model: nn.Module, images: Images, *, grid: tuple[int, int] | None
 
 
 @torch.no_grad()
-def read_maps(model: nn.Module, images: Images, *, grid: tuple[int, int] | None = None) -> list[MergerMaps]:
+def read_maps(
+    model: nn.Module,
+    images: Images,
+    *,
+    grid: tuple[int, int] | None = None,
+    run: Callable[[], object] | None = None,
+) -> list[MergerMaps]:
     """The maps of each merger, first to last, each composed back to the patches; see :func:`merge_maps`.
 
     Args:
         model: As for :func:`merge_maps`.
         images: As for :func:`merge_maps`.
         grid: As for :func:`merge_maps`.
+        run: Runs the model on the images, in place of ``model(images)``: for one who wants what it gives, too.
 
     Raises:
         ValueError: As for :func:`merge_maps`.
@@ -111,7 +118,7 @@ def read_maps(model: nn.Module, images: Images, *, grid: tuple[int, int] | None 
     first = blocks[present[0].after]
     told = first.merge_state.grid or PatchGrid(None if host.grid == "varies" else host.grid, only_told=True)
     with recorded_weights(model, blocks, told) as weights, eval_mode(model):
-        _run(model, images)
+        _run(model, images) if run is None else run()
     prefix = 0 if present[0].num_kept_prefix_tokens else host.num_prefix_tokens
     layout = _layout(model, weights[present[0].after], prefix, told, grid)
     found, through = [], None

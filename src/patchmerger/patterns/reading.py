@@ -111,10 +111,12 @@ class _Reader:
 
     def read(self, model: nn.Module, images: Tensor) -> Tensor:
         """Features (B, D) of a classifier."""
-        scores, features = cast(Classifier, model).with_features(images)
-        self.predictions.append(scores.argmax(dim=1).cpu())
+        classifier, given = cast(Classifier, model), list[tuple[Tensor, Tensor]]()
         if self.merges:
-            self.maps.append([_Seen.of(found) for found in read_maps(cast(Classifier, model).net, images)])
+            maps = read_maps(classifier.net, images, run=lambda: given.append(classifier.with_features(images)))
+            self.maps.append([_Seen.of(found) for found in maps])
+        scores, features = given[0] if given else classifier.with_features(images)
+        self.predictions.append(scores.argmax(dim=1).cpu())
         return features
 
 
