@@ -61,6 +61,13 @@ def test_runs_trains_and_goes_again(name, host):
     assert torch.equal(output(remove(model).eval(), images), output(plain, images))
 
 
+@pytest.mark.parametrize("name", ["sit", "atc"])
+def test_cost_at_keep_rate_1_is_that_of_the_plain_model(name):
+    plain = cost(make_vit()).flops
+    found = cost(insert(make_vit(), 16, after=2, reducer=name))
+    assert (found.plain_flops, found.flops, found.tokens_out) == (plain, plain, 17)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_cost_counts_distances_and_scores(name):
     """2 FLOPs a multiply-add: 16 tokens of width 32 to 8."""

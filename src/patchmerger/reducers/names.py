@@ -64,7 +64,7 @@ METHODS: dict[str, Method] = {
     ),
     "ats": Method("ATS", "samples tokens by their significance", "arXiv 2111.15667", "patchmerger.reducers.ats.ATS"),
     "sit": Method(
-        "SiT", "mixtures by a linear layer after an MLP", "arXiv 2111.12624", "patchmerger.reducers.sit.SiT", True
+        "SiT", "mixtures by an MLP on each token, sharpened", "arXiv 2111.12624", "patchmerger.reducers.sit.SiT", True
     ),
     "sinkhorn": Method(
         "Sinkhorn",
