@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 SEED ?= $(shell date +%s)
 
-.PHONY: demo test test-slow fuzz test-shuffled test-oldest census hosts-page evidence-page speed-page pictures docs gpu-evidence lint types format install clean
+.PHONY: demo test test-slow fuzz test-shuffled test-oldest census hosts-page evidence-page speed-page deploy-page pictures docs gpu-evidence lint types format install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT on real digits, make it faster, print both: accuracy, agreement, measured speed
@@ -35,6 +35,9 @@ census: $(READY)  ## every model of timm, transformers and torchvision: does it 
 
 speed-page: $(READY)  ## docs/measured-speed.md from results/bench-*.json
 	$(BIN)/python -m tools.speed_page
+
+deploy-page: $(READY)  ## docs/deploy.md and its pictures from results/deploy-*.json
+	$(BIN)/python -m tools.deploy_page
 
 hosts-page: $(READY)  ## docs/hosts.md from results/hosts.json
 	$(BIN)/python -m tools.hosts_page
