@@ -12,6 +12,7 @@ from .hosts import Host as Host
 from .hosts import UnsupportedModelError as UnsupportedModelError
 from .hosts import register_host as register_host
 from .hub import load as load
+from .hub import load_token_reduction as load_token_reduction
 from .hub import push_to_hub as push_to_hub
 from .hub import save as save
 from .inserted import InsertedMerger as InsertedMerger
