@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import log2
 
-from patchmerger.fewshot.probe import FewShot
+from patchmerger.fewshot.results import FewShot
 from patchmerger.reports.tables import new_table, print_table, report_console
 
 
