@@ -316,6 +316,7 @@ def accelerate_in(out, model):
     print(results["evaluation"]["recovered"]["accuracy"])
 
 
+@pytest.mark.slow  # the lock itself is tested with the folder of a run
 def test_two_processes_on_one_folder_end_with_the_same_results(folder, tmp_path):
     both = [Running(accelerate_in, tmp_path / "run", folder) for _ in range(2)]
     ended = [process.wait() for process in both]
