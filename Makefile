@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 SEED ?= $(shell date +%s)
 
-.PHONY: demo test test-slow fuzz test-shuffled test-oldest census hosts-page evidence-page speed-page deploy-page pictures docs gpu-evidence lint types format install clean
+.PHONY: demo test test-slow fuzz test-shuffled test-oldest census hosts-page evidence-page speed-page deploy-page pictures docs notebooks gpu-evidence lint types format install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## train a small ViT on real digits, make it faster, print both: accuracy, agreement, measured speed
@@ -47,6 +47,9 @@ evidence-page: $(READY)  ## docs/evidence.md from results/*.json
 
 pictures: $(READY)  ## results/*.png from results/*.json
 	$(BIN)/python -m tools.pictures
+
+notebooks: $(READY)  ## docs/notebooks/*.ipynb, run again
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.notebooks
 
 docs: $(READY)  ## the documentation site, in site/: pages, API reference, results; any warning is an error
 	$(BIN)/python -m tools.method_figure

@@ -9,9 +9,11 @@ from typing import Any
 
 from patchmerger.reports.acceleration_study import draw_accelerations
 from patchmerger.reports.comparison import draw_comparison
+from patchmerger.reports.speed import draw_speed
 from patchmerger.reports.sweep import draw_sweep
 from patchmerger.reports.transfer import draw_transfer
 from patchmerger.runs.files import read_json
+from tools.merge_maps import draw_maps
 
 RESULTS = Path("results")
 
@@ -21,12 +23,13 @@ DRAWN: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "sweep": draw_sweep,
     "transfer": draw_transfer,
     "accelerate": draw_accelerations,
+    "show": draw_maps,
 }
 """What draws the results of each study."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Draw a picture beside every result of a study.
+    """Draw a picture beside every result of a study, and beside those of a benchmark that have one.
 
     Args:
         arguments: The folder of the results; by default that of this repository.
@@ -35,6 +38,8 @@ def main(arguments: Sequence[str]) -> None:
     for path in sorted(folder.glob("*.json")):
         results = read_json(path)
         draw = DRAWN.get(results["study"]) if "study" in results else None
+        if draw is None and "profiles" in results and path.with_suffix(".png").exists():
+            draw = draw_speed  # a benchmark, of which some have a picture
         if draw is not None:
             draw(results, path.with_suffix(".png"))
             print(path.with_suffix(".png"))

@@ -100,7 +100,7 @@ def draw_acceleration(results: dict[str, Any], path: Path) -> None:
     """Draw the results of ``patchmerger accelerate`` as a PNG.
 
     Left: accuracy (without labels: agreement with the plain model) of the plain model, with the queries initialised and
-    after the recovery. Right: how many times faster it is, measured and predicted.
+    after the recovery. Right: how many times as fast it is, measured and predicted.
 
     Args:
         results: The content of its ``results.json``.

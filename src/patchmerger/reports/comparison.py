@@ -92,9 +92,9 @@ def draw_comparison(results: dict[str, Any], path: Path) -> None:
     spread = f" ± standard deviation of {seeds} seeds" if seeds > 1 else " of one seed"
     note = (
         f"Left: mean{spread}; speed: median of the paired ratios of {_rounds(results)} interleaved rounds, bars: their "
-        f"quartiles, hollow: uncertain; {results['environment']['device_name']}.\n"
+        "quartiles, hollow: uncertain.\n"
         + (f"Right: mean, and a band from the lowest to the highest of {seeds} seeds. " if seeds > 1 else "")
-        + "Vertical axes do not begin at 0."
+        + f"Vertical axes do not begin at 0. Measured on {results['environment']['device_name']}."
     )
     with picture(path, columns=2, note=note) as (figure, panels):
         colours, markers = variant_colours(variants), variant_markers(variants)

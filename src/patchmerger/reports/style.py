@@ -128,3 +128,33 @@ def speed_bars(ratio_quartiles: Sequence[float], speedup: float) -> list[list[fl
     """Error bars of a speed-up, from the quartiles of its paired ratio of times."""
     slow, fast = 1 / ratio_quartiles[1], 1 / ratio_quartiles[0]
     return [[max(speedup - slow, 0.0)], [max(fast - speedup, 0.0)]]
+
+
+def label_beside(
+    axes: Axes, labels: Sequence[tuple[float, float, str]], others: Sequence[tuple[float, float]] = ()
+) -> None:
+    """Texts to the right of their points, moved up so that none covers another or a marker, and joined to its point.
+
+    The limits of the axes must be set before.
+
+    Args:
+        axes: The panel.
+        labels: Where each point is, and its text.
+        others: Further markers that no text may cover.
+    """
+    across, size = 16.0, 11.0  # from a point to its text, and the room of a text or a marker, in 1/72 inch
+    in_points = 72 / axes.figure.dpi * axes.transData.transform([(x, y) for x, y, *_ in (*labels, *others)] or [(0, 0)])
+    covered = [(float(x), float(y)) for x, y in in_points]
+    order = sorted(range(len(labels)), key=lambda number: labels[number][1])
+    for number in order:
+        x, y, text = labels[number]
+        left, bottom = in_points[number]
+        up = 0.0
+        while any(abs(left + across - x) < size and abs(bottom + up - y) < size for x, y in covered):
+            up += 1.0
+        covered.append((left + across, bottom + up))
+        axes.annotate(
+            text, (x, y), xytext=(across, up), textcoords="offset points", ha="center", va="center", fontsize=9,
+            weight="bold", color=GREY, zorder=6,
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 1, "shrinkB": 3},
+        )  # fmt: skip

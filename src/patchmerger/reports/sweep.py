@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,7 +22,16 @@ from patchmerger.reports.numbers import (
     speed_text,
     uncertain_text,
 )
-from patchmerger.reports.style import GREY, head, limit_percent, ordered_colours, picture, shared_legend, speed_bars
+from patchmerger.reports.style import (
+    GREY,
+    head,
+    label_beside,
+    limit_percent,
+    ordered_colours,
+    picture,
+    shared_legend,
+    speed_bars,
+)
 from patchmerger.reports.tables import new_table, print_notes, print_table, report_console
 
 PICTURE_FILE = "sweep.png"
@@ -118,9 +128,9 @@ def _differences(results: dict[str, Any]) -> list[dict[str, Any] | None]:
 def draw_sweep(results: dict[str, Any], path: Path) -> None:
     """Draw the results of ``patchmerger sweep`` as a PNG.
 
-    A row for each combination of the settings that vary beside block and number of tokens. Left: the metric against
-    GFLOPs, a line for each number of tokens, the block that is merged after in each marker. Middle: the same against
-    the measured speed-up in inference. Right: the difference to the plain model for each block and number.
+    Two rows for each combination of the settings that vary beside block and number of tokens. Left: the metric against
+    GFLOPs, a line for each number of tokens, the block that is merged after in each marker. Right: the same against
+    the measured speed-up in inference. Below: the difference to the plain model for each block and number.
 
     Args:
         results: The content of its ``results.json``.
@@ -132,9 +142,9 @@ def draw_sweep(results: dict[str, Any], path: Path) -> None:
     rows = list(dict.fromkeys(_options_text(cell["options"]) for cell in gridded))
     counts = sorted({cell["merge"]["num_tokens"] for cell in gridded})
     colours = dict(zip(counts, ordered_colours(len(counts)), strict=True))
-    with picture(path, columns=3, rows=len(rows), note=_note(results)) as (figure, panels):
+    with picture(path, columns=2, rows=2 * len(rows), note=_note(results)) as (figure, panels):
         for number, row in enumerate(rows):
-            cost, speed, heat = panels[3 * number : 3 * number + 3]
+            cost, speed, heat = _with_a_wide_one(panels[4 * number : 4 * number + 4])
             chosen = [cell for cell in gridded if _options_text(cell["options"]) == row]
             title = f", {row}" if row else ""
             _points(cost, results, chosen, further, colours, _gflops)
@@ -162,9 +172,9 @@ def _note(results: dict[str, Any]) -> str:
     seeds = results["settings"]["seeds"]
     spread = f"Accuracy: mean ± standard deviation of {seeds} seeds (of plain a band). " if seeds > 1 else ""
     return (
-        "In the markers: the block that is merged after; letters: mergers outside the grid. Vertical axes do not begin "
-        f"at 0. {spread}\nSpeed: median of the paired ratios of interleaved rounds, bars: their quartiles; "
-        f"{results['environment']['device_name']}."
+        "In the markers: the block that is merged after; squares with letters: mergers outside the grid. Vertical axes "
+        f"do not begin at 0. {spread}\nSpeed: median of the paired ratios of interleaved rounds, bars: their "
+        f"quartiles; {results['environment']['device_name']}."
     )
 
 
@@ -174,6 +184,16 @@ def _options_text(options: dict[str, Any]) -> str:
 
 def _lettered(further: Cells) -> list[tuple[str, dict[str, Any]]]:
     return [(_LETTERS[place % len(_LETTERS)], cell) for place, cell in enumerate(further)]
+
+
+def _with_a_wide_one(panels: Sequence[Axes]) -> tuple[Axes, Axes, Axes]:
+    """Of two rows of two panels the upper ones, and one as wide as both in the place of the lower ones."""
+    first, second, wide, spare = panels
+    place, last = wide.get_subplotspec(), spare.get_subplotspec()
+    if place is not None and last is not None:
+        wide.set_subplotspec(place.get_gridspec()[last.rowspan.start, :])
+    spare.remove()
+    return first, second, wide
 
 
 Against = Callable[[dict[str, Any]], tuple[float, list[list[float]] | None] | None]
@@ -211,10 +231,17 @@ def _points(
             axes.plot(*zip(*placed, strict=True), "-", color=colour, lw=1.5, zorder=2)
         for cell in line:
             _point(axes, cell, against, str(cell["merge"]["after"]), colour, "o")
+    labels = []
     for letter, cell in _lettered(further):
-        _point(axes, cell, against, letter, "white", "s")
+        _point(axes, cell, against, "", "white", "s")
+        if (found := against(cell)) is not None:
+            labels.append((found[0], 100 * cell["metric_mean"], letter))
     axes.margins(x=0.1, y=0.12)
     limit_percent(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    points = [(found[0], 100 * cell["metric_mean"]) for cell in (*cells, plain) if cell["metric_mean"] is not None
+              and (found := against(cell)) is not None]  # fmt: skip
+    label_beside(axes, labels, points)
     axes.set_ylabel(f"test {results['metric']}, %")
 
 
@@ -224,12 +251,12 @@ def _point(axes: Axes, cell: dict[str, Any], against: Against, text: str, colour
     if found is None:
         return
     (x, bars), y, sd = found, 100 * cell["metric_mean"], 100 * (cell["metric_sd"] or 0)
-    edge, ink = (GREY, "black") if colour == "white" else (colour, "white")
+    edge = GREY if colour == "white" else colour
     axes.errorbar(
-        x, y, xerr=bars, yerr=sd or None, fmt=marker, ms=11, capsize=2, lw=1, color=colour, ecolor=edge, mec=edge,
-        zorder=3,
+        x, y, xerr=bars, yerr=sd or None, fmt=marker, ms=11 if text else 6, capsize=2, lw=1, color=colour, ecolor=edge,
+        mec=edge, zorder=3,
     )  # fmt: skip
-    axes.annotate(text, (x, y), ha="center", va="center", color=ink, fontsize=7, weight="bold", zorder=5)
+    axes.annotate(text, (x, y), ha="center", va="center", color="white", fontsize=8, weight="bold", zorder=5)
 
 
 def _heat_map(axes: Axes, results: dict[str, Any], cells: Cells) -> None:

@@ -1,0 +1,33 @@
+"""The notebooks of the documentation run from their first cell to their last, and are kept small, with outputs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_they_are_small_and_have_their_outputs(path):
+    assert path.stat().st_size < 500_000
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    outputs = [output for cell in code for output in cell.outputs]
+    assert len(outputs) >= 3
+    assert all(output.output_type != "error" for output in outputs)
+    assert not any(place in path.read_text() for place in ("/root/", "/home/", "/work/", "/tmp/"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_they_run(path, tmp_path, monkeypatch):
+    pytest.importorskip("nbclient")
+    from tools.notebooks import run
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    shutil.copy(path, tmp_path / path.name)
+    assert run(tmp_path / path.name, tmp_path).cells
