@@ -29,9 +29,14 @@ def run(path: Path, folder: Path) -> Any:
     client.execute()
     for cell in notebook.cells:
         cell.metadata.clear()
-        for output in cell.get("outputs", []):
-            if "text" in output:
-                output.text = _COLOURS.sub("", output.text)
+        if "outputs" not in cell:
+            continue
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]  # warnings name paths
+        for output in cell.outputs:
+            for text in (output, output.get("data", {})):
+                for key in ("text", "text/plain"):
+                    if key in text:
+                        text[key] = _COLOURS.sub("", text[key])
     notebook.metadata.pop("language_info", None)
     return notebook
 

@@ -114,7 +114,7 @@ class ModelInputs:
 
 
 def class_in_turn(targets: Tensor, count: int, *, seed: int) -> list[int]:
-    """Indices of ``count`` images, one of each class before a second of any, in an order that ``seed`` fixes.
+    """Indices of ``count`` images, one of each class before a second of any, sorted by class.
 
     Args:
         targets: Class numbers, int64 (n,); of images with several labels or none, (n, …), it is a random choice.
@@ -125,9 +125,11 @@ def class_in_turn(targets: Tensor, count: int, *, seed: int) -> list[int]:
     if targets.ndim != 1:
         return order[:count]
     drawn: dict[int, int] = {}
-    ranked = []
+    turns = []
     for index in order:
         label = int(targets[index])
-        ranked.append((drawn.get(label, 0), label, index))
+        turns.append((drawn.get(label, 0), index))
         drawn[label] = drawn.get(label, 0) + 1
-    return [index for _, _, index in sorted(ranked)[:count]]
+    turns.sort(key=lambda turn: turn[0])  # stable: classes stay in their random order
+    chosen = [(turn, int(targets[index]), index) for turn, index in turns[:count]]
+    return [index for _, _, index in sorted(chosen)]

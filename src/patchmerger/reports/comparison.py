@@ -89,9 +89,9 @@ def draw_comparison(results: dict[str, Any], path: Path) -> None:
         path: The file.
     """
     seeds, variants = results["settings"]["seeds"], results["variants"]
-    spread = f" ± standard deviation of {seeds} seeds" if seeds > 1 else " of one seed"
+    shown = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
     note = (
-        f"Left: mean{spread}; speed: median of the paired ratios of {_rounds(results)} interleaved rounds, bars: their "
+        f"Left: {shown}; speed: median of the paired ratios of {_rounds(results)} interleaved rounds, bars: their "
         "quartiles, hollow: uncertain.\n"
         + (f"Right: mean, and a band from the lowest to the highest of {seeds} seeds. " if seeds > 1 else "")
         + f"Vertical axes do not begin at 0. Measured on {results['environment']['device_name']}."

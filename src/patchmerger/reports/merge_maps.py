@@ -352,7 +352,8 @@ def _show(axes: Axes, pixels: Pixels, title: str, size: float = 8.5) -> None:
 
 def _short(label: str) -> str:
     """A class name that fits beside an image: the first of several that a comma parts."""
-    return label.split(",")[0][:16]
+    first = label.split(",")[0]
+    return first if len(first) <= 14 else f"{first[:12]}…"
 
 
 def _bare(axes: Axes, title: str, size: float = 8.5) -> None:
@@ -432,9 +433,7 @@ def _model_text(results: Mapping[str, Any]) -> str:
     height, width = results["image_size"]
     size = f"{height} pixels" if height == width else f"{height} × {width} pixels"
     mergers = "; then ".join(_merger_text(merger) for merger in results["mergers"])
-    path = Path(results["model"])
-    name = path.parent.name if path.name == "model" and path.parent.name else path.name
-    return f"{name}, {size}, {mergers}"
+    return f"{results['title']}, {size}, {mergers}"
 
 
 def _statistics_text(results: Mapping[str, Any]) -> str:

@@ -120,8 +120,10 @@ def head(axes: Axes, title: str) -> None:
 
 
 def limit_percent(axes: Axes) -> None:
-    """No room for more than 100%, with enough left that no marker is cut."""
-    axes.set_ylim(top=min(axes.get_ylim()[1], 101.0))
+    """From end to end at least one point, and no room for more than 100%, with enough left that no marker is cut."""
+    low, high = axes.get_ylim()
+    wider = max(0.0, 1.0 - (high - low)) / 2
+    axes.set_ylim(low - wider, min(high + wider, 101.0))
 
 
 def speed_bars(ratio_quartiles: Sequence[float], speedup: float) -> list[list[float]]:
