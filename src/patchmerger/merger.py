@@ -224,7 +224,8 @@ class PatchMerger(nn.Module):
                 f"positions must be given to a merger with prior='grid': (N, 2) or (B, N, 2), from 0 to 1, for x "
                 f"{tuple(x.shape)}"
             )
-        if not is_traced(x) and positions.shape not in ((x.shape[1], 2), (*x.shape[:2], 2)):
+        # Not (…) in (…, …), which compares B with N: an export with an open number of images must not.
+        if not is_traced(x) and positions.shape != ((x.shape[1], 2) if positions.ndim == 2 else (*x.shape[:2], 2)):
             raise ValueError(
                 f"positions must be (N, 2) or (B, N, 2) for x {tuple(x.shape)}, got {tuple(positions.shape)}"
             )

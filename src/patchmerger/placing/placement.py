@@ -97,7 +97,7 @@ class Placement(nn.Module):
         found = self._sampled(images, grid, margin, dtype).unbind(dim=-1)
         low = [min(each, 0.5) for each in margin]
         positions = torch.stack([p.clamp(m, 1 - m) for p, m in zip(found, low, strict=True)], dim=-1)
-        return positions.expand(len(images), -1, -1)
+        return positions.expand(images.shape[0], -1, -1)
 
     def _sampled(
         self, images: Tensor, grid: tuple[int, int], margin: tuple[float, float], dtype: torch.dtype
@@ -137,16 +137,16 @@ class Placement(nn.Module):
         if not self.training:
             return self._known(dtype)
         if self.settings.sampler in _SOBOL:
-            shift = torch.rand(len(images), 1, 2, device=images.device, dtype=dtype)
+            shift = torch.rand(images.shape[0], 1, 2, device=images.device, dtype=dtype)
             return (self._known(dtype) + shift) % 1
-        return torch.rand(len(images), self.num_tokens, 2, device=images.device, dtype=dtype)
+        return torch.rand(images.shape[0], self.num_tokens, 2, device=images.device, dtype=dtype)
 
     def _patches(self, grid: tuple[int, int], images: Tensor, dtype: torch.dtype) -> Tensor:
         """Middles of patches drawn without replacement, alike in evaluation: (1, N, 2), in training (B, N, 2)."""
         if not self.training:
             of_axis = zip(self._known(dtype).unbind(dim=-1), grid, strict=True)
             return torch.stack([((p * size).floor() + 0.5) / size for p, size in of_axis], dim=-1)
-        order = torch.rand(len(images), grid[0] * grid[1], device=images.device).argsort(dim=1)
+        order = torch.rand(images.shape[0], grid[0] * grid[1], device=images.device).argsort(dim=1)
         drawn = order[:, : self.num_tokens].sort(dim=1).values
         return grid_positions(grid, device=images.device, dtype=dtype)[drawn]  # (B, N, 2)
 
@@ -167,7 +167,7 @@ class Placement(nn.Module):
         maps = self.saliency.to(images.device)
         if maps.ndim == 3 and len(maps) != len(images):
             raise ValueError(f"saliency {tuple(maps.shape)} must be one map, or one for each of {len(images)} images")
-        return maps.expand(len(images), -1, -1).float()
+        return maps.expand(images.shape[0], -1, -1).float()
 
     def _of_batch(self, positions: Tensor, images: Tensor, dtype: torch.dtype) -> Tensor:
         """Positions that were given, (B, N, 2)."""
@@ -175,7 +175,7 @@ class Placement(nn.Module):
             raise ValueError(
                 f"positions {tuple(positions.shape)} must be (N, 2), or (B, N, 2) for the {len(images)} images"
             )
-        return positions.to(images.device, dtype).expand(len(images), -1, -1)
+        return positions.to(images.device, dtype).expand(images.shape[0], -1, -1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Placement:
         """Move everything, but leave points in float32 where the model goes to half precision: 1/256 is a pixel."""

@@ -82,9 +82,9 @@ def drawn_to(density: Tensor, points: Tensor, uniform_share: float) -> Tensor:
 def _inverse(share: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Where piecewise uniform distributions (B, N or 1, k) reach ``points`` (B, N, 1): the bin, and the place in it."""
     reached = share.cumsum(dim=-1)
-    reached = (reached / reached[..., -1:]).expand(-1, points.shape[1], -1).contiguous()  # (B, N, k)
-    wanted = points.to(reached.dtype).contiguous()
-    found = torch.searchsorted(reached, wanted, right=True).clamp(max=share.shape[-1] - 1)  # (B, N, 1)
+    reached = (reached / reached[..., -1:]).expand(-1, points.shape[1], -1)  # (B, N, k)
+    wanted = points.to(reached.dtype)
+    found = (reached <= wanted).sum(dim=-1, keepdim=True).clamp(max=share.shape[-1] - 1)  # (B, N, 1)
     end = reached.gather(-1, found)
     begin = torch.where(found > 0, reached.gather(-1, (found - 1).clamp(min=0)), 0)
     within = ((wanted - begin) / (end - begin).clamp(min=torch.finfo(end.dtype).tiny)).clamp(0, 1)

@@ -36,7 +36,7 @@ class PlacedTransformer(Subclass):
         embedded = super()._pos_embed(x.new_zeros(*shape, x.shape[-1]))  # type: ignore[misc]
         table, rope = embedded if isinstance(embedded, tuple) else (embedded, None)  # (1, P + rows · columns, D)
         prefix, table = table[:, : self.num_prefix_tokens], table[:, self.num_prefix_tokens :]
-        x = torch.cat((prefix.expand(len(x), -1, -1), x + _at(positions, table, placed.grid)), dim=1)
+        x = torch.cat((prefix.expand(x.shape[0], -1, -1), x + _at(positions, table, placed.grid)), dim=1)
         tell_grid(self.blocks.children(), positions=positions, placed_in=placed.grid)
         if not isinstance(embedded, tuple):
             return x
@@ -77,7 +77,7 @@ def _at(positions: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
         grid: Rows and columns.
     """
     dtype = torch.promote_types(table.dtype, torch.float32)
-    shown = table.reshape(1, *grid, -1).permute(0, 3, 1, 2).to(dtype).expand(len(positions), -1, -1, -1)
+    shown = table.reshape(1, *grid, -1).permute(0, 3, 1, 2).to(dtype).expand(positions.shape[0], -1, -1, -1)
     places = 2 * positions.flip(-1).to(dtype)[:, :, None] - 1  # (B, N, 1, 2), column first
     found = F.grid_sample(shown, places, mode="bilinear", padding_mode="border", align_corners=False)  # (B, D, N, 1)
     return found[..., 0].transpose(1, 2).to(table.dtype)

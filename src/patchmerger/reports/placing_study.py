@@ -90,7 +90,9 @@ def draw_placing(results: dict[str, Any], path: Path) -> None:
                 rows = [r for r in results["curves"] if (r["method"], r["fine_tuned"]) == (method, fine_tuned)]
                 _line(axes, rows, method)
             axes.axhline(plain, color=GREY, lw=1, ls=":")
-            head(axes, f"fine-tuned, {epochs:g} epochs" if fine_tuned else "without training")
+            head(
+                axes, f"fine-tuned, {epochs:g} epoch{'' if epochs == 1 else 's'}" if fine_tuned else "without training"
+            )
             _tokens_axis(axes, results)
         panels[0].set_ylabel("test accuracy, %")
         handles = [Line2D([], [], color=GREY, lw=1, ls=":")]

@@ -179,6 +179,19 @@ class Cell:
         return f"model-{self.model}/{self.fraction:g}-{self.method}-{trained}"
 
 
+def cells_of(settings: PlacingStudySettings, budgets: dict[float, Budget]) -> list[Cell]:
+    """All cells, without mergers that exceed a budget, and without learned positions before they have learned."""
+    found = []
+    for model, method, fraction, fine_tuned in product(
+        range(len(settings.models)), settings.methods, settings.fractions, (False, True)
+    ):
+        within = method not in MERGING_METHODS or method in budgets[fraction].merges
+        untrained = method != "learned" or "grid" not in settings.methods  # where they are those of "grid"
+        if within and (method in settings.fine_tuned if fine_tuned else untrained):
+            found.append(Cell(model, method, fraction, fine_tuned))
+    return found
+
+
 class _Study:
     """The cells of a study, each kept in a file of its own."""
 
@@ -193,13 +206,7 @@ class _Study:
         self.settings, self.trained, self.budgets = settings, trained, budgets
         self.folder, self.path, self.progress = folder, folder.path, progress
         self.device = device_of(settings.recovery)
-        cells = [
-            Cell(*parts)
-            for parts in product(range(len(trained)), settings.methods, settings.fractions, (False, True))
-            if not (parts[3] and parts[1] not in settings.fine_tuned)
-        ]
-        merges = (cell.method not in MERGING_METHODS or cell.method in budgets[cell.fraction].merges for cell in cells)
-        self.cells = {cell.name: cell for cell, fits in zip(cells, merges, strict=True) if fits}
+        self.cells = {cell.name: cell for cell in cells_of(settings, budgets)}
         self.work = SharedWork(self.path / WORK, list(self.cells), lambda unit: self._file(unit).exists())
         self.tests = [_TestImages(model, settings.workers, self.device) for model in trained]
 
