@@ -69,6 +69,13 @@ def test_methods_that_keep(images, reducer):
     assert (first.kept | ~second.kept).all()  # what the second keeps, the first has kept
 
 
+def test_a_method_that_keeps_and_fuses_the_rest(images):
+    for number, stage in enumerate(read(images, "evit").stages, start=1):
+        assert (stage.kept.sum(dim=1) >= stage.num_tokens - number).all()
+        assert (stage.kept.sum(dim=1) < stage.num_tokens).all()
+        assert stage.group is not None
+
+
 @pytest.mark.parametrize("reducer", ["dpcknn", "atc", "sinkhorn", "patchmerger", "average"])
 def test_methods_that_merge(images, reducer):
     for stage in read(images, reducer).stages:

@@ -32,7 +32,7 @@ class StagePatterns:
         method: The name of its method, or of its class.
         grid: Rows and columns of patches.
         kept: Which patches go on as they are, (n, N) bool, through all mergers so far; ``None`` for a method that mixes
-            more than one token (EViT's fused one is allowed).
+            more than one token a merger (EViT's fused one is allowed).
         group: The token that takes most of each patch, (n, N) int64; ``None`` for a method that drops patches.
         usage: How much of each patch goes on, (rows, columns), mean over images; 1 is its share.
     """
@@ -114,7 +114,7 @@ class _Reader:
         classifier, given = cast(Classifier, model), list[tuple[Tensor, Tensor]]()
         if self.merges:
             maps = read_maps(classifier.net, images, run=lambda: given.append(classifier.with_features(images)))
-            self.maps.append([_Seen.of(found) for found in maps])
+            self.maps.append([_Seen.of(found, mixed=number) for number, found in enumerate(maps, start=1)])
         scores, features = given[0] if given else classifier.with_features(images)
         self.predictions.append(scores.argmax(dim=1).cpu())
         return features
@@ -131,7 +131,8 @@ class _Seen:
     usage: Tensor
 
     @staticmethod
-    def of(found: MergerMaps) -> _Seen:
+    def of(found: MergerMaps, mixed: int) -> _Seen:
+        """What is kept of them; a method that keeps patches may mix so many tokens."""
         weights = found.maps.flatten(2).float()  # (B, M, N)
         num_tokens, num_patches = weights.shape[1:]
         most = weights.amax(dim=2, keepdim=True)  # (B, M, 1)
@@ -140,7 +141,7 @@ class _Seen:
         taken = weights.sum(dim=1)  # (B, N)
         return _Seen(
             kept.cpu(),
-            bool((single.sum(dim=1) >= num_tokens - 1).all()) and num_tokens > 1,
+            bool((single.sum(dim=1) >= num_tokens - mixed).all()) and num_tokens > mixed,
             weights.argmax(dim=1).cpu(),
             bool((taken > 0).all()),
             (taken * num_patches / num_tokens).sum(dim=0).reshape(found.maps.shape[2:]).cpu(),
