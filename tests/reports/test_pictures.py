@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from patchmerger.reports import style
+from patchmerger.reports.acceleration_study import draw_accelerations
 from patchmerger.reports.comparison import draw_comparison
 from patchmerger.reports.sweep import draw_sweep
 from patchmerger.reports.transfer import draw_transfer
@@ -19,6 +20,7 @@ DRAWN = {
     "cifar10-small": draw_comparison,
     "sweep-cifar10-small": draw_sweep,
     "transfer-small": draw_transfer,
+    "accelerate-vit-small-cifar10": draw_accelerations,
 }
 
 

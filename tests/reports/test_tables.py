@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
+from patchmerger.reports.acceleration_study import show_accelerations
 from patchmerger.reports.comparison import show_comparison
 from patchmerger.reports.sweep import show_sweep
 from patchmerger.reports.tables import print_table, report_console
@@ -46,6 +47,7 @@ def test_what_goes_into_a_file_is_not_folded(monkeypatch, capsys):
         (show_comparison, "cifar10-width-128"),
         (show_sweep, "sweep-cifar10-small"),
         (show_transfer, "transfer-small"),
+        (show_accelerations, "accelerate-vit-small-cifar10"),
     ],
 )
 def test_tables_of_committed_results_fit_80_columns(show, file, monkeypatch, capsys):

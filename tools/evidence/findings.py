@@ -9,6 +9,7 @@ from typing import Any, Literal
 from patchmerger.reports.numbers import difference_text
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_seeds
+from tools.evidence import accelerations
 from tools.evidence.studies import EXPECTED
 
 Results = Mapping[str, Any]
@@ -37,7 +38,7 @@ class EvidenceFinding:
 
 
 def kind_of(found: Results) -> str:
-    """The command that made the results: "compare", "sweep" or "transfer"."""
+    """The command that made the results: "compare", "sweep", "transfer" or "accelerate"."""
     return str(found["study"])
 
 
@@ -58,6 +59,8 @@ def findings(found: Results) -> list[EvidenceFinding]:
 
 def verdict(found: Results) -> str:
     """The claim as a whole, in a few words."""
+    if kind_of(found) == "accelerate":
+        return accelerations.verdict(found)
     if kind_of(found) == "sweep":
         failed = f", {len(found['errors'])} runs failed" if found["errors"] else ""
         return f"{len(found['cells'])} mergers{failed}"
@@ -73,6 +76,8 @@ def verdict(found: Results) -> str:
 
 def remarks(found: Results) -> list[str]:
     """What else a reader must know."""
+    if kind_of(found) == "accelerate":
+        return list(accelerations.remarks(found))
     if kind_of(found) == "sweep":
         return _sweep_remarks(found)
     lines = []
@@ -96,7 +101,9 @@ def speedups(found: Results) -> dict[str, dict[str, float]]:
 
 
 def _is_about_the_claim(found: Results) -> bool:
-    return kind_of(found) != "sweep" and found["baseline"] == "plain" and "merged" in found["variants"]
+    return (
+        kind_of(found) not in ("sweep", "accelerate") and found["baseline"] == "plain" and "merged" in found["variants"]
+    )
 
 
 def _stages(found: Results) -> Iterator[tuple[str, Results, float]]:

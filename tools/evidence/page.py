@@ -10,6 +10,7 @@ from typing import Any
 from patchmerger.reports.numbers import counted, difference_text, mean_text, model_text
 from patchmerger.runs.files import read_json, write_text
 from patchmerger.runs.statistics import mean_sd
+from tools.evidence import accelerations
 from tools.evidence.findings import Results, findings, kind_of, remarks, speedups, verdict
 from tools.evidence.studies import EXPECTED, STUDIES, Study
 
@@ -63,7 +64,9 @@ def _section(study: Study, found: Results | None) -> str:
     if found is None:
         parts.append("**Ready, not run.** Nothing is known of it yet.\n")
     else:
-        table = {"sweep": _sweep_table, "transfer": _transfer_table}.get(kind_of(found), _comparison_table)
+        table = {"sweep": _sweep_table, "transfer": _transfer_table, "accelerate": _acceleration_table}.get(
+            kind_of(found), _comparison_table
+        )
         parts += [f"{_conditions(found)}\n", f"{table(found)}\n"]
         parts += [f"- {finding}" for finding in findings(found)]
         parts += [f"- {remark}" for remark in (*remarks(found), study.caveat) if remark]
@@ -78,6 +81,8 @@ def _command(study: Study, found: Results | None) -> str:
 
 
 def _scale(found: Results) -> str:
+    if kind_of(found) == "accelerate":
+        return accelerations.scale(found, _device(found))
     settings = found["settings"]
     images = settings["data"]["source"].rsplit("/", 1)[-1]
     if kind_of(found) == "transfer":
@@ -91,6 +96,8 @@ def _device(found: Results) -> str:
 
 
 def _conditions(found: Results) -> str:
+    if kind_of(found) == "accelerate":
+        return accelerations.conditions(found)
     settings, where = found["settings"], found["environment"]
     data = found["data"]
     if kind_of(found) == "transfer":
@@ -130,6 +137,10 @@ def _transfer_table(found: Results) -> str:
             own = variant["stages"][stage]
             rows.append([stage, name, _mean(own), difference_text(own["difference"])])
     return _table(["stage", "variant", "accuracy, %", f"− {found['baseline']}, points [95% interval]"], rows)
+
+
+def _acceleration_table(found: Results) -> str:
+    return _table(*accelerations.table(found))
 
 
 def _sweep_table(found: Results) -> str:

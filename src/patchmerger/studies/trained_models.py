@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from patchmerger.acceleration.run import check_classes
 from patchmerger.acceleration.teachers import Teacher, find_teacher
 from patchmerger.data import ImageDataset, ImageSplits, default_augmentation, read_images, split_images
 from patchmerger.models.build import square_input
+from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.run_folder import RESULTS_FILE, read_settings
 from patchmerger.training.fitting import native_size
 from patchmerger.training.settings import FitSettings
@@ -52,5 +56,13 @@ class TrainedModel:
         self.augmentation = run.augmentation or default_augmentation(run.data.source)
         self.images: ImageSplits = split_images(images, seed=self.seed)
         check_classes(self.teacher, self.images, self.data.source)
-        self.model = run.model.resolve(native_size(self.images))
         self.image_size = square_input(self.teacher.net)
+        self.model = run.model.resolve(native_size(self.images))
+        if run.init is not None:  # which says what it is
+            self.model = ModelSettings(_architecture(self.teacher.net), {"img_size": self.image_size})
+
+
+def _architecture(net: nn.Module) -> str:
+    """Timm's name of a model of timm, else that of its class."""
+    known: dict[str, Any] = getattr(net, "pretrained_cfg", None) or {}
+    return known.get("architecture") or type(net).__name__

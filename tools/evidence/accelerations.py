@@ -1,0 +1,94 @@
+"""What a study of accelerations shows: which methods keep most, and what is lost to the plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from patchmerger.reports.acceleration_study import difference_of, method_text
+from patchmerger.reports.numbers import counted, difference_text, model_text
+
+Results = Mapping[str, Any]
+
+
+def longest(found: Results) -> list[Mapping[str, Any]]:
+    """The rows after the longest recovery, by speed-up."""
+    epochs = max(row["epochs"] for row in found["curves"])
+    return sorted((row for row in found["curves"] if row["epochs"] == epochs), key=lambda row: float(row["speedup"]))
+
+
+def verdict(found: Results) -> str:
+    """In a few words: whether the first method keeps more than each other one, and what it loses."""
+    first, rows = found["settings"]["methods"][0], longest(found)
+    lost = [100 * row["difference"]["images"]["mean"] for row in rows if row["method"] == first]
+    others = [difference_of(row["behind"]) for row in rows if row["behind"] is not None]
+    above = sum(other is not None and other["low"] > 0 for other in others)
+    points = ", ".join(f"{value:+.1f}" for value in lost)
+    fewer = "times, ".join(f"{row['speedup']:g} " for row in rows if row["method"] == first)
+    return (
+        f"{method_text(first)} above other methods in {above} of {len(others)} comparisons, with their intervals; "
+        f"{points} points to plain at {fewer}times fewer FLOPs"
+    )
+
+
+def scale(found: Results, device: str) -> str:
+    """Images, length of the recovery, models and device."""
+    images = found["data"].split(":")[0].rsplit("/", 1)[-1]
+    epochs = counted(round(max(row["epochs"] for row in found["curves"])), "epoch")
+    return f"{images}, {epochs} of recovery, {counted(len(found['models']), 'model')}, {device}"
+
+
+def conditions(found: Results) -> str:
+    """Data, model and device."""
+    where, speed = found["environment"], found["speed"]["environment"]
+    plain = ", ".join(f"{100 * one['accuracy']:.2f}" for one in found["plain"])
+    places = "; ".join(
+        f"{wanted} times: {place['num_tokens']} tokens after block {place['after']}"
+        for wanted, place in found["places"].items()
+    )
+    tried = sum(len(trials) for trials in found["trials"].values())
+    chosen = f", chosen among {tried} by a short recovery on held-out training images" if tried else ""
+    return (
+        f"{found['data']}. Model: {model_text(found['model'])}; {counted(len(found['models']), 'plain model')} "
+        f"({plain}%). Merged {places}{chosen}. Trained on {where['device_name']}, torch {where['torch']}, timm "
+        f"{where['timm']}; speed on {speed['device_name']}, {found['speed']['precision']}, batches of "
+        f"{found['speed']['batch_size']}."
+    )
+
+
+def table(found: Results) -> tuple[list[str], list[list[str]]]:
+    """A row for each speed-up and method, after the longest recovery, with what it had before any."""
+    first = found["settings"]["methods"][0]
+    timings = {timing["name"]: timing for timing in found["speed"]["timings"]}
+    before = {(row["method"], row["speedup"]): row for row in found["curves"] if row["epochs"] == 0}
+    rows = []
+    for row in longest(found):
+        timing, start = timings[row["timed_as"]], before.get((row["method"], row["speedup"]))
+        rows.append([
+            method_text(row["method"]), f"{timing['predicted_speedup']:.2f}", f"{timing['speedup']:.2f}",
+            "–" if start is None else f"{100 * start['accuracy']:.1f}",
+            f"{100 * row['accuracy']:.2f}{_spread(row)}", difference_text(difference_of(row["difference"])),
+            f"{100 * row['agreement']:.1f}", difference_text(difference_of(row["behind"])),
+        ])  # fmt: skip
+    head = [
+        "method", "fewer FLOPs, times", "inference, times as fast", "before recovery, %", "accuracy, %",
+        "− plain, points [95% interval]", "agreement, %", f"{method_text(first)} − it, points [95% interval]",
+    ]  # fmt: skip
+    return head, rows
+
+
+def remarks(found: Results) -> Sequence[str]:
+    """What a reader must know of the intervals."""
+    models = len(found["models"])
+    if models == 1:
+        return ["One model: intervals are over test images and leave out training noise."]
+    return [
+        f"Intervals are paired, over {models} models; those over the {found['plain'][0]['images']:,} test images are "
+        "in the file.",
+        "Fewer blocks: the plain model without its last blocks, as few as leave no fewer FLOPs than the merged model "
+        "has. Fixed regions: what located queries begin as, with nothing in it learned.",
+    ]
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    return "" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"
