@@ -48,7 +48,7 @@ def test_what_is_not_run_has_its_config(study):
         path = ROOT / words[words.index("--config") + 1]
         assert path.stem == study.file
         settings = yaml.safe_load(path.read_text())
-    assert settings.get("models") or settings["data"]["source"]
+        assert settings.get("models") or settings["data"]["source"]
 
 
 def test_one_seed_shows_no_accuracy():

@@ -48,9 +48,10 @@ def method_text(method: str) -> str:
     return WORDS.get(method, method)
 
 
-def recovery_text(row: Mapping[str, Any]) -> str:
-    """What was trained, and for how long."""
-    return f"{row['scope']}, {row['epochs']:g} epochs" if row["epochs"] else "none"
+def recovery_text(row: Mapping[str, Any], *, short: bool = False) -> str:
+    """For how long was trained, and what."""
+    length = f"{row['epochs']:g} epochs"
+    return "none" if not row["epochs"] else length if short else f"{row['scope']}, {length}"
 
 
 def difference_of(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -66,13 +67,14 @@ def show_accelerations(results: dict[str, Any]) -> None:
     differences = [difference_of(row["difference"]) for row in curves]
     title = f"test accuracy, %; plain: {plain:.2f} ({counted(len(results['models']), 'model')})"
     columns = ("accuracy", interval_heading("plain", differences), "agreement", f"{method_text(first)} − it")
-    table = new_table(["speed-up\nmeasured (FLOPs)", "method", "recovery"], columns, title=title)
-    last = None
+    table = new_table(["speed-up\n(by FLOPs)", "method", "recovery"], columns, title=title)
+    scopes, last = {row["scope"] for row in curves if row["epochs"]}, None
     for row in sorted(curves, key=lambda row: row["speedup"]):
         timing = timings[row["timed_as"]]
         speed = f"{speed_text(timing)} ({timing['predicted_speedup']:.2f})"
         table.add_row(
-            speed, method_text(row["method"]), recovery_text(row, short=len(scopes) < 2), f"{100 * row['accuracy']:.2f}",
+            speed, method_text(row["method"]), recovery_text(row, short=len(scopes) < 2),
+            f"{100 * row['accuracy']:.2f}",
             difference_text(difference_of(row["difference"])), f"{100 * row['agreement']:.1f}",
             difference_text(difference_of(row["behind"])), end_section=False,
         )  # fmt: skip
