@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from conftest import make_timm, make_vit
+from hosts.tiny import make_model
 from maps.constructed import expected, picking
 from patchmerger import insert, save
 from patchmerger.cli import main
 from patchmerger.data import Preprocessing
-from patchmerger.maps import ShowSettings, read_shown, show
+from patchmerger.maps import ShowSettings, merge_maps, read_shown, show
 from patchmerger.maps.inputs import ModelInputs, class_in_turn
+from patchmerger.maps.special_inputs import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,7 +55,7 @@ def test_maps_and_numbers_are_kept_in_the_folder(saved, tmp_path):
 
 
 def test_the_view_is_what_the_model_sees_enlarged_where_the_file_has_more(tmp_path):
-    inputs = ModelInputs(make_vit(), HALF, "vit")
+    inputs = ModelInputs(make_vit(), HALF)
     image = torch.randint(0, 255, (3, 64, 128), dtype=torch.uint8)
     shown = inputs.prepare(image, "photo")
     torch.testing.assert_close(shown.view, image[:, :, 32:96])
@@ -64,7 +66,7 @@ def test_the_view_is_what_the_model_sees_enlarged_where_the_file_has_more(tmp_pa
 
 
 def test_rectangular_models_see_the_middle_of_an_image():
-    inputs = ModelInputs(make_vit(img_size=(16, 64)), HALF, "vit")
+    inputs = ModelInputs(make_vit(img_size=(16, 64)), HALF)
     image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
     shown = inputs.prepare(image, "photo")
     assert tuple(shown.inputs.shape) == (1, 3, 16, 64)
@@ -143,3 +145,37 @@ def test_classes_are_drawn_in_turn():
     assert int(targets[chosen[3]]) == 0
     assert class_in_turn(targets, 99, seed=1) != class_in_turn(targets, 99, seed=2)
     assert len(set(class_in_turn(targets, 99, seed=1))) == 6
+
+
+def test_spectrograms_of_ast_have_a_row_for_each_frequency(tmp_path):
+    model = insert(make_model("ASTModel"), 2, 1)
+    config = model.config
+    values = np.random.default_rng(0).normal(size=(config.max_length, config.num_mel_bins)).astype(np.float32)
+    np.save(tmp_path / "sound.npy", values)
+    np.save(tmp_path / "short.npy", values[:3])
+    results = show(model, [tmp_path / name for name in ("sound.npy", "short.npy", "none.wav")], out=tmp_path / "out")
+    assert [error["name"].rpartition("/")[2] for error in results["unread"]] == ["short.npy", "none.wav"]
+    _, tensors = read_shown(tmp_path / "out")
+    view = tensors["images.0.view"][0]
+    assert tuple(view.shape) == (config.num_mel_bins, config.max_length)
+    time, frequency = np.unravel_index(values.argmax(), values.shape)
+    assert int(view[frequency, time]) == 255
+    wanted = merge_maps(model, {"input_values": torch.from_numpy(values)[None]})
+    torch.testing.assert_close(tensors["images.0.1.maps"], wanted[0])
+
+
+def test_siglip2_keeps_the_shape_of_an_image(tmp_path):
+    model = insert(make_model("Siglip2VisionModel"), 2, 1)
+    [path] = write_images(tmp_path, (40, 160))
+    inputs = inputs_for(model, HALF, "siglip2").read(Path(path), "photo")
+    rows, columns = inputs.inputs["spatial_shapes"][0].tolist()
+    assert columns >= 3 * rows
+    patch = model.config.patch_size
+    second = (inputs.view[:, :patch, patch : 2 * patch].float() / 255 - 0.5) / 0.5  # of the first row
+    torch.testing.assert_close(inputs.inputs["pixel_values"][0, 1], second.permute(1, 2, 0).flatten())
+    assert merge_maps(model, inputs.inputs).shape == (1, 2, rows, columns)
+
+
+def test_videos_are_refused():
+    with pytest.raises(ValueError, match=r"model \(clip\) takes videos"):
+        inputs_for(make_model("VivitModel"), HALF, "clip")

@@ -24,7 +24,8 @@ class Command(ShowSettings, TrainedModelOptions):
 
     Args:
         model: The folder of a saved model or of a run, or "owner/name" on the Hub; it must have a merger.
-        images: Image files. One that cannot be read is named at the end, and the exit status is 1.
+        images: Image files; for AST spectrograms, .npy files of floats (time, frequency). One that cannot be read is
+            named at the end, and the exit status is 1.
         data: A dataset.
         out: The folder for the pictures.
         grid: Draw all images into one picture, a row each, with a column for each token.

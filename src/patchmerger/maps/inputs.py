@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 from timm.models.naflexvit import NaFlexVit
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
+from patchmerger.data.decoding import decode
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import EvalTransform, normalize
 from patchmerger.hosts.example_inputs import image_size_of
@@ -37,40 +39,58 @@ class ShownImage:
     label: str | None = None
 
 
+class Inputs(Protocol):
+    """What prepares files for one model.
+
+    Attributes:
+        size: Height and width in pixels that files are fitted to.
+    """
+
+    size: tuple[int, int]
+
+    def read(self, path: Path, name: str) -> ShownImage:
+        """One file; a BadImageError says what is wrong with it."""
+
+
+def check_known(preprocessing: Preprocessing | None, name: str) -> Preprocessing:
+    """How images are prepared, where that is known.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if preprocessing is None:
+        raise ValueError(
+            f"model ({name}) does not say how its images are prepared: save it with preprocessing=, such as "
+            "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
+        )
+    return preprocessing
+
+
 class ModelInputs:
-    """Prepares images for one model.
+    """Prepares images for one model that takes images (B, 3, H, W).
 
     Args:
-        model: The model.
+        model: The model, on its device.
         preprocessing: How its images are prepared.
-        name: What to call the model in errors.
 
     Attributes:
         size: Height and width in pixels that images are fitted to; of NaFlex models the area, at most.
-
-    Raises:
-        ValueError: It takes no RGB images.
     """
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing | None, name: str) -> None:
-        config = getattr(model, "config", None)
-        config = getattr(config, "vision_config", None) or config
-        kind = str(getattr(config, "model_type", ""))
-        if "siglip2" in kind or hasattr(config, "num_frames") or hasattr(config, "num_mel_bins"):
-            raise ValueError(
-                f"model ({name}) takes no RGB images of one size: give patchmerger.maps.merge_maps the inputs that it "
-                "takes"
-            )
-        if preprocessing is None:
-            raise ValueError(
-                f"model ({name}) does not say how its images are prepared: save it with preprocessing=, such as "
-                "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
-            )
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
         self.size = image_size_of(model)
         like = next(p for p in model.parameters() if p.is_floating_point())
         self._device, self._dtype = like.device, like.dtype
         self._patch = cast(Any, model).embeds.patch_size if isinstance(model, NaFlexVit) else None
+
+    def read(self, path: Path, name: str) -> ShownImage:
+        """One image file.
+
+        Raises:
+            BadImageError: It cannot be read.
+        """
+        return self.prepare(decode(path), name)
 
     def prepare(self, image: Tensor, name: str, label: str | None = None) -> ShownImage:
         """One image, uint8 (3, H, W) of any size."""

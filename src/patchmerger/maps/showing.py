@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchmerger.data.decoding import BadImageError, decode
+from patchmerger.data.decoding import BadImageError
 from patchmerger.data.images import ImageSet
 from patchmerger.data.loading import DataLike, load_images
 from patchmerger.data.splits import ImageSplits
 from patchmerger.inserted import mergers
-from patchmerger.maps.inputs import ModelInputs, ShownImage, class_in_turn
+from patchmerger.maps.inputs import Inputs, ModelInputs, ShownImage, class_in_turn
 from patchmerger.maps.measures import are_sets, effective_patches, shares, unused
 from patchmerger.maps.reading import MergerMaps, read_maps
 from patchmerger.maps.settings import ShowSettings
+from patchmerger.maps.special_inputs import inputs_for
 from patchmerger.maps.statistics import MapStatistics, map_statistics
 from patchmerger.models.finding import FoundModel, find_model
 from patchmerger.runs.environment import environment, find_device
@@ -48,7 +49,8 @@ def show(
 
     Args:
         model: As in :func:`~patchmerger.models.find_model`: the folder of a saved model or of a run, a model, ….
-        images: Image files. One that cannot be read is named in the results, and the others are shown.
+        images: Image files; for AST spectrograms, ``.npy`` files of floats (time, frequency). One that cannot be
+            read is named in the results, and the others are shown.
         data: A dataset, of which some images are shown too and statistics are taken over more.
         settings: Which of its images.
         out: The folder: ``results.json`` for the numbers, ``maps.safetensors`` for the maps and pixels.
@@ -71,14 +73,14 @@ def show(
         raise ValueError("images is empty and data is None: give at least one image file, or a dataset")
     found = find_model(model)
     _check_merged(found)
-    inputs = ModelInputs(found.model, found.preprocessing, found.name)  # refuses before data is read
     on = find_device(device)
-    found.model.to(on)
-    inputs = ModelInputs(found.model, found.preprocessing, found.name)
+    inputs = inputs_for(found.model.to(on), found.preprocessing, found.name)
+    if data is not None and not isinstance(inputs, ModelInputs):
+        raise ValueError(f"data is for models that take images of one size, and model ({found.name}) takes files alone")
     shown, unread = _read_files(images, inputs)
     splits = None if data is None else load_images(data, seed=settings.seed, labels_needed=False)
     chosen = None if splits is None else _chosen_set(splits, settings)
-    if splits is not None and chosen is not None:
+    if splits is not None and chosen is not None and isinstance(inputs, ModelInputs):
         shown += _examples(chosen, splits.class_names, settings, inputs)
     if not shown and not (chosen and settings.limit):
         raise ValueError("none of the images can be read: " + "; ".join(f"{e['name']}: {e['reason']}" for e in unread))
@@ -93,7 +95,7 @@ def show(
             tensors[f"images.{number}.{each.after}.maps"] = each.maps[0].float()
             tensors[f"images.{number}.{each.after}.is_patch"] = each.is_patch[0]
     statistics: list[MapStatistics] = []
-    if chosen is not None and settings.limit:
+    if chosen is not None and settings.limit and isinstance(inputs, ModelInputs):
         statistics = map_statistics(found.model, _batches(chosen, settings, inputs, progress))
     for mean in statistics:
         tensors[f"statistics.{mean.after}.mean_maps"] = mean.mean_maps
@@ -150,11 +152,11 @@ def _check_merged(found: FoundModel) -> None:
         )
 
 
-def _read_files(images: Sequence[str | Path], inputs: ModelInputs) -> tuple[list[ShownImage], list[dict[str, str]]]:
+def _read_files(images: Sequence[str | Path], inputs: Inputs) -> tuple[list[ShownImage], list[dict[str, str]]]:
     shown, unread = [], []
     for image in images:
         try:
-            shown.append(inputs.prepare(decode(Path(image).expanduser()), str(image)))
+            shown.append(inputs.read(Path(image).expanduser(), str(image)))
         except BadImageError as error:
             unread.append({"name": str(image), "reason": str(error)})
     return shown, unread
@@ -192,8 +194,8 @@ def _batches(chosen: ImageSet, settings: ShowSettings, inputs: ModelInputs, prog
             bar.advance(len(some))
 
 
-def _one(chosen: ImageSet | None, inputs: ModelInputs) -> Tensor:
-    if chosen is None:
+def _one(chosen: ImageSet | None, inputs: Inputs) -> Tensor:
+    if chosen is None or not isinstance(inputs, ModelInputs):
         raise ValueError("images is empty: there is nothing to show")
     return inputs.batch(inputs.fit(chosen[0])[None])
 
