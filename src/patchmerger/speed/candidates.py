@@ -60,13 +60,17 @@ def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, se
     ).model
     positions: Positions | None
     saved, placed = mergers(found), num_placed_tokens(found)
+    if saved and settings.reducer != "patchmerger":
+        raise ValueError(f"reducer ({settings.reducer!r}) asks for a merge, but {name} has one: name a plain model")
     if saved or placed is not None:
         plain, merged, positions = plain_model(copy.deepcopy(found)), found, saved[0].positions if saved else None
     else:
         plain, positions = found, needed_positions(on_meta(found))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed or 0)
-            merged = insert(copy.deepcopy(found), settings.num_tokens, settings.after, positions=positions)
+            merged = insert(
+                copy.deepcopy(found), settings.num_tokens, settings.after, positions=positions, reducer=settings.reducer
+            )
     inserted = mergers(merged)
     models = {"plain": plain, "merged": merged}
     if (against := settings.against) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from patchmerger.reducers.names import ReducerName
 from patchmerger.runs.checks import check_choices
 
 Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
@@ -66,6 +67,7 @@ class BenchSettings:
         architecture: Timm's name of the architecture, for models that are safetensors files.
         num_tokens: Tokens that go on after the merge; a list for several mergers.
         after: Block to merge after, counted from 1; half the depth by default; a list for several mergers.
+        reducer: The method that reduces tokens, such as "tome", "topk" or "dpcknn"; "patchmerger" by default.
         against: Measure another library's merged ViT of the same shape too: "vit-pytorch".
         image_size: Height and width in pixels; the model's own by default.
         batch_size: Images in a batch; a list for several rows.
@@ -88,6 +90,7 @@ class BenchSettings:
     architecture: str | None = None
     num_tokens: int | list[int] = 8
     after: int | list[int] | None = None
+    reducer: ReducerName = "patchmerger"
     against: Against | None = None
     image_size: int | None = None
     batch_size: int | list[int] = 16
@@ -113,6 +116,10 @@ class BenchSettings:
             if precision not in get_args(FilePrecision):
                 raise ValueError(f"precision ({precision!r}) must be one of {_listing(get_args(FilePrecision))}")
         self._check_formats()
+        if self.against is not None and self.reducer != "patchmerger":
+            raise ValueError(
+                f"against ({self.against!r}) has a PatchMerger, so reducer ({self.reducer!r}) cannot be given"
+            )
         _check_counts(rounds=self.rounds, warmup=self.warmup)
         if self.image_size is not None:
             _check_counts(image_size=self.image_size)
