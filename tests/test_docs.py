@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
-NEEDED = {"huggingface-trainer.md": ("accelerate",), "lora.md": ("peft",)}
+NEEDED = {"huggingface-trainer.md": ("accelerate",), "lora.md": ("peft",), "export.md": ("onnx", "onnxruntime")}
 """Libraries that a page is about, which nothing else needs."""
 
 

@@ -122,4 +122,5 @@ def compare_logits(
 def centred_logits(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits less their mean over the classes, from probabilities (n, C): as much of logits as a softmax keeps."""
     logarithms = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
-    return (logarithms - logarithms.mean(axis=1, keepdims=True)).astype(np.float32)
+    centred: NDArray[np.float32] = (logarithms - logarithms.mean(axis=1, keepdims=True)).astype(np.float32)
+    return centred
