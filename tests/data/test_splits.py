@@ -90,7 +90,7 @@ def test_mistakes() -> None:
         divide({"train": numbered((9, 9))}, NAMES[:2], seed=-1)
     with pytest.raises(ValueError, match=r"there is only one class \(cat\)"):
         divide({"train": numbered((9,))}, NAMES[:1])
-    with pytest.raises(ValueError, match="no training images of 1 classes: fox"):
+    with pytest.raises(ValueError, match="no training images of 1 of 3 classes: fox"):
         divide({"train": numbered((9, 9))}, NAMES)
     with pytest.raises(ValueError, match="the test split has no images"):
         divide({"train": numbered((9, 9)), "test": numbered((0, 0))}, NAMES[:2])

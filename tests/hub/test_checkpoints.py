@@ -40,6 +40,20 @@ def test_what_wrappers_put_before_the_names_is_left_out(prefix, tmp_path):
     assert_same(built, model)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: {f"module.{n}": t for n, t in w.items()} | {"n_averaged": torch.tensor(3)}, "left out n_averaged"),
+        (lambda w: w | {"criterion.weight": torch.ones(5), "val_acc.tp": torch.ones(1)}, "left out criterion.weight"),
+        (lambda w: w | {"mask_token": torch.zeros(1, 32)}, "left out mask_token"),
+        (lambda w: {n.replace("blocks.", "blocks.0."): t for n, t in w.items()}, "its blocks are in chunks"),
+    ],
+)
+def test_what_is_no_part_of_a_classifier_is_left_out(change, said, tmp_path):
+    with pytest.warns(UserWarning, match=said):
+        assert_same(build(change(make().state_dict()), tmp_path), make())
+
+
 def test_a_head_beside_a_backbone(tmp_path):
     model = make()
     names = {name if name.startswith("head.") else f"backbone.{name}": t for name, t in model.state_dict().items()}
@@ -125,7 +139,7 @@ def test_another_width_or_depth_is_named(tmp_path):
 def test_names_with_a_prefix_beside_other_weights_are_refused(tmp_path):
     weights = {f"model.{name}": tensor for name, tensor in make().state_dict().items()}
     with pytest.raises(ValueError, match=r"begin with 'model\.', but loss\.weight do not: save the state dict"):
-        build(weights | {"loss.weight": torch.zeros(2)}, tmp_path)
+        build(weights | {"fc.weight": torch.zeros(2)}, tmp_path)
 
 
 def test_a_folder_whose_weights_have_a_prefix(tmp_path):

@@ -4,9 +4,10 @@ import argparse
 import os
 import pickle
 import shlex
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -44,6 +45,17 @@ def test_nested_weights(key, tmp_path):
     torch.save({key: make().state_dict(), "step": 3, "optimizer": {"state": {}}}, tmp_path / "own.pt")
     with pytest.warns(UserWarning, match=f"under '{key}'"):
         assert_same(load(convert(tmp_path / "own.pt", architecture=NAME, model_args=SIZE)), make())
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [np.float64(81.2), np.int64(3), Path("/runs"), defaultdict(list), argparse.Namespace(out=Path("/runs"))],
+    ids=lambda value: type(value).__name__,
+)
+def test_plain_values_beside_the_weights(beside, tmp_path):
+    torch.save({"state_dict": make().state_dict(), "beside": beside}, tmp_path / "own.pth")
+    with pytest.warns(UserWarning, match="under 'state_dict'"):
+        assert_same(load(convert(tmp_path / "own.pth", architecture=NAME, model_args=SIZE)), make())
 
 
 def test_several_weights_are_chosen_by_key(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from patchmerger.data.encoded import EncodedDataset, EncodedSet, ImageFiles
+from patchmerger.data.labels import alike_names
 from patchmerger.data.metadata import METADATA, read_metadata
 from patchmerger.data.settings import DataSettings, Layout
 from patchmerger.data.splits import SPLIT_NAMES
@@ -20,7 +21,8 @@ _IMAGES = "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pbm pnm avif heic
 IMAGES = frozenset(f".{ending}" for ending in _IMAGES.split())
 """Endings of image files."""
 
-_LITTER = {"thumbs.db", "desktop.ini"}
+_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+_ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".rar", ".7z", ".h5", ".hdf5", ".npy", ".npz", ".mdb", ".tfrecord"}
 _CONTAINERS = {"images", "image", "imgs", "img", "jpegimages", "pictures", "data", "dataset"}
 _ANNOTATIONS = {"labels", "label", "annotations", "annotation", "annots", "masks", "mask", "bboxes", "metadata"}
 _LABEL_ENDINGS = {".csv", ".tsv", ".json", ".jsonl", ".xml", ".parquet", ".mat", ".xlsx", ".npy", ".npz"}
@@ -81,15 +83,18 @@ def read_folder(path: Path, data: DataSettings) -> EncodedDataset:
     first = next(iter(splits))
     for split, folders in classes.items():
         if different := sorted({f.name for f in folders} ^ {f.name for f in classes[first]}):
+            alike = alike_names(different)
             raise ValueError(
                 f"the classes of {splits[first]} and {splits[split]} differ: "
-                f"{', '.join(different[:10])} in only one of them"
+                f"{', '.join(different[:10])} in only one of them" + (f"; {alike}" if alike else "")
             )
     for folder in {path, *splits.values()}:
         if unread := _label_files(folder):
             remarks.append(f"not read, for the classes are the folders: {', '.join(file.name for file in unread[:5])}")
         if loose := _images_in(folder):
             remarks.append(_loose(loose, folder, data))
+        if packed := [file.name for file in _plain_files(folder) if file.suffix.lower() in _ARCHIVES]:
+            remarks.append(f"not read: {', '.join(packed[:5])} in {folder.name}: unpack what belongs to the images")
     names = tuple(folder.name for folder in classes[first])
     return EncodedDataset({split: _read_split(folders) for split, folders in classes.items()}, names, tuple(remarks))
 

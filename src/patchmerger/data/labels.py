@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,24 @@ class Classes:
             f"split {split} has labels that are no class ({missing} of {len(values)} images have none in column "
             f"{self.column!r})"
         )
+
+
+def alike_names(names: Sequence[str]) -> str | None:
+    """What to say of the first names that differ in case, blanks or the form of accents alone; ``None`` for none."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), name)
+        if other != name:
+            return f"{other!a} and {name!a} differ in case, blanks or the form of accents alone"
+    return None
+
+
+def doubtful_classes(names: Sequence[str]) -> list[str]:
+    """Remarks on classes that are counted as they are, but may not be meant so."""
+    remarks = [f"the classes {alike}"] if (alike := alike_names(names)) else []
+    if "-1" in names and len(names) > 2:
+        remarks.append("the label -1, which often means none, counts as a class")
+    return remarks
 
 
 def plain_label(value: Any, column: str) -> Label:

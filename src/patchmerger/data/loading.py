@@ -78,7 +78,7 @@ def read_images(data: DataLike, *, labels_needed: bool = True) -> ImageDataset:
         raise ValueError(f"{settings.source} holds images without labels: sort them into one folder a class{said}")
     sets, skipped, losses = load_sets(source.splits, settings)
     remarks = (*source.remarks, *losses)
-    warn_of(settings.source, remarks)
+    warn_of(settings.source, remarks, source.class_names)
     return ImageDataset(settings.source, sets, source.class_names, settings.validation, skipped, remarks)
 
 

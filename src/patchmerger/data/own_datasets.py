@@ -30,6 +30,7 @@ OwnDataset: TypeAlias = Any
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "cls")
 _LOOKED_AT = 8
+_MOST = 30.0  # of a normalised value: (1 - 0) / 0.03
 _FORMS = (
     "a source such as 'digits' or a folder, DataSettings, a torch Dataset of (image, label), a Dataset of the Hugging "
     "Face library, a DataLoader, or a dict of datasets by train, validation and test"
@@ -89,7 +90,7 @@ def read_own(data: OwnDataset, *, validation: float = 0.1) -> ImageDataset:
         table = read_table(datasets.DatasetDict(parts))
         loaded, _, losses = load_sets(table.splits, DataSettings())
         remarks = (*table.remarks, *losses)
-        warn_of(name, remarks)
+        warn_of(name, remarks, table.class_names)
         return ImageDataset(name, loaded, table.class_names, validation, (), remarks)
     labels = {split: _labels(images) for split, images in sets.items()}
     flat = [label for some in labels.values() for label in some]
@@ -101,6 +102,7 @@ def read_own(data: OwnDataset, *, validation: float = 0.1) -> ImageDataset:
         raise ValueError(f"the splits of {name} declare different classes: {declared}")
     classes = Classes.of(declared["train"], flat, f"labels of {name}")
     made = {split: ImageSet(images, classes.targets(labels[split], split)) for split, images in sets.items()}
+    warn_of(name, [], classes.names)
     return ImageDataset(name, made, classes.names, validation)
 
 
@@ -133,8 +135,21 @@ def open_own(data: OwnDataset) -> dict[str, DatasetImages]:
         if not len(images):
             raise ValueError(f"{images.name} is empty")
         with random_state_kept():
-            images.item(0)
+            _check_values(images.item(0)[0], f"image 0 of {images.name}")
     return sets
+
+
+def _check_values(image: Tensor, where: str) -> None:
+    """Refuse floats that no normalisation gives: they are passed on as they are."""
+    if not image.is_floating_point():
+        return
+    if not bool(image.isfinite().all()):
+        raise ValueError(f"{where} has values that are not finite")
+    if float(image.abs().max()) > _MOST:
+        raise ValueError(
+            f"{where} has floats up to {float(image.abs().max()):g}, which are not normalised: give uint8 values from "
+            "0 to 255, or (image / 255 - mean) / std"
+        )
 
 
 def as_image(image: Any, where: str) -> Tensor:

@@ -12,6 +12,7 @@ from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, Strati
 from torch import Tensor
 
 from patchmerger.data.images import ImageSet
+from patchmerger.data.labels import doubtful_classes
 
 SPLIT_NAMES = {
     "train": "train",
@@ -82,8 +83,9 @@ class ImageSplits:
         return self.train if self.train.random_access else self.test
 
 
-def warn_of(source: str, remarks: Sequence[str]) -> None:
-    """Says what is left out or lost of the data, once."""
+def warn_of(source: str, remarks: Sequence[str], class_names: Sequence[str] = ()) -> None:
+    """Says what is left out or lost of the data, and which classes are doubtful, once."""
+    remarks = [*remarks, *doubtful_classes(class_names)]
     if remarks:
         warnings.warn(f"data ({source}): {'; '.join(remarks)}", stacklevel=3)
 
@@ -188,7 +190,10 @@ def _check_classes(name: str, targets: Tensor, class_names: Sequence[str]) -> No
         raise ValueError(f"there is only one class ({', '.join(class_names)}): nothing to tell apart")
     if name == "train" and not bool(counts.all()):
         empty = [class_names[number] for number in (counts == 0).nonzero().flatten().tolist()]
-        raise ValueError(f"no training images of {len(empty)} classes: {', '.join(empty[:10])}")
+        raise ValueError(
+            f"no training images of {len(empty)} of {len(class_names)} classes: {', '.join(empty[:10])}; add some, or "
+            "take these classes away (of a column of class labels: cast it to those that are there)"
+        )
 
 
 def _fold(images: ImageSet, class_names: Sequence[str], seed: int) -> tuple[ImageSet, ImageSet]:

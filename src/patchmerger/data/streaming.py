@@ -151,7 +151,7 @@ def stream_images(settings: DataSettings) -> ImageSplits:
     counts = [f"{samples:,} training images an epoch, streamed from {files} file{'s' if files > 1 else ''}"]
     counts += [] if validation is None else [f"{len(validation):,} validation images"]
     notes = [*([f"splits not read: {', '.join(unread)}"] if unread else []), *losses]
-    warn_of(settings.source, notes)
+    warn_of(settings.source, notes, classes.names)
     which = "test images" if "test" in sets else "test images (the validation split)"
     return ImageSplits(
         train=stream,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from patchmerger.hub.weights import Weights, state_dict_mismatch
 # What wrappers put before the names: DataParallel and DDP, torch.compile, Lightning and other trainers.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.", "student.", "teacher.", "state_dict.",
              "model_ema.", "ema.")  # fmt: skip
+_BOOKKEEPING = re.compile(r"n_averaged$|(criterion|loss|loss_fn|metrics?|(train|val|valid|test)_\w+)\.")
+_CHUNK = re.compile(r"blocks\.\d+\.(?=\d+\.)")
 _FOREIGN = {
     "lora_A": "an adapter of PEFT: merge_and_unload() it into its model first",
     "_packed_params": "quantised: take the weights from before that",
@@ -46,7 +49,10 @@ def build_from_weights(
         ValueError: The weights are of another form or another model; the message names which, and the cure.
     """
     plain = _on_meta(architecture, model_args, source)
-    named, said = _without_prefixes(dict(weights), plain, source)
+    named, said = _without_bookkeeping(dict(weights), plain)
+    named, also = _without_prefixes(named, plain, source)
+    named, chunks = _without_chunks(named, plain)
+    said += also + chunks
     _refuse_foreign(named, plain, source)
     args, also = _arguments_in(named, plain, dict(model_args), source)
     mismatch = state_dict_mismatch(_on_meta(architecture, args, source), named)
@@ -94,6 +100,26 @@ def _without_prefixes(weights: Weights, model: nn.Module, source: Path) -> tuple
             best, removed = shorter, prefixes
         named = shorter
     return best, [f"left out {removed!r} before its names"] if removed else []
+
+
+def _without_bookkeeping(weights: Weights, model: nn.Module) -> tuple[Weights, list[str]]:
+    """Leave out what training scripts keep beside a model: metrics, losses, the count of an average."""
+    known = model.state_dict().keys()
+    beside = [name for name in weights if _BOOKKEEPING.match(name) and name not in known]
+    kept = {name: tensor for name, tensor in weights.items() if name not in beside}
+    return kept, [f"left out {_some(sorted(beside))}, which are not the model's"] if beside else []
+
+
+def _without_chunks(weights: Weights, model: nn.Module) -> tuple[Weights, list[str]]:
+    """DINOv2's own form: blocks in chunks, blocks.CHUNK.BLOCK, and a token for masks that no classifier uses."""
+    known, said = model.state_dict().keys(), []
+    if any(_CHUNK.match(name) for name in weights) and "blocks.0.norm1.weight" in known:
+        weights = {_CHUNK.sub("blocks.", name): tensor for name, tensor in weights.items()}
+        said.append("its blocks are in chunks: took them in order")
+    if "mask_token" in weights and "mask_token" not in known:
+        weights = {name: tensor for name, tensor in weights.items() if name != "mask_token"}
+        said.append("left out mask_token, which is for pretraining")
+    return weights, said
 
 
 def _common_prefix(weights: Weights) -> str | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import pathlib
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +22,19 @@ from patchmerger.hub.saving import save
 from patchmerger.hub.weights import Weights
 from patchmerger.models.build import check_model_name
 from patchmerger.runs.tensors import read_tensors
+
+# Plain values that training scripts put beside the weights: settings, the best accuracy, paths.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    collections.defaultdict,
+    list,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+]
 
 
 def convert(
@@ -76,7 +92,7 @@ def convert(
 def _read_pickle(path: Path) -> Any:
     """Tensors and plain values; nothing else is made."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what is not understood is an error
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -99,7 +115,12 @@ def _other_classes(path: Path) -> list[str]:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (ValueError, RuntimeError, pickle.UnpicklingError, EOFError):
         return []
-    return sorted(name for name in found if name != "argparse.Namespace")
+    harmless = {name if isinstance(name, str) else f"{name.__module__}.{name.__qualname__}" for name in _names()}
+    return sorted(name for name in found if name not in harmless)
+
+
+def _names() -> list[Any]:
+    return [entry[1] if isinstance(entry, tuple) else entry for entry in _HARMLESS]
 
 
 def _choose(content: Any, key: str | None, path: Path) -> Weights:
@@ -119,7 +140,7 @@ def _choose(content: Any, key: str | None, path: Path) -> Weights:
         raise ValueError(f"{path} holds several weights: name one by key, {' or '.join(found)}")
     if not found:
         held = ", ".join(list(map(str, content))[:5])
-        raise ValueError(f"{path} holds no state dict (it holds {held}): name the file of the weights")
+        raise ValueError(f"{path} holds no state dict (it holds {held or 'nothing'}): name the file of the weights")
     ((name, weights),) = found.items()
     warnings.warn(f"{path}: took the weights under {name!r}", stacklevel=3)
     return _tensors(weights)
