@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def lower_bounds() -> dict[str, Version]:
-    """What users install: all but the tools of developers, each package with its one lower bound."""
+    """What users install: all but the tools of developers and of the site, each package with its one lower bound."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = list(project["dependencies"])
     for extra, requirements in project["optional-dependencies"].items():
-        lines += requirements if extra != "dev" else []
+        lines += requirements if extra not in ("dev", "docs") else []
     return dict(read(line, ">=") for line in lines)
 
 
