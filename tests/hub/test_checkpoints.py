@@ -138,7 +138,7 @@ def test_another_width_or_depth_is_named(tmp_path):
 
 def test_names_with_a_prefix_beside_other_weights_are_refused(tmp_path):
     weights = {f"model.{name}": tensor for name, tensor in make().state_dict().items()}
-    with pytest.raises(ValueError, match=r"begin with 'model\.', but loss\.weight do not: save the state dict"):
+    with pytest.raises(ValueError, match=r"begin with 'model\.', but fc\.weight do not: save the state dict"):
         build(weights | {"fc.weight": torch.zeros(2)}, tmp_path)
 
 
