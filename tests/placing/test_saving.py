@@ -2,15 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import make_images, make_timm, make_vit
 from patchmerger import cost, insert, load, mergers, place, preset, save, unplace
 from patchmerger.costs.named_cost import cost_of
 from patchmerger.hub import describe
+from patchmerger.maps.showing import read_shown, show
 from patchmerger.models.settings import ModelSettings
 from patchmerger.placing import PlacingSettings, placing_of, positions_in
+from patchmerger.reports.merge_maps import draw_image
 from patchmerger.speed.candidates import build_candidates
 from patchmerger.training.finetuning import start_from
 
@@ -78,6 +82,18 @@ def test_cost_and_bench_hold_it_against_the_plain_model(tmp_path):
     assert (candidates.placed, candidates.num_tokens) == (8, ())
     assert cost(candidates.models["plain"]).flops == plain.flops
     assert cost(candidates.models["merged"]).flops == placed.flops
+
+
+def test_merge_maps_are_shown_where_tokens_were_placed(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    model = insert(place(make_vit(), 9), 4)
+    results = show(model, [tmp_path / "image.png"], out=tmp_path / "maps", device="cpu", progress=False)
+    places = results["images"][0]["places"]
+    assert np.allclose(places, positions_in(model, make_images(1))[0])
+    _, tensors = read_shown(tmp_path / "maps")
+    draw_image(results, tensors, 0, tmp_path / "maps.png")
+    assert (tmp_path / "maps.png").stat().st_size > 10_000
 
 
 def test_a_placed_model_is_fine_tuned_as_it_is(tmp_path):

@@ -137,11 +137,7 @@ def _checked(model: Any, image_size: int | tuple[int, int]) -> tuple[int, int]:
     if height < 1 or width < 1:
         raise ValueError(f"image_size ({height}, {width}) must be at least one pixel high and wide")
     embed: Any = getattr(model, "patch_embed", None)
-    if (
-        isinstance(embed, nn.Module)
-        and host_class(embed) is PatchEmbed
-        and (height, width) != tuple(embed.img_size or ())
-    ):
+    if host_class(embed) is PatchEmbed and (height, width) != tuple(embed.img_size or ()):
         # A position embedding of fixed size has no place for patches that are padded.
         pads = embed.dynamic_img_pad and (model.dynamic_img_size or model.pos_embed is None)
         if not pads:

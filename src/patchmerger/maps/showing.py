@@ -225,6 +225,7 @@ def _record(image: ShownImage, found: list[MergerMaps]) -> dict[str, Any]:
         "name": image.name,
         "label": image.label,
         "grid": list(found[0].maps.shape[2:]),
+        "places": None if found[0].places is None else found[0].places[0].tolist(),
         "mergers": [
             {
                 "after": each.after,

@@ -183,6 +183,7 @@ def _draw_merger(
     view, (maps, leading, amounts) = _view(tensors, number), _maps(tensors, number, merger["after"])
     colours = token_colours(len(maps))
     _show(panels[0], view, "what the model sees" if place == 0 else f"after block {merger['after']}")
+    _dots(panels[0], results["images"][number]["places"], view)
     if found["sets"]:
         _show(panels[1], sets(view, leading), f"{_set_words(maps)}")
         _lines(panels[1], leading, view, "black", 0.8)
@@ -413,6 +414,13 @@ def _place(axes: Axes, merger: Mapping[str, Any], view: Pixels, token: int) -> N
     axes.set_ylim(height - 0.5, -0.5)
 
 
+def _dots(axes: Axes, places: Sequence[Sequence[float]] | None, view: Pixels) -> None:
+    """Where tokens were placed, if they are no patches of a grid."""
+    height, width = view.shape[:2]
+    for row, column in places or ():
+        axes.plot(column * width - 0.5, row * height - 0.5, "o", ms=3.5, mew=0.8, mfc="white", mec="black")
+
+
 def _scales(figure: Figure, axes: Axes, *, with_maps: bool) -> None:
     """The colour scales, in a panel of their own."""
     axes.set_axis_off()
@@ -461,6 +469,8 @@ def _image_note(results: Mapping[str, Any], image: Mapping[str, Any]) -> str:
     else:
         lines.append("Merged patches have the mean colour of their set; white ones are dropped.")
     lines.append(_places_text(results).strip())
+    if image["places"] is not None:
+        lines.append("Dots: where tokens were placed; each counts for the patches around it.")
     if len(results["mergers"]) > 1:
         lines.append("Later mergers are composed back to the patches.")
     return " ".join(filter(None, lines))
