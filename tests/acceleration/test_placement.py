@@ -1,12 +1,13 @@
 """Where to merge in a trained model: the latest placement that reaches the wanted speed-up."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 
 from conftest import make_vit
 from patchmerger import cost, insert
-from patchmerger.acceleration.placement import choose_placement, slower_but_safer
+from patchmerger.acceleration.placement import candidate_placements, choose_placement, slower_but_safer
 from patchmerger.acceleration.settings import PlacementSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,3 +71,18 @@ def test_safer_places_are_named_with_their_speed():
     assert f"--after 3 --num_tokens 8: {predicted(3, 8):.2f}×" in later
     assert f"--after 2 --num_tokens 16: {predicted(2, 16):.2f}×" in more
     assert slower_but_safer(model, choose(after=7, num_tokens=40)) == []
+
+
+def test_candidates_are_earlier_with_more_tokens():
+    found = candidate_placements(make_vit(**DEEP), PlacementSettings(1.3), 3)
+    assert len(found) > 1
+    assert found[0] == choose(speedup=1.3)
+    for later, earlier in pairwise(found):
+        assert (earlier.after, -earlier.num_tokens) < (later.after, -later.num_tokens)
+        assert earlier.predicted >= 1.3
+
+
+@pytest.mark.parametrize(("other", "named"), [({"after": 2}, r"after \(2\)"), ({"measure": True}, "measure")])
+def test_candidates_stand_alone(other, named):
+    with pytest.raises(ValueError, match=rf"candidates \(2\) and {named}"):
+        PlacementSettings(candidates=2, **other)

@@ -214,6 +214,15 @@ def some_digits(count):
     return load_images(DataSettings(), seed=0).train.gather(range(count))
 
 
+def test_the_placement_can_be_chosen_by_trials(folder, tmp_path, capsys):
+    settings = quick(epochs=0.5, method="located")
+    settings |= {"placement": PlacementSettings(1.3, candidates=2, rounds=1), "progress": True}
+    results = accelerate(folder, DataSettings("digits"), out=tmp_path / "run", **settings)
+    tried = [line.split("%")[0].split() for line in capsys.readouterr().err.splitlines() if "held-out training" in line]
+    assert len(tried) == 2
+    assert str(results["placement"]["after"]) in {words[4].rstrip(":") for words in tried}
+
+
 def test_a_time_bounds_the_recovery(folder, tmp_path):
     results = accelerate(
         folder, DataSettings(), out=tmp_path / "run", max_drop=90, **quick(1.4, budget="1s", method="random")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,13 @@ from torch import Tensor, nn
 from patchmerger.acceleration.agreement import HeldOutScores, at_chance, chance_warning, compare_scores
 from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.image_batches import calibration_batch
-from patchmerger.acceleration.placement import ChosenPlacement, choose_placement, slower_but_safer
+from patchmerger.acceleration.placement import (
+    ChosenPlacement,
+    candidate_placements,
+    choose_placement,
+    slower_but_safer,
+)
+from patchmerger.acceleration.placement_trials import PlacementTrials, best_placement
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
 from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.rear_recovery import last_frozen_block
@@ -107,7 +114,7 @@ def accelerate(
     if use_labels:
         check_classes(teacher, images, source.source)
     run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, source.workers)
-    chosen = run.choose_placement(placement)
+    chosen = run.choose_placement(placement, augmentation)
     with folder.exclusive() as finished:
         if finished is not None:  # by another process meanwhile
             return finished
@@ -152,11 +159,13 @@ class AccelerationRun:
         self.evaluation: dict[str, dict[str, Any]] = {}
         self.metric = "mAP" if labels and images.multi_label else "accuracy"
 
-    def choose_placement(self, settings: PlacementSettings) -> ChosenPlacement:
+    def choose_placement(self, settings: PlacementSettings, augmentation: Augmentation) -> ChosenPlacement:
         """1. Where to merge; the folder is made after it, as it is the last step that refuses bad input."""
         path = self.folder.path / "placement.json"
         if path.exists():
             chosen = ChosenPlacement(**read_json(path))
+        elif settings.candidates > 1 and self.recovery.epochs != 0:
+            chosen = self._try_placements(settings, augmentation)
         else:
             chosen = choose_placement(
                 self.teacher.net, settings, batch_size=min(16, self.recovery.batch_size), precision=self.speed_precision
@@ -170,6 +179,22 @@ class AccelerationRun:
             self._check_rear(chosen)
         self.folder.begin()
         return ChosenPlacement(**self._kept("placement", chosen.as_dict))
+
+    def _try_placements(self, settings: PlacementSettings, augmentation: Augmentation) -> ChosenPlacement:
+        """Recover the candidates shortly, and take the one that differs least from the plain model."""
+        places = candidate_placements(self.teacher.net, settings, settings.candidates)
+        trials = PlacementTrials(
+            self.teacher, self.images, self.recovery, self.labels, augmentation, self.workers, self.seed
+        )
+        found = []
+        for place in places:
+            with tempfile.TemporaryDirectory() as passing:
+                found.append(trials.try_placement(place, Path(passing)))
+            self._say(
+                f"    {place.num_tokens} tokens after block {place.after}: agrees with the plain model on "
+                f"{100 * found[-1]['agreement']:.1f}% of {found[-1]['images']:,} held-out training images"
+            )
+        return best_placement(places, found)
 
     def _check_rear(self, chosen: ChosenPlacement) -> None:
         """Refuse now what could not be recovered from kept tokens later."""

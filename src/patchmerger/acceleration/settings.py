@@ -32,6 +32,8 @@ class PlacementSettings:
         num_tokens: Tokens that go on; chosen with the placement if not given.
         positions: As in insert; by default what the model needs.
         measure: Let a measurement on this machine reach the speed-up, rather than the prediction.
+        candidates: Placements that are tried, by a recovery of a fifth of the length each, on held-out training images:
+            the latest that reaches the speed-up, and earlier ones with more tokens; 1 takes the latest.
         rounds: Rounds of the speed measurement, in which both models are timed in turn.
     """
 
@@ -40,6 +42,7 @@ class PlacementSettings:
     num_tokens: int | None = None
     positions: Positions | None = None
     measure: bool = False
+    candidates: int = 1
     rounds: int = 10
 
     def __post_init__(self) -> None:
@@ -48,7 +51,10 @@ class PlacementSettings:
                 f"speedup ({self.speedup:g}) and after ({self.after}) both say where to merge: give one of them"
             )
         check_above(1, self, "speedup")
-        check_at_least(1, self, "after", "num_tokens", "rounds")
+        check_at_least(1, self, "after", "num_tokens", "candidates", "rounds")
+        if self.candidates > 1 and (self.measure or self.after is not None):
+            other = "measure (true)" if self.measure else f"after ({self.after})"
+            raise ValueError(f"candidates ({self.candidates}) and {other} both choose the placement: give one of them")
         check_choices(self)
 
 
