@@ -15,6 +15,7 @@ from patchmerger.data.images import ImageSet
 from patchmerger.data.loading import DataLike, load_images
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import DataSettings
+from patchmerger.data.splits import ImageDataset
 from patchmerger.data.transforms import EvalTransform, normalize
 from patchmerger.exports.settings import LEAST_CALIBRATION, ExportSettings
 
@@ -80,7 +81,7 @@ def prepare_images(
         ValueError: They cannot be read, or are too few to calibrate on.
     """
     splits = load_images(data, seed=settings.seed, labels_needed=False)
-    name = data.source if isinstance(data, DataSettings) else data if isinstance(data, str) else type(data).__name__
+    name = _name(data)
     with_pixels, calibration = settings.with_preprocessing, None
     if settings.precision == "int8":
         if len(splits.train) < LEAST_CALIBRATION:
@@ -94,6 +95,12 @@ def prepare_images(
     return ExportImages(
         _of_pixels(held_out, preprocessing, with_pixels, f"test images of {name}", real=True), calibration
     )
+
+
+def _name(data: DataLike) -> str:
+    if isinstance(data, ImageDataset):
+        return data.name
+    return data.source if isinstance(data, DataSettings) else data if isinstance(data, str) else type(data).__name__
 
 
 def _some_pixels(images: ImageSet, count: int, image_size: int, preprocessing: Preprocessing, seed: int) -> Tensor:

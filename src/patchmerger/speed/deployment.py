@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from patchmerger.data.loading import DataLike
+from patchmerger.data.loading import DataLike, read_images
+from patchmerger.data.splits import ImageSplits
 from patchmerger.exports.runtimes import is_exported, open_exported
 from patchmerger.runs.environment import cpu_has_bf16, environment
 from patchmerger.runs.files import write_json
@@ -69,6 +70,8 @@ def bench_deployment(
         "kind": KIND, "schema": SCHEMA, "command": command,
         "settings": {"models": names, **asdict(settings)}, "environment": _environment(), "forms": [], "rows": [],
     }  # fmt: skip
+    if data is not None and not isinstance(data, ImageSplits):
+        data = read_images(data, labels_needed=False)  # once, and not for each form
     with tempfile.TemporaryDirectory() as folder:
         forms = _make_forms(names, settings, data, Path(folder), content)
         for size in listed(settings.batch_size):
