@@ -16,6 +16,8 @@ from patchmerger.hosts import find_host
 from patchmerger.insertion import insert
 from patchmerger.mechanism.options import Positions
 from patchmerger.merger import preset
+from patchmerger.reducers.build import all_work_inside
+from patchmerger.reducers.names import ReducerName
 from patchmerger.speed.measurement import measure as measure_speed
 from patchmerger.speed.settings import Precision, TimingSettings
 
@@ -36,6 +38,8 @@ class ChosenPlacement:
         predicted: Speed-up by FLOPs.
         measured: Speed-up as measured when it was chosen; ``None`` where it was not.
         wanted: The speed-up that was asked for; ``None`` where block and tokens were given.
+        reducer: The method. One that works inside a block does so in the block after ``after``, as in the papers, so
+            that the front is the same for all methods.
     """
 
     after: int
@@ -44,9 +48,13 @@ class ChosenPlacement:
     predicted: float
     measured: float | None = None
     wanted: float | None = None
+    reducer: ReducerName = "patchmerger"
 
     def merged(self, net: nn.Module, query_init: QueryInit) -> nn.Module:
         """A copy of ``net`` with the merger; located queries have places, and W near zero."""
+        if self.reducer != "patchmerger":
+            after = self.after + (1 if all_work_inside(self.reducer) else 0)
+            return insert(copy.deepcopy(net), self.num_tokens, after, positions=self.positions, reducer=self.reducer)
         settings = preset("located", find_host(net).dim) if query_init == "located" else {}
         return insert(copy.deepcopy(net), self.num_tokens, self.after, positions=self.positions, **settings)
 

@@ -7,9 +7,11 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import HeldOutScores, at_chance, chance_warning, compare_scores
@@ -95,6 +97,10 @@ def accelerate(
     recovery.weight_of_labels(use_labels)
     if max_drop is not None and not use_labels:
         raise ValueError(f"max_drop ({max_drop:g}) is a drop of accuracy, which needs labels, and there are none")
+    if placement.reducer != "patchmerger" and query_init.method != "best":
+        raise ValueError(
+            f"query_init ({query_init.method!r}) means nothing to reducer ({placement.reducer!r}), which has no queries"
+        )
     drop = 0.5 if max_drop is None else max_drop
     if drop < 0:
         raise ValueError(f"max_drop ({drop:g}) must be 0 or more points")
@@ -170,6 +176,7 @@ class AccelerationRun:
             chosen = choose_placement(
                 self.teacher.net, settings, batch_size=min(16, self.recovery.batch_size), precision=self.speed_precision
             )
+        chosen = replace(chosen, reducer=settings.reducer)
         measured = "" if chosen.measured is None else f", {chosen.measured:.2f}× measured"
         self._say(
             f"1/5 placement: {chosen.num_tokens} tokens after block {chosen.after}: {chosen.predicted:.2f}× by FLOPs"
@@ -222,6 +229,8 @@ class AccelerationRun:
 
     def initialise_queries(self, placement: ChosenPlacement, query_init: QueryInitSettings) -> nn.Module:
         """2. The merged model, with queries from its own features."""
+        if placement.reducer != "patchmerger":
+            return self._without_queries(placement)
         method = query_init.method
         if method == "best":
             method = recommended_query_init(
@@ -250,6 +259,16 @@ class AccelerationRun:
             write_tensors(path, merger.module.state_dict())
         self._evaluate("initialised", lambda: self.held_out.of_merged(student, same_front=True))
         self._say(f"2/5 queries: {self._in_words('initialised')}")
+        return student
+
+    def _without_queries(self, placement: ChosenPlacement) -> nn.Module:
+        """The model with another method in the merger's place, its parameters drawn from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            student = placement.merged(self.teacher.net, "random")
+        self._kept("query_init", lambda: {"method": None, "reducer": placement.reducer})
+        self._evaluate("initialised", lambda: self.held_out.of_merged(student, same_front=True))
+        self._say(f"2/5 {placement.reducer}: {self._in_words('initialised')}")
         return student
 
     def recover(self, student: nn.Module, augmentation: Augmentation) -> None:

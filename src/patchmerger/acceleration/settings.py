@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from patchmerger.mechanism.options import Positions
+from patchmerger.reducers.names import ReducerName
 from patchmerger.runs.checks import check_above, check_at_least, check_choices
 from patchmerger.training.settings import Precision, TrainingSettings, check_optimizer
 
@@ -35,6 +36,8 @@ class PlacementSettings:
         candidates: Placements that are tried, by a recovery of a fifth of the length each, on held-out training images:
             the latest that reaches the speed-up, and earlier ones with more tokens; 1 takes the latest.
         rounds: Rounds of the speed measurement, in which both models are timed in turn.
+        reducer: The method that reduces tokens, such as "tome", "topk" or "dpcknn"; "patchmerger" by default, for which
+            the speed-up is predicted. A method that works inside a block does so in the block after.
     """
 
     speedup: float | None = None
@@ -44,6 +47,7 @@ class PlacementSettings:
     measure: bool = False
     candidates: int = 1
     rounds: int = 10
+    reducer: ReducerName = "patchmerger"
 
     def __post_init__(self) -> None:
         if self.speedup is not None and self.after is not None:
