@@ -113,6 +113,7 @@ def test_vit_base():
     assert {part.name: part.flops for part in merged.parts} == formula_flops(model)
     assert merged.speedup == pytest.approx(1.904, abs=5e-4)
     assert (merged.tokens, merged.tokens_out) == (197, 9)
+    assert merged.block_tokens == (197,) * 6 + (9,) * 6
 
 
 def test_distilled_has_two_heads():

@@ -30,6 +30,7 @@ from patchmerger.acceleration.rear_recovery import last_frozen_block
 from patchmerger.acceleration.recovery_job import device_of, too_few_images
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.acceleration.teachers import Teacher, find_teacher
+from patchmerger.costs.model_cost import cost
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation
 from patchmerger.data.loading import DataLike, has_labels, identify_data, load_images
 from patchmerger.hosts import find_host
@@ -304,12 +305,15 @@ class AccelerationRun:
         )  # fmt: skip
         names = self.teacher.class_names or (self.images.class_names if self.labels else None)
         self.teacher.found.save(student, self.folder.path / MODEL_FOLDER, class_names=names or None, overwrite=True)
+        counted = cost(student)
         results: dict[str, Any] = {
             "command": command,
             "settings": self.folder.settings,
             "data": self.images.description,
             "metric": self.metric if self.labels else "agreement",
             "placement": placement.as_dict(),
+            "block_tokens": list(counted.block_tokens),
+            "tokens_out": counted.tokens_out,
             "query_init": read_json(self.folder.path / "query_init.json"),
             "recovery": self.recovered,
             "evaluation": self.evaluation,

@@ -55,6 +55,11 @@ class Cost:
         return self.parts[-1].tokens_in
 
     @property
+    def block_tokens(self) -> tuple[int, ...]:
+        """Tokens that enter each block, first to last, prefix tokens counted in."""
+        return tuple(part.tokens_in for part in self.parts[1:-1] if not part.name.endswith(".merger"))
+
+    @property
     def speedup(self) -> float:
         """Predicted speed-up: FLOPs of the plain model divided by those of this one."""
         return self.plain_flops / self.flops

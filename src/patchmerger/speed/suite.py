@@ -127,11 +127,13 @@ class _Rows:
                 if candidates is None or key.model != name:
                     name, candidates = key.model, None  # those of another model go first
                     candidates = build_candidates(name, self.settings, seed=self.settings.seed)
+                    counted = cost(candidates.models["merged"], self.settings.image_size)
                 rates = self._peak_rates(key, bar)
                 bar.describe(str(key) + (", part by part" if kind == "profiles" else ""), completed=done)
                 row = self._attempt(key, kind, candidates, rates, bar)
                 found = {
                     "num_tokens": candidates.num_tokens, "after": candidates.after, "placed": candidates.placed,
+                    "block_tokens": counted.block_tokens, "tokens_out": counted.tokens_out,
                     "peak_rates": asdict(rates),
                 }  # fmt: skip
                 interrupted = bool((row.get("measurement") or {}).get("interrupted"))

@@ -103,6 +103,7 @@ def summary(runs: Runs, baseline: Runs | None) -> dict[str, Any]:
     mean, sd = mean_sd(values)
     return {
         **{key: own[0][key] for key in DESCRIPTION},
+        "block_tokens": own[0].get("block_tokens"),
         "metric_mean": mean,
         "metric_sd": sd if len(values) > 1 else None,
         "metrics": values,

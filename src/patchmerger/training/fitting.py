@@ -220,6 +220,7 @@ def _described(images: ImageSplits, model: nn.Module) -> dict[str, Any]:
         "params": predicted.params,
         "tokens_in": predicted.tokens,
         "tokens_out": predicted.tokens_out,
+        "block_tokens": list(predicted.block_tokens),
         "mergers": [{"after": m.after, "num_tokens": m.num_tokens} for m in mergers(model)],
     }
 

@@ -189,11 +189,38 @@ def test_an_acceleration_says_what_is_lost_and_what_would_help():
     assert "agrees with it on **90.0% of the images**" in section(acceleration(met=None)).verdict
 
 
+def test_forms_that_are_deployed_are_held_against_the_plain_eager_model():
+    def timing(merged: bool, form: str, precision: str, over: list[float] | None) -> dict:
+        key = {"model": "runs/vit", "merged": merged, "form": form, "precision": precision}
+        return {
+            "key": key, "median": 0.02, "p95": 0.03, "images_per_second": 50.0, "over_eager": over, "over_plain": None,
+            "predicted": None,
+        }  # fmt: skip
+
+    timings = [
+        timing(False, "eager", "fp32", None),
+        timing(True, "eager", "fp32", [1.7, 1.8, 1.9]),
+        timing(True, "onnx", "int8", [7.0, 8.0, 8.5]),
+    ]
+    forms = [{"key": t["key"], "size": 2**20, "parity": None, "error": None} for t in timings]
+    failed = {"key": {"model": "runs/vit", "merged": True, "form": "openvino", "precision": "bf16"}, "error": "no bf16"}
+    results = {
+        "schema": 1, "rows": [{"batch_size": 32, "timings": timings}], "forms": [*forms, failed], "settings": {},
+        "environment": {}, "command": "patchmerger bench runs/vit --formats [eager, onnx]",
+    }  # fmt: skip
+    found = section(results)
+    assert "8.00 times as fast** at a batch of 32 (onnx, int8)" in found.verdict
+    assert found.charts[0].data[0]["x"] == [1.8, 8.0]
+    assert len(found.charts[0].data) == 1
+    assert len(found.tables[0].rows) == 3
+    assert found.missing == ["openvino, bf16 (no bf16)"]
+
+
 def test_every_kind_has_a_section_even_of_results_that_lack_nearly_all():
     least = {
         "accelerate": dict.fromkeys(("placement", "evaluation", "recovery")),
         "demo": dict.fromkeys(("placement", "models", "agreement")),
-        "bench": {"rows": [], "schema": 3},
+        "bench": {"rows": [], "schema": 3, "forms": []},
         "fit": {"test_metric": 0.5, "history": []},
         "export": {"parity": {}, "info": {}},
         "accelerate-study": {"study": "accelerate"},

@@ -155,6 +155,8 @@ def speed_rows(rows: Sequence[tuple[str, Point, float | None]], *, caption: str)
             "marker": {"symbol": "line-ns-open", "size": 16, "color": grey, "line": {"width": 2}},
         },
     ]  # fmt: skip
+    if not any(predicted for _, _, predicted in rows):
+        del data[1]
     line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": 1, "x1": 1, "layer": "above"}
     layout = {
         "xaxis": {"title": {"text": "times as fast as plain"}, "rangemode": "tozero"},

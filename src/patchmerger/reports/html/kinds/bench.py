@@ -79,7 +79,11 @@ def _diagrams(results: Results) -> list[Diagram]:
     return [
         diagram
         for name, row in found.items()
-        if (diagram := common.diagram(common.model_name(name), {"block_tokens": row["block_tokens"]}, None))
+        if (
+            diagram := common.diagram(
+                common.model_name(name), {key: row[key] for key in ("block_tokens", "tokens_out")}, None
+            )
+        )
     ]
 
 
