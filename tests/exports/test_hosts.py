@@ -57,6 +57,11 @@ def name_of(folder: Path, format: Format) -> Path:
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_merged_model_of_each_host_exports(host, format, tmp_path):
+    if host.startswith("NaFlex") and format == "openvino":  # its position table is resized in each forward pass
+        with pytest.raises(ValueError, match=r"NaFlexVit\) cannot be converted.*aten\._upsample_bicubic2d_aa"):
+            export(merged(host), name_of(tmp_path, format), ExportSettings(format=format))
+        assert not name_of(tmp_path, format).exists()
+        return
     made = export(merged(host), name_of(tmp_path, format), ExportSettings(format=format))
     assert made.parity.batches == (1, 3, 32)
     assert made.parity.largest < 1e-4

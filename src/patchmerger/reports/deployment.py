@@ -123,7 +123,7 @@ def draw_deployment(results: Mapping[str, Any], path: Path) -> None:
     where = results["environment"]
     note = (
         f"Medians of {results['settings']['rounds']} rounds, all forms interleaved, on {where['device_name']}, "
-        f"{where['threads']} threads. × : times as fast as plain, eager, float32."
+        f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}. ×: times as fast as plain, eager, float32."
     )
     with picture(path, columns=len(panels), note=note) as (figure, axes):
         for (model, row), panel in zip(panels, axes, strict=True):
@@ -143,6 +143,7 @@ def _draw_panel(axes: Axes, timings: Sequence[Mapping[str, Any]], colours: Mappi
         axes.barh(place, speed, height=0.38, color=colours["merged" if key["merged"] else "plain"])
         if timing["over_eager"]:
             axes.text(speed + 0.01 * fastest, place, f"{timing['over_eager'][1]:.1f}×", va="center", fontsize=8)
+    axes.set_axisbelow(True)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * fastest)
