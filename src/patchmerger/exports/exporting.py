@@ -187,7 +187,7 @@ def measure_parity(path: Path, images: Images, eager: NDArray[np.float32]) -> Pa
 
 def _eager_logits(reference: ImageClassifier, images: Tensor) -> NDArray[np.float32]:
     with torch.inference_mode():
-        logits: NDArray[np.float32] = torch.cat([reference(batch) for batch in images.split(32)]).numpy()
+        logits: NDArray[np.float32] = torch.cat([reference(batch) for batch in torch.split(images, 32)]).numpy()
     return logits
 
 

@@ -105,7 +105,7 @@ def form_keys(models: dict[str, list[bool]], settings: BenchSettings) -> list[Fo
 
 def has_precision(form: Form, precision: FilePrecision) -> bool:
     """Whether a form comes in a number format."""
-    if form in ("eager", "frozen"):
+    if form == "eager" or form == "frozen":
         return precision in DTYPES
     return _OF_EXPORTS[precision] in PRECISIONS[form]
 
@@ -134,11 +134,12 @@ class FormBuilder:
             flops: int | None = cost(model).flops
         except UnsupportedModelError:
             flops = None
-        if key.form in ("eager", "frozen"):
+        form: Form = key.form
+        if form == "eager" or form == "frozen":
             return replace(_in_torch(model, key), flops=flops)
         noise = self.data is None
         settings = ExportSettings(
-            format=key.form, precision=_OF_EXPORTS[key.precision], seed=self.settings.seed,
+            format=form, precision=_OF_EXPORTS[key.precision], seed=self.settings.seed,
             parity_images=self.settings.images, calibration_images=_CALIBRATION,
             max_difference=float("inf") if noise else None, min_agreement=0.0 if noise else None,
         )  # fmt: skip
@@ -146,10 +147,10 @@ class FormBuilder:
         height, _ = image_size_of(model)
         if noise and key.precision == "int8":
             data = _Noise(2 * settings.calibration_images, height)
-        out = self.folder / f"{len(list(self.folder.iterdir()))}{SUFFIXES[key.form]}"
+        out = self.folder / f"{len(list(self.folder.iterdir()))}{SUFFIXES[form]}"
         made = export(model, out, settings, data=data, preprocessing=self.preprocessing)
-        form = of_file(open_exported(out, threads=torch.get_num_threads()), key)
-        return replace(form, flops=flops, parity=None if noise else made.parity, float_layers=made.info.float_layers)
+        file = of_file(open_exported(out, threads=torch.get_num_threads()), key)
+        return replace(file, flops=flops, parity=None if noise else made.parity, float_layers=made.info.float_layers)
 
 
 def of_file(exported: ExportedModel, key: FormKey | None = None) -> DeployedForm:

@@ -199,7 +199,7 @@ def _seconds(form: DeployedForm, images: Any) -> float:
 
 def _environment() -> dict[str, Any]:
     """The machine, with what counts here: the versions of the runtimes, and arithmetic of narrow formats."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for library in _LIBRARIES:
         try:
             versions[library] = version(library)
