@@ -29,7 +29,7 @@ class ExportedScorer:
         MissingExtraError: The library that runs it is not installed.
     """
 
-    only_scores = "an exported file gives scores alone: ask the model that it was made of"
+    only_scores: str | None = "an exported file gives scores alone: ask the model that it was made of"
 
     def __init__(
         self,

@@ -74,7 +74,8 @@ class ModelScorer:
         class_names: Sequence[str] | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.only_scores = self.only_softmax = None
+        self.only_scores: str | None = None
+        self.only_softmax: str | None = None
         place = None if isinstance(model, nn.Module) and device is None else find_device(device)
         found = find_model(model)
         self.name = found.name
