@@ -164,7 +164,7 @@ def attend_torch(
 
 def _forward(attention: Any, stand_in: StandIn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What the attention gives, its parts exchanged; where hooks or another tool take part, they have the last word."""
-    output = host_class(attention).forward(stand_in, *args, **kwargs)  # type: ignore[arg-type]
+    output = host_class(attention).forward(stand_in, *args, **kwargs)
     if attention._forward_hooks or attention._forward_pre_hooks or has_own_forward(attention):
         return attention(*args, **kwargs)
     return output
@@ -172,4 +172,4 @@ def _forward(attention: Any, stand_in: StandIn, args: tuple[Any, ...], kwargs: d
 
 def _heads(flat: Tensor, heads: int) -> Tensor:
     """(B, T, h · d) → (B, h, T, d)."""
-    return flat.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(flat, -1, (heads, -1)).transpose(1, 2)

@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from patchmerger.hub.weights import Weights
 from patchmerger.models.build import check_model_name
 from patchmerger.runs.tensors import read_tensors
 
+_SCALAR: Any = import_module("numpy._core.multiarray").scalar
 # Plain values that training scripts put beside the weights: settings, the best accuracy, paths.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
@@ -32,8 +34,8 @@ _HARMLESS: list[Any] = [
     pathlib.PurePosixPath,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
 ]
 
 

@@ -85,7 +85,8 @@ def show(
     if not shown and not (chosen and settings.limit):
         raise ValueError("none of the images can be read: " + "; ".join(f"{e['name']}: {e['reason']}" for e in unread))
     tensors: dict[str, Tensor] = {}
-    described, records = [], []
+    described: list[dict[str, Any]] = []
+    records = []
     for number, image in enumerate(shown):
         maps = read_maps(found.model, image.inputs)
         described = described or [_merger(each) for each in maps]

@@ -249,7 +249,7 @@ class MergingBlock(LaterBlock):
         if state.sequence_first:
             merged = merged.transpose(0, 1).contiguous()
         if origin is not None:
-            merged.patchmerger_origin = origin
+            merged.patchmerger_origin = origin  # type: ignore[attr-defined]
         return (merged, *output[1:]) if isinstance(output, tuple) else merged
 
     def _reduce(self, patches: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None, Tensor | None]:

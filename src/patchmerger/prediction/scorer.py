@@ -40,8 +40,12 @@ class Scorer(Protocol):
     remark: str | None
     multi_label: bool
     device: torch.device
-    only_scores: str | None
-    only_softmax: str | None
+
+    @property
+    def only_scores(self) -> str | None: ...
+
+    @property
+    def only_softmax(self) -> str | None: ...
 
     def scores(self, images: Tensor) -> Tensor:
         """Scores (B, C) of normalised images (B, 3, S, S)."""

@@ -100,7 +100,7 @@ class _WithLoss(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of ``x`` as it comes, and 1 for the loss."""
         shape, dtype, device = ctx.loss_like
         return gradients[0], torch.ones(shape, dtype=dtype, device=device)
