@@ -22,6 +22,9 @@ TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=r
 NEEDED = {"huggingface-trainer.md": ("accelerate",), "lora.md": ("peft",), "export.md": ("onnx", "onnxruntime")}
 """Libraries that a page is about, which nothing else needs."""
 
+SLOW = {"speed", "placing", "transfer", "export"}
+"""Pages whose code takes some ten seconds, of things that further tests run."""
+
 
 class Block(NamedTuple):
     """A fenced block of a page."""
@@ -64,7 +67,15 @@ def forkserver() -> Iterator[ForkServerContext]:
         os.environ["OMP_NUM_THREADS"] = before
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow) if page.stem in SLOW else page
+        for page in PAGES
+        if blocks(page, "python")
+    ],
+    ids=name,
+)
 def test_python_blocks_run_in_a_process_of_their_own(page, tmp_path, forkserver):
     for library in NEEDED.get(page.name, ()):
         pytest.importorskip(library, reason=f"the page is about {library}")

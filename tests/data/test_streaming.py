@@ -262,6 +262,7 @@ def run(shards, out, **data):
     return fit(recipe, out=out, progress=False)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_on_a_stream_ends_in_the_weights_of_one_that_was_not(shards, tmp_path, monkeypatch):
     results = run(shards, tmp_path / "whole", workers=2)
     assert results["test_metric"] > 0.95

@@ -80,7 +80,7 @@ def test_positions_after_pickle(rotary, images):
 @pytest.mark.parametrize(
     ("kind", "how"),
     [
-        ("axial", "the model, checkpointed"),
+        pytest.param("axial", "the model, checkpointed", marks=pytest.mark.slow),
         pytest.param("mixed", "the model", marks=pytest.mark.slow),
         pytest.param("mixed", "each block", marks=pytest.mark.slow),
     ],

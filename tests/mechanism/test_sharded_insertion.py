@@ -88,6 +88,7 @@ def check_sharding_first() -> None:
             insert(refused, 2, after=2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 def test_ddp_and_fsdp2():
     with tempfile.TemporaryDirectory() as folder:

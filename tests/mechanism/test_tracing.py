@@ -105,7 +105,7 @@ def test_a_merger_alone_is_traced_with_padding():
 @pytest.mark.filterwarnings("ignore")
 def test_scripting_is_refused_and_what_it_names_works():
     model = insert(timm.create_model("test_vit").eval(), 4)
-    with pytest.raises(TypeError, match=r"VisionTransformer with a merger cannot be scripted: use torch\.jit\.trace"):
+    with pytest.raises(TypeError, match=r"VisionTransformer with a merger .*cannot be scripted: use torch\.jit\.trace"):
         torch.jit.script(model)
     images = torch.randn(2, 3, 160, 160)
     with torch.no_grad():

@@ -167,6 +167,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_a_kill_loses_at_most_the_stage_in_flight(tmp_path):
     def start(kill_at: int) -> subprocess.CompletedProcess[str]:
         code = ["-W", "ignore", "-c", textwrap.dedent(KILLED), str(tmp_path / "run"), str(kill_at)]

@@ -74,7 +74,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
         pytest.param(2, "whole", id="within"),
         pytest.param(3, "whole", id="edge", marks=pytest.mark.slow),
         pytest.param(5, "half", id="writing", marks=pytest.mark.slow),
-        pytest.param(4, "ctrl-c", id="ctrl-c"),
+        pytest.param(4, "ctrl-c", id="ctrl-c", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(uninterrupted, tmp_path, kill_at, how):

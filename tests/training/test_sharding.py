@@ -87,7 +87,8 @@ def assert_equal_runs(out: Path, expected: Path) -> None:
     assert torch.equal(*targets)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_train_evaluate_and_save_as_one(one, tmp_path, strategy):
     done = run(tmp_path / "run", strategy=strategy)
     assert done.returncode == 0, done.stderr

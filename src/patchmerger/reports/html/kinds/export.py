@@ -29,7 +29,7 @@ def _verdict(results: Results) -> str:
     agrees = f"the **same class on {100 * agreement:.1f}%** of the images and " if agreement is not None else ""
     return (
         f"The {info['format']} file in {info['precision']} gives {agrees}logits that differ by "
-        f"**{parity['max_difference']:.2g}** at most from those of the eager model."
+        f"**{parity['largest']:.2g}** at most from those of the eager model."
     )
 
 
