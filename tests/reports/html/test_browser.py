@@ -117,7 +117,11 @@ def test_the_scheme_changes_and_the_page_prints(opened, tmp_path):
     colour = "getComputedStyle(document.querySelector('#chart-1-1 .xtick text')).fill"
     light = page.evaluate(colour)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"({colour}) !== '{light}'")
+    for _ in range(50):  # not wait_for_function, which must evaluate again: the page's policy forbids that
+        if page.evaluate(colour) != light:
+            break
+        page.wait_for_timeout(200)
+    assert page.evaluate(colour) != light
     page.pdf(path=tmp_path / "report.pdf", format="A4")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     assert page.evaluate("document.querySelectorAll('details[open]').length") == 0
