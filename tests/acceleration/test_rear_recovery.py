@@ -113,7 +113,7 @@ def test_views_are_varied_and_fit_into_the_limit(digits, tmp_path, capsys):
     remark = json.loads((tmp_path / "rear-length.json").read_text())["remark"]
     assert "3,879 images need" in remark
     assert "2,000 fit into recovery.cache_gib" in remark
-    with pytest.raises(ValueError, match=r"no room for kept tokens: .* fit into recovery.cache_gib"):
+    with pytest.raises(ValueError, match=r"too little space for kept tokens: .* fit into recovery.cache_gib"):
         run(merged(), digits, steps=2, cache_gib=1e-6)
 
 

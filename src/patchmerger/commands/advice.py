@@ -15,7 +15,7 @@ PHRASES = {
     "if it is one, describe it with patchmerger.register_host": "patchmerger hosts lists those that can",
     "timm.list_models('*vit*') lists them": "patchmerger hosts --library timm lists those that can merge",
 }
-"""What is said in Python, and what at the command line."""
+"""Advice for Python, and the same for the command line."""
 
 _PREPROCESSING = re.compile(
     r"preprocessing, such as patchmerger\.data\.Preprocessing\(mean=\(([^)]*)\), std=\(([^)]*)\)\)"

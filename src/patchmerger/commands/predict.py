@@ -104,7 +104,7 @@ class Command:
         ending = None if self.out is None else endings.get(self.out.suffix)
         kind = self.format or ending or ("csv" if self.features else "table")
         if kind == "table" and self.features:
-            raise ValueError('format ("table") has no room for features: take "csv" or "jsonl"')
+            raise ValueError('format ("table") cannot hold features: take "csv" or "jsonl"')
         if kind == "table" and self.out is not None:
             raise ValueError(f"out ({self.out}) ends neither in .csv nor in .jsonl: name it so, or set format to one")
         return kind

@@ -126,7 +126,7 @@ def _write(
     eager: NDArray[np.float32],
 ) -> tuple[ExportInfo, Parity]:
     """Write the file, as near to the eager model as it must be."""
-    # OpenVINO computes in the number format that it is told to when it loads the file; its graph is one of float32.
+    # OpenVINO computes in the number format chosen when it loads the file; its graph is one of float32.
     dtype = torch.float32 if settings.format == "openvino" else DTYPES[settings.precision]
     model = classifier_for(net, settings, known, dtype)
     example = torch.from_numpy(images.parity.given[:1]).repeat(2 if settings.dynamic_batch else 1, 1, 1, 1)

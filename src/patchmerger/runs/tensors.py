@@ -16,7 +16,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors, from any device.
 
     Raises:
-        OSError: There is no room, or no right to write there; the file that was there is still there.
+        OSError: Too little space, or no right to write there; the file that was there is still there.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as partial:
