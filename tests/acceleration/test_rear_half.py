@@ -25,11 +25,11 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize("after", [0, 2])
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_are_those_of_the_whole_model(name, after):
     plain = Classifier(MODELS[name]())
-    merged = Classifier(insert(copy.deepcopy(plain.net), num_tokens=4, after=after)).requires_grad_(False)
+    merged = Classifier(insert(copy.deepcopy(plain.net), num_tokens=4, after=2)).requires_grad_(False)
     batches = [make_images(3), make_images(2).flip(0)]
     rears = RearHalf(plain, after), RearHalf(merged, after)
     with torch.no_grad():
@@ -101,7 +101,16 @@ def test_a_model_that_needs_more_than_tokens_is_refused():
         RearHalf(classifier, 2).check(classifier, 100 * make_images() + 50)
 
 
-@pytest.mark.parametrize("after", [0, 4])
+def test_after_the_embedding_all_blocks_are_trained():
+    classifier = Classifier(insert(make_vit(), num_tokens=4, after=2))
+    rear = RearHalf(classifier, 0)
+    rear.check(classifier, make_images())
+    trained = rear.trained(classifier, rear.front(classifier, make_images()).tokens.detach())
+    embedding = {"cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
+    assert {name for name, _ in classifier.net.named_parameters()} - trained == embedding
+
+
+@pytest.mark.parametrize("after", [-1, 4])
 def test_a_block_must_follow(after):
     with pytest.raises(ValueError, match=rf"after \({after}\) must be a block from 1 to 3"):
         RearHalf(Classifier(make_vit()), after)

@@ -39,13 +39,13 @@ def weights(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def test_it_is_training_with_a_frozen_front(digits):
+@pytest.mark.parametrize("frozen", [None, 0])
+def test_it_is_training_with_a_frozen_front(frozen, digits):
     kept, whole = merged(), merged()
     before = weights(kept)
-    run(kept, digits, cache_dtype="float32", steps=24)
-    front = [
-        name for name, _ in whole.named_parameters() if not name.startswith(("blocks.2", "blocks.3", "norm", "head"))
-    ]
+    run(kept, digits, cache_dtype="float32", steps=24, frozen_blocks=frozen)
+    trained = ("blocks.2", "blocks.3", "norm", "head") if frozen is None else ("blocks", "norm", "head")
+    front = [name for name, _ in whole.named_parameters() if not name.startswith(trained)]
     for name in front:
         whole.get_parameter(name).requires_grad_(".merger." in name)
     run(whole, digits, scope="all", steps=24)

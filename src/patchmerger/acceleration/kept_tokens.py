@@ -17,6 +17,7 @@ from patchmerger.runs.serialisation import to_json
 
 INDEX_FILE = "kept.json"
 _GIB = 2**30
+_CHECKED: set[Any] = set()  # files that this process found undamaged, and has not seen change since
 _SYNC_EVERY = 2**25  # bytes between two entries of the index: what is computed again after an interruption
 
 
@@ -167,13 +168,21 @@ class KeptTokens:
         for name in self.shape.parts:
             path, size = self.folder / name, self._bytes(name)
             good = path.is_file() and path.stat().st_size >= self.done * size
-            if good:
+            state = (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns, self.done) if good else None
+            if good and state not in _CHECKED:
                 with path.open("rb") as file:
                     good = all(
                         zlib.crc32(file.read(chunk["images"] * size)) == chunk["crc32"][name] for chunk in index["done"]
                     )
             if not good:
                 raise ValueError(f"{path} is damaged: delete the folder {self.folder}, and it is computed again")
+            _CHECKED.add(state)
+
+
+def is_complete(folder: Path, count: int) -> bool:
+    """Whether all ``count`` images are kept there, by its index."""
+    index = folder / INDEX_FILE
+    return index.exists() and sum(chunk["images"] for chunk in read_json(index)["done"]) == count
 
 
 def images_that_fit(shape: KeptShape, wanted: int, folder: Path, cache_gib: float) -> tuple[int, str | None]:

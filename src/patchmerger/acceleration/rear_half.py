@@ -1,4 +1,4 @@
-"""A classifier from one of its blocks on, run on tokens that the blocks up to it computed once."""
+"""A classifier from one of its blocks on, run on tokens that what comes before it computed once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class RearHalf:
 
     Args:
         classifier: A classifier with these blocks; what :meth:`run` is given may be any other one like it.
-        after: The last block that does not run, counted from 1. Where it merges, its merger runs.
+        after: The last block that does not run, counted from 1. Where it merges, its merger runs. 0 lets all blocks
+            run, on the tokens that enter the first one.
 
     Raises:
         ValueError: There is no such block, or none after it.
@@ -51,10 +52,10 @@ class RearHalf:
 
     def __init__(self, classifier: Classifier, after: int) -> None:
         host = find_host(classifier.net)
-        if not 1 <= after < len(host.blocks):
+        if not 0 <= after < len(host.blocks):
             raise ValueError(
-                f"after ({after}) must be a block from 1 to {len(host.blocks) - 1}: at least one must follow the kept "
-                f"tokens, and the model has {len(host.blocks)}"
+                f"after ({after}) must be a block from 1 to {len(host.blocks) - 1}, or 0 for the embedding: at least "
+                f"one block must follow the kept tokens, and the model has {len(host.blocks)}"
             )
         self.after = after
         self.dim = host.dim
@@ -65,7 +66,7 @@ class RearHalf:
     def front(self, classifier: Classifier, images: Tensor) -> FrontOutput:
         """One pass of the whole classifier over normalised images (B, 3, S, S)."""
         seen: list[Any] = []
-        with _captured(classifier.net.get_submodule(self._names[self.after - 1]), seen.append):
+        with self._captured(classifier, seen.append):
             scores, features = classifier.with_features(images)
         tokens, self._rest = (seen[0][0], seen[0][1:]) if isinstance(seen[0], tuple) else (seen[0], None)
         if any(isinstance(part, Tensor) for part in self._rest or ()):
@@ -80,9 +81,8 @@ class RearHalf:
         """Scores (B, C) and pooled features (B, F) from kept tokens (B, P + N, D); :meth:`front` must run before."""
         if self._blank is None:
             raise RuntimeError("front() must run once before run(), for the size of the images")
-        blocks = [classifier.net.get_submodule(name) for name in self._names[: self.after]]
         blank = self._blank.expand(len(tokens), -1, -1, -1).to(next(classifier.parameters()))
-        with _given(blocks, tokens if self._rest is None else (tokens, *self._rest)):
+        with self._given(classifier, tokens):
             return classifier.with_features(blank)
 
     def check(self, classifier: Classifier, images: Tensor) -> None:
@@ -92,8 +92,8 @@ class RearHalf:
             ValueError: Its outputs from kept tokens are others than those of the whole model, or tokens are merged
                 inside of the last block that does not run.
         """
-        last = classifier.net.get_submodule(self._names[self.after - 1])
-        if is_merging(last) and works_inside(last.merger):
+        last = self._blocks(classifier)[-1] if self.after else None
+        if last is not None and is_merging(last) and works_inside(last.merger):
             raise ValueError(
                 f"recovery.scope ('rear'): tokens are merged inside of block {self.after}, which must run: keep the "
                 f"tokens of block {self.after - 1}, or take 'all'"
@@ -103,8 +103,9 @@ class RearHalf:
             scores, _ = self.run(classifier, whole.tokens)
         error = float((scores - whole.scores).abs().max())
         if not error <= _TOLERANCE * max(1.0, float(whole.scores.abs().max())):
+            where = f"block {self.after}" if self.after else "the embedding"
             raise ValueError(
-                f"recovery.scope ('rear'): what follows block {self.after} of {host_class(classifier.net).__name__} "
+                f"recovery.scope ('rear'): what follows {where} of {host_class(classifier.net).__name__} "
                 f"depends on more than the tokens that leave it (scores differ by {error:.2g}): take 'all'"
             )
 
@@ -117,9 +118,35 @@ class RearHalf:
             gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
         return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
 
+    def _blocks(self, classifier: Classifier) -> list[nn.Module]:
+        """Those that do not run."""
+        return [classifier.net.get_submodule(name) for name in self._names[: self.after]]
+
+    @contextmanager
+    def _captured(self, classifier: Classifier, keep: Callable[[Any], None]) -> Iterator[None]:
+        """Within it, what the last of them gives before any merge, or what enters the first block, is kept."""
+        if self.after:
+            with _output_captured(self._blocks(classifier)[-1], keep):
+                yield
+        else:
+            first = classifier.net.get_submodule(self._names[0])
+            with first.register_forward_pre_hook(lambda _, args: keep(args[0])):
+                yield
+
+    @contextmanager
+    def _given(self, classifier: Classifier, tokens: Tensor) -> Iterator[None]:
+        """Within it, kept tokens take the place of what those blocks, or the embedding, would give."""
+        if self.after:
+            with _output_given(self._blocks(classifier), tokens if self._rest is None else (tokens, *self._rest)):
+                yield
+        else:
+            first = classifier.net.get_submodule(self._names[0])
+            with first.register_forward_pre_hook(lambda _, args: (tokens, *args[1:])):
+                yield
+
 
 @contextmanager
-def _captured(block: nn.Module, keep: Callable[[Any], None]) -> Iterator[None]:
+def _output_captured(block: nn.Module, keep: Callable[[Any], None]) -> Iterator[None]:
     """Hand what ``block`` gives, before any merge, to ``keep``."""
     if not is_merging(block):
         with block.register_forward_hook(lambda _, __, output: keep(output)):
@@ -138,7 +165,7 @@ def _captured(block: nn.Module, keep: Callable[[Any], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _given(blocks: Sequence[nn.Module], output: Any) -> Iterator[None]:
+def _output_given(blocks: Sequence[nn.Module], output: Any) -> Iterator[None]:
     """Let ``blocks`` give ``output`` without running; the last one merges it where it has a merger."""
     last = blocks[-1]
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from patchmerger.acceleration.distillation_task import KeptTask
-from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit
+from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit, is_complete
 from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.recovery_data import KeptBatches, KeptData, Views, choose_views, is_varied
 from patchmerger.acceleration.recovery_job import RecoveryJob, seconds_per_step, train_phase
@@ -53,17 +53,18 @@ def recover_rear(job: RecoveryJob, share: float) -> dict[str, Any]:
         "watched": Views(job.watched, EvalTransform(job.image_size, job.preprocessing), _SAME, seed=job.seed),
     }
     probe = [(0, index) for index in range(min(job.recovery.batch_size, len(job.data.train)))]
-    shape = halves.prepare(next(views["kept"].batches(probe, len(probe), job.workers)))
+    shape = halves.prepare(views["kept"].__getitems__(probe))
     length = job.length("rear", lambda: _length(job, halves, views["kept"], shape, probe, share))
     chosen = {
         "kept": choose_views(len(job.data.train), length["views"], seed=job.seed),
         "watched": choose_views(len(job.watched), length["watched"], seed=job.seed),
     }
     steps, batch_size = length["steps"], job.recovery.batch_size
+    size = length["views"] * shape.bytes / 2**30
+    keeping, training = (f", about {length[name]:.0f} s" if length[name] else "" for name in _TIMES)
     job.say(
         f"    rear: keeps the tokens of {length['views']:,} views of {len(job.data.train):,} images "
-        f"({length['views'] * shape.bytes / 2**30:.2f} GiB, about {length['keep_seconds']:.0f} s), then {steps:,} "
-        f"steps of {batch_size} on them (about {length['train_seconds']:.0f} s)"
+        f"({size:.2f} GiB{keeping}), then {steps:,} steps of {batch_size} on them{training}"
     )
     folder = job.phase("rear", steps, after=halves.after)
     with folder.exclusive():
@@ -85,7 +86,7 @@ def _keep_and_train(
     for name in () if folder.results is not None else chosen:
         identity = halves.identity(views[name], chosen[name])
         shared = job.shared_cache and job.shared_cache / f"{name}-{fingerprint([identity, shape])[:12]}"
-        with _alone(shared):
+        with _alone(None if shared and is_complete(shared, len(chosen[name])) else shared):
             kept[name] = KeptTokens(shared or folder.path / name, shape, len(chosen[name]), identity)
             seconds += _fill(job, halves, kept[name], views[name], chosen[name], name)
     batches = {
@@ -111,6 +112,7 @@ def _keep_and_train(
     return found
 
 
+_TIMES = ("keep_seconds", "train_seconds")
 _SAME = Augmentation("none", flip=False)
 
 
@@ -203,7 +205,7 @@ class _Halves:
 
 
 def last_frozen_block(recovery: RecoverySettings, first_merge: int | None) -> int:
-    """The last frozen block, counted from 1.
+    """The last frozen block, counted from 1; 0 where none is.
 
     Args:
         recovery: What may say so.
@@ -222,7 +224,7 @@ def last_frozen_block(recovery: RecoverySettings, first_merge: int | None) -> in
         raise ValueError(
             f"recovery.frozen_blocks ({wanted}) must be at most {first_merge}, the block of the first merge"
         )
-    return wanted or first_merge or 0
+    return first_merge if wanted is None else wanted  # type: ignore[return-value]
 
 
 def _fill(job: RecoveryJob, halves: _Halves, kept: KeptTokens, views: Views, chosen: Sequence[Key], name: str) -> float:
@@ -242,7 +244,8 @@ def _length(
 ) -> dict[str, Any]:
     """How many views are kept, and how many steps are trained on them."""
     recovery, images, batch_size = job.recovery, len(job.data.train), job.recovery.batch_size
-    keep, step = _seconds(job, halves, views, probe)
+    measured = recovery.seconds is not None or job.progress
+    keep, step = _seconds(job, halves, views, probe) if measured else (0.0, 0.0)
     watched = len(job.watched)
     most = images * (recovery.views or (8 if is_varied(job.augmentation) else 1))
     if recovery.seconds is None:

@@ -287,8 +287,11 @@ class AccelerationRun:
                 seed=self.seed, out=self.folder.path / "recovery", progress=self.progress,
             )  # fmt: skip
         student.cpu()
-        same = set(self.recovered["phases"]) <= {"rear"}
-        self._evaluate("recovered", lambda: self.held_out.of_merged(student, same_front=same))
+        frozen = set(self.recovered["phases"]) <= {"rear"} and self.recovery.frozen_blocks in (
+            None,
+            self.held_out.after,
+        )
+        self._evaluate("recovered", lambda: self.held_out.of_merged(student, same_front=frozen))
         self._say(f"    recovered: {self._in_words('recovered')}")
 
     def finish(

@@ -99,7 +99,8 @@ class RecoverySettings:
             more than half as much; fewer training images are kept where they would.
         cache_dtype: Of kept tokens: "bfloat16", or "float32" at twice the size.
         keep_cache: Leave kept tokens on disk afterwards.
-        frozen_blocks: For the rear, the blocks whose tokens are kept; by default those up to the first merge.
+        frozen_blocks: For the rear, the number of blocks that are frozen, whose tokens are kept; by default those up to
+            the first merge. 0 trains all blocks, on the tokens that enter the first one.
         lr: The highest learning rate of all but the mergers; by default 0.064 / features of a token (1e-3 for 64 of
             them, 8e-5 for 768), as the best rate falls with the width of a model (arXiv 2203.03466).
         merger_lr: Factor on it for the mergers.
@@ -162,8 +163,8 @@ class RecoverySettings:
                 raise ValueError(
                     f"recovery.{name} ({getattr(self, name)}) must be a share of the steps, from 0 to below 1"
                 )
-        counts = ("batch_size", "checkpoint_every", "steps", "views", "frozen_blocks")
-        check_at_least(1, self, *counts, prefix="recovery.")
+        check_at_least(1, self, "batch_size", "checkpoint_every", "steps", "views", prefix="recovery.")
+        check_at_least(0, self, "frozen_blocks", prefix="recovery.")
         weights = [self.teacher_weight, self.feature_weight, self.weight_of_labels(labels=True)]
         if min(weights) < 0 or max(weights) == 0:
             raise ValueError(

@@ -119,8 +119,8 @@ def cells_of(settings: AccelerationStudySettings) -> list[Cell]:
     for method, epochs, scope in product(settings.methods, settings.epochs, settings.scopes):
         for number, speedup in product(range(len(settings.models)), settings.speedups):
             one = Cell(number, method, speedup, scope if epochs else settings.scopes[0], epochs)
-            if method == "plain":  # as long whatever it is compared with
-                one = replace(one, speedup=1.0, scope="all")
+            if method == "plain":  # as long whatever it is compared with, and never with frozen blocks
+                one = replace(one, speedup=1.0, scope=one.scope if settings.recovery.frozen_blocks == 0 else "all")
             found.setdefault(one.name, one)
     return list(found.values())
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from patchmerger.acceleration.placement import ChosenPlacement
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
-from patchmerger.acceleration.settings import QueryInit, RecoverySettings
+from patchmerger.acceleration.settings import QueryInit, RecoverySettings, Scope
 from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import block_names, find_host
 from patchmerger.inserted import mergers
@@ -83,9 +83,12 @@ class Method:
     def recovery(self, recovery: RecoverySettings) -> RecoverySettings:
         """How it is recovered: as all, but for what its lack of a merger asks for."""
         if self.name == "plain":
-            return replace(recovery, scope="all", teacher_weight=0.0, feature_weight=0.0, label_weight=1.0)
+            kept = recovery.frozen_blocks == 0
+            scope: Scope = recovery.scope if kept else "all"
+            return replace(recovery, scope=scope, teacher_weight=0.0, feature_weight=0.0, label_weight=1.0)
         if self.name == "cut" and recovery.scope != "all":
-            return replace(recovery, frozen_blocks=min(self.placement.after, self.net_blocks - 1))
+            frozen = self.placement.after if recovery.frozen_blocks is None else recovery.frozen_blocks
+            return replace(recovery, frozen_blocks=min(frozen, self.net_blocks - 1))
         return recovery
 
     @property
