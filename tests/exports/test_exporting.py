@@ -6,6 +6,9 @@ from conftest import make_vit
 from exports.conftest import PREPROCESSING, nothing_but, tiny
 from patchmerger.exports import ExportSettings, ParityError, export, exporting
 from patchmerger.exports.metadata import ExportedMerger
+from patchmerger.reports.html.kinds import section_of
+from patchmerger.reports.html.reading import read_sources
+from patchmerger.runs.files import read_json
 
 
 def test_what_is_exported_is_described(onnx_file):
@@ -19,6 +22,25 @@ def test_what_is_exported_is_described(onnx_file):
     assert not parity.real
 
 
+def test_the_record_beside_the_file_says_how_it_was_compared_and_is_reported(onnx_file):
+    record = read_json(onnx_file.record)
+    assert onnx_file.record == onnx_file.path.with_name("tiny.onnx.json")
+    assert (record["kind"], record["command"], record["file"]) == ("export", "patchmerger export tiny", "tiny.onnx")
+    assert record["size"] == onnx_file.path.stat().st_size
+    assert record["parity"]["largest"] == onnx_file.parity.largest
+    assert record["tolerance"] == {"max_difference": 1e-3, "min_agreement": 0.999}
+    assert record["runtime"].startswith("onnxruntime ")
+    assert record["environment"]["onnx"] == onnx.__version__
+    assert (record["info"]["image_size"], record["settings"]["format"]) == ([32, 32], "onnx")
+    (source,), unread = read_sources([onnx_file.path.parent])
+    assert unread == []
+    found = section_of(source)
+    assert found.missing == []
+    assert found.title == "VisionTransformer as onnx, fp32"
+    assert [table.caption for table in found.tables] == ["Compared with the eager model in float32", "The file"]
+    assert any("PatchMerger to 4 tokens after block 1" in cell.text for row in found.tables[1].rows for cell in row)
+
+
 def test_an_onnx_file_names_its_input_output_and_batch_and_no_path_of_this_machine(onnx_file):
     proto = onnx.load(onnx_file.path)
     (given,), (gives,) = proto.graph.input, proto.graph.output
@@ -28,7 +50,7 @@ def test_an_onnx_file_names_its_input_output_and_batch_and_no_path_of_this_machi
     assert proto.opset_import[0].version == ExportSettings().opset
     assert proto.producer_name == "patchmerger"
     assert b"site-packages" not in onnx_file.path.read_bytes()
-    assert nothing_but(onnx_file.path.parent, "tiny.onnx")
+    assert nothing_but(onnx_file.path.parent, "tiny.onnx", "tiny.onnx.json")
 
 
 def test_the_model_stays_as_it_is(monkeypatch, tmp_path):
@@ -56,10 +78,11 @@ def test_a_file_that_gives_other_outputs_is_not_left(monkeypatch, tmp_path, onnx
 
     monkeypatch.setattr(exporting, "write_onnx", damaged)
     (tmp_path / "old.onnx").write_bytes(b"the old one")
+    (tmp_path / "old.onnx.json").write_text('{"kind": "export"}')
     with pytest.raises(ParityError, match=r"onnx \(fp32\).*largest difference.*no file was written"):
         export(tiny(), tmp_path / "old.onnx", overwrite=True)
     assert (tmp_path / "old.onnx").read_bytes() == b"the old one"
-    assert nothing_but(tmp_path, "old.onnx")
+    assert nothing_but(tmp_path, "old.onnx", "old.onnx.json")
 
 
 def test_int8_without_images_is_refused_before_long_work(tmp_path, monkeypatch):
@@ -73,6 +96,9 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_if_it_is_an_export(t
     (tmp_path / "x.onnx").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match=r"x\.onnx\) exists already.*overwrite"):
         export(tiny(), tmp_path / "x.onnx")
+    (tmp_path / "y.onnx.json").write_text('{"mine": true}')
+    with pytest.raises(FileExistsError, match=r"record would replace .*y\.onnx\.json"):
+        export(tiny(), tmp_path / "y.onnx", overwrite=True)
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"mine")

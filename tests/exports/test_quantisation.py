@@ -79,7 +79,7 @@ def test_int8_quantises_all_but_the_merger(tmp_path):
     whole = [node for node in products if makers.get(node.input[0], node).op_type != "DequantizeLinear"]
     assert len(whole) == 2  # W Xᵀ and A X of the merger
     assert len(products) > 8
-    assert nothing_but(tmp_path, "x.onnx")
+    assert nothing_but(tmp_path, "x.onnx", "x.onnx.json")
 
 
 def test_layers_go_back_to_floating_point_until_the_file_agrees(tmp_path, monkeypatch, onnx_file):
@@ -111,4 +111,4 @@ def test_layers_go_back_to_floating_point_until_the_file_agrees(tmp_path, monkey
     with pytest.raises(ParityError, match=r"onnx \(int8\).*largest difference"):
         export(tiny(), tmp_path / "y.onnx", settings, data=Pictures(), preprocessing=PREPROCESSING)
     assert len(shares) == 4
-    assert nothing_but(tmp_path, "x.onnx")
+    assert nothing_but(tmp_path, "x.onnx", "x.onnx.json")

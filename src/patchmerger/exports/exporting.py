@@ -27,6 +27,7 @@ from patchmerger.exports.openvino_format import convert_to_openvino, save_openvi
 from patchmerger.exports.openvino_int8 import quantise_openvino
 from patchmerger.exports.parity import BATCHES, Parity, centred_logits, compare_logits, in_batches
 from patchmerger.exports.quantisation import float_layer_steps
+from patchmerger.exports.record import make_record, record_of
 from patchmerger.exports.runtimes import open_exported
 from patchmerger.exports.settings import ExportSettings
 from patchmerger.exports.target import check_target, in_place
@@ -39,6 +40,7 @@ from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import FoundModel, find_model
+from patchmerger.runs.files import write_json
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ExportedFile:
         size: Bytes.
         info: What the file says of itself.
         parity: How near it is to the eager model.
+        record: The JSON file with all of this, which ``patchmerger report`` shows.
         command: The command line that asked for it.
     """
 
@@ -57,6 +60,7 @@ class ExportedFile:
     size: int
     info: ExportInfo
     parity: Parity
+    record: Path
     command: str | None = None
 
 
@@ -74,7 +78,9 @@ def export(
     """Export a model, with its mergers or without, to a file of another runtime, and check that it is the same model.
 
     The file says itself what its images and classes are; :func:`patchmerger.exports.open_exported` runs any of them.
-    It appears under its name only when it gives what the eager model in float32 gives, within the tolerance.
+    It appears under its name only when it gives what the eager model in float32 gives, within the tolerance; with it
+    comes its record, ``vit.onnx.json`` beside ``vit.onnx`` or ``export.json`` in an OpenVINO folder, which
+    ``patchmerger report`` shows.
 
     Args:
         model: A folder that patchmerger or transformers saved, that of a run, a safetensors file, an architecture of
@@ -87,7 +93,7 @@ def export(
         architecture: For a safetensors file, timm's name of the architecture.
         preprocessing: How images are prepared, in place of what is known of the model.
         overwrite: Replace a file, or an OpenVINO folder, that is there.
-        command: The command line that asked for it, kept in the result.
+        command: The command line that asked for it, kept in the record.
 
     Returns:
         Where the file is, what it says of itself, and how near it is.
@@ -112,8 +118,11 @@ def export(
     eager = _eager_logits(reference, images.parity.normalized)
     with in_place(target, settings) as path:
         info, parity = _write(net, path, info, known, settings, images, eager)
-        size = open_exported(path).size
-    return ExportedFile(Path(out), size, info, parity, command)
+        written = open_exported(path)
+        size = written.size
+        record = make_record(target, size, info, parity, settings, runtime=written.runtime, command=command)
+        write_json(record_of(path, settings), record)
+    return ExportedFile(Path(out), size, info, parity, record_of(Path(out), settings), command)
 
 
 def _write(

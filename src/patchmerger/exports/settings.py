@@ -104,6 +104,11 @@ class ExportSettings:
         difference = MAX_DIFFERENCE[self.precision] if self.max_difference is None else self.max_difference
         return difference, MIN_AGREEMENT[self.precision] if self.min_agreement is None else self.min_agreement
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether the export is a folder of several files, and not one file."""
+        return not SUFFIXES[self.format]
+
     def check_name(self, out: Path) -> None:
         """Refuse a file name that says another format."""
         suffix = SUFFIXES[self.format]

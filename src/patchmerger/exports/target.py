@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from patchmerger.exports.record import RECORD_NAME, is_record, record_of
 from patchmerger.exports.runtimes import BIN_NAME, XML_NAME
-from patchmerger.exports.settings import SUFFIXES, ExportSettings
-from patchmerger.runs.files import atomic_file, atomic_folder
+from patchmerger.exports.settings import ExportSettings
+from patchmerger.runs.files import atomic_folder, flush, full_disk_named
+
+_CURE = "take another name, or set overwrite to true"
 
 
 def check_target(target: Path, settings: ExportSettings, *, overwrite: bool) -> None:
@@ -21,11 +24,17 @@ def check_target(target: Path, settings: ExportSettings, *, overwrite: bool) -> 
         FileExistsError: Something is there.
     """
     settings.check_name(target)
+    record = record_of(target, settings)
+    if not settings.is_folder and record.exists():
+        if not is_record(record):
+            raise FileExistsError(f"out ({target}): its record would replace {record}: take another name")
+        if not overwrite:
+            raise FileExistsError(f"out ({target}) has its record ({record.name}) already: {_CURE}")
     if not target.exists():
         return
     if not overwrite:
-        raise FileExistsError(f"out ({target}) exists already: take another name, or set overwrite to true")
-    if SUFFIXES[settings.format]:
+        raise FileExistsError(f"out ({target}) exists already: {_CURE}")
+    if not settings.is_folder:
         if target.is_dir():
             raise FileExistsError(f"out ({target}) is a folder: take another name")
         return
@@ -33,7 +42,7 @@ def check_target(target: Path, settings: ExportSettings, *, overwrite: bool) -> 
         raise FileExistsError(
             f"out ({target}) is a file, and format {settings.format!r} is a folder: take another name"
         )
-    if others := sorted({file.name for file in target.iterdir()} - {XML_NAME, BIN_NAME}):
+    if others := sorted({file.name for file in target.iterdir()} - {XML_NAME, BIN_NAME, RECORD_NAME}):
         raise FileExistsError(
             f"out ({target}) holds more than an export ({', '.join(others[:3])}), which overwrite would delete: take "
             "another name"
@@ -42,16 +51,25 @@ def check_target(target: Path, settings: ExportSettings, *, overwrite: bool) -> 
 
 @contextmanager
 def in_place(target: Path, settings: ExportSettings) -> Iterator[Path]:
-    """A path to write to, of the same ending as ``target``, which it becomes where nothing failed."""
+    """A path to write to, of the same ending as ``target``, which it becomes where nothing failed.
+
+    The record is written where :func:`record_of` says. Of a file, an old record goes first and the new one comes last:
+    a process that is killed between them leaves a file without a record, and never one with that of another.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not SUFFIXES[settings.format]:
+    if settings.is_folder:
         with atomic_folder(target) as folder:
             yield folder
         return
     with (
-        atomic_file(target) as partial,
-        tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".partial", dir=target.parent) as folder,
+        full_disk_named(target, any_write_error=True),
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".partial", dir=target.parent) as partial,
     ):
-        path = Path(folder) / target.name
+        path = Path(partial) / target.name
         yield path
-        os.replace(path, partial)
+        record = record_of(path, settings)
+        for written in (path, record):
+            flush(written)
+        record_of(target, settings).unlink(missing_ok=True)
+        os.replace(path, target)
+        os.replace(record, record_of(target, settings))

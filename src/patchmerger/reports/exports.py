@@ -31,6 +31,7 @@ def export_lines(result: ExportedFile) -> list[str]:
         f"  mean difference                {parity.mean:.3g}",
         f"  same class on top              {parity.agreement:.1%}"
         + ("" if parity.real else "  (of noise: not required)"),
+        f"record: {result.record}",
     ]
     return lines
 

@@ -80,11 +80,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         with full_disk_named(path, any_write_error=True):
             yield partial
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
+            flush(partial)
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the file on the disk before it is renamed: else a crash may leave the new name with nothing in it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -95,6 +100,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         with full_disk_named(target, any_write_error=True):
             new.mkdir(parents=True)
             yield new
+            for written in new.rglob("*"):
+                if written.is_file():
+                    flush(written)
             _put_in_place(new, target)
     finally:
         shutil.rmtree(new, ignore_errors=True)

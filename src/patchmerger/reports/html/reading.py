@@ -10,6 +10,8 @@ from typing import Any
 from patchmerger.runs.files import read_json
 
 RESULTS, SETTINGS = "results.json", "settings.json"
+FILES = ("*.json", "*/export.json")
+"""Results in a folder that are not those of a run; the second is the record in an OpenVINO folder."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def _files(place: Path) -> Iterator[Path]:
     elif (place / RESULTS).is_file() or (place / SETTINGS).is_file():
         yield place / RESULTS
     else:
-        files = sorted(file for file in place.glob("*.json") if file.is_file())
+        files = sorted(file for pattern in FILES for file in place.glob(pattern) if file.is_file())
         runs = sorted(file.parent for file in place.glob(f"*/{SETTINGS}"))
         runs += sorted(file.parent for file in place.glob(f"*/{RESULTS}") if file.parent not in runs)
         yield from files or ([] if runs else [place])

@@ -19,7 +19,8 @@ SPEED_CAPTION = (
 _ENVIRONMENT = {
     "device_name": "device", "device": "kind of device", "cpu_capability": "vector instructions",
     "cpu_count": "CPUs at hand", "threads": "threads", "load_average": "load of the machine", "platform": "platform",
-    "python": "python", "torch": "torch", "timm": "timm", "cuda": "CUDA",
+    "python": "python", "torch": "torch", "timm": "timm", "cuda": "CUDA", "onnx": "onnx", "onnxruntime": "onnxruntime",
+    "openvino": "openvino", "nncf": "nncf",
 }  # fmt: skip
 
 
