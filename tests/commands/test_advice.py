@@ -50,6 +50,9 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     patchmerger.save(patchmerger.insert(make_vit(), 4), folder / "merged")
     patchmerger.save(transformers_vit(transformers.ViTForImageClassification), folder / "unsaid")
+    patchmerger.save(
+        patchmerger.insert(transformers_vit(transformers.ViTForImageClassification), 4), folder / "unsaid-merged"
+    )
     Image.new("RGB", (32, 32)).save(folder / "picture.png")
     return folder
 
@@ -69,6 +72,9 @@ def places(saved, monkeypatch):
         ("cost vlt", "patchmerger hosts --library timm lists"),
         ("test unsaid --data digits", "--preprocessing.mean [0.5, 0.5, 0.5]"),
         ("predict unsaid picture.png", "--preprocessing.mean [0.5, 0.5, 0.5]"),
+        ("fewshot unsaid --data digits", "--preprocessing.mean [0.5, 0.5, 0.5]"),
+        ("patterns unsaid merged --data digits", "--preprocessing.mean [0.5, 0.5, 0.5]"),
+        ("show unsaid-merged picture.png", "--preprocessing.mean [0.5, 0.5, 0.5]"),
     ],
 )
 def test_what_a_command_says(line, advice, places, capsys):

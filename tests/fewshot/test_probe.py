@@ -230,7 +230,7 @@ def test_what_cannot_work_is_refused_before_images_are_read(folder, tmp_path):
 
 def test_models_that_cannot_be_probed_are_refused():
     data = DataSettings("no/such/place/at/all")
-    with pytest.raises(ValueError, match=r"ViTForImage.* does not say how its images are normalised"):
+    with pytest.raises(ValueError, match=r"ViTForImage.* does not say how its images are prepared: give preprocessing"):
         few_shot(make_transformers(), data)
     with pytest.raises(ValueError, match="images of 8 × 16 pixels; square ones are needed"):
         few_shot(timm.create_model("vit_tiny_patch16_224", **TINY | {"img_size": (8, 16)}), data)
@@ -241,8 +241,11 @@ def test_models_that_cannot_be_probed_are_refused():
 @pytest.mark.parametrize("make", [make_torchvision, make_transformers])
 def test_models_of_other_libraries(make, tmp_path):
     model, settings = insert(make(), 4), FewShotSettings((2,), 1)
-    folder = save(model, tmp_path / "model", preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3))
+    prepared = Preprocessing((0.5,) * 3, (0.5,) * 3)
+    folder = save(model, tmp_path / "model", preprocessing=prepared)
     result = few_shot(folder, "digits", settings, device="cpu", progress=False)
+    given = few_shot(model, "digits", settings, preprocessing=prepared, device="cpu", progress=False)
+    assert given.results == result.results
     assert (result.feature_dim, result.image_size) == (32, 32)
     assert result[2].mean > 0.15  # chance is 0.1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patchmerger.commands.shared_options import FileOptions, TrainedModelOptions
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import DataSettings
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.runs.narrowing import narrowed
@@ -22,6 +23,7 @@ class Command(FileOptions, FewShotSettings, TrainedModelOptions):
         data: The images, with one label each.
         seed: Fixes the draws, and what is held out where the data has no validation or test split of its own.
         batch_size: Images in a batch of the one pass that gives the features.
+        preprocessing: How images are prepared, in place of what is known of the model.
         device: Device, such as cpu or cuda; the accelerator by default where there is one.
         progress: Show a progress bar, on a terminal.
     """
@@ -29,6 +31,7 @@ class Command(FileOptions, FewShotSettings, TrainedModelOptions):
     data: DataSettings = DataSettings()
     seed: int = 0
     batch_size: int = 128
+    preprocessing: Preprocessing | None = None
     device: str | None = None
     progress: bool = True
 
@@ -39,7 +42,8 @@ class Command(FileOptions, FewShotSettings, TrainedModelOptions):
 
         result = few_shot(
             self.model, self.data, narrowed(self, FewShotSettings), seed=self.seed, batch_size=self.batch_size,
-            device=self.device, out=self.out, overwrite=self.overwrite, progress=self.progress, command=command,
+            preprocessing=self.preprocessing, device=self.device, out=self.out, overwrite=self.overwrite,
+            progress=self.progress, command=command,
         )  # fmt: skip
         show_few_shot(result)
         return 0

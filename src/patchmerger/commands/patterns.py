@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchmerger.commands.shared_options import FileOptions
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import DataSettings
 from patchmerger.patterns.settings import PatternSettings
 from patchmerger.runs.narrowing import narrowed
@@ -35,6 +36,7 @@ class Command(FileOptions, PatternSettings, _Models):
     Args:
         data: The images; their classes must be those that the models know.
         batch_size: Images in a batch.
+        preprocessing: How images are prepared, in place of what is known of each model.
         device: Device, such as cpu or cuda; the accelerator by default where there is one.
         picture: PNG file to draw: which patches go on in each model, and likeness of features against drop in accuracy.
         progress: Show a progress bar for each model, on a terminal.
@@ -42,6 +44,7 @@ class Command(FileOptions, PatternSettings, _Models):
 
     data: DataSettings = DataSettings()
     batch_size: int = 128
+    preprocessing: Preprocessing | None = None
     device: str | None = None
     picture: Path | None = None
     progress: bool = True
@@ -54,8 +57,9 @@ class Command(FileOptions, PatternSettings, _Models):
         if self.picture is not None and self.picture.exists() and not self.overwrite:
             raise FileExistsError(f"picture ({self.picture}) exists already: take another name, or --overwrite true")
         results = compare_patterns(
-            self.models, self.data, narrowed(self, PatternSettings), batch_size=self.batch_size, device=self.device,
-            out=self.out, overwrite=self.overwrite, progress=self.progress, command=command,
+            self.models, self.data, narrowed(self, PatternSettings), batch_size=self.batch_size,
+            preprocessing=self.preprocessing, device=self.device, out=self.out, overwrite=self.overwrite,
+            progress=self.progress, command=command,
         )  # fmt: skip
         if self.picture is not None:
             self.picture.parent.mkdir(parents=True, exist_ok=True)

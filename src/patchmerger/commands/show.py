@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from patchmerger.commands.shared_options import TrainedModelOptions
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import DataSettings
 from patchmerger.maps.settings import ShowSettings
 from patchmerger.runs.narrowing import narrowed
@@ -29,6 +30,7 @@ class Command(ShowSettings, TrainedModelOptions):
         data: A dataset.
         out: The folder for the pictures.
         grid: Draw all images into one picture, a row each, with a column for each token.
+        preprocessing: How images are prepared, in place of what is known of the model.
         device: Device, such as cpu or cuda; the accelerator by default where there is one.
         overwrite: Replace pictures that an earlier call made in this folder.
         progress: Show a progress bar, on a terminal.
@@ -38,6 +40,7 @@ class Command(ShowSettings, TrainedModelOptions):
     data: DataSettings | None = None
     out: Path = Path("merge-maps")
     grid: bool = False
+    preprocessing: Preprocessing | None = None
     device: str | None = None
     overwrite: bool = False
     progress: bool = True
@@ -49,6 +52,6 @@ class Command(ShowSettings, TrainedModelOptions):
 
         results = show(
             self.model, self.images, self.data, narrowed(self, ShowSettings), out=self.out, overwrite=self.overwrite,
-            device=self.device, progress=self.progress, command=command,
+            preprocessing=self.preprocessing, device=self.device, progress=self.progress, command=command,
         )  # fmt: skip
         return report_show(results, read_shown(self.out)[1], grid=self.grid)

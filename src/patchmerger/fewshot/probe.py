@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.batches import key
 from patchmerger.data.loading import DataLike
+from patchmerger.data.preprocessing import known_preprocessing
 from patchmerger.data.settings import as_data_settings
 from patchmerger.fewshot.features import FeatureFunction, extract_features, pre_logits
 from patchmerger.fewshot.results import FewShot, KShot
@@ -36,6 +37,7 @@ def few_shot(
     *,
     seed: int = 0,
     batch_size: int = 128,
+    preprocessing: Preprocessing | None = None,
     device: str | None = None,
     out: Path | None = None,
     overwrite: bool = False,
@@ -55,6 +57,7 @@ def few_shot(
         settings: Numbers of images and of draws.
         seed: Fixes the draws, and what is held out where the data has no validation or test split of its own.
         batch_size: Images in a batch of the one pass that gives the features.
+        preprocessing: How images are prepared, in place of what is known of the model.
         device: Device, such as cpu or cuda; the accelerator by default where there is one.
         out: JSON file to write the result to.
         overwrite: Replace that file if it exists.
@@ -75,9 +78,7 @@ def few_shot(
     _check_out(out, overwrite)
     place = find_device(device)
     found = find_model(model)
-    known = found.preprocessing
-    if known is None:
-        raise ValueError(f"model ({found.name}) does not say how its images are normalised: give few_shot_images that")
+    known = known_preprocessing(preprocessing or found.preprocessing, found.name)
     image_size = square_input(found.model)
     images = load_images(data, seed=seed)
     check_images(images, settings.shots)

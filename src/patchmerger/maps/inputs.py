@@ -52,20 +52,6 @@ class Inputs(Protocol):
         """One file; a BadImageError says what is wrong with it."""
 
 
-def check_known(preprocessing: Preprocessing | None, name: str) -> Preprocessing:
-    """How images are prepared, where that is known.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if preprocessing is None:
-        raise ValueError(
-            f"model ({name}) does not say how its images are prepared: save it with preprocessing=, such as "
-            "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
-        )
-    return preprocessing
-
-
 class ModelInputs:
     """Prepares images for one model that takes images (B, 3, H, W).
 

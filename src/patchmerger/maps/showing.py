@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from patchmerger.data.decoding import BadImageError
 from patchmerger.data.images import ImageSet
 from patchmerger.data.loading import DataLike, load_images
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.splits import ImageSplits
 from patchmerger.inserted import mergers
 from patchmerger.maps.inputs import Inputs, ModelInputs, ShownImage, class_in_turn
@@ -41,6 +42,7 @@ def show(
     *,
     out: str | Path = "merge-maps",
     overwrite: bool = False,
+    preprocessing: Preprocessing | None = None,
     device: str | None = None,
     progress: bool = True,
     command: str | None = None,
@@ -55,6 +57,7 @@ def show(
         settings: Which of its images.
         out: The folder: ``results.json`` for the numbers, ``maps.safetensors`` for the maps and pixels.
         overwrite: Replace what an earlier call wrote there.
+        preprocessing: How images are prepared, in place of what is known of the model.
         device: Such as "cpu" or "cuda"; the accelerator by default where there is one.
         progress: Show a progress bar, on a terminal.
         command: The command line that asked for it, kept in the results.
@@ -74,7 +77,7 @@ def show(
     found = find_model(model)
     _check_merged(found)
     on = find_device(device)
-    inputs = inputs_for(found.model.to(on), found.preprocessing, found.name)
+    inputs = inputs_for(found.model.to(on), preprocessing or found.preprocessing, found.name)
     if data is not None and not isinstance(inputs, ModelInputs):
         raise ValueError(f"data is for models that take images of one size, and model ({found.name}) takes files alone")
     shown, unread = _read_files(images, inputs)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from patchmerger.data.decoding import BadImageError, decode
-from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.preprocessing import Preprocessing, known_preprocessing
 from patchmerger.data.transforms import normalize
-from patchmerger.maps.inputs import Inputs, ModelInputs, ShownImage, check_known
+from patchmerger.maps.inputs import Inputs, ModelInputs, ShownImage
 
 
 def inputs_for(model: nn.Module, preprocessing: Preprocessing | None, name: str) -> Inputs:
@@ -35,8 +35,8 @@ def inputs_for(model: nn.Module, preprocessing: Preprocessing | None, name: str)
     if hasattr(config, "num_frames"):
         raise ValueError(f"model ({name}) takes videos: give patchmerger.merge_maps the inputs that it takes")
     if "siglip2" in str(getattr(config, "model_type", "")) and hasattr(config, "num_patches"):
-        return PatchInputs(model, config, check_known(preprocessing, name))
-    return ModelInputs(model, check_known(preprocessing, name))
+        return PatchInputs(model, config, known_preprocessing(preprocessing, name))
+    return ModelInputs(model, known_preprocessing(preprocessing, name))
 
 
 class SpectrogramInputs:

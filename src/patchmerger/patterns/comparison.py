@@ -16,6 +16,7 @@ from torch import Tensor
 
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.loading import DataLike
+from patchmerger.data.preprocessing import known_preprocessing
 from patchmerger.data.settings import as_data_settings
 from patchmerger.hosts import find_host
 from patchmerger.inserted import mergers
@@ -47,6 +48,7 @@ def compare_patterns(
     settings: PatternSettings = PatternSettings(),
     *,
     batch_size: int = 128,
+    preprocessing: Preprocessing | None = None,
     device: str | None = None,
     out: Path | None = None,
     overwrite: bool = False,
@@ -72,6 +74,7 @@ def compare_patterns(
         data: The images, with one label each, as in :func:`patchmerger.data.load_images`.
         settings: How many images, and which methods are put into copies of the first model beside the others.
         batch_size: Images in a batch.
+        preprocessing: How images are prepared, in place of what is known of each model.
         device: Device, such as cpu or cuda; the accelerator by default where there is one.
         out: JSON file to write the result to.
         overwrite: Replace that file if it exists.
@@ -90,7 +93,7 @@ def compare_patterns(
     """
     _check_out(out, overwrite)
     place = find_device(device)
-    found = [find_model(model) for model in models]
+    found = [_with_preprocessing(find_model(model), preprocessing) for model in models]
     if not found or len(found) + len(settings.reducers) < 2:
         raise ValueError(f"models ({', '.join(map(str, models))}): at least two are compared; or give reducers")
     names = [each.name for each in found]
@@ -155,10 +158,13 @@ def _drawn(splits: ImageSplits, settings: PatternSettings) -> ImageSet:
     return images.subset(torch.randperm(len(images), generator=generator)[: settings.images].sort().values.tolist())
 
 
+def _with_preprocessing(found: FoundModel, preprocessing: Preprocessing | None) -> FoundModel:
+    """The model with how its images are prepared: as is asked for, else as is known."""
+    return replace(found, preprocessing=known_preprocessing(preprocessing or found.preprocessing, found.name))
+
+
 def _check(found: FoundModel, splits: ImageSplits) -> None:
-    """Refuse a model of other classes than the images', or whose preprocessing is not known."""
-    if found.preprocessing is None:
-        raise ValueError(f"model ({found.name}) does not say how its images are prepared")
+    """Refuse a model of other classes than the images'."""
     if found.class_names is not None and tuple(found.class_names) != splits.class_names:
         raise ValueError(
             f"model ({found.name}) has other classes than {splits.description}: {len(found.class_names)} against "

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.preprocessing import Preprocessing, known_preprocessing
 from patchmerger.exports.runtimes import open_exported
-from patchmerger.prediction.scorer import check_channels, known_preprocessing, names_of
+from patchmerger.prediction.scorer import check_channels, names_of
 
 
 class ExportedScorer:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.preprocessing import Preprocessing, known_preprocessing
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
@@ -107,16 +107,6 @@ class ModelScorer:
         """Features (B, D) of normalised images (B, 3, S, S): what the last layer classifies."""
         with torch.inference_mode(), eval_mode(self.net):
             return self.net.with_features(images.to(self._like))[1].float()
-
-
-def known_preprocessing(preprocessing: Preprocessing | None, model: str) -> Preprocessing:
-    """Refuse a model of which it is not known how its images are prepared."""
-    if preprocessing is None:
-        raise ValueError(
-            f"model ({model}) does not say how its images are prepared: give preprocessing, such as "
-            "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
-        )
-    return preprocessing
 
 
 def check_channels(channels: int, model: str) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from patchmerger.data import DataSettings, ImageData, ImageSplits, Preprocessing, load_images
 from patchmerger.data.loading import DataLike
+from patchmerger.data.preprocessing import known_preprocessing
 from patchmerger.data.settings import as_data_settings
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.build import square_input
@@ -61,12 +62,7 @@ def evaluate(
         FileNotFoundError: No such model or data.
     """
     found = find_model(model)
-    known = preprocessing or found.preprocessing
-    if known is None:
-        raise ValueError(
-            f"model ({found.name}) does not say how its images are prepared: give preprocessing, such as "
-            "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
-        )
+    known = known_preprocessing(preprocessing or found.preprocessing, found.name)
     net = Classifier(found.model)
     if not net.gives_scores:
         raise ValueError(f"model ({found.name}) gives {net.num_outputs} features and no scores of classes")
