@@ -17,6 +17,8 @@ from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing,
 from patchmerger.data.images import InMemory
 from patchmerger.fewshot.probe import STRENGTHS, draw, few_shot_images
 from patchmerger.fewshot.settings import FewShotSettings
+from patchmerger.reports.html.kinds import section_of
+from patchmerger.reports.html.reading import Source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 10}
@@ -205,6 +207,9 @@ def test_the_command(folder, tmp_path, capsys):
         assert result["mean"] == pytest.approx(np.mean(result["accuracies"]))
         assert result["sd"] == pytest.approx(np.std(result["accuracies"], ddof=1))
         assert f"{100 * result['mean']:.2f} ± {100 * result['sd']:.2f}" in printed
+    section = section_of(Source(out, record))
+    assert f"{100 * record['results'][-1]['mean']:.2f} ± " in section.verdict
+    assert not section.missing
     assert main([*arguments, "--out", str(out)]) == 2
     assert "exists already: take another name, or set overwrite to true" in capsys.readouterr().err
     assert (

@@ -12,6 +12,8 @@ from patchmerger.data import Preprocessing, load_images
 from patchmerger.hub import save
 from patchmerger.insertion import insert
 from patchmerger.patterns import PatternSettings, compare_patterns, linear_cka, read_patterns
+from patchmerger.reports.html.kinds import section_of
+from patchmerger.reports.html.reading import Source
 from patchmerger.reports.patterns import short_names, show_patterns
 from trained_on_digits import trained_vit
 
@@ -120,12 +122,21 @@ def test_models_are_compared(folders, tmp_path):
 def test_the_command(folders, tmp_path, capsys):
     picture = tmp_path / "patterns.png"
     arguments = ["--images", "40", "--reducers", "[kmedoids,random]", "--keep_rates", "[0.25,0.5]", "--after", "[2]"]
-    assert main(["patterns", *folders, *arguments, "--picture", str(picture), "--progress", "false"]) == 0
+    arguments += ["--picture", str(picture), "--progress", "false"]
+    out = tmp_path / "patterns.json"
+    assert main(["patterns", *folders, *arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     for words in ("kmedoids 0.25", "random 0.5", "4 after 2", "IoU of the kept patches", "Kendall τ, Spearman ρ"):
         assert words in printed
     with Image.open(picture) as drawn:
         assert drawn.width > 1000
+    results = json.loads(out.read_text())
+    section = section_of(Source(out, results))
+    best = max(results["models"][1:], key=lambda model: model["accuracy"])
+    assert short_names([model["name"] for model in results["models"]])[results["models"].index(best)] in section.verdict
+    assert [len(table.rows) for table in section.tables[:2]] == [len(results["models"]), len(results["pairs"])]
+    assert len(section.pictures) == 1
+    assert not section.missing
 
 
 def test_few_models_are_shown_without_correlations(folders, capsys):

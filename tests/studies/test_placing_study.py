@@ -9,6 +9,8 @@ from patchmerger import fit, insert, place
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.costs import cost
 from patchmerger.models.settings import ModelSettings
+from patchmerger.reports.html.kinds import section_of
+from patchmerger.reports.html.reading import Source
 from patchmerger.reports.placing_study import PICTURE_FILE, report_placing
 from patchmerger.studies.placing_study import budget_of, place_study
 from patchmerger.studies.settings import PlacingStudySettings
@@ -73,6 +75,11 @@ def test_a_grid_is_evaluated_and_shown(study, trained, capsys):
     printed = capsys.readouterr().out
     assert "uses the labels" in printed
     assert "patches dropped at random" in printed
+    section = section_of(Source(out, results))
+    assert (section.kind, len(section.charts), len(section.tables)) == ("place-study", 2, 2)
+    assert len(section.tables[0].rows) == len(results["curves"])
+    assert f"**{100 * budget / results['plain_flops']:.0f}% of the FLOPs**" in section.verdict
+    assert section.missing == ["the command line (the results have none: they were made in Python)"]
 
 
 def test_what_is_done_is_kept_when_a_study_resumes(study, trained):

@@ -19,8 +19,8 @@ class Command:
     error; the exit status is then 1.
 
     Args:
-        folders: Folders of compare, transfer, sweep, accelerate, accelerate-study, demo, fit and show, JSON files of
-            bench and export, or folders that hold some of these.
+        folders: Folders of compare, transfer, sweep, accelerate, accelerate-study, place-study, demo, fit and show;
+            JSON files of bench, patterns, fewshot, hosts and export; or folders that hold some of these.
         out: The file to write; complete or not at all.
         title: Its heading.
         overwrite: Replace that file if it exists.

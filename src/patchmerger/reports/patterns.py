@@ -9,15 +9,21 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from rich.markup import escape
 from rich.table import Table
 
-from patchmerger.reports.style import GREY, PANEL, head, picture
+from patchmerger.reports.numbers import counted
+from patchmerger.reports.style import GREY, head, label_beside, picture, variant_colours
 from patchmerger.reports.tables import new_table, print_table, report_console
 
-_COLUMNS = 4
-_MEASURES = {"cka": "CKA of features", "procrustes": "Procrustes", "iou": "kept patches", "nmi": "groups"}
+_COLUMNS = 6
+_WIDE = 2
+"""Columns and rows that the panel of points takes."""
+_TILE = (1.55, 1.75)
+_MOST = 4.0
+"""The largest value of the colour scale: four times the share of a patch."""
+MEASURES = {"cka": "CKA of features", "procrustes": "Procrustes", "iou": "kept patches", "nmi": "groups"}
 
 
 def show_patterns(results: Mapping[str, Any]) -> None:
@@ -53,7 +59,7 @@ def _models_table(results: Mapping[str, Any], names: Sequence[str]) -> Table:
     columns = ("GFLOPs", "accuracy\n%", "drop\npoints", "agree\n%", "CKA", "Procrustes")
     table = new_table(["model", "tokens\nafter block"], columns, title=title)
     for name, model in zip(names, results["models"], strict=True):
-        pair = _pair_of(results, first["name"], model["name"])
+        pair = pair_of(results, first["name"], model["name"])
         against = ["", "", "", ""]
         if pair is not None:
             drop = 100 * (first["accuracy"] - model["accuracy"])
@@ -63,13 +69,18 @@ def _models_table(results: Mapping[str, Any], names: Sequence[str]) -> Table:
                 f"{pair['cka']:.3f}",
                 f"{pair['procrustes']:.3f}",
             ]
-        places = ", ".join(f"{stage['num_tokens']} after {stage['after']}" for stage in model["stages"]) or "all"
         accuracy = f"{100 * model['accuracy']:.2f}"
-        table.add_row(escape(name), places, f"{model['flops'] / 1e9:.3g}", accuracy, *against)
+        table.add_row(escape(name), stages_text(model), f"{model['flops'] / 1e9:.3g}", accuracy, *against)
     return table
 
 
-def _pair_of(results: Mapping[str, Any], a: str, b: str) -> Mapping[str, Any] | None:
+def stages_text(model: Mapping[str, Any]) -> str:
+    """How many tokens go on after which blocks."""
+    return ", ".join(f"{stage['num_tokens']} after {stage['after']}" for stage in model["stages"]) or "all"
+
+
+def pair_of(results: Mapping[str, Any], a: str, b: str) -> Mapping[str, Any] | None:
+    """What was measured of two models; ``None`` of one alone."""
     return next((pair for pair in results["pairs"] if set(pair["models"]) == {a, b} and a != b), None)
 
 
@@ -82,7 +93,7 @@ def _pairs_table(results: Mapping[str, Any], names: Sequence[str], measure: str,
     short = dict(zip(every, names, strict=True))
     table = new_table(["model"], [escape(short[name]) for name in having[1:]], title=what)
     for row, name in enumerate(having[:-1]):
-        cells = ["" if other <= row else _cell(_pair_of(results, name, having[other]), measure) for other in
+        cells = ["" if other <= row else _cell(pair_of(results, name, having[other]), measure) for other in
                  range(1, len(having))]  # fmt: skip
         table.add_row(escape(short[name]), *cells)
     return table
@@ -102,7 +113,7 @@ def _lines(results: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     short = dict(zip((model["name"] for model in results["models"]), names, strict=True))
     shown = [found for found in results["correlations"] if found["model"] in (None, results["models"][0]["name"])]
     for found in shown:
-        known = {what: found[measure] for measure, what in _MEASURES.items() if found[measure] is not None}
+        known = {what: found[measure] for measure, what in MEASURES.items() if found[measure] is not None}
         over = "all pairs, with the size of the difference in accuracy" if found["model"] is None else (
             f"{short[found['model']]} and each other model, with the drop in accuracy"
         )  # fmt: skip
@@ -112,7 +123,7 @@ def _lines(results: Mapping[str, Any], names: Sequence[str]) -> list[str]:
                 for what, rank in known.items()
             ]
             lines.append(f"Rank correlation (Kendall τ, Spearman ρ) over {over}: {'; '.join(parts)}.")
-    if not any(found[measure] for found in shown for measure in _MEASURES):
+    if not any(found[measure] for found in shown for measure in MEASURES):
         lines.append("Rank correlations with the drop in accuracy need at least four pairs: name more models.")
     return lines
 
@@ -121,7 +132,7 @@ def draw_patterns(results: Mapping[str, Any], path: Path) -> None:
     """Draw which patches go on, and how the features' likeness goes with the accuracy, as a PNG.
 
     One panel a model that reduces tokens: how much of each patch its last merger lets go on, mean over the images. The
-    last panel: CKA with the first model against the drop in accuracy.
+    last panel: CKA with the first model against the drop in accuracy, by the numbers of the models.
 
     Args:
         results: What :func:`patchmerger.patterns.compare_patterns` gives.
@@ -129,45 +140,62 @@ def draw_patterns(results: Mapping[str, Any], path: Path) -> None:
     """
     names = short_names([model["name"] for model in results["models"]])
     reducing = [(name, model) for name, model in zip(names, results["models"], strict=True) if model["stages"]]
-    panels = len(reducing) + 1
-    columns = min(_COLUMNS, panels)
-    note = (
-        "Maps: how much of each patch goes on after the last merger, mean over the images; 1 is its share if all were "
-        "treated alike. Points: each model against the first."
+    numbers = {model["name"]: number for number, (_, model) in enumerate(reducing, start=1)}
+    columns = min(_COLUMNS, len(reducing) + _WIDE)
+    maps_beside = columns - _WIDE
+    rows = _WIDE + max(0, math.ceil((len(reducing) - _WIDE * maps_beside) / columns))
+    title = f"{names[0]} and {len(names) - 1} others, {results['images']:,} images of {results['data'].split(':')[0]}"
+    with picture(path, columns=columns, rows=rows, note=_note(results), title=title, panel=_TILE) as (figure, panels):
+        grid = [panels[row * columns : (row + 1) * columns] for row in range(rows)]
+        specification = panels[0].get_gridspec()
+        for axes in (axes for row in grid[:_WIDE] for axes in row[maps_beside:]):
+            axes.remove()
+        likeness = figure.add_subplot(specification[:_WIDE, maps_beside:])
+        free = [axes for row in grid[:_WIDE] for axes in row[:maps_beside]] + [a for row in grid[_WIDE:] for a in row]
+        for axes, (name, model) in zip(free, reducing, strict=False):
+            image = _draw_usage(axes, f"{numbers[model['name']]}  {name}", model["stages"][-1])
+        for axes in free[len(reducing) :]:
+            axes.set_axis_off()
+        if reducing:
+            bar = figure.colorbar(
+                image, ax=free, location="bottom", ticks=[0, 1, _MOST], extend="max", shrink=0.6, aspect=40,
+                anchor=(0, 0),
+            )  # fmt: skip
+            bar.ax.set_xticklabels(["0", "1: its share", f"{_MOST:g} and more"], fontsize=8)
+            bar.outline.set_visible(False)  # type: ignore[operator]
+        _draw_likeness(likeness, results, names, numbers)
+
+
+def _note(results: Mapping[str, Any]) -> str:
+    return (
+        f"Maps: how much of each patch goes on after the last merger, mean over the images. Points: the models by "
+        f"their numbers, against the first on the same {results['images']:,} images."
     )
-    title = f"{results['images']:,} images of {results['data'].split(':')[0]}"
-    rows = math.ceil(panels / columns)
-    with picture(path, columns=columns, rows=rows, note=note, title=title) as (figure, axes):
-        figure.set_size_inches(columns * 0.68 * PANEL[0], rows * 0.86 * PANEL[1] + 0.9)
-        for panel, (name, model) in zip(axes, reducing, strict=False):
-            _draw_usage(figure, panel, name, model["stages"][-1])
-        _draw_likeness(axes[len(reducing)], results, names)
-        for panel in axes[panels:]:
-            panel.set_axis_off()
 
 
-def _draw_usage(figure: Figure, axes: Axes, name: str, stage: Mapping[str, Any]) -> None:
-    # A scale in which half and twice its share are equally far from 1.
-    scale = mpl.colors.TwoSlopeNorm(1, vmin=0, vmax=max(2.0, max(map(max, stage["usage"]))))
-    image = axes.imshow(stage["usage"], cmap="PuOr_r", norm=scale)
-    axes.set_title(f"{name}\n{stage['num_tokens']} tokens after block {stage['after']}", loc="left", fontsize=9)
+def _draw_usage(axes: Axes, name: str, stage: Mapping[str, Any]) -> AxesImage:
+    # A scale in which half and twice its share are equally far from 1; the same for all, so that maps can be compared.
+    image = axes.imshow(stage["usage"], cmap="PuOr_r", norm=mpl.colors.TwoSlopeNorm(1, vmin=0, vmax=_MOST))
+    axes.set_title(f"{name}\n{counted(stage['num_tokens'], 'token')} after {stage['after']}", loc="left", fontsize=8.5)
     axes.set_xticks([])
     axes.set_yticks([])
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 1, scale.vmax])
-    bar.ax.tick_params(labelsize=8)
-    bar.ax.set_yticklabels(["0", "1", f"{scale.vmax:.1f}"])
+    axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)
+    return image
 
 
-def _draw_likeness(axes: Axes, results: Mapping[str, Any], names: Sequence[str]) -> None:
-    first = results["models"][0]
+def _draw_likeness(axes: Axes, results: Mapping[str, Any], names: Sequence[str], numbers: Mapping[str, int]) -> None:
+    first, labels = results["models"][0], []
     for name, model in list(zip(names, results["models"], strict=True))[1:]:
-        pair = _pair_of(results, first["name"], model["name"])
+        pair = pair_of(results, first["name"], model["name"])
         if pair is not None:
-            place = (pair["cka"], 100 * (first["accuracy"] - model["accuracy"]))
-            axes.plot(*place, "o", color="#0072b2")
-            axes.annotate(name, place, xytext=(3, 3), textcoords="offset points", fontsize=7, color=GREY)
+            x, y = pair["cka"], 100 * (first["accuracy"] - model["accuracy"])
+            axes.plot(x, y, "o", color=variant_colours(["average"])["average"])
+            labels.append((x, y, str(numbers.get(model["name"], name))))
     head(axes, f"Drop from {names[0]}")
-    axes.set_xlabel("CKA of features with it")
+    axes.set_xlabel(f"CKA of features with {names[0]}")
     axes.set_ylabel("points of accuracy")
     axes.margins(0.15)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(0.0, low), high + 0.08 * (high - min(0.0, low)))
+    axes.set_xlim(axes.get_xlim())
+    label_beside(axes, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,22 @@ WORDS = {
     "uniform": "uniform", "gaussian": "Gaussian", "sobol": "Sobol", "edges": "drawn to edges", "learned": "learned",
     "merger": "PatchMerger, same FLOPs", "placed-merger": "placed, then merged, same FLOPs",
 }  # fmt: skip
-_COLOURS = {
+COLOURS = {
     "subset": "#8a8f2a", "grid": "#56b4e9", "center": "#0072b2", "uniform": "#8d5fbf", "gaussian": "#cc79a7",
     "sobol": "#009e73", "edges": "#e69f00", "learned": "#7a4b2a", "merger": "#d55e00", "placed-merger": "#1b1b1b",
 }  # fmt: skip
-_MARKERS = dict(zip(_COLOURS, "xsDv^oP*hX", strict=True))
+_MARKERS = dict(zip(COLOURS, "xsDv^oP*hX", strict=True))
 
 
 def report_placing(results: dict[str, Any]) -> None:
     """Draw the picture of ``patchmerger place-study`` into its folder, and print the table."""
     draw_placing(results, Path(results["folder"]) / PICTURE_FILE)
     show_placing(results)
+
+
+def training_text(row: Mapping[str, Any]) -> str:
+    """Whether a model was trained after its tokens were placed."""
+    return "fine-tuned" if row["fine_tuned"] else "not trained"
 
 
 def show_placing(results: dict[str, Any]) -> None:
@@ -50,7 +56,7 @@ def show_placing(results: dict[str, Any]) -> None:
     for row in sorted(curves, key=lambda row: (-row["fraction"], row["fine_tuned"])):
         table.add_row(
             f"{row['num_tokens']} ({100 * row['fraction']:g}%)", WORDS[row["method"]],
-            "fine-tuned" if row["fine_tuned"] else "none",
+            training_text(row),
             f"{100 * row['accuracy']:.2f}" + ("" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"),
             difference_text(row["difference"]), difference_text(row["ahead"]),
             f"{100 * row['flops'] / results['plain_flops']:.0f}%",
@@ -96,10 +102,10 @@ def draw_placing(results: dict[str, Any], path: Path) -> None:
             _tokens_axis(axes, results)
         panels[0].set_ylabel("test accuracy, %")
         handles = [Line2D([], [], color=GREY, lw=1, ls=":")]
-        handles += [Line2D([], [], color=_COLOURS[m], marker=_MARKERS[m], lw=1.6) for m in methods]
+        handles += [Line2D([], [], color=COLOURS[m], marker=_MARKERS[m], lw=1.6) for m in methods]
         labels = ["plain", *(WORDS[m] for m in methods)]
         if any(row["oracle"] is not None for row in results["curves"]):
-            handles.append(Line2D([], [], color=_COLOURS[results["settings"]["sampler"]], lw=1.2, ls="--"))
+            handles.append(Line2D([], [], color=COLOURS[results["settings"]["sampler"]], lw=1.2, ls="--"))
             labels.append("oracle (uses labels)")
         data = results["data"].split(":")[0]
         title = f"{data}: {model_text(results['model'])}, {counted(len(results['models']), 'trained plain model')}"
@@ -108,7 +114,7 @@ def draw_placing(results: dict[str, Any], path: Path) -> None:
 
 def _line(axes: Axes, rows: list[dict[str, Any]], method: str) -> None:
     rows = sorted(rows, key=lambda row: row["num_tokens"])
-    tokens, colour = [row["num_tokens"] for row in rows], _COLOURS[method]
+    tokens, colour = [row["num_tokens"] for row in rows], COLOURS[method]
     sds = [100 * (row["sd"] or 0) for row in rows]
     axes.errorbar(
         tokens, [100 * row["accuracy"] for row in rows], yerr=sds if any(sds) else None, fmt=f"{_MARKERS[method]}-",

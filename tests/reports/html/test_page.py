@@ -224,6 +224,9 @@ def test_every_kind_has_a_section_even_of_results_that_lack_nearly_all():
         "fit": {"test_metric": 0.5, "history": []},
         "export": {"parity": {}, "info": {}},
         "accelerate-study": {"study": "accelerate"},
+        "place-study": {"study": "place"},
+        "fewshot": {"results": [], "draws": 1, "strengths": []},
+        "hosts": {"findings": [{}], "counts": {}},
     }
     for kind in KINDS:
         found = section(least.get(kind.command, {"study": kind.command}))
@@ -326,6 +329,14 @@ def test_merge_maps_are_in_the_page(tmp_path):
     ]  # fmt: skip
     assert "1.5 different mixtures" in page.find("p", class_="verdict")[0].text
     assert "b.png (not an image)" in page.find("div", class_="missing")[0].text
+
+
+def test_all_committed_results_are_shown(tmp_path):
+    report = write_report([RESULTS], tmp_path / "report.html")
+    assert (len(report.shown), report.unread) == (len(list(RESULTS.glob("*.json"))), ())
+    page = Page(report.path.read_text())
+    assert "1,639 architectures" in page.find("main")[0].text
+    assert len(page.find("img")) == len(list(RESULTS.glob("merge-maps-*.png")))
 
 
 def test_names_cannot_break_the_page():

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import cycle
 from typing import Any
 
 from patchmerger.reports.html.colours import chart_colours, chart_symbols, faint
 from patchmerger.reports.html.parts import Chart
 
 _FEW = 10
+_SYMBOLS = ("x", "square", "diamond", "triangle-down", "triangle-up", "circle", "cross", "star", "hexagon", "bowtie")
 _HOVER = "%{hovertext}<extra></extra>"
 
 
@@ -96,6 +98,85 @@ def accuracy_against_speed(
         ]
     words = "; ".join(f"{p.name}: {p.accuracy:.2f}% at {p.speedup:.2f} times" for p in every)
     return Chart("Accuracy against measured speed", caption, f"{metric} against speed. {words}.", data, layout)
+
+
+@dataclass(frozen=True)
+class TokenPoint:
+    """A model in accuracy and number of tokens.
+
+    Attributes:
+        num_tokens: So many tokens.
+        accuracy: In per cent.
+        spread: Standard deviation of the accuracy, in points.
+        facts: More lines to show on hovering.
+    """
+
+    num_tokens: int
+    accuracy: float
+    spread: float | None = None
+    facts: Sequence[str] = ()
+
+
+def accuracy_against_tokens(
+    title: str,
+    lines: Mapping[str, Sequence[TokenPoint]],
+    plain: float,
+    *,
+    colours: Mapping[str, str],
+    dashed: Sequence[str] = (),
+    metric: str,
+    axis: str,
+    caption: str,
+) -> Chart:
+    """A line for each method over the number of tokens, with the plain model as a dotted line.
+
+    Args:
+        title: What is drawn.
+        lines: The points of each method, by their number of tokens.
+        plain: Accuracy of the plain model, in per cent.
+        colours: Of each method, as "#d55e00".
+        dashed: Methods that are no more than bounds.
+        metric: What the vertical axis is of.
+        axis: What the horizontal one is of.
+        caption: What bars mean, in words.
+    """
+    data: list[dict[str, Any]] = []
+    for (name, points), symbol in zip(lines.items(), cycle(_SYMBOLS), strict=False):
+        colour = "@" + colours[name].removeprefix("#").lower()
+        hover = [
+            "<br>".join([
+                f"<b>{escape(name)}</b>", f"{metric}: {p.accuracy:.2f}{_spread(p.spread)}%", f"{p.num_tokens} tokens",
+                *map(escape, p.facts),
+            ])
+            for p in points
+        ]  # fmt: skip
+        data.append({
+            "type": "scatter", "mode": "lines" if name in dashed else "lines+markers", "name": escape(name),
+            "x": [p.num_tokens for p in points], "y": [p.accuracy for p in points],
+            "error_y": {
+                "type": "data", "array": [p.spread or 0 for p in points], "color": colour, "thickness": 1.2, "width": 4,
+                "visible": any(p.spread for p in points),
+            },
+            "line": {"color": colour, "width": 1.5, "dash": "dash" if name in dashed else "solid"},
+            "marker": {"color": colour, "size": 9, "symbol": symbol}, "hovertext": hover, "hovertemplate": _HOVER,
+        })  # fmt: skip
+    ticks = sorted({p.num_tokens for points in lines.values() for p in points})
+    grey = chart_colours(["plain"])["plain"]
+    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": plain, "y1": plain, "layer": "below"}
+    layout = {
+        "xaxis": {
+            "title": {"text": axis}, "type": "log", "tickvals": ticks, "ticktext": [str(n) for n in ticks],
+        },
+        "yaxis": {"title": {"text": f"{metric}, %"}},
+        "shapes": [{**line, "line": {"color": grey, "dash": "dot", "width": 1}}],
+    }  # fmt: skip
+    words = "; ".join(
+        f"{name}: " + ", ".join(f"{p.accuracy:.1f}% at {p.num_tokens}" for p in points)
+        for name, points in lines.items()
+    )
+    return Chart(
+        title, caption, f"{metric} by tokens, plain {plain:.1f}%. {words}.", data, layout, 340 + 20 * len(lines)
+    )
 
 
 def training_curves(title: str, curves: Sequence[Curve], *, metric: str, caption: str) -> Chart:
@@ -197,7 +278,10 @@ def stages(title: str, values: Mapping[str, Sequence[tuple[str, float, str]]], *
 def _hover(point: Point, metric: str | None) -> str:
     low, high = point.speedup - point.speed_bar[0], point.speedup + point.speed_bar[1]
     quartiles = f" (quartiles {low:.2f} to {high:.2f})" if any(point.speed_bar) else ""
-    spread = "" if point.spread is None else f" ± {point.spread:.2f}"
-    lines = [] if metric is None else [f"{metric}: {point.accuracy:.2f}{spread}%"]
+    lines = [] if metric is None else [f"{metric}: {point.accuracy:.2f}{_spread(point.spread)}%"]
     lines += [f"{point.speedup:.2f} times as fast{quartiles}", *point.facts]
     return "<br>".join([f"<b>{escape(point.name)}</b>", *map(escape, lines)])
+
+
+def _spread(spread: float | None) -> str:
+    return "" if spread is None else f" ± {spread:.2f}"

@@ -15,7 +15,11 @@ from patchmerger.reports.html.kinds import (
     demo,
     deployment,
     export,
+    fewshot,
     fit,
+    hosts,
+    patterns,
+    place_study,
     show,
     sweep,
     transfer,
@@ -52,12 +56,16 @@ KINDS = (
     Kind("sweep", _study("sweep"), sweep.describe),
     Kind("transfer", _study("transfer"), transfer.describe),
     Kind("accelerate-study", _study("accelerate"), accelerate_study.describe),
+    Kind("place-study", _study("place"), place_study.describe),
+    Kind("patterns", _study("patterns"), patterns.describe),
     Kind("accelerate", _has("placement", "evaluation", "recovery"), accelerate.describe),
     Kind("demo", _has("placement", "models", "agreement"), demo.describe),
     Kind("bench", _has("schema", "rows", "forms"), deployment.describe),
     Kind("bench", _has("schema", "rows"), bench.describe),
     Kind("fit", _has("test_metric", "history"), fit.describe),
     Kind("export", _has("parity", "info"), export.describe),
+    Kind("fewshot", _has("results", "draws", "strengths"), fewshot.describe),
+    Kind("hosts", _has("findings", "counts"), hosts.describe),
 )
 SHOW = "show"
 

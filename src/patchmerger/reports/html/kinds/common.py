@@ -166,13 +166,15 @@ def add_details(section: Section, results: Results) -> None:
     section.command = results.get("command")
     if isinstance(settings, Mapping):
         section.details["Settings"] = {key: _written(value) for key, value in flatten(dict(settings)).items()}
-    else:
+    elif "Settings" not in section.details:
         section.missing.append("settings (the results have none)")
     environment = results.get("environment")
     if isinstance(environment, Mapping):
         section.details["Device and versions"] = {
             name: _written(environment[key]) for key, name in _ENVIRONMENT.items() if environment.get(key) is not None
         }
+    elif isinstance(versions := results.get("versions"), Mapping):
+        section.details["Versions"] = {name: _written(version) for name, version in versions.items()}
     else:
         section.missing.append("device and versions (the results have none)")
     if section.command is None:

@@ -14,17 +14,22 @@ _MOST_PICTURES = 12
 _FIRST = ("grid.png", "statistics.png")
 
 
-def describe(section: Section, results: Results, folder: Path) -> None:
-    """Fill a section with merge maps: the pictures in the folder, and what each token takes."""
+def describe(section: Section, results: Results, path: Path) -> None:
+    """Fill a section with merge maps: the pictures in a folder, or that beside a file, and what each token takes."""
     section.title = section.attempt("title", lambda: f"What {common.model_name(results['model'])} merges", "Merge maps")
     section.verdict = section.attempt("verdict", lambda: _verdict(results), "")
     section.figures += section.attempt("figures", lambda: _figures(results), [])
-    files = sorted(folder.glob("*.png"), key=lambda file: (file.name not in _FIRST, file.name))
-    section.pictures += [_picture(file) for file in files[:_MOST_PICTURES]]
+    drawn = path.glob("*.png") if path.is_dir() else filter(Path.is_file, [path.with_suffix(".png")])
+    files = sorted(drawn, key=lambda file: (file.name not in _FIRST, file.name))
+    section.pictures += [_picture(file, not path.is_dir()) for file in files[:_MOST_PICTURES]]
     if not files:
-        section.missing.append(f"merge maps ({folder} has no pictures)")
+        section.missing.append(
+            f"merge maps (there are no pictures in {path})"
+            if path.is_dir()
+            else f"merge maps ({path.with_suffix('.png')} is not there)"
+        )
     if len(files) > _MOST_PICTURES:
-        section.missing.append(f"{len(files) - _MOST_PICTURES} further pictures (they are in {folder})")
+        section.missing.append(f"{len(files) - _MOST_PICTURES} further pictures (they are in {path})")
     section.tables += section.attempt("table of tokens", lambda: _tokens(results), [])
     section.tables += section.attempt("table of images", lambda: _images(results), [])
     for image in results.get("unread") or ():
@@ -57,9 +62,9 @@ def _figures(results: Results) -> list[Figure]:
     return figures
 
 
-def _picture(file: Path) -> Picture:
+def _picture(file: Path, alone: bool) -> Picture:
     words = {"grid.png": "a row an image, a column a token", "statistics.png": "the mean map of each token"}
-    text = f"Merge maps, {words.get(file.name, f'of {file.stem}')}"
+    text = f"Merge maps, {words.get(file.name, words['grid.png'] if alone else f'of {file.stem}')}"
     return Picture(f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}", text)
 
 
