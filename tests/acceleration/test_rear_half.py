@@ -12,6 +12,7 @@ from models.test_classifier import ROPE, transformers_vit
 from patchmerger import insert
 from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.inserted import mergers
+from patchmerger.mechanism.modes import learning_mode
 from patchmerger.models.classifier import Classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -114,3 +115,16 @@ def test_after_the_embedding_all_blocks_are_trained():
 def test_a_block_must_follow(after):
     with pytest.raises(ValueError, match=rf"after \({after}\) must be a block from 1 to 3"):
         RearHalf(Classifier(make_vit()), after)
+
+
+def test_what_learns_in_train_mode_alone_is_trained():
+    classifier = Classifier(insert(make_vit(), num_tokens=4, after=2, reducer="dynamicvit")).eval()
+    rear = RearHalf(classifier, 2)
+    trained = rear.trained(classifier, rear.front(classifier, make_images()).tokens.detach())
+    (merger,) = mergers(classifier.net)
+    assert {f"{merger.name}.{name}" for name, _ in merger.module.named_parameters()} <= trained
+    assert not merger.module.training
+    learning_mode(classifier)
+    assert {name for name, module in classifier.named_modules() if module.training} == {
+        f"net.{merger.name}{'.' * bool(name)}{name}" for name, _ in merger.module.named_modules()
+    }

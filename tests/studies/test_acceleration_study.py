@@ -2,17 +2,20 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
+import torch
 
 from patchmerger import fit
-from patchmerger.acceleration.settings import RecoverySettings
+from patchmerger.acceleration.placement import candidate_placements
+from patchmerger.acceleration.settings import PlacementSettings, RecoverySettings
 from patchmerger.costs import cost
 from patchmerger.hosts import find_host
 from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.acceleration_study import PICTURE_FILE, report_accelerations
 from patchmerger.studies.acceleration_study import accelerate_study, cells_of
-from patchmerger.studies.methods import blocks_within, cut
+from patchmerger.studies.methods import Method, at_equal_flops, blocks_within, cut
 from patchmerger.studies.settings import AccelerationStudySettings
 from patchmerger.training.settings import Recipe, TrainingSettings
 
@@ -58,6 +61,8 @@ def test_a_grid_is_measured_and_shown(study, trained, capsys):
         mean = sum(c["accuracy"] for c in cells) / 2
         assert curve["accuracy"] == pytest.approx(mean)
         assert curve["difference"]["models"]["mean"] == pytest.approx(mean - sum(saved) / 2)
+        tokens = results["places"]["1.4"]["num_tokens"]
+        assert curve["num_tokens"] == (None if curve["method"] in ("plain", "cut") else tokens)
         assert (curve["behind"] is None) == (curve["method"] in ("located", "plain"))  # which has no speed-up
     assert results["places"]["1.4"]["predicted"] >= 1.4
     assert not (out / "kept").exists()
@@ -106,6 +111,20 @@ def test_the_cut_model_has_no_fewer_flops_than_the_merged_one(vit):
         assert cost(cut(vit, blocks)).flops * speedup >= whole
         assert blocks == 1 or cost(cut(vit, blocks - 1)).flops * speedup < whole
     assert len(find_host(vit).blocks) == depth
+
+
+def test_a_method_that_works_inside_a_block_gets_the_tokens_of_equal_flops(vit):
+    (place,) = candidate_placements(vit, PlacementSettings(1.4), 1)
+    found = at_equal_flops("topk", vit, place)
+    assert found == replace(place, num_tokens=found.num_tokens)
+    assert found.num_tokens < place.num_tokens
+
+    def error(count: int) -> float:
+        student = Method("topk", vit, replace(place, num_tokens=count)).student(torch.empty(0), recovers=False, seed=0)
+        return abs(cost(student).flops - cost(vit).flops / place.predicted)
+
+    assert error(found.num_tokens) < min(error(found.num_tokens - 1), error(found.num_tokens + 1))
+    assert at_equal_flops("average", vit, place) == at_equal_flops("located", vit, place) == place
 
 
 @pytest.mark.parametrize(

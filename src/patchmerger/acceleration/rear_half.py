@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from patchmerger.hosts import block_names, find_host
 from patchmerger.mechanism.blocks import is_merging, works_inside
-from patchmerger.mechanism.modes import eval_mode
+from patchmerger.mechanism.modes import eval_mode, learning_mode
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier
 
@@ -113,6 +113,7 @@ class RearHalf:
         """Names of the parameters of ``classifier.net`` that a training on kept tokens reaches."""
         named = {name: p for name, p in classifier.net.named_parameters() if p.requires_grad}
         with eval_mode(classifier), torch.enable_grad():
+            learning_mode(classifier)
             scores, features = self.run(classifier, tokens)
             total = scores.float().square().sum() + features.float().square().sum()
             gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)

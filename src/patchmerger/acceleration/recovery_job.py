@@ -22,6 +22,7 @@ from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
+from patchmerger.mechanism.modes import learning_mode
 from patchmerger.models.build import square_input
 from patchmerger.runs.environment import default_precision, find_device
 from patchmerger.runs.files import read_json, write_json
@@ -148,7 +149,8 @@ def train_phase(
     Returns:
         The record of the phase.
     """
-    student, weights = job.student.eval(), folder.path / _WEIGHTS_FILE
+    student, weights = job.student, folder.path / _WEIGHTS_FILE
+    learning_mode(student)
     if folder.results is not None and weights.exists():
         student.load_state_dict(read_tensors(weights), strict=False)
         return folder.results

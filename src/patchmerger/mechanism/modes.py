@@ -19,3 +19,11 @@ def eval_mode(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def learning_mode(model: nn.Module) -> None:
+    """Eval mode (no dropout, no stochastic depth), but for reducers whose parameters learn in train mode alone."""
+    model.eval()
+    for module in model.modules():
+        if getattr(module, "learns_in_train_mode", False):
+            module.train()

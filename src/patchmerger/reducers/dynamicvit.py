@@ -40,6 +40,7 @@ class DynamicViT(Reducer):
     needs = ("sizes",)
     gives_sizes = True
     needs_class_token = True
+    learns_in_train_mode = True
 
     def __init__(self, num_tokens: int, dim: int, *, ratio_weight: float = 2.0) -> None:
         super().__init__(num_tokens)

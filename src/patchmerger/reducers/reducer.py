@@ -46,6 +46,7 @@ class Reducer(nn.Module):
         sums_to_one: Whether each row of A sums to 1.
         keeps_all: Whether it changes nothing where as many tokens arrive as go on; it is not even called then.
         needs_class_token: Whether a model must have a class token.
+        learns_in_train_mode: Whether its parameters get a gradient in training mode alone.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -54,6 +55,7 @@ class Reducer(nn.Module):
     sums_to_one: ClassVar[bool] = True
     keeps_all: ClassVar[bool] = True
     needs_class_token: ClassVar[bool] = False
+    learns_in_train_mode: ClassVar[bool] = False
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ from patchmerger.acceleration.placement import ChosenPlacement, candidate_placem
 from patchmerger.acceleration.placement_trials import PlacementTrials, best_placement
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, Scope
+from patchmerger.costs.model_cost import cost
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import environment
@@ -32,7 +33,7 @@ from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd, over_images, ov
 from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.measurement import measure
 from patchmerger.speed.settings import TimingSettings
-from patchmerger.studies.methods import CONTROLS, Method, known_methods
+from patchmerger.studies.methods import CONTROLS, Method, at_equal_flops, known_methods
 from patchmerger.studies.settings import AccelerationStudySettings
 from patchmerger.studies.trained_models import TrainedModel, trained_models
 from patchmerger.studies.training_runs import WORK, finished
@@ -140,6 +141,8 @@ class _Study:
         self.folder, self.path, self.progress = folder, folder.path, progress
         self.device = device_of(settings.recovery)
         self._prepared: dict[Any, list[Tensor]] = {}
+        self._matched: dict[tuple[str, float], ChosenPlacement] = {}
+        self._flops: dict[str, int] = {}
         self.cells = {cell.name: cell for cell in cells_of(settings)}
         self.trials = {
             f"places/{speedup:g}-after-{place.after}": place
@@ -216,19 +219,29 @@ class _Study:
         """The models whose speed is measured: of each speed-up every method that computes something else."""
         net = self.trained[0].teacher.net
         models: dict[str, nn.Module] = {"plain": net}
-        for (speedup, place), name in product(self.places.items(), self.settings.methods):
+        for speedup, name in product(self.places, self.settings.methods):
             if (timed := _timed_as(name, speedup)) not in models:
-                method, images = Method(name, net, place), self._calibration_images(0, 64)
+                method, images = Method(name, net, self._place(name, speedup)), self._calibration_images(0, 64)
                 models[timed] = method.student(images, recovers=True, seed=0)
         return models
+
+    def _place(self, method: str, speedup: float) -> ChosenPlacement:
+        """Where a method merges, with as many tokens as give it the FLOPs of the merger; found once."""
+        if (method, speedup) not in self._matched:
+            place = self.places.get(speedup) or next(iter(self.places.values()))
+            self._matched[method, speedup] = at_equal_flops(method, self.trained[0].teacher.net, place)
+        return self._matched[method, speedup]
 
     def _evaluated(self, cell: Cell) -> tuple[Tensor, dict[str, Any]]:
         """Make the model, recover it, and evaluate it on the test images."""
         model, recovers = self.trained[cell.model], cell.epochs > 0
-        place = self.places.get(cell.speedup) or next(iter(self.places.values()))
+        place = self._place(cell.method, cell.speedup)
         method = Method(cell.method, model.teacher.net, place)
         images = self._calibration_images(cell.model, self.settings.calibration_images)
         student = method.student(images, recovers=recovers, seed=model.seed)
+        timed = _timed_as(cell.method, cell.speedup)
+        if timed not in self._flops:
+            self._flops[timed] = cost(student).flops
         recovered: dict[str, Any] = {"steps": 0, "seconds": 0.0, "phases": {}}
         if recovers:
             out = self.path / cell.name
@@ -242,7 +255,9 @@ class _Study:
         scores = self._scores(cell.model, student)
         return scores.argmax(dim=1), {
             **compare_scores(scores, self._teacher_scores(cell.model), model.images.test.targets),
+            "num_tokens": None if cell.method in ("plain", "cut") else place.num_tokens,
             "blocks": method.net_blocks if cell.method == "cut" else None,
+            "flops": self._flops[timed],
             "steps": recovered["steps"],
             "seconds": recovered["seconds"],
             "watched": {name: phase["watched"] for name, phase in recovered["phases"].items()},
@@ -313,7 +328,8 @@ class _Study:
             several = len(cells) > 1
             curves.append({
                 "method": method, "speedup": speedup, "scope": scope, "epochs": epochs,
-                "timed_as": _timed_as(method, speedup), "accuracy": accuracy, "sd": sd if several else None,
+                "timed_as": _timed_as(method, speedup), "num_tokens": cells[0]["num_tokens"],
+                "flops": cells[0]["flops"], "accuracy": accuracy, "sd": sd if several else None,
                 "agreement": mean_sd([cell["agreement"] for cell in cells])[0],
                 "difference": _paired(ours, plain),
                 "behind": None if method == first[0] or first not in right else _paired(right[first], ours),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from patchmerger.acceleration.placement import ChosenPlacement
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
 from patchmerger.acceleration.settings import QueryInit, RecoverySettings, Scope
+from patchmerger.costs.counting import count_parts, on_meta
 from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import block_names, find_host
 from patchmerger.inserted import mergers
@@ -64,12 +65,7 @@ class Method:
         if name == "cut":
             return cut(self.net, self.net_blocks)
         if name in REDUCERS:
-            # What works inside a block does so in the next one, as in the papers, so that all methods share the front.
-            inside = all_work_inside(REDUCERS[name])
-            return insert(
-                copy.deepcopy(self.net), place.num_tokens, place.after + (1 if inside else 0),
-                positions=place.positions, reducer=REDUCERS[name],
-            )  # fmt: skip
+            return _reduced(copy.deepcopy(self.net), name, place, place.num_tokens)
         grid = find_host(self.net).grid is not None
         init: Any = recommended_query_init(recovers=recovers, grid=grid) if name == "best" else name
         student = place.merged(self.net, "located" if name == "regions" else init)
@@ -95,6 +91,39 @@ class Method:
     def net_blocks(self) -> int:
         """Blocks of the plain model that leave no fewer FLOPs than the merged one has."""
         return blocks_within(self.net, self.placement.predicted)
+
+
+def at_equal_flops(name: str, net: nn.Module, placement: ChosenPlacement) -> ChosenPlacement:
+    """The placement with as many tokens as bring a method nearest to the FLOPs that the merger has there.
+
+    A method that works inside a block saves less of that block than one after the block before, so that it gets fewer
+    tokens; what else methods cost is rarely worth a token. Methods that are no reducers stay as they are.
+
+    Args:
+        name: The method.
+        net: The plain model.
+        placement: That of the merger.
+    """
+    if name not in REDUCERS:
+        return placement
+    plain = on_meta(net)
+    target = sum(part.flops for part in count_parts(plain)) / placement.predicted
+    tried: dict[int, float] = {}
+    count = placement.num_tokens
+    while count not in tried and len(tried) < 4:
+        parts = count_parts(_reduced(copy.deepcopy(plain), name, placement, count))
+        tried[count] = sum(part.flops for part in parts)
+        merges = next(i for i, part in enumerate(parts) if part.name.endswith(".merger"))
+        of_a_token = sum(part.flops / part.tokens_in for part in parts[merges + 1 : -1])
+        count = max(1, count - round((tried[count] - target) / of_a_token))
+    return replace(placement, num_tokens=min(tried, key=lambda tokens: abs(tried[tokens] - target)))
+
+
+def _reduced(net: nn.Module, name: str, place: ChosenPlacement, num_tokens: int) -> nn.Module:
+    """``net`` with a reducer; one that works inside a block does so in the next one, so that all share the front."""
+    reducer = REDUCERS[name]
+    after = place.after + (1 if all_work_inside(reducer) else 0)
+    return insert(net, num_tokens, after, positions=place.positions, reducer=reducer)
 
 
 def cut(net: nn.Module, blocks: int) -> nn.Module:
