@@ -114,7 +114,7 @@ def test_the_cut_model_has_no_fewer_flops_than_the_merged_one(vit):
 
 
 def test_a_method_that_works_inside_a_block_gets_the_tokens_of_equal_flops(vit):
-    (place,) = candidate_placements(vit, PlacementSettings(1.4), 1)
+    (place,) = candidate_placements(vit, PlacementSettings(after=1, num_tokens=8), 1)
     found = at_equal_flops("topk", vit, place)
     assert found == replace(place, num_tokens=found.num_tokens)
     assert found.num_tokens < place.num_tokens
