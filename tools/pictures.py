@@ -14,6 +14,7 @@ from patchmerger.reports.sweep import draw_sweep
 from patchmerger.reports.transfer import draw_transfer
 from patchmerger.runs.files import read_json
 from tools.merge_maps import draw_maps
+from tools.overview import MAPS, draw_overview
 
 RESULTS = Path("results")
 
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str]) -> None:
         if draw is not None:
             draw(results, path.with_suffix(".png"))
             print(path.with_suffix(".png"))
+    if (folder / MAPS).is_file():
+        print(draw_overview(folder))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The table and the picture of ``patchmerger accelerate-study``: accuracy kept against measured speed."""
+"""The table and the picture of ``patchmerger accelerate-study``: accuracy kept against FLOPs and measured speed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,30 +90,59 @@ def show_accelerations(results: dict[str, Any]) -> None:
 def draw_accelerations(results: dict[str, Any], path: Path) -> None:
     """Draw the results of ``patchmerger accelerate-study`` as a PNG.
 
-    A panel for each recovery: accuracy against the measured speed-up, a line for each method.
+    For each recovery a row of two panels, a line for each method: accuracy against times fewer FLOPs, and against the
+    measured speed-up. Accuracy without any recovery is in the table, and drawn only where nothing was recovered.
 
     Args:
         results: The content of its ``results.json``.
         path: The file.
     """
     methods = [m for m in results["settings"]["methods"] if m != "plain"]
-    panels_of = list(dict.fromkeys(recovery_text(row) for row in results["curves"] if row["method"] != "plain"))
-    colours, markers = variant_colours(methods), variant_markers(methods)
-    with picture(path, columns=len(panels_of), note=_note(results)) as (figure, panels):
-        for axes, recovery in zip(panels, panels_of, strict=True):
-            for method in methods:
-                rows = [r for r in results["curves"] if r["method"] == method and recovery_text(r) == recovery]
-                _line(axes, results, rows, colours[method], markers[method])
-            plain = 100 * sum(p["accuracy"] for p in results["plain"]) / len(results["plain"])
-            axes.axhline(plain, color=GREY, lw=1, ls=":")
-            head(axes, "without recovery" if recovery == "none" else f"recovery: {recovery}")
-            axes.set_xlabel("inference, times as fast as plain")
-        panels[0].set_ylabel("test accuracy, %")
-        handles = [Line2D([], [], color=colours[m], marker=markers[m], lw=1.8) for m in methods]
-        dotted = Line2D([], [], color=GREY, lw=1, ls=":")
+    rows_of = recoveries(results)
+    with picture(path, columns=2, rows=len(rows_of), note=_note(results)) as (figure, panels):
+        for place, recovery in enumerate(rows_of):
+            left, right = panels[2 * place : 2 * place + 2]
+            draw_accuracies(left, results, recovery, by="predicted_speedup")
+            draw_accuracies(right, results, recovery, by="speedup")
+            left.set_ylabel("test accuracy, %")
+            right.sharey(left)
+            head(left, "without recovery" if recovery == "none" else f"recovery: {recovery}")
+            head(right, f"the same, measured on {device_text(results)}")
+        handles, labels = method_handles(methods)
         data = results["data"].split(":")[0]
         title = f"{data}: {model_text(results['model'])}, {counted(len(results['models']), 'trained plain model')}"
-        shared_legend(figure, [dotted, *handles], ["plain", *(method_text(m) for m in methods)], title=title)
+        shared_legend(figure, handles, labels, title=title)
+
+
+def recoveries(results: Mapping[str, Any]) -> list[str]:
+    """The recoveries that are drawn, in words: those with any training, where there are some."""
+    found = list(dict.fromkeys(recovery_text(row) for row in results["curves"] if row["method"] != "plain"))
+    return [recovery for recovery in found if recovery != "none"] or found
+
+
+def device_text(results: Mapping[str, Any]) -> str:
+    """What the speed was measured on, as short as it can be said."""
+    return str(results["speed"]["environment"]["device_name"]).removeprefix("NVIDIA ").split(" @ ")[0]
+
+
+def draw_accuracies(axes: Axes, results: Mapping[str, Any], recovery: str, *, by: str) -> None:
+    """Draw a line for each method: accuracy against "predicted_speedup" (by FLOPs) or the measured "speedup"."""
+    methods = [m for m in results["settings"]["methods"] if m != "plain"]
+    colours, markers = variant_colours(methods), variant_markers(methods)
+    for method in methods:
+        rows = [r for r in results["curves"] if r["method"] == method and recovery_text(r) == recovery]
+        _line(axes, results, rows, by, colours[method], markers[method])
+    plain = 100 * sum(p["accuracy"] for p in results["plain"]) / len(results["plain"])
+    axes.axhline(plain, color=GREY, lw=1, ls=":")
+    words = {"predicted_speedup": "times fewer FLOPs than plain", "speedup": "inference, times as fast as plain"}
+    axes.set_xlabel(words[by])
+
+
+def method_handles(methods: Sequence[str]) -> tuple[list[Line2D], list[str]]:
+    """The legend of the methods, with plain before them."""
+    colours, markers = variant_colours(methods), variant_markers(methods)
+    handles = [Line2D([], [], color=colours[m], marker=markers[m], lw=1.8) for m in methods]
+    return [Line2D([], [], color=GREY, lw=1, ls=":"), *handles], ["plain", *(method_text(m) for m in methods)]
 
 
 def _note(results: dict[str, Any]) -> str:
@@ -125,18 +154,21 @@ def _note(results: dict[str, Any]) -> str:
     spread = f"Mean ± standard deviation of {models} models. " if models > 1 else ""
     return (
         f"Speed-up {asked}.\n{spread}Speed: median of the paired ratios of interleaved rounds, bars: their quartiles; "
-        f"{results['speed']['environment']['device_name']}.\nVertical axes do not begin at 0, and differ."
+        f"{results['speed']['environment']['device_name']}.\nAxes do not begin at 0."
     )
 
 
-def _line(axes: Axes, results: dict[str, Any], rows: list[dict[str, Any]], colour: str, marker: str) -> None:
+def _line(
+    axes: Axes, results: Mapping[str, Any], rows: list[dict[str, Any]], by: str, colour: str, marker: str
+) -> None:
+    """One method, from the slowest to the fastest by FLOPs: a measured speed-up need not rise with it."""
     timings = {t["name"]: t for t in results["speed"]["timings"]}
-    rows = sorted(rows, key=lambda row: timings[row["timed_as"]]["speedup"])
+    rows = sorted(rows, key=lambda row: timings[row["timed_as"]]["predicted_speedup"])
     of_rows = [timings[row["timed_as"]] for row in rows]
     bars = [speed_bars(t["ratio_quartiles"], t["speedup"]) for t in of_rows]
     sds = [100 * (row["sd"] or 0) for row in rows]
     axes.errorbar(
-        [t["speedup"] for t in of_rows], [100 * row["accuracy"] for row in rows], yerr=sds if any(sds) else None,
-        xerr=[[bar[side][0] for bar in bars] for side in (0, 1)], fmt=f"{marker}-", ms=5, lw=1.8, elinewidth=1,
-        capsize=3, color=colour,
+        [t[by] for t in of_rows], [100 * row["accuracy"] for row in rows], yerr=sds if any(sds) else None,
+        xerr=[[bar[side][0] for bar in bars] for side in (0, 1)] if by == "speedup" else None, fmt=f"{marker}-", ms=5,
+        lw=1.8, elinewidth=1, capsize=3, color=colour,
     )  # fmt: skip

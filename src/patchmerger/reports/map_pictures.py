@@ -131,7 +131,6 @@ def draw_grid(results: Mapping[str, Any], tensors: Mapping[str, Tensor], path: P
     tokens = _chosen_tokens(results["images"][0]["mergers"][place])
     if all(image["mergers"][place]["sets"] for image in results["images"]):
         tokens = []
-    colours = token_colours(merger["num_tokens"])
     columns = 2 + len(tokens)
     rows = len(results["images"])
     side = 1.1 if tokens else 2.4
@@ -140,10 +139,29 @@ def draw_grid(results: Mapping[str, Any], tensors: Mapping[str, Tensor], path: P
         panel=(side, side), also_svg=True,
     ) as (figure, panels):  # fmt: skip
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)  # type: ignore[union-attr, call-arg]
-        for number in range(rows):
-            row = panels[number * columns : (number + 1) * columns]
-            _grid_row(row, results, tensors, number, tokens, colours)
+        draw_rows(panels, results, tensors, range(rows), tokens)
     return path
+
+
+def draw_rows(
+    panels: Sequence[Axes],
+    results: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    images: Sequence[int],
+    tokens: Sequence[int],
+) -> None:
+    """Draw some images, a row each, into panels: the image, who leads each patch, and the map of each token.
+
+    Args:
+        panels: 2 + the number of tokens for each image, row by row.
+        results: The content of ``results.json``.
+        tensors: The maps and pixels.
+        images: Their numbers, from 0.
+        tokens: Theirs, from 0.
+    """
+    columns = 2 + len(tokens)
+    for line, number in enumerate(images):
+        _grid_row(panels[line * columns : (line + 1) * columns], results, tensors, number, tokens, line == 0)
 
 
 def _grid_row(
@@ -152,9 +170,10 @@ def _grid_row(
     tensors: Mapping[str, Tensor],
     number: int,
     tokens: Sequence[int],
-    colours: list[str],
+    top: bool,
 ) -> None:
-    image, merger, top = results["images"][number], results["mergers"][-1], number == 0
+    image, merger = results["images"][number], results["mergers"][-1]
+    colours = token_colours(merger["num_tokens"])
     found = image["mergers"][-1]
     view, (maps, leading, _) = _view(tensors, number), _maps(tensors, number, merger["after"])
     show_pixels(row[0], view, "image" if top else "", size=10)

@@ -77,6 +77,15 @@ def uncertain_text(timings: Iterable[tuple[str, Mapping[str, Any]]]) -> str | No
     return f"Uncertain speed-ups: {'; '.join(listed)}."
 
 
+def model_name(model: object) -> str:
+    """What a model is called: the last part of a path that says something."""
+    text = str(model)
+    if not text.startswith(("/", "~", ".")):
+        return text
+    parts = [part for part in text.split("/") if part and part != "model"]
+    return parts[-1] if parts else text
+
+
 def model_text(model: Mapping[str, Any] | None) -> str:
     """A model's settings in words: its architecture, and what of it was changed."""
     if model is None:

@@ -15,6 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from patchmerger.reports.numbers import counted, model_name
 from patchmerger.reports.style import GREY, head, picture, shared_legend, speed_bars
 from patchmerger.speed.record import RowKey
 from patchmerger.speed.roofline import PeakRates
@@ -206,15 +207,21 @@ def draw_speed(results: Mapping[str, Any], path: Path) -> None:
         for axes, (name, training) in zip(panels, pairs, strict=True):
             chosen = [r for r in rows if (r["key"]["model"], r["key"]["training"]) == (name, training)]
             _panel(axes, chosen, colours)
-            head(axes, f"{Path(name).name}, {'training step' if training else 'inference'}")
+            head(axes, f"{model_name(name)}, {'training step' if training else 'inference'}")
         handles: dict[str, Artist] = {label: Line2D([], [], color=colours[label], marker="o", lw=2) for label in series}
         handles |= {other: Line2D([], [], color=GREY, marker="s", ls=":", lw=1) for other in others}
         handles |= {
-            "roofline": Line2D([], [], color=GREY, ls="--", lw=1.2),
-            "FLOPs": Line2D([], [], color=GREY, lw=1.5),
+            "allowed by the roofline": Line2D([], [], color=GREY, ls="--", lw=1.2),
+            "predicted by FLOPs": Line2D([], [], color=GREY, lw=1.5),
         }
-        title = "With the merger, times as fast as without"
+        merges = dict.fromkeys(_merges_text(row) for row in rows)
+        title = f"With the merger ({'; '.join(filter(None, merges)) or 'as saved'}), times as fast as without"
         shared_legend(figure, list(handles.values()), list(handles), title=title, columns=2 * len(phases))
+
+
+def _merges_text(row: Mapping[str, Any]) -> str:
+    pairs = zip(row["num_tokens"], row["after"], strict=True)
+    return ", ".join(f"{counted(tokens, 'token')} after block {after}" for tokens, after in pairs)
 
 
 def _series(row: Mapping[str, Any]) -> str:

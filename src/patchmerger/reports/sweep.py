@@ -155,15 +155,12 @@ def draw_sweep(results: dict[str, Any], path: Path) -> None:
             speed.set_xlabel("inference, times as fast as plain")
             _heat_map(heat, results, chosen)
         lines = [Line2D([], [], color=colours[count], marker="o", ms=9, lw=1.5) for count in counts]
-        letters = [
-            Line2D([], [], color=GREY, marker=rf"$\mathbf{{{letter}}}$", ms=7, mew=0, lw=0)
-            for letter, _ in _lettered(further)
-        ]
+        letters = [Line2D([], [], color=GREY, marker="s", ms=6, mfc="white", lw=0) for _ in further]
         shared_legend(
             figure,
             [Line2D([], [], color=GREY, marker="*", ms=12, lw=1, ls="--"), *lines, *letters],
             ["plain", *(f"{count} tokens" for count in counts),
-             *(cell["name"] for _, cell in _lettered(further))],
+             *(f"{letter}: {cell['name']}" for letter, cell in _lettered(further))],
             title=settings_text(results["settings"], results["model"]),
         )  # fmt: skip
 
@@ -279,7 +276,7 @@ def _heat_map(axes: Axes, results: dict[str, Any], cells: Cells) -> None:
         for column, value in enumerate(line):
             failed = value != value
             dark = not failed and base is not None and abs(value) > 0.6 * reach
-            text = "failed" if failed else f"{value:+.1f}" if base is not None else f"{value:.1f}"
+            text = "failed" if failed else f"{value:+.1f}".replace("-", "−") if base is not None else f"{value:.1f}"
             axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
     axes.set_xticks(range(len(places)), [str(place) for place in places])
     axes.set_yticks(range(len(counts)), [str(count) for count in counts])

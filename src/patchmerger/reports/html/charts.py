@@ -51,7 +51,13 @@ class Curve:
 
 
 def accuracy_against_speed(
-    points: Sequence[Point], plain: Point | None, *, metric: str, caption: str, connect: bool = False
+    points: Sequence[Point],
+    plain: Point | None,
+    *,
+    metric: str,
+    caption: str,
+    connect: bool = False,
+    unit: str = "times as fast",
 ) -> Chart:
     """A mark for each model; the plain one is the reference: a star at 1, and a dashed line.
 
@@ -61,6 +67,7 @@ def accuracy_against_speed(
         metric: What the vertical axis is of.
         caption: What bars mean, in words.
         connect: Draw a line through the points of a name.
+        unit: What the horizontal axis is of: of :attr:`Point.speedup`.
     """
     every = ([] if plain is None else [plain]) + list(points)
     names = list(dict.fromkeys(point.name for point in every))
@@ -85,10 +92,10 @@ def accuracy_against_speed(
                 "line": {"width": 2, "color": colours[name]},
             },
             "line": {"color": colours[name], "width": 1.5},
-            "hovertext": [_hover(p, metric) for p in own], "hovertemplate": _HOVER,
+            "hovertext": [_hover(p, metric, unit) for p in own], "hovertemplate": _HOVER,
         })  # fmt: skip
     layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": "times as fast as plain"}},
+        "xaxis": {"title": {"text": f"{unit} {'than' if 'fewer' in unit else 'as'} plain"}},
         "yaxis": {"title": {"text": f"{metric}, %"}},
     }
     if plain is not None:
@@ -275,11 +282,11 @@ def stages(title: str, values: Mapping[str, Sequence[tuple[str, float, str]]], *
     return Chart(title, caption, f"{metric}. {words}.", data, layout)
 
 
-def _hover(point: Point, metric: str | None) -> str:
+def _hover(point: Point, metric: str | None, unit: str = "times as fast") -> str:
     low, high = point.speedup - point.speed_bar[0], point.speedup + point.speed_bar[1]
     quartiles = f" (quartiles {low:.2f} to {high:.2f})" if any(point.speed_bar) else ""
     lines = [] if metric is None else [f"{metric}: {point.accuracy:.2f}{_spread(point.spread)}%"]
-    lines += [f"{point.speedup:.2f} times as fast{quartiles}", *point.facts]
+    lines += [f"{point.speedup:.2f} {unit}{quartiles}", *point.facts]
     return "<br>".join([f"<b>{escape(point.name)}</b>", *map(escape, lines)])
 
 

@@ -6,7 +6,7 @@ from patchmerger.reports.html.charts import Curve, Point, accuracy_against_speed
 from patchmerger.reports.html.kinds import common
 from patchmerger.reports.html.kinds.common import Results
 from patchmerger.reports.html.parts import Cell, Chart, Diagram, Figure, Section, Table
-from patchmerger.reports.numbers import count_text, interval_heading
+from patchmerger.reports.numbers import count_text, interval_heading, model_name
 
 _STAGES = {"plain": "plain", "initialised": "merged, not trained", "recovered": "accelerated"}
 
@@ -25,7 +25,7 @@ def describe(section: Section, results: Results) -> None:
 
 def _title(results: Results) -> str:
     settings = results["settings"]
-    return f"{common.model_name(settings['model'])} on {common.source_text(settings['data'])}"
+    return f"{model_name(settings['model'])} on {common.source_text(settings['data'])}"
 
 
 def _verdict(results: Results) -> str:

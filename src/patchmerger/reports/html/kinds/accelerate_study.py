@@ -69,31 +69,36 @@ def _figures(results: Results, row: Results) -> list[Figure]:
 
 
 def _charts(results: Results) -> list[Chart]:
-    """One for each recovery."""
-    recoveries = dict.fromkeys(recovery_text(row) for row in results["curves"] if row["method"] != "plain")
-    return [_chart(results, recovery) for recovery in recoveries]
+    """For each recovery one against FLOPs and one against measured speed."""
+    found = dict.fromkeys(recovery_text(row) for row in results["curves"] if row["method"] != "plain")
+    return [_chart(results, recovery, measured) for recovery in found for measured in (False, True)]
 
 
-def _chart(results: Results, recovery: str) -> Chart:
+def _chart(results: Results, recovery: str, measured: bool) -> Chart:
     plain = sum(one["accuracy"] for one in results["plain"]) / len(results["plain"])
     points = []
     for row in results["curves"]:
         if row["method"] != "plain" and recovery_text(row) == recovery:
             timing, sd = _timing(results, row), row["sd"]
+            speed = timing["speedup"] if measured else timing["predicted_speedup"]
             points.append(
                 Point(
-                    method_text(row["method"]), timing["speedup"], 100 * row["accuracy"], common.speed_bar(timing),
-                    None if sd is None else 100 * sd, bool(timing["uncertain"]),
+                    method_text(row["method"]), speed, 100 * row["accuracy"],
+                    common.speed_bar(timing) if measured else (0.0, 0.0), None if sd is None else 100 * sd,
+                    measured and bool(timing["uncertain"]),
                     [f"asked for {row['speedup']:g}", f"agrees with plain on {100 * row['agreement']:.1f}%"],
                 )
             )  # fmt: skip
+    speed_caption = f"{common.SPEED_CAPTION} " if measured else ""
     chart = accuracy_against_speed(
-        points, Point("plain", 1.0, 100 * plain), metric="test accuracy", connect=True,
-        caption=f"{common.SPEED_CAPTION} Accuracy: mean ± standard deviation of "
+        points, Point("plain", 1.0, 100 * plain), metric="test accuracy", connect=not measured,
+        unit="times as fast" if measured else "times fewer FLOPs",
+        caption=f"{speed_caption}Accuracy: mean ± standard deviation of "
         f"{counted(len(results['models']), 'model')}. The dotted line is plain; the vertical axis does not begin at 0.",
     )  # fmt: skip
     title = "Without recovery" if recovery == "none" else f"Recovered: {recovery}"
-    return Chart(title, chart.caption, chart.summary, chart.data, chart.layout)
+    against = "measured speed" if measured else "FLOPs"
+    return Chart(f"{title}, against {against}", chart.caption, chart.summary, chart.data, chart.layout)
 
 
 def _table(results: Results) -> Table:

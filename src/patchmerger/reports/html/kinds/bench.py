@@ -8,6 +8,7 @@ from patchmerger.reports.html.charts import Point, speed_rows
 from patchmerger.reports.html.kinds import common
 from patchmerger.reports.html.kinds.common import Results
 from patchmerger.reports.html.parts import Cell, Chart, Diagram, Figure, Section, Table
+from patchmerger.reports.numbers import model_name
 from patchmerger.speed.settings import compile_name
 
 
@@ -42,7 +43,7 @@ def _failed(results: Results) -> list[str]:
 
 
 def _title(results: Results) -> str:
-    models = ", ".join(dict.fromkeys(common.model_name(row["key"]["model"]) for row in results["rows"]))
+    models = ", ".join(dict.fromkeys(model_name(row["key"]["model"]) for row in results["rows"]))
     return f"{models} on {results['environment']['device_name']}"
 
 
@@ -80,9 +81,7 @@ def _diagrams(results: Results) -> list[Diagram]:
         diagram
         for name, row in found.items()
         if (
-            diagram := common.diagram(
-                common.model_name(name), {key: row[key] for key in ("block_tokens", "tokens_out")}, None
-            )
+            diagram := common.diagram(model_name(name), {key: row[key] for key in ("block_tokens", "tokens_out")}, None)
         )
     ]
 
@@ -110,7 +109,7 @@ def _table(results: Results) -> Table:
         low, high = (1 / ratio for ratio in reversed(merged["ratio_quartiles"]))
         memory = merged["peak_memory"]
         rows.append([
-            Cell(common.model_name(row["key"]["model"])), Cell(_format(row)),
+            Cell(model_name(row["key"]["model"])), Cell(_format(row)),
             Cell(str(row["key"]["batch_size"]), row["key"]["batch_size"]),
             Cell(f"{plain['images_per_second']:,.1f}", plain["images_per_second"]),
             Cell(f"{merged['images_per_second']:,.1f}", merged["images_per_second"]), common.speed_cell(merged),
@@ -147,7 +146,7 @@ def _label(row: Results) -> str:
     compiled = f", {compile_name(key['compile'])}" if key["compile"] else ""
     what = "training, " if key["training"] else ""
     precision = "" if key["precision"] == "float32" else f", {key['precision']}"
-    return f"{common.model_name(key['model'])}, {what}batch {key['batch_size']}{precision}{compiled}"
+    return f"{model_name(key['model'])}, {what}batch {key['batch_size']}{precision}{compiled}"
 
 
 def _optional(value: float | None) -> Cell:

@@ -196,15 +196,6 @@ def source_text(data: Any) -> str:
     return text.rstrip("/").rsplit("/", 1)[-1] if text.startswith(("/", "~", ".")) else text
 
 
-def model_name(model: object) -> str:
-    """What a model is called: the last part of a path that says something."""
-    text = str(model)
-    if not text.startswith(("/", "~", ".")):
-        return text
-    parts = [part for part in text.split("/") if part and part != "model"]
-    return parts[-1] if parts else text
-
-
 def _from_mergers(mergers: Iterable[Results], tokens: int, last: int, depth: int | None) -> list[Segment]:
     """Runs of blocks between mergers; the tokens that stay beside the merged ones are told by how many come out."""
     places = sorted(mergers, key=lambda merger: merger["after"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from patchmerger.reports.deployment import COLUMNS, form_rows, models_of
 from patchmerger.reports.html.charts import Point, speed_rows
-from patchmerger.reports.html.kinds import common
 from patchmerger.reports.html.kinds.common import Results
 from patchmerger.reports.html.parts import Cell, Chart, Figure, Section, Table
+from patchmerger.reports.numbers import model_name
 
 _TEXTS = 3
 """Columns that say which form it is."""
@@ -23,7 +23,7 @@ def describe(section: Section, results: Results) -> None:
 
 
 def _title(results: Results) -> str:
-    names = dict.fromkeys(common.model_name(name) for row in results["rows"] for name in models_of(row))
+    names = dict.fromkeys(model_name(name) for row in results["rows"] for name in models_of(row))
     return f"{', '.join(names)} where it is deployed"
 
 
@@ -90,7 +90,7 @@ def _tables(results: Results) -> list[Table]:
             ]
             columns = [column or "model" for column in COLUMNS]
             note = "÷: times as fast as plain eager, as plain in the same form, and of what FLOPs predict."
-            tables.append(Table(f"{common.model_name(model)}, batch of {row['batch_size']}", columns, rows, note))
+            tables.append(Table(f"{model_name(model)}, batch of {row['batch_size']}", columns, rows, note))
     return tables
 
 

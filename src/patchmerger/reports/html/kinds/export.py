@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from patchmerger.reports.html.kinds import common
 from patchmerger.reports.html.kinds.common import Results
 from patchmerger.reports.html.parts import Cell, Figure, Section, Table
-from patchmerger.reports.numbers import counted
+from patchmerger.reports.numbers import counted, model_name
 
 
 def describe(section: Section, results: Results) -> None:
@@ -22,7 +21,7 @@ def describe(section: Section, results: Results) -> None:
 
 def _title(results: Results) -> str:
     info = results["info"]
-    return f"{common.model_name(info['model'])} as {info['format']}, {info['precision']}"
+    return f"{model_name(info['model'])} as {info['format']}, {info['precision']}"
 
 
 def _verdict(results: Results) -> str:

@@ -6,7 +6,7 @@ from patchmerger.reports.html.charts import stages
 from patchmerger.reports.html.kinds import common
 from patchmerger.reports.html.kinds.common import Results
 from patchmerger.reports.html.parts import Cell, Chart, Figure, Section, Table
-from patchmerger.reports.numbers import counted
+from patchmerger.reports.numbers import counted, model_name
 
 
 def describe(section: Section, results: Results) -> None:
@@ -21,7 +21,7 @@ def describe(section: Section, results: Results) -> None:
 
 
 def _title(results: Results) -> str:
-    return f"{common.model_name(results['model'])} on {common.source_text(results['data'])}, few-shot"
+    return f"{model_name(results['model'])} on {common.source_text(results['data'])}, few-shot"
 
 
 def _accuracy(found: Results) -> str:
@@ -44,7 +44,7 @@ def _figures(results: Results) -> list[Figure]:
 def _chart(results: Results) -> Chart:
     bars = [(f"{found['shots']}-shot", 100 * found["mean"], f"{_accuracy(found)}%") for found in results["results"]]
     draws = f"Mean over {counted(results['draws'], 'draw')} of training images."
-    name = common.model_name(results["model"])
+    name = model_name(results["model"])
     return stages("Accuracy by images a class", {name: bars}, metric="test accuracy", caption=draws)
 
 

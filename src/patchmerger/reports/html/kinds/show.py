@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from patchmerger.reports.html.kinds import common
 from patchmerger.reports.html.kinds.common import Results
 from patchmerger.reports.html.parts import Cell, Figure, Picture, Section, Table
-from patchmerger.reports.numbers import counted
+from patchmerger.reports.numbers import counted, model_name
 
 _MOST_PICTURES = 12
 _FIRST = ("grid.png", "statistics.png")
@@ -16,7 +15,7 @@ _FIRST = ("grid.png", "statistics.png")
 
 def describe(section: Section, results: Results, path: Path) -> None:
     """Fill a section with merge maps: the pictures in a folder, or that beside a file, and what each token takes."""
-    section.title = section.attempt("title", lambda: f"What {common.model_name(results['model'])} merges", "Merge maps")
+    section.title = section.attempt("title", lambda: f"What {model_name(results['model'])} merges", "Merge maps")
     section.verdict = section.attempt("verdict", lambda: _verdict(results), "")
     section.figures += section.attempt("figures", lambda: _figures(results), [])
     drawn = path.glob("*.png") if path.is_dir() else filter(Path.is_file, [path.with_suffix(".png")])
