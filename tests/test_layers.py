@@ -10,8 +10,8 @@ SOURCE = Path(patchmerger.__file__).parent
 
 LAYERS = [
     {"runs"},
-    {"prior", "merger", "mechanism"},
-    {"hosts", "inserted", "reducers", "insertion", "zoo", "diagnosis", "placing"},
+    {"prior", "merger", "presets", "mechanism"},
+    {"hosts", "reducers", "insertion", "zoo", "diagnosis", "placing"},
     {"costs", "speed", "models", "data", "hub", "maps", "exports"},
     {"training", "fewshot", "prediction"},
     {"acceleration", "census"},

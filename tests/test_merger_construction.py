@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from vit_pytorch.vit_with_patch_merger import PatchMerger as VitPytorchPatchMerger
 
 from conftest import tokens
-from patchmerger.merger import PRESETS, PatchMerger, from_vit_pytorch, preset
+from patchmerger.merger import PatchMerger, from_vit_pytorch
+from patchmerger.presets import PRESETS, preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

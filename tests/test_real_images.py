@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchmerger.data import DataSettings, read_images
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from patchmerger.hosts import find_host
 from patchmerger.hosts.wrappers import without_peft
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.blocks import MergingBlock
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.recording import recorded_weights, tells_weights

@@ -22,9 +22,9 @@ from timm.models import (
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from patchmerger.insertion import insert
+from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.options import Norm, Prefix
-from patchmerger.merger import preset
+from patchmerger.presets import preset
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from models.test_classifier import ROPE, transformers_vit
 from patchmerger import calibrate, insert
 from patchmerger.acceleration.query_initialisation import recommended_query_init
 from patchmerger.data import Augmentation, DataSettings, ImageData, Preprocessing, load_images
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.classifier import divergence
 from patchmerger.reducers import AveragePool
 from trained_on_digits import trained_vit

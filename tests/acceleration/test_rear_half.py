@@ -11,7 +11,7 @@ from conftest import make_images, make_timm, make_vit
 from models.test_classifier import ROPE, transformers_vit
 from patchmerger import insert
 from patchmerger.acceleration.rear_half import RearHalf
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.modes import learning_mode
 from patchmerger.models.classifier import Classifier
 

@@ -14,7 +14,7 @@ from patchmerger.acceleration.distillation_task import DistillationTask
 from patchmerger.acceleration.recovery_data import choose_views
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data import Augmentation, DataSettings, load_images
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from trained_on_digits import trained_vit
 
 pytestmark = [

@@ -5,7 +5,7 @@ import pytest
 from patchmerger import accelerate, load
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.data import DataSettings
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from trained_on_digits import trained_vit
 
 pytestmark = [

@@ -15,7 +15,7 @@ from patchmerger import accelerate, insert, load, save
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.cli import main
 from patchmerger.data import DataSettings, load_images
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.reports.acceleration import show_acceleration
 from processes import Running
 from trained_on_digits import trained_vit

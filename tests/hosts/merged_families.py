@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from hosts.families import FAMILIES, make_family
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
 
 BIAS = [name for name, family in FAMILIES.items() if family.positions == "drop"]
 

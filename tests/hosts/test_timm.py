@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from hosts.families import DEPTH, FAMILIES, NUM_PATCHES, Hand, encoder_of, family_images
 from hosts.merged_families import BIAS, make_merged, make_plain, places, plain_model
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

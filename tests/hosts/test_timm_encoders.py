@@ -10,8 +10,8 @@ from conftest import make_timm
 from hosts.families import FAMILIES, Hand, family_images, gemma_table, make_family
 from hosts.merged_families import places
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,8 +11,8 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from conftest import SIZE, make_images, make_vit
 from insertion_helpers import snapshot
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

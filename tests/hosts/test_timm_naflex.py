@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from conftest import make_timm
 from hosts.families import Hand
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 from patchmerger.merger import PatchMerger
 from patchmerger.reducers import AveragePool
 

@@ -9,8 +9,8 @@ from conftest import make_images
 from hosts.families import FAMILIES, GRID, Hand, centroid_table, encoder_of, family_images, gemma_table, make_family
 from hosts.merged_families import BIAS, make_merged, make_plain, places
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,8 +11,8 @@ from hosts.families import FAMILIES, make_family
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.hosts.timm.supported import SUPPORTED
 from patchmerger.hosts.timm.unsupported import UNSUPPORTED
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

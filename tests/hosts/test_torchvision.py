@@ -12,8 +12,8 @@ from torchvision.models.vision_transformer import EncoderBlock, VisionTransforme
 
 from conftest import make_images
 from patchmerger.hosts import UnsupportedModelError, find_host
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 from patchmerger.merger import PatchMerger
 
 pytestmark = pytest.mark.usefixtures("one_thread")

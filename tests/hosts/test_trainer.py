@@ -7,7 +7,7 @@ transformers = pytest.importorskip("transformers", reason="an optional dependenc
 pytest.importorskip("accelerate", reason="Trainer needs it")
 
 from hosts.tiny import FAMILIES, insert_into, make_inputs, make_model  # noqa: E402
-from patchmerger.inserted import mergers  # noqa: E402
+from patchmerger.insertion.inserted import mergers  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

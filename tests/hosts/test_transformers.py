@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from patchmerger.hosts import find_host
 from patchmerger.hosts.transformers.supported import _BY_NAME
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 
 transformers = pytest.importorskip("transformers", reason="an optional dependency")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 
 pytest.importorskip("transformers", reason="an optional dependency")
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from patchmerger.hosts import UnsupportedModelError, find_host
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 
 transformers = pytest.importorskip("transformers", reason="an optional dependency")
 

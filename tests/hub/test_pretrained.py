@@ -6,8 +6,8 @@ from torch import nn
 from conftest import make_vit
 from hub.helpers import make_torchvision, make_transformers, run
 from patchmerger.hub import load, save
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quiet_transformers")
 

@@ -9,8 +9,8 @@ import torch
 from conftest import SIZE, make_images, make_vit
 from hub.helpers import change_config, read_config
 from patchmerger.hub import describe, load, save
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,9 +11,10 @@ from conftest import SIZE, make_images, make_vit
 from hub.helpers import assert_round_trip, change_config, read_config
 from patchmerger.data import Preprocessing
 from patchmerger.hub import SavedConfig, SavedMerger, describe, load, save
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
-from patchmerger.merger import PatchMerger, preset
+from patchmerger.insertion.inserted import mergers
+from patchmerger.merger import PatchMerger
+from patchmerger.presets import preset
 from patchmerger.reducers import AveragePool
 
 pytestmark = pytest.mark.usefixtures("one_thread")

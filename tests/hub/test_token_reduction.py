@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conftest import make_images
 from patchmerger.hub import load, load_token_reduction, save
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,8 +10,8 @@ from hub.helpers import assert_round_trip, change_config, make_torchvision, read
 from patchmerger.data import Preprocessing
 from patchmerger.hub import SavedConfig, SavedMerger, describe, load, save
 from patchmerger.hub.torchvision import arguments_of
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

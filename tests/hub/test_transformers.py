@@ -17,8 +17,8 @@ from hub.helpers import assert_round_trip, change_config, make_towers, make_tran
 from patchmerger.data import EvalTransform, Preprocessing, normalize
 from patchmerger.hosts import find_host
 from patchmerger.hub import SavedMerger, describe, load, save
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 from patchmerger.reducers import AveragePool
 from patchmerger.runs.files import read_json, write_json
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from conftest import make_images, make_vit
 from merged_models import assert_same_classes, make_merged, make_plain, step, two_forwards
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

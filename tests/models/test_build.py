@@ -4,7 +4,7 @@ import pytest
 import timm
 
 from patchmerger.costs.model_cost import cost
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.merger import PatchMerger
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings

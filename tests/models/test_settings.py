@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
-from patchmerger.merger import PRESETS
 from patchmerger.models.settings import MergeSettings, ModelSettings, Preset
+from patchmerger.presets import PRESETS
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from conftest import make_images, make_vit
 from hosts.merged_families import make_plain
 from hosts.tiny import make_model
 from patchmerger.costs import cost
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 from patchmerger.reducers.names import METHODS
 
 pytestmark = pytest.mark.usefixtures("one_thread")

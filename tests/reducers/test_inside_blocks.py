@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from conftest import make_images, make_timm, make_vit
 from hosts.tiny import make_model
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
 from patchmerger.reducers.reducer import Reducer
 from patchmerger.reducers.tome import tome_schedule
 

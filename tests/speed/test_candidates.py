@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from conftest import make_images, make_vit
 from patchmerger.hub import save
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
 from patchmerger.speed.candidates import build_candidates
 from patchmerger.speed.settings import BenchSettings
 

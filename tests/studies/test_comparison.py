@@ -10,7 +10,7 @@ from PIL import Image
 
 from patchmerger.data import DataSettings
 from patchmerger.hub import load
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.comparison import PICTURE_FILE, report_comparison
 from patchmerger.runs.run_folder import RunFolder, read_settings

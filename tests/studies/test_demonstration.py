@@ -11,7 +11,7 @@ from PIL import Image
 
 from patchmerger.acceleration.settings import PlacementSettings, RecoverySettings
 from patchmerger.hub import load
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.demonstration import PICTURE_FILE, report_demonstration
 from patchmerger.studies import demonstration as module

@@ -14,7 +14,7 @@ from PIL import Image
 from tools.evidence.page import render
 
 from patchmerger.hub import load
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.sweep import PICTURE_FILE, report_sweep, show_sweep
 from patchmerger.studies.cells import check_cells, grid_cells

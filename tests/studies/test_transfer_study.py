@@ -16,7 +16,7 @@ from tools.evidence.page import render
 
 from patchmerger.data import DataSettings
 from patchmerger.hub import load
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.transfer import PICTURE_FILE, report_transfer
 from patchmerger.runs.run_folder import RunFolder, read_settings

@@ -2,7 +2,7 @@
 
 import pytest
 
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reducers.names import METHODS
 from patchmerger.studies.variants import READY, build_recipe, resolve_variants

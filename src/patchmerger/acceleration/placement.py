@@ -13,9 +13,9 @@ from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts
 from patchmerger.costs.planning import meeting
 from patchmerger.hosts import find_host
-from patchmerger.insertion import insert
+from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.options import Positions
-from patchmerger.merger import preset
+from patchmerger.presets import preset
 from patchmerger.reducers.build import all_work_inside
 from patchmerger.reducers.names import ReducerName
 from patchmerger.speed.measurement import measure as measure_speed

@@ -17,8 +17,8 @@ from patchmerger.acceleration.settings import QueryInit
 from patchmerger.data.loading import DataLike, load_images
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import example_input
-from patchmerger.inserted import InsertedMerger, mergers
-from patchmerger.insertion import remove
+from patchmerger.insertion.inserted import InsertedMerger, mergers
+from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import PatchMerger

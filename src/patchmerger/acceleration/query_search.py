@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from patchmerger.acceleration.query_directions import kmeans_directions, whitened_directions
 from patchmerger.acceleration.rear_half import RearHalf
-from patchmerger.inserted import InsertedMerger
+from patchmerger.insertion.inserted import InsertedMerger
 from patchmerger.merger import PatchMerger
 from patchmerger.models.classifier import Classifier, divergence, feature_error
 

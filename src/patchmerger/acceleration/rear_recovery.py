@@ -23,7 +23,7 @@ from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data.batches import Key
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.transforms import EvalTransform, normalize
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import weights_fingerprint

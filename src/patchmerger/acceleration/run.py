@@ -34,7 +34,7 @@ from patchmerger.costs.model_cost import cost
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation
 from patchmerger.data.loading import DataLike, has_labels, identify_data, load_images
 from patchmerger.hosts import find_host
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import default_precision, environment

@@ -10,7 +10,7 @@ from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.libraries import library_of_model
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import FoundModel, find_model
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from patchmerger.census.observe import NotAsDescribedError, ObservedRun, constant_tokens, observe_run
 from patchmerger.hosts import UnsupportedModelError, find_host
 from patchmerger.hosts.example_inputs import Example
-from patchmerger.inserted import mergers
-from patchmerger.insertion import insert, remove
+from patchmerger.insertion.inserted import mergers
+from patchmerger.insertion.inserting import insert, remove
 from patchmerger.mechanism.options import Positions
 
 # Two numbers of tokens, neither of which is a grid or divides a usual width: no reshape passes by chance.

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from patchmerger.hosts import block_names, find_host
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.hosts.state import refuse_unsupported_state
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.blocks import MergeState, is_merging
 from patchmerger.mechanism.subclassing import host_class
 

@@ -12,7 +12,7 @@ from torch import nn
 from patchmerger.costs.counting import on_meta
 from patchmerger.costs.model_cost import Cost, cost
 from patchmerger.costs.placements import needed_positions
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.placed_tokens import placed_embedding
 from patchmerger.models.build import apply_merge, build_model
 from patchmerger.models.finding import find_model, locate

@@ -28,7 +28,7 @@ from patchmerger.costs.counting import count_parts, on_meta
 from patchmerger.costs.model_cost import Cost, cost
 from patchmerger.hosts import UnsupportedModelError, block_names, find_host
 from patchmerger.hosts.example_inputs import fit_to_size
-from patchmerger.insertion import insert
+from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.options import Positions
 
 ImageSize = int | tuple[int, int] | None

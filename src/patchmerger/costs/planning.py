@@ -12,7 +12,7 @@ from torch import nn
 
 from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
-from patchmerger.inserted import mergers as inserted
+from patchmerger.insertion.inserted import mergers as inserted
 from patchmerger.mechanism.options import Positions
 from patchmerger.models.finding import FoundModel, find_model
 from patchmerger.runs.text_table import text_table

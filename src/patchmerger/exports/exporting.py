@@ -35,7 +35,7 @@ from patchmerger.exports.torch_format import write_package, write_program
 from patchmerger.exports.tracing import DTYPES, ImageClassifier, classifier_for, trace
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
 from patchmerger.hosts.state import refuse_unsupported_state
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier

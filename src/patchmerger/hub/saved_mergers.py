@@ -11,8 +11,8 @@ from torch import nn
 
 from patchmerger.hosts import find_host
 from patchmerger.hub.folders import CONFIG_NAME
-from patchmerger.inserted import InsertedMerger, mergers
-from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import InsertedMerger, mergers
+from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.merger import PatchMerger

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.hub.checkpoints import build_from_weights
-from patchmerger.inserted import mergers
-from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
+from patchmerger.insertion.inserting import insert
 from patchmerger.merger import PatchMerger
 
 _FILE = "best_checkpoint.pth"

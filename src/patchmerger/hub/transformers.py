@@ -24,7 +24,7 @@ from patchmerger.hub.folders import CONFIG_NAME, PROCESSOR_NAME, read_object
 from patchmerger.hub.library import Library, PlainConfig, SaveOptions
 from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
 from patchmerger.hub.weights import Weights
-from patchmerger.inserted import mergers as mergers_in
+from patchmerger.insertion.inserted import mergers as mergers_in
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import write_json
 

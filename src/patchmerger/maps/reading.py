@@ -12,7 +12,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 
 from patchmerger.hosts import find_host
 from patchmerger.hosts.wrappers import without_peft
-from patchmerger.inserted import InsertedMerger, mergers
+from patchmerger.insertion.inserted import InsertedMerger, mergers
 from patchmerger.mechanism.blocks import MergingBlock
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.patch_grid import PatchGrid

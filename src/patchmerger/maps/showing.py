@@ -15,7 +15,7 @@ from patchmerger.data.images import ImageSet
 from patchmerger.data.loading import DataLike, load_images
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.splits import ImageSplits
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.maps.inputs import Inputs, ModelInputs, ShownImage, class_in_turn
 from patchmerger.maps.measures import are_sets, effective_patches, shares, unused
 from patchmerger.maps.reading import MergerMaps, read_maps

@@ -11,9 +11,10 @@ from torch import nn
 
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import image_size_of
-from patchmerger.insertion import insert
-from patchmerger.merger import init_with_logit_std, preset
+from patchmerger.insertion.inserting import insert
+from patchmerger.merger import init_with_logit_std
 from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.presets import preset
 from patchmerger.zoo import without_merger
 
 

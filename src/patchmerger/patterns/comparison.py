@@ -19,8 +19,8 @@ from patchmerger.data.loading import DataLike
 from patchmerger.data.preprocessing import known_preprocessing
 from patchmerger.data.settings import as_data_settings
 from patchmerger.hosts import find_host
-from patchmerger.inserted import mergers
-from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
+from patchmerger.insertion.inserting import insert
 from patchmerger.models.finding import FoundModel, find_model
 from patchmerger.patterns.reading import ModelPatterns, StagePatterns, read_patterns
 from patchmerger.patterns.settings import PatternSettings

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import ImageSet, Preprocessing
 from patchmerger.fewshot.features import extract_features
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.maps.reading import MergerMaps, read_maps
 from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier

@@ -17,8 +17,8 @@ from patchmerger.hosts import Host, UnsupportedModelError, find_host
 from patchmerger.hosts.state import unsupported_state
 from patchmerger.hosts.timm.rotary import too_long_a_step
 from patchmerger.hosts.wrappers import refuse_adapters
-from patchmerger.inserted import mergers
-from patchmerger.insertion import remove
+from patchmerger.insertion.inserted import mergers
+from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.placed_tokens import placed_embedding, placed_tokens

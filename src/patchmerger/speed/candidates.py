@@ -13,8 +13,8 @@ from torch import nn
 from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import needed_positions
 from patchmerger.hosts import find_host
-from patchmerger.inserted import mergers
-from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
+from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.options import Positions
 from patchmerger.mechanism.placed_tokens import num_placed_tokens
 from patchmerger.models.finding import Weights, find_model

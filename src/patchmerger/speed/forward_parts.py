@@ -15,7 +15,7 @@ from torch import nn
 from patchmerger.costs.model_cost import Cost, cost
 from patchmerger.hosts import block_names, find_host
 from patchmerger.hosts.example_inputs import Example, example_input, fit_to_size
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.runs.environment import find_device
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.speed.timed_steps import DTYPES, interleaved

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from patchmerger.costs.model_cost import cost
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.studies.settings import Grid

@@ -14,8 +14,8 @@ from patchmerger.acceleration.settings import QueryInit, RecoverySettings, Scope
 from patchmerger.costs.counting import count_parts, on_meta
 from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import block_names, find_host
-from patchmerger.inserted import mergers
-from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
+from patchmerger.insertion.inserting import insert
 from patchmerger.reducers.build import all_work_inside
 from patchmerger.reducers.names import ReducerName
 

@@ -26,12 +26,12 @@ from patchmerger.costs.counting import count_parts, on_meta
 from patchmerger.costs.placements import PlacementCosts
 from patchmerger.costs.planning import meeting
 from patchmerger.hosts import find_host
-from patchmerger.insertion import insert
+from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.modes import eval_mode
-from patchmerger.merger import preset
 from patchmerger.placing.in_model import place
 from patchmerger.placing.oracle import WARNING, spot_oracle
 from patchmerger.placing.settings import Sampler
+from patchmerger.presets import preset
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.run_folder import RunFolder, default_folder

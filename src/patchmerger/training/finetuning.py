@@ -22,7 +22,7 @@ from patchmerger.hub.saved_mergers import insert_mergers, write_mergers
 from patchmerger.hub.saved_model import SavedModel
 from patchmerger.hub.saved_placing import place_as_saved
 from patchmerger.hub.weights import state_dict_mismatch
-from patchmerger.insertion import remove
+from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import apply_merge, build_model, check_model_name, check_patches
 from patchmerger.models.classifier import Classifier

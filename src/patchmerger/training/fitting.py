@@ -23,7 +23,7 @@ from patchmerger.data import (
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.diagnosis import diagnose
 from patchmerger.hub import save
-from patchmerger.inserted import mergers
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.build import check_patches, square_input
 from patchmerger.models.finding import weights_fingerprint
 from patchmerger.runs.environment import environment

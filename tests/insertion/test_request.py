@@ -13,8 +13,8 @@ from torch.distributed.fsdp import FSDPModule
 from conftest import make_images, make_vit
 from insertion_helpers import Strided, snapshot
 from patchmerger.hosts import UnsupportedModelError
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
 from patchmerger.reducers import AveragePool
 
 pytestmark = pytest.mark.usefixtures("one_thread")

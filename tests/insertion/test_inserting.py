@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from conftest import NUM_PATCHES, make_images, make_vit
 from insertion_helpers import Strided, snapshot
-from patchmerger.inserted import mergers
 from patchmerger.insertion import insert, remove
-from patchmerger.merger import PatchMerger, preset
+from patchmerger.insertion.inserted import mergers
+from patchmerger.merger import PatchMerger
+from patchmerger.presets import preset
 from patchmerger.reducers import AveragePool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
