@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from tools.evidence.page import render
 
 from patchmerger.cli import main
 from patchmerger.data import Preprocessing, load_images
@@ -137,6 +138,9 @@ def test_the_command(folders, tmp_path, capsys):
     assert [len(table.rows) for table in section.tables[:2]] == [len(results["models"]), len(results["pairs"])]
     assert len(section.pictures) == 1
     assert not section.missing
+    page = render({"patterns-vit-small-cifar10": results})
+    assert "rank correlation with the drop in accuracy: CKA of features τ = " in page
+    assert all(f"| {name} |" in page for name in short_names([model["name"] for model in results["models"]]))
 
 
 def test_few_models_are_shown_without_correlations(folders, capsys):

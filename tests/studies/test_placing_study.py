@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tools.evidence.page import render
 
 from conftest import make_vit
 from patchmerger import fit, insert, place
@@ -70,6 +71,9 @@ def test_a_grid_is_evaluated_and_shown(study, trained, capsys):
     steps = {c["steps"] for c in results["cells"] if c["fine_tuned"]}
     assert len(steps) == 1
     assert min(steps) > 0
+    page = render({"place-vit-small-cifar10": {**results, "command": "patchmerger place-study"}})
+    assert "merging at the same FLOPs in" in page
+    assert page.count("| fine-tuned |") == 3
     report_placing(results)
     assert (out / PICTURE_FILE).stat().st_size > 10_000
     printed = capsys.readouterr().out

@@ -65,13 +65,15 @@ def table(found: Results) -> tuple[list[str], list[list[str]]]:
     for row in longest(found):
         timing, start = timings[row["timed_as"]], before.get((row["method"], row["speedup"]))
         rows.append([
-            method_text(row["method"]), f"{timing['predicted_speedup']:.2f}", f"{timing['speedup']:.2f}",
+            method_text(row["method"]), *_tokens(found, row), f"{timing['predicted_speedup']:.2f}",
+            f"{timing['speedup']:.2f}",
             "–" if start is None else f"{100 * start['accuracy']:.1f}",
             f"{100 * row['accuracy']:.2f}{_spread(row)}", difference_text(difference_of(row["difference"])),
             f"{100 * row['agreement']:.1f}", difference_text(difference_of(row["behind"])),
         ])  # fmt: skip
+    counts = ["tokens"] if _have_tokens(found) else []
     head = [
-        "method", "fewer FLOPs, times", "inference, times as fast", "before recovery, %", "accuracy, %",
+        "method", *counts, "fewer FLOPs, times", "inference, times as fast", "before recovery, %", "accuracy, %",
         "− plain, points [95% interval]", "agreement, %", f"{method_text(first)} − it, points [95% interval]",
     ]  # fmt: skip
     return head, rows
@@ -79,15 +81,42 @@ def table(found: Results) -> tuple[list[str], list[list[str]]]:
 
 def remarks(found: Results) -> Sequence[str]:
     """What a reader must know of the intervals."""
-    models = len(found["models"])
+    models, lines = len(found["models"]), []
     if models == 1:
-        return ["One model: intervals are over test images and leave out training noise."]
-    return [
-        f"Intervals are paired, over {models} models; those over the {found['plain'][0]['images']:,} test images are "
-        "in the file.",
-        "Fewer blocks: the plain model without its last blocks, as few as leave no fewer FLOPs than the merged model "
-        "has. Fixed regions: what located queries begin as, with nothing in it learned.",
-    ]
+        lines.append("One model: intervals are over test images and leave out training noise.")
+    else:
+        lines.append(
+            f"Intervals are paired, over {models} models; those over the {found['plain'][0]['images']:,} test images "
+            "are in the file."
+        )
+    methods = found["settings"]["methods"]
+    if {"cut", "regions"} <= set(methods):
+        lines.append(
+            "Fewer blocks: the plain model without its last blocks, as few as leave no fewer FLOPs than the merged "
+            "model has. Fixed regions: what located queries begin as, with nothing in it learned."
+        )
+    if _have_tokens(found):
+        lines.append(
+            "A method that works inside a block does so in the next one, so that all have the same blocks before, and "
+            "has as many tokens as bring it nearest to the FLOPs of the merger."
+        )
+    return lines
+
+
+def _have_tokens(found: Results) -> bool:
+    """Whether methods differ in their tokens; results of before have none of them."""
+    return any(row.get("num_tokens") not in (place["num_tokens"], None) for row, place in _placed(found))
+
+
+def _tokens(found: Results, row: Mapping[str, Any]) -> list[str]:
+    """The cell of a row, where there is such a column."""
+    return [f"{row['num_tokens'] or '–'}"] if _have_tokens(found) else []
+
+
+def _placed(found: Results) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The rows of a speed-up, each with its placement."""
+    places = found["places"]
+    return [(row, places[key]) for row in longest(found) if (key := f"{row['speedup']:g}") in places]
 
 
 def _spread(row: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from patchmerger.reports.numbers import difference_text
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_seeds
-from tools.evidence import accelerations
+from tools.evidence.kinds import KINDS
 from tools.evidence.studies import EXPECTED
 
 Results = Mapping[str, Any]
@@ -38,7 +38,7 @@ class EvidenceFinding:
 
 
 def kind_of(found: Results) -> str:
-    """The command that made the results: "compare", "sweep", "transfer" or "accelerate"."""
+    """The command that made the results: "compare", "sweep", "transfer" or one of those in ``KINDS``."""
     return str(found["study"])
 
 
@@ -59,8 +59,8 @@ def findings(found: Results) -> list[EvidenceFinding]:
 
 def verdict(found: Results) -> str:
     """The claim as a whole, in a few words."""
-    if kind_of(found) == "accelerate":
-        return accelerations.verdict(found)
+    if (kind := KINDS.get(kind_of(found))) is not None:
+        return kind.verdict(found)
     if kind_of(found) == "sweep":
         failed = f", {len(found['errors'])} runs failed" if found["errors"] else ""
         return f"{len(found['cells'])} mergers{failed}"
@@ -76,8 +76,8 @@ def verdict(found: Results) -> str:
 
 def remarks(found: Results) -> list[str]:
     """What else a reader must know."""
-    if kind_of(found) == "accelerate":
-        return list(accelerations.remarks(found))
+    if (kind := KINDS.get(kind_of(found))) is not None:
+        return list(kind.remarks(found))
     if kind_of(found) == "sweep":
         return _sweep_remarks(found)
     lines = []
@@ -101,9 +101,8 @@ def speedups(found: Results) -> dict[str, dict[str, float]]:
 
 
 def _is_about_the_claim(found: Results) -> bool:
-    return (
-        kind_of(found) not in ("sweep", "accelerate") and found["baseline"] == "plain" and "merged" in found["variants"]
-    )
+    known = kind_of(found) in ("compare", "transfer")
+    return known and found["baseline"] == "plain" and "merged" in found["variants"]
 
 
 def _stages(found: Results) -> Iterator[tuple[str, Results, float]]:

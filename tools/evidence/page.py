@@ -10,8 +10,8 @@ from typing import Any
 from patchmerger.reports.numbers import counted, difference_text, mean_text, model_text
 from patchmerger.runs.files import read_json, write_text
 from patchmerger.runs.statistics import mean_sd
-from tools.evidence import accelerations
 from tools.evidence.findings import Results, findings, kind_of, remarks, speedups, verdict
+from tools.evidence.kinds import KINDS
 from tools.evidence.studies import EXPECTED, STUDIES, Study
 
 RESULTS, PAGE = Path("results"), Path("docs/evidence.md")
@@ -64,10 +64,10 @@ def _section(study: Study, found: Results | None) -> str:
     if found is None:
         parts.append("**Ready, not run.** Nothing is known of it yet.\n")
     else:
-        table = {"sweep": _sweep_table, "transfer": _transfer_table, "accelerate": _acceleration_table}.get(
-            kind_of(found), _comparison_table
-        )
-        parts += [f"{_conditions(found)}\n", f"{table(found)}\n"]
+        kind = KINDS.get(kind_of(found))
+        own = {"sweep": _sweep_table, "transfer": _transfer_table}.get(kind_of(found), _comparison_table)
+        table = own(found) if kind is None else _table(*kind.table(found))
+        parts += [f"{_conditions(found)}\n", f"{table}\n"]
         parts += [f"- {finding}" for finding in findings(found)]
         parts += [f"- {remark}" for remark in (*remarks(found), study.caveat) if remark]
         parts.append(f"\nSource: `results/{study.file}.json`, by\n")
@@ -81,8 +81,8 @@ def _command(study: Study, found: Results | None) -> str:
 
 
 def _scale(found: Results) -> str:
-    if kind_of(found) == "accelerate":
-        return accelerations.scale(found, _device(found))
+    if (kind := KINDS.get(kind_of(found))) is not None:
+        return kind.scale(found, _device(found))
     settings = found["settings"]
     images = settings["data"]["source"].rsplit("/", 1)[-1]
     if kind_of(found) == "transfer":
@@ -96,8 +96,8 @@ def _device(found: Results) -> str:
 
 
 def _conditions(found: Results) -> str:
-    if kind_of(found) == "accelerate":
-        return accelerations.conditions(found)
+    if (kind := KINDS.get(kind_of(found))) is not None:
+        return kind.conditions(found)
     settings, where = found["settings"], found["environment"]
     data = found["data"]
     if kind_of(found) == "transfer":
@@ -137,10 +137,6 @@ def _transfer_table(found: Results) -> str:
             own = variant["stages"][stage]
             rows.append([stage, name, _mean(own), difference_text(own["difference"])])
     return _table(["stage", "variant", "accuracy, %", f"− {found['baseline']}, points [95% interval]"], rows)
-
-
-def _acceleration_table(found: Results) -> str:
-    return _table(*accelerations.table(found))
 
 
 def _sweep_table(found: Results) -> str:

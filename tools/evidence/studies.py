@@ -75,6 +75,24 @@ STUDIES = (
         _of_config("accelerate-study", "reducers-vit-small-cifar10"),
     ),
     Study(
+        "Placed tokens",
+        "place-vit-small-cifar10",
+        "With fewer tokens in a trained ViT-S/14, is it better to place them well, to drop patches at random, to "
+        "merge, or to place and merge?",
+        _of_config("place-study", "place-vit-small-cifar10"),
+    ),
+    Study(
+        "How methods reduce tokens",
+        "patterns-vit-small-cifar10",
+        "Do methods that need no training keep or merge the same patches, and does the likeness of their features go "
+        "with the accuracy that they lose?",
+        "patchmerger patterns runs/vit-small-cifar10/seed-0 --data.source uoft-cs/cifar10 --images 1000 --reducers "
+        "'[tome,topk,ats,kmedoids,dpcknn,atc,fixed-l2,random,average]' --keep_rates '[0.7,0.5]' --out "
+        "results/patterns-vit-small-cifar10.json --picture results/patterns-vit-small-cifar10.png",
+        "One trained model, and no training after a method is put in: what is lost here says little of what is lost "
+        "after a recovery.",
+    ),
+    Study(
         "CIFAR-10 from scratch, width 192",
         "cifar10",
         "Is a ViT with a merger as accurate as the plain one, in less time, and better than the controls?",

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from patchmerger.reducers.names import METHODS
 from patchmerger.reports.numbers import (
     counted,
     difference_text,
@@ -33,6 +34,7 @@ PICTURE_FILE = "accelerations.png"
 WORDS = {
     "plain": "plain, trained on", "cut": "fewer blocks", "regions": "fixed regions", "located": "located queries",
     "soft": "queries from clusters", "random": "random queries", "average": "average pooling",
+    "random-drop": "dropped at random",
 }  # fmt: skip
 """What tables and pictures call the methods that have more of a name than their own."""
 
@@ -45,7 +47,10 @@ def report_accelerations(results: dict[str, Any]) -> None:
 
 def method_text(method: str) -> str:
     """A method's name in words."""
-    return WORDS.get(method, method)
+    if method in WORDS:
+        return WORDS[method]
+    known = METHODS.get(method)
+    return method if known is None else known.title
 
 
 def recovery_text(row: Mapping[str, Any], *, short: bool = False) -> str:

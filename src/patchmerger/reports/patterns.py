@@ -39,7 +39,7 @@ def show_patterns(results: Mapping[str, Any]) -> None:
         table = _pairs_table(results, names, measure, what)
         if table is not None:
             print_table(console, table)
-    for line in _lines(results, names):
+    for line in pattern_notes(results):
         console.print(escape(line), soft_wrap=True)
 
 
@@ -106,8 +106,9 @@ def _cell(pair: Mapping[str, Any] | None, measure: str) -> str:
     return f"{pair[measure]:.2f}{chance}"
 
 
-def _lines(results: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    lines = []
+def pattern_notes(results: Mapping[str, Any]) -> list[str]:
+    """What stands below the tables: how to read them, and the rank correlations."""
+    lines, names = [], short_names([model["name"] for model in results["models"]])
     if any(pair["iou"] is not None for pair in results["pairs"]):
         lines.append("In brackets: what sets of these sizes drawn at random would have in common.")
     short = dict(zip((model["name"] for model in results["models"]), names, strict=True))
