@@ -22,7 +22,22 @@ def test_they_are_small_and_have_their_outputs(path):
     assert not any(place in path.read_text() for place in ("/root/", "/home/", "/work/", "/tmp/"))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_is_a_page_of_the_site(path):
+    pytest.importorskip("mkdocs")
+    from tools.site.notebook_pages import notebook_page
+
+    page, pictures = notebook_page(path)
+    cells = nbformat.read(path, as_version=4).cells
+    assert page.startswith("# ")
+    assert page.count("```python\n") == sum(cell.cell_type == "code" for cell in cells)
+    assert all(f"]({name})" in page and content.startswith(b"\x89PNG") for name, content in pictures.items())
+    printed = [o.text.strip() for cell in cells if cell.cell_type == "code" for o in cell.outputs if "text" in o]
+    assert all(text in page for text in printed)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some minutes where other tests run beside it
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_they_run(path, tmp_path, monkeypatch):
     pytest.importorskip("nbclient")
