@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,9 +15,10 @@ from hosts.families import make_family
 from hosts.test_torchvision import make_plain as make_torchvision
 from hosts.tiny import make_model as make_transformers
 from patchmerger import insert
-from patchmerger.exports import ExportSettings, export, open_exported
+from patchmerger.exports import ExportSettings, export, exporting, open_exported
 from patchmerger.exports.settings import SUFFIXES, Format
 
+FORMATS: tuple[Format, ...] = ("onnx", "openvino", "torch")
 LOCATED = {"prior": "grid"}
 SMALL = {"depth": 2, "embed_dim": 16}
 
@@ -54,18 +56,60 @@ def name_of(folder: Path, format: Format) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_merged_model_of_each_host_exports(host, format, tmp_path):
-    if host.startswith("NaFlex") and format == "openvino":  # its position table is resized in each forward pass
-        with pytest.raises(ValueError, match=r"NaFlexVit\) cannot be converted.*aten\._upsample_bicubic2d_aa"):
-            export(merged(host), name_of(tmp_path, format), ExportSettings(format=format))
-        assert not name_of(tmp_path, format).exists()
-        return
-    made = export(merged(host), name_of(tmp_path, format), ExportSettings(format=format))
-    assert made.parity.batches == (1, 3, 32)
+def test_a_merged_model_of_each_host_exports(host, tmp_path, monkeypatch):
+    model, programs, trace = merged(host), [], exporting.trace
+
+    def once(*arguments):  # tracing takes half of the time
+        if not programs:
+            programs.append(trace(*arguments))
+        return programs[0]
+
+    monkeypatch.setattr(exporting, "trace", once)
+    for format in FORMATS:
+        out = name_of(tmp_path, format)
+        if host.startswith("NaFlex") and format == "openvino":  # its position table is resized in each forward pass
+            with pytest.raises(ValueError, match=r"NaFlexVit\) cannot be converted.*aten\._upsample_bicubic2d_aa"):
+                export(model, out, ExportSettings(format=format))
+            assert not out.exists()
+            continue
+        made = export(model, out, ExportSettings(format=format))
+        assert made.parity.batches == (1, 3, 32)
+        assert made.parity.largest < 1e-4
+        assert [m.num_tokens for m in made.info.mergers] == [4]
+
+
+def built_for_any_size() -> nn.Module:
+    """Another way to what an export makes of the model of one size."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return insert(make_vit("class token", **SMALL, dynamic_img_size=True).eval(), 4, 1, **LOCATED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["class token, located queries", "transformers DINOv2, registers"])
+def test_one_file_for_images_of_any_size(host, tmp_path):
+    model = merged(host)
+    made = export(model, tmp_path / "x.onnx", ExportSettings(dynamic_size=True))
+    assert made.info.size_step == 8
+    assert made.parity.sizes == ((32, 32), (48, 48), (40, 56))
     assert made.parity.largest < 1e-4
-    assert [m.num_tokens for m in made.info.mergers] == [4]
+    with pytest.raises(ValueError, match=r"images of 40 × 36 pixels.*multiples of 8"):
+        open_exported(made.path)(np.zeros((1, 3, 40, 36), np.float32))
+    if host == "class token, located queries":
+        images = torch.randn(2, 3, 24, 64)
+        with torch.no_grad():
+            expected = built_for_any_size()(images).numpy()
+        np.testing.assert_allclose(open_exported(made.path)(images.numpy()), expected, atol=1e-5)
+        with pytest.raises(ValueError, match=r"images \(2, 3, 24, 64\) must be \(B, 3, 32, 32\)"), torch.no_grad():
+            open_exported(export(model, tmp_path / "y.pt2", ExportSettings(format="torch")).path)(images.numpy())
+
+
+@pytest.mark.parametrize("host", ["torchvision", "BEiT without bias", "RoPE axial, centroids"])
+def test_models_of_one_size_are_refused_for_any(host, tmp_path):
+    with pytest.raises(ValueError, match=r"dynamic_size \(true\): \w+ takes images of (32 × 32|48 × 48) pixels alone"):
+        export(merged(host), tmp_path / "x.onnx", ExportSettings(dynamic_size=True))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ from patchmerger import __version__
 from patchmerger.data.loading import DataLike
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import DataSettings
+from patchmerger.exports.image_sizes import other_sizes, size_arguments, take_any_size
 from patchmerger.exports.images import ExportImages, Images, noise, prepare_images
 from patchmerger.exports.metadata import ExportedMerger, ExportInfo
 from patchmerger.exports.onnx_format import write_onnx
@@ -41,6 +43,9 @@ from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import FoundModel, find_model
 from patchmerger.runs.files import write_json
+
+_FEW = 4
+"""Images that are compared in each further size, where a file takes any."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,14 @@ def export(
     net = _sized(found.model, settings.image_size)
     reference = classifier_for(net, settings, None, torch.float32)
     info = _describe(found, reference.net, image_size_of(net), known, settings)
+    open_net, step = take_any_size(net) if settings.dynamic_size else (net, None)
+    info = replace(info, size_step=step)
     images = _images(info, known, settings, data)
     eager = _eager_logits(reference, images.parity.normalized)
+    if step is not None:
+        open_reference = classifier_for(open_net, settings, None, torch.float32, size_arguments(open_net))
+        others = [_eager_logits(open_reference, each.normalized) for each in images.other_sizes]
+        eager, net = np.concatenate([eager, *others]), open_net
     with in_place(target, settings) as path:
         info, parity = _write(net, path, info, known, settings, images, eager)
         written = open_exported(path)
@@ -137,9 +148,9 @@ def _write(
     """Write the file, as near to the eager model as it must be."""
     # OpenVINO computes in the number format chosen when it loads the file; its graph is one of float32.
     dtype = torch.float32 if settings.format == "openvino" else DTYPES[settings.precision]
-    model = classifier_for(net, settings, known, dtype)
-    example = torch.from_numpy(images.parity.given[:1]).repeat(2 if settings.dynamic_batch else 1, 1, 1, 1)
-    program = trace(model, example, settings)
+    model = classifier_for(net, settings, known, dtype, size_arguments(net) if settings.dynamic_size else None)
+    example = torch.from_numpy(images.compared[-1].given[:1]).repeat(2 if settings.dynamic_batch else 1, 1, 1, 1)
+    program = trace(model, example, settings, info.size_step)
     if images.calibration is not None:
         return _write_int8(program, model, path, info, settings, images, eager)
     if settings.format == "onnx":
@@ -150,7 +161,7 @@ def _write(
         write_program(program, path, info)
     else:
         write_package(program, model, path, info)
-    parity = measure_parity(path, images.parity, eager)
+    parity = measure_parity(path, images.compared, eager)
     parity.check(settings)
     return info, parity
 
@@ -178,20 +189,41 @@ def _write_int8(
                 quantise_onnx(whole, path, nodes, calibration, info, settings)
             else:
                 save_openvino(quantise_openvino(converted, nodes, calibration, info), path, info)
-            parity = measure_parity(path, images.parity, eager)
+            parity = measure_parity(path, images.compared, eager)
             if parity.shortfall(settings) is None:
                 return info, parity
     parity.check(settings)
     return info, parity
 
 
-def measure_parity(path: Path, images: Images, eager: NDArray[np.float32]) -> Parity:
-    """Run an exported file and compare it with the eager model's logits (n, C) of the same images."""
+def measure_parity(path: Path, images: Sequence[Images], eager: NDArray[np.float32]) -> Parity:
+    """Run an exported file and compare it with the eager model.
+
+    Args:
+        path: The file.
+        images: In one size, or in several for a file that takes any.
+        eager: The eager model's logits of all of them, (n, C).
+    """
     exported = open_exported(path)
-    outputs, batches = in_batches(exported, images.given, dynamic=exported.info.dynamic_batch)
+    runs = []
+    for each in images:
+        try:
+            runs.append(in_batches(exported, each.given, dynamic=exported.info.dynamic_batch))
+        except Exception as error:  # each runtime has errors of its own
+            if exported.info.size_step is None:
+                raise
+            raise ValueError(
+                f"dynamic_size (true): the {exported.info.format} file does not run on images of "
+                f"{each.size[0]} × {each.size[1]} pixels, as some size was fixed in it "
+                f"({' '.join(str(error).split())[:160]}): leave it out, and export a file for each image_size"
+            ) from error
+    outputs = np.concatenate([output for output, _ in runs])
+    batches = tuple(dict.fromkeys(size for _, sizes in runs for size in sizes))
     if exported.info.with_preprocessing:
         outputs, eager = centred_logits(outputs), eager - eager.mean(axis=1, keepdims=True)
-    return compare_logits(outputs, eager, source=images.source, real=images.real, batches=batches)
+    first = images[0]
+    found = compare_logits(outputs, eager, source=first.source, real=first.real, batches=batches)
+    return replace(found, sizes=tuple(each.size for each in images))
 
 
 def _eager_logits(reference: ImageClassifier, images: Tensor) -> NDArray[np.float32]:
@@ -275,14 +307,24 @@ def _images(
     height, width = info.image_size
     if data is None or known is None:
         shape, count = (info.channels, height, width), min(settings.parity_images, sum(BATCHES))
-        made = noise(shape, count, known, with_pixels=settings.with_preprocessing, seed=settings.seed)
-        return ExportImages(made, None)
+        made = ExportImages(
+            noise(shape, count, known, with_pixels=settings.with_preprocessing, seed=settings.seed), None
+        )
+        return _in_other_sizes(made, info, known)
     if height != width or info.channels != 3:
         raise ValueError(
             f"data is for square RGB images, and model ({info.model}) takes {info.channels} × {height} × {width}: "
             "leave data out, and noise is compared on"
         )
-    return prepare_images(data, known, height, settings)
+    return _in_other_sizes(prepare_images(data, known, height, settings), info, known)
+
+
+def _in_other_sizes(images: ExportImages, info: ExportInfo, known: Preprocessing | None) -> ExportImages:
+    """With some of them in two other sizes, for a file that takes any; the last is the one that is not square."""
+    if info.size_step is None:
+        return images
+    sizes = other_sizes(info.image_size, info.size_step)
+    return replace(images, other_sizes=tuple(images.parity.resized(_FEW, size, known) for size in sizes))
 
 
 def _name(name: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,6 +38,19 @@ class Images:
     real: bool
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.normalized.shape[2:]
+        return height, width
+
+    def resized(self, count: int, size: tuple[int, int], preprocessing: Preprocessing | None) -> Images:
+        """The first ``count`` of them with another height and width."""
+        if self.pixels is None or preprocessing is None:
+            return replace(self, normalized=_resized(self.normalized[:count], size))
+        pixels = _resized(self.pixels[:count].permute(0, 3, 1, 2).float(), size).round().clamp(0, 255).to(torch.uint8)
+        return _of_pixels(pixels, preprocessing, True, self.source, real=self.real)
+
+    @property
     def given(self) -> NDArray[Any]:
         """As the exported file takes them."""
         return (self.normalized if self.pixels is None else self.pixels).numpy()
@@ -49,10 +63,17 @@ class ExportImages:
     Attributes:
         parity: For the comparison with the eager model: held-out ones.
         calibration: For int8; else ``None``.
+        other_sizes: Some of those for the comparison in other sizes, for a file that takes any.
     """
 
     parity: Images
     calibration: Images | None
+    other_sizes: tuple[Images, ...] = ()
+
+    @property
+    def compared(self) -> tuple[Images, ...]:
+        """All that the file and the eager model are compared on, in each size."""
+        return (self.parity, *self.other_sizes)
 
 
 def noise(
@@ -95,6 +116,10 @@ def prepare_images(
     return ExportImages(
         _of_pixels(held_out, preprocessing, with_pixels, f"test images of {name}", real=True), calibration
     )
+
+
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def _name(data: DataLike) -> str:

@@ -58,6 +58,8 @@ class ExportInfo:
         mergers: First to last.
         float_layers: With int8, the layers that stayed in floating point to keep the accuracy.
         patchmerger: The version that wrote the file.
+        size_step: Where images of any size are taken, what their sides must be multiples of; ``image_size`` is then
+            that of the model. ``None`` where ``image_size`` is fixed.
         crop_mode: What became of images that are not square; ``None`` where it is not known.
         schema: Of this description.
     """
@@ -79,6 +81,7 @@ class ExportInfo:
     float_layers: tuple[str, ...]
     patchmerger: str
     crop_mode: CropMode | None = None
+    size_step: int | None = None
     schema: int = SCHEMA
 
     @property

@@ -98,5 +98,8 @@ def describe_onnx(proto: Any, info: ExportInfo, settings: ExportSettings) -> Non
     if settings.dynamic_batch:
         for tensor in (*proto.graph.input, *proto.graph.output):
             tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
+    if info.size_step is not None:
+        for place, name in enumerate(("height", "width"), start=1 if info.with_preprocessing else 2):
+            proto.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
     for name, value in info.as_properties().items():
         proto.metadata_props.add(key=name, value=value)

@@ -39,6 +39,7 @@ class Parity:
         spread: Standard deviation of the eager model's logits.
         agreement: The share of images for which both have the same class on top.
         batches: Sizes of the batches that were run.
+        sizes: Height and width of the images that were run.
     """
 
     images: int
@@ -49,6 +50,7 @@ class Parity:
     spread: float
     agreement: float
     batches: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...] = ()
 
     @property
     def relative(self) -> float:

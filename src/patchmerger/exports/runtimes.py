@@ -102,12 +102,18 @@ class ExportedModel(ABC):
 
     def _check(self, images: NDArray[Any]) -> None:
         info = self.info
-        one = (*info.image_size, info.channels) if info.with_preprocessing else (info.channels, *info.image_size)
+        size: tuple[object, object] = info.image_size if info.size_step is None else ("H", "W")
+        one = (*size, info.channels) if info.with_preprocessing else (info.channels, *size)
         dtype = np.dtype(np.uint8 if info.with_preprocessing else np.float32)
-        if images.ndim != 4 or images.shape[1:] != one or len(images) < 1:
-            shape = ", ".join(map(str, one))
+        fits = images.ndim == 4 and len(images) >= 1
+        if not fits or any(isinstance(n, int) and n != m for n, m in zip(one, images.shape[1:], strict=True)):
+            why = "" if info.size_step is not None else ": that size is fixed in the file"
+            raise ValueError(f"images {images.shape} must be (B, {', '.join(map(str, one))}) for {self.path}{why}")
+        sides = images.shape[1:3] if info.with_preprocessing else images.shape[2:]
+        if info.size_step is not None and any(side % info.size_step or side < 1 for side in sides):
             raise ValueError(
-                f"images {images.shape} must be (B, {shape}) for {self.path}: that size is fixed in the file"
+                f"images of {sides[0]} × {sides[1]} pixels do not fit {self.path}: their sides must be multiples of "
+                f"{info.size_step}"
             )
         if images.dtype != dtype:
             raise ValueError(f"images ({images.dtype}) must be {dtype} for {self.path}")

@@ -48,6 +48,8 @@ class ExportSettings:
         precision: Number format of the weights: "fp32", "fp16", "bf16" (OpenVINO and torch) or "int8" (ONNX and
             OpenVINO; calibrated on images).
         image_size: Height and width in pixels; the model's own by default.
+        dynamic_size: Take images of any size too whose sides are multiples of the patch's: position tables are resized
+            in the file. Not every model and format can; those that cannot are refused.
         dynamic_batch: Take batches of any size; otherwise one image a call.
         with_preprocessing: Build in the normalisation and the softmax: uint8 (B, H, W, 3) in, probabilities out.
         opset: Version of ONNX's operators, from 18 to 24. From 23 on, attention is one operator.
@@ -66,6 +68,7 @@ class ExportSettings:
     format: Format = "onnx"
     precision: Precision = "fp32"
     image_size: int | None = None
+    dynamic_size: bool = False
     dynamic_batch: bool = True
     with_preprocessing: bool = False
     opset: int = 23

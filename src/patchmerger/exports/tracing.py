@@ -6,14 +6,16 @@ import copy
 import logging
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.exports.image_sizes import open_sizes
 from patchmerger.exports.metadata import INPUT
 from patchmerger.exports.settings import ExportSettings
 from patchmerger.mechanism.subclassing import host_class
@@ -52,27 +54,42 @@ class ImageClassifier(nn.Module):
 
 
 def classifier_for(
-    net: nn.Module, settings: ExportSettings, preprocessing: Preprocessing | None, dtype: torch.dtype
+    net: nn.Module,
+    settings: ExportSettings,
+    preprocessing: Preprocessing | None,
+    dtype: torch.dtype,
+    arguments: Mapping[str, Any] | None = None,
 ) -> ImageClassifier:
-    """A copy of the model in eval mode on the CPU, as one function of images."""
+    """A copy of the model in eval mode on the CPU, as one function of images; ``arguments`` are given beside them."""
     clone = copy.deepcopy(net).to(device="cpu", dtype=dtype).eval().requires_grad_(False)
-    return ImageClassifier(Classifier(clone), preprocessing if settings.with_preprocessing else None).eval()
+    classifier = Classifier(clone)
+    classifier.arguments = dict(arguments or {})
+    return ImageClassifier(classifier, preprocessing if settings.with_preprocessing else None).eval()
 
 
-def trace(model: ImageClassifier, example: Tensor, settings: ExportSettings) -> ExportedProgram:
+def trace(
+    model: ImageClassifier, example: Tensor, settings: ExportSettings, size_step: int | None = None
+) -> ExportedProgram:
     """The program of a model.
 
     Args:
         model: What is traced.
-        example: Images as it takes them; a batch of two, lest a size of one is taken to be fixed.
+        example: Images as it takes them; a batch of two, lest a size of one is taken to be fixed. For images of any
+            size not square, and not of the model's own size, which would be taken to be fixed too.
         settings: Whether batches have any size.
+        size_step: For images of any size, what their sides are multiples of.
 
     Raises:
         ValueError: An operation cannot be traced; it is named.
     """
-    shapes = {INPUT: {0: Dim("batch")} if settings.dynamic_batch else None}
-    with refused_by_operation(model, "traced by torch.export"), torch.no_grad():
-        return torch.export.export(model, (example,), dynamic_shapes=shapes)
+    open_dims: dict[int, Any] = {0: Dim("batch")} if settings.dynamic_batch else {}
+    if size_step is not None:
+        first = 1 if settings.with_preprocessing else 2
+        open_dims |= {first: size_step * Dim("rows"), first + 1: size_step * Dim("columns")}
+    what = "traced by torch.export" + ("" if size_step is None else " for images of any size (dynamic_size)")
+    open_model = nullcontext() if size_step is None else open_sizes(model)
+    with refused_by_operation(model, what), torch.no_grad(), open_model:
+        return torch.export.export(model, (example,), dynamic_shapes={INPUT: open_dims or None})
 
 
 @contextmanager

@@ -66,15 +66,16 @@ class MergeState:
         """The arguments after the tokens, by name."""
         return {**dict(zip(self.argument_names[: len(args)], args, strict=True)), **kwargs}
 
-    def counts(self, x: Tensor, given: dict[str, Any]) -> set[Any]:
+    def counts(self, x: Tensor, given: dict[str, Any]) -> set[int]:
         """The numbers of tokens before the merge, as far as they are known, with and without the prefix tokens."""
         if not self.after_merge:
             tokens = x.shape[0 if self.sequence_first else 1]
-            return set() if is_traced(x) else {tokens, tokens - self.num_kept_prefix_tokens}
+            # Traced for images of any size, the number is a symbol.
+            return {tokens, tokens - self.num_kept_prefix_tokens} if isinstance(tokens, int) else set()
         table = None if self.inputs.rope is None else self.inputs.rope.table(given)
         table = table[0] if isinstance(table, tuple) else table
         patches = self.num_patches if not isinstance(table, Tensor) else table.shape[-2]
-        return set() if patches is None else {patches, patches + self.num_kept_prefix_tokens}
+        return {patches, patches + self.num_kept_prefix_tokens} if isinstance(patches, int) else set()
 
 
 @dataclass

@@ -25,6 +25,7 @@ class Classifier(nn.Module):
         net: The model itself, not a copy.
         channels: Of the images that it takes.
         num_outputs: C.
+        arguments: What the model is called with beside the images; nothing at first.
         gives_scores: Whether its outputs are scores of classes; else they are pooled features, C of them.
 
     Raises:
@@ -47,6 +48,7 @@ class Classifier(nn.Module):
                 "of such images are run here"
             )
         self._keyword = example.name
+        self.arguments: dict[str, Any] = {}
         self.channels: int = example.images.shape[1]
         self.gives_scores = 0 not in (getattr(net, "num_classes", None), getattr(net, "num_labels", None))
         self.num_outputs: int = self._count(example.images)
@@ -62,7 +64,9 @@ class Classifier(nn.Module):
         return _scores(self._run(images), self.net)
 
     def _run(self, images: Tensor) -> Any:
-        return self.net(images) if self._keyword is None else self.net(**{self._keyword: images})
+        if self._keyword is None:
+            return self.net(images, **self.arguments)
+        return self.net(**{self._keyword: images}, **self.arguments)
 
     def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, C), and the pooled features (B, D) that the last layer makes them of: one pass for both."""

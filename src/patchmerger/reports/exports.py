@@ -25,8 +25,10 @@ def export_lines(result: ExportedFile) -> list[str]:
     if info.float_layers:
         lines.append(f"{len(info.float_layers)} layers stayed in floating point: {', '.join(info.float_layers)}")
     batches = ", ".join(map(str, parity.batches))
+    sizes = ", ".join(f"{height} × {width}" for height, width in parity.sizes)
     lines += [
-        f"compared with the eager model in float32 on {parity.images} {parity.source}, in batches of {batches}:",
+        f"compared with the eager model in float32 on {parity.images} {parity.source}, in batches of {batches}, "
+        f"of {sizes} pixels:",
         f"  largest difference of a logit  {parity.largest:.3g}  ({parity.relative:.2g} of their standard deviation)",
         f"  mean difference                {parity.mean:.3g}",
         f"  same class on top              {parity.agreement:.1%}"
@@ -37,10 +39,12 @@ def export_lines(result: ExportedFile) -> list[str]:
 
 
 def _takes(info: ExportInfo) -> str:
-    batch, (height, width) = "B" if info.dynamic_batch else "1", info.image_size
+    batch = "B" if info.dynamic_batch else "1"
+    height, width = info.image_size if info.size_step is None else ("H", "W")
+    multiples = "" if info.size_step is None else f" with H and W multiples of {info.size_step}"
     given = (
         f"images uint8 ({batch}, {height}, {width}, {info.channels})"
         if info.with_preprocessing
         else f"images float32 ({batch}, {info.channels}, {height}, {width}), normalised"
     )
-    return f"{given} → {info.output} float32 ({batch}, {info.num_classes})"
+    return f"{given}{multiples} → {info.output} float32 ({batch}, {info.num_classes})"

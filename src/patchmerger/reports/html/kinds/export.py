@@ -58,6 +58,7 @@ def _parity(results: Results) -> Table:
         ),
         ("images", f"{parity['images']} {parity['source']}", ""),
         ("sizes of the batches", ", ".join(map(str, parity["batches"])), ""),
+        ("image sizes", ", ".join(f"{height} × {width}" for height, width in parity["sizes"]), ""),
         ("run by", str(results["runtime"]), ""),
     ]
     return _table("Compared with the eager model in float32", ["what", "measured", "accepted"], rows)
@@ -65,7 +66,8 @@ def _parity(results: Results) -> Table:
 
 def _file(results: Results) -> Table:
     info = results["info"]
-    (height, width), channels = info["image_size"], info["channels"]
+    step, channels = info["size_step"], info["channels"]
+    height, width = info["image_size"] if step is None else ("H", "W")
     batch = "any batch" if info["dynamic_batch"] else "one image a call"
     given = (
         f"pixels, uint8 (B, {height}, {width}, {channels})"
@@ -79,7 +81,7 @@ def _file(results: Results) -> Table:
     known = {name: info[name] for name in ("mean", "std", "crop_pct", "crop_mode", "interpolation") if info[name]}
     rows = [
         ("file", str(results["file"])),
-        ("takes", f"{given}; {batch}"),
+        ("takes", f"{given}; {batch}" + ("" if step is None else f"; H and W are multiples of {step}")),
         ("gives", f"{gives}, float32 (B, {info['num_classes']})"),
         ("merges", "; ".join(merged) or "no"),
         ("preprocessing", ", ".join(f"{name} {_short(value)}" for name, value in known.items()) or "not known"),
