@@ -25,9 +25,9 @@ fuzz: $(READY)  ## bad inputs by the hundred, killed runs and full disks; FUZZ_S
 test-shuffled: $(READY)  ## the tests in a random order; SEED=1 repeats one
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --shuffle $(SEED)
 
-# Deprecations there are those of old libraries beside newer ones that they need; those of ours are errors in `make test`.
+# Deprecations and unclosed files there are those of old libraries beside newer ones; those of ours are errors in `make test`.
 test-oldest: $(OLDEST)/.ready  ## the tests on the lowest versions that pyproject.toml allows, in .venv-oldest
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -W default::DeprecationWarning
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -W default::DeprecationWarning -W default::ResourceWarning
 
 census: $(READY)  ## every model of timm, transformers and torchvision: does it take a merger? Some ten minutes
 	$(BIN)/patchmerger hosts --out results/hosts.json --overwrite true
