@@ -1,12 +1,14 @@
 """``patchmerger show``: what it reads, keeps in its folder, draws, and refuses."""
 
 import json
+import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import ASTFeatureExtractor
 
 from conftest import make_timm, make_vit
 from hosts.tiny import make_model
@@ -153,8 +155,29 @@ def test_spectrograms_of_ast_have_a_row_for_each_frequency(tmp_path):
     values = np.random.default_rng(0).normal(size=(config.max_length, config.num_mel_bins)).astype(np.float32)
     np.save(tmp_path / "sound.npy", values)
     np.save(tmp_path / "short.npy", values[:3])
-    results = show(model, [tmp_path / name for name in ("sound.npy", "short.npy", "none.wav")], out=tmp_path / "out")
-    assert [error["name"].rpartition("/")[2] for error in results["unread"]] == ["short.npy", "none.wav"]
+    np.savez(tmp_path / "same.npz", values)
+    np.savez(tmp_path / "two.npz", values, values)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "same.npz").read_bytes()[:500])
+    (tmp_path / "text.wav").write_text("no sound at all")
+    tone = (8000 * np.sin(np.arange(16_000) / 6)).astype("<i2")
+    for name, rate, seconds, width in (
+        ("tone", 16_000, 1, 2),
+        ("fast", 44_100, 1, 2),
+        ("bit", 16_000, 1, 1),
+        ("no", 16_000, 0, 2),
+    ):
+        with wave.open(str(tmp_path / f"{name}.wav"), "wb") as sound:
+            sound.setparams((2, width, rate, 0, "NONE", ""))
+            sound.writeframes(np.stack([tone, tone], axis=1).tobytes()[: 64_000 * seconds])
+    facts = {
+        "short.npy": "its shape is (3, ", "two.npz": "2 arrays", "cut.npz": "not a .npz", "text.wav": "not a .wav",
+        "fast.wav": "44,100 Hz", "bit.wav": "8 bits a sample", "no.wav": "0 samples", "none.wav": "does not exist",
+    }  # fmt: skip
+    names = ["sound.npy", "same.npz", "tone.wav", *facts]
+    results = show(model, [tmp_path / name for name in names], out=tmp_path / "out")
+    unread = {error["name"].rpartition("/")[2]: error["reason"] for error in results["unread"]}
+    assert list(unread) == list(facts)
+    assert all(facts[name] in reason for name, reason in unread.items())
     _, tensors = read_shown(tmp_path / "out")
     view = tensors["images.0.view"][0]
     assert tuple(view.shape) == (config.num_mel_bins, config.max_length)
@@ -162,6 +185,11 @@ def test_spectrograms_of_ast_have_a_row_for_each_frequency(tmp_path):
     assert int(view[frequency, time]) == 255
     wanted = merge_maps(model, {"input_values": torch.from_numpy(values)[None]})
     torch.testing.assert_close(tensors["images.0.1.maps"], wanted[0])
+    torch.testing.assert_close(tensors["images.1.1.maps"], wanted[0])
+    extractor = ASTFeatureExtractor(num_mel_bins=config.num_mel_bins, max_length=config.max_length)
+    spectrogram = extractor(tone / 2**15, sampling_rate=16_000, return_tensors="pt")
+    wanted = merge_maps(model, {"input_values": spectrogram["input_values"]})
+    torch.testing.assert_close(tensors["images.2.1.maps"], wanted[0])
 
 
 def test_siglip2_keeps_the_shape_of_an_image(tmp_path):

@@ -39,5 +39,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             "](../docs/", "](../"
         )
     markdown = _NOTEBOOK.sub(r"](\1.md)", markdown)
+    if page.file.src_uri.startswith("notebooks/"):
+        return markdown
     markdown = markdown.replace("](../results/", "](results/").replace('src="../results/', 'src="results/')
     return _OUTSIDE.sub(r"\1 (`\2`)", markdown)

@@ -25,7 +25,8 @@ class Command(ShowSettings, TrainedModelOptions):
 
     Args:
         model: The folder of a saved model or of a run, or "owner/name" on the Hub; it must have a merger.
-        images: Image files; for AST spectrograms, .npy files of floats (time, frequency). One that cannot be read is
+        images: Image files; for AST .wav files of sound, or spectrograms: .npy and .npz files of floats (time,
+            frequency). One that cannot be read is
             named at the end, and the exit status is 1.
         data: A dataset.
         out: The folder for the pictures.

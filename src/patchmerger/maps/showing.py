@@ -51,8 +51,8 @@ def show(
 
     Args:
         model: As in :func:`~patchmerger.models.find_model`: the folder of a saved model or of a run, a model, ….
-        images: Image files; for AST spectrograms, ``.npy`` files of floats (time, frequency). One that cannot be
-            read is named in the results, and the others are shown.
+        images: Image files; for AST ``.wav`` files of sound, or spectrograms, ``.npy`` files of floats (time,
+            frequency). One that cannot be read is named in the results, and the others are shown.
         data: A dataset, of which some images are shown too and statistics are taken over more.
         settings: Which of its images.
         out: The folder: ``results.json`` for the numbers, ``maps.safetensors`` for the maps and pixels.

@@ -100,7 +100,7 @@ def _draw_merger(
         show_pixels(panels[1], sets(view, leading), f"{set_sizes(maps)}")
         border_lines(panels[1], leading, view, "black", 0.8)
     else:
-        show_pixels(panels[1], segmentation(view, leading, colours), "who takes most of each patch")
+        show_pixels(panels[1], segmentation(view, leading, colours), "token that takes most")
         border_lines(panels[1], leading, view, "white", 1.2)
         hatch_untaken(panels[1], leading, view)
         token_numbers(panels[1], leading, view)
@@ -177,8 +177,7 @@ def _grid_row(
     found = image["mergers"][-1]
     view, (maps, leading, _) = _view(tensors, number), _maps(tensors, number, merger["after"])
     show_pixels(row[0], view, "image" if top else "", size=10)
-    if image["label"]:
-        row[0].set_ylabel(short_label(image["label"]), fontsize=10)
+    row[0].set_ylabel(short_label(image["label"] or Path(image["name"]).stem), fontsize=10)
     if found["sets"]:
         show_pixels(row[1], sets(view, leading), set_sizes(maps))
         border_lines(row[1], leading, view, "black", 0.5)
