@@ -1,17 +1,23 @@
-"""Functions run in processes of their own, which can be killed; what they need is imported once for all of them."""
+"""Functions and programs in processes of their own, which can be killed; slow libraries are imported once for them."""
 
 import contextlib
 import multiprocessing
+import os
+import runpy
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["patchmerger.training.fitting", "datasets", "timm"])
+_CONTEXT.set_forkserver_preload([  # nothing of ours: a program must import what it needs
+    "lightning.pytorch", "timm.optim", "transformers.modeling_utils", "datasets", "sklearn.linear_model", "scipy.stats",
+    "torchmetrics", "pydantic",
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,3 +71,32 @@ def _captured(out: Path, err: Path, function: Callable[..., Any], arguments: tup
         except BaseException:
             traceback.print_exc()
             sys.exit(1)
+
+
+def run_program(code: str, folder: Path, filename: str = "program.py") -> Finished:
+    """Run a program in a folder, in a process that has imported nothing of ours; warnings are errors there.
+
+    Args:
+        code: The program.
+        folder: Where it runs, and where its file, its output and its errors are kept.
+        filename: What tracebacks call it.
+    """
+    (folder / filename).write_text(code)
+    process = _CONTEXT.Process(target=_run_file, args=(folder, filename))
+    process.start()
+    process.join()
+    return Finished(process.exitcode, *((folder / name).read_text() for name in ("output.txt", "errors.txt")))
+
+
+def _run_file(folder: Path, filename: str) -> None:
+    import torch
+
+    os.chdir(folder)
+    with open("errors.txt", "w") as errors, open("output.txt", "w") as output:
+        os.dup2(errors.fileno(), 2)
+        os.dup2(output.fileno(), 1)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT asks transformers for it
+    runpy.run_path(filename, run_name="__main__")

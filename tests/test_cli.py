@@ -146,14 +146,28 @@ def test_fit_and_test_from_the_shell(tmp_path, capsys):
     assert "on 360 images" in capsys.readouterr().out
 
 
-def test_importing_patchmerger_is_light():
-    code = (
-        "import sys, patchmerger; patchmerger.PatchMerger, patchmerger.insert;"
-        "heavy = {'lightning', 'datasets', 'sklearn', 'matplotlib', 'jsonargparse'} & sys.modules.keys();"
-        "assert not heavy, heavy; assert callable(patchmerger.cost);"
-        "import patchmerger.merger, patchmerger.insertion; assert callable(patchmerger.cost)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def test_nothing_is_imported_without_need():
+    program = """
+import sys, patchmerger
+assert not {"torch", "timm"} & sys.modules.keys()
+patchmerger.PatchMerger, patchmerger.insert
+heavy = {"lightning", "datasets", "sklearn", "matplotlib", "jsonargparse"}
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+assert callable(patchmerger.cost)
+import patchmerger.merger, patchmerger.insertion
+assert callable(patchmerger.cost)
+
+import timm, torch
+patchmerger.insert(timm.create_model("vit_tiny_patch16_224", depth=2))
+try:
+    patchmerger.insert(torch.nn.Linear(1, 1))
+except patchmerger.UnsupportedModelError:
+    assert "transformers" not in sys.modules
+    print("done")
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.strip() == "done", done.stderr
 
 
 def test_no_module_bears_the_name_of_a_public_function():

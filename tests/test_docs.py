@@ -1,19 +1,14 @@
 """What the README and the pages in docs/ show must run, parse, and lead somewhere."""
 
-import multiprocessing
-import os
 import re
-import runpy
 import shlex
-import warnings
-from collections.abc import Iterator
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from patchmerger.cli import read_command
+from processes import run_program
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,20 +48,6 @@ def name(value: Path | Block) -> str:
     return f"{value.page.name}:{value.line}" if isinstance(value, Block) else value.name
 
 
-@pytest.fixture(scope="module")
-def forkserver() -> Iterator[ForkServerContext]:
-    """Starts processes that have what is slow to import, and nothing of ours: a page must import what it needs."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning.pytorch", "timm", "transformers", "datasets", "sklearn.linear_model"])
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    yield context
-    if before is None:
-        del os.environ["OMP_NUM_THREADS"]
-    else:
-        os.environ["OMP_NUM_THREADS"] = before
-
-
 @pytest.mark.parametrize(
     "page",
     [
@@ -76,32 +57,15 @@ def forkserver() -> Iterator[ForkServerContext]:
     ],
     ids=name,
 )
-def test_python_blocks_run_in_a_process_of_their_own(page, tmp_path, forkserver):
+def test_python_blocks_run_in_a_process_of_their_own(page, tmp_path):
     for library in NEEDED.get(page.name, ()):
         pytest.importorskip(library, reason=f"the page is about {library}")
     lines = [""] * len(page.read_text().splitlines())  # so that a traceback names the page's own line
     for block in blocks(page, "python"):
         code = block.text.splitlines()
         lines[block.line - 1 : block.line - 1 + len(code)] = code
-    (tmp_path / "page.py").write_text("\n".join(lines))
-    process = forkserver.Process(target=run_page, args=(tmp_path,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0, f"{page.name}\n{(tmp_path / 'errors.txt').read_text()}"
-
-
-def run_page(folder: Path) -> None:
-    """Run a page's code in its folder, with warnings as errors."""
-    import torch
-
-    os.chdir(folder)
-    with open("errors.txt", "w") as errors, open("output.txt", "w") as output:
-        os.dup2(errors.fileno(), 2)
-        os.dup2(output.fileno(), 1)
-        torch.manual_seed(0)
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT asks transformers for it
-        runpy.run_path("page.py", run_name="__main__")
+    done = run_program("\n".join(lines), tmp_path, "page.py")
+    assert done.code == 0, f"{page.name}\n{done.err}"
 
 
 @pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "console")], ids=name)

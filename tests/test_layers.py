@@ -1,6 +1,9 @@
 """The imports of the package flow one way, and in no circle."""
 
 import ast
+import subprocess
+import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -27,6 +30,7 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def imported_by(path: Path) -> set[str]:
     """The modules of ours that a file imports, wherever in it, but for types alone."""
     tree = ast.parse(path.read_text())
@@ -41,6 +45,7 @@ def imported_by(path: Path) -> set[str]:
     return (imported & MODULES.keys()) - {"patchmerger"}
 
 
+@cache
 def defining_module(module: str, name: str) -> str:
     """The module that a name is from, where a package hands it on."""
     stub = SOURCE.joinpath(*module.split(".")[1:], "__init__.pyi")
@@ -74,3 +79,12 @@ def test_no_file_imports_upward():
 
 def test_no_files_import_each_other_in_a_circle():
     TopologicalSorter({name: imported_by(path) - {name} for name, path in MODULES.items()}).prepare()
+
+
+def test_settings_and_names_import_nothing_heavy():
+    light = [name for name in MODULES if name.endswith((".settings", ".preprocessing", ".names", ".options"))]
+    assert len(light) > 12
+    heavy = {"torch", "timm", "lightning", "datasets", "sklearn", "numpy"}
+    code = f"import sys, {', '.join(light)}; print({heavy!r} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

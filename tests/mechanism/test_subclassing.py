@@ -4,8 +4,6 @@ import copy
 import inspect
 import io
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from conftest import make_images, make_vit
 from merged_models import assert_same_classes, make_merged, make_plain, step, two_forwards
 from patchmerger.insertion import insert, remove
 from patchmerger.insertion.inserted import mergers
+from processes import run_program
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,18 +75,16 @@ def test_torch_save(merged, images):
 def test_torch_load_in_a_fresh_process(merged, images, tmp_path):
     torch.save({"model": merged, "images": images, "outputs": merged(images)}, tmp_path / "saved.pt")
     program = """
-import sys, torch
-saved = torch.load(sys.argv[1], weights_only=False)
+import torch
+saved = torch.load("saved.pt", weights_only=False)
 torch.testing.assert_close(saved["model"](saved["images"]), saved["outputs"])
 from patchmerger import mergers, remove
 assert [found.after for found in mergers(saved["model"])] == [1]
 remove(saved["model"])(saved["images"])
 print("loaded")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "saved.pt")], capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == "loaded", done.stderr
+    done = run_program(program, tmp_path)
+    assert done.out.strip() == "loaded", done.err
 
 
 def test_one_class_for_each_pair(merged):

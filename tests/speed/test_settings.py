@@ -1,8 +1,6 @@
 """Settings of timings and benchmarks: checked where they are made, without torch."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -51,8 +49,3 @@ def test_frozen_weights_are_not_trained():
 
 def test_names_of_compiled_models():
     assert [compile_name(each) for each in (False, True, "frozen")] == ["eager", "compiled", "compiled, frozen"]
-
-
-def test_settings_need_no_torch():
-    code = "import sys, patchmerger.speed.settings; print({'torch', 'timm'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
