@@ -49,6 +49,20 @@ def quick(speedup=None, epochs=None, method="soft", budget=None, **changes):
     }
 
 
+class Own(torch.utils.data.Dataset):
+    """Some of the digits, as a dataset of one's own."""
+
+    def __init__(self, count):
+        digits = load_images(DataSettings(), seed=0).train
+        self.images, self.labels = digits.gather(range(count)), digits.targets.tolist()
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], self.labels[index]
+
+
 UNTRAINED = pytest.mark.filterwarnings("ignore:model .* no more than by chance:UserWarning")
 
 
@@ -160,7 +174,9 @@ def test_any_model_goes_through_the_same_call(kind, tmp_path):
         )  # fmt: skip
         processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
         save(transformers.ViTForImageClassification(config).eval(), tmp_path / "vit", image_processor=processor)
-    results = accelerate(model, DataSettings(), out=tmp_path / "run", max_drop=100, **quick(1.2, 0.02, method))
+    data = {"train": Own(100), "test": Own(40)}
+    recovery = {"batch_size": 16}
+    results = accelerate(model, data, out=tmp_path / "run", max_drop=100, **quick(1.2, 0.2, method, recovery=recovery))
     accelerated = load(tmp_path / "run" / "model")
     assert mergers(accelerated)[0].num_tokens == results["placement"]["num_tokens"]
     assert results["evaluation"]["recovered"]["accuracy"] is not None
@@ -189,17 +205,6 @@ def test_images_without_labels_are_enough(folder, tmp_path, capsys):
 
 
 def test_a_dataset_of_ones_own_is_taken(folder, tmp_path):
-    class Own(torch.utils.data.Dataset):
-        def __init__(self, count):
-            digits = load_images(DataSettings(), seed=0).train
-            self.images, self.labels = digits.gather(range(count)), digits.targets.tolist()
-
-        def __len__(self):
-            return len(self.images)
-
-        def __getitem__(self, index):
-            return self.images[index], self.labels[index]
-
     data = {"train": Own(100), "test": Own(40)}
     arguments = {"out": tmp_path / "run", "max_drop": 100, **quick(1.4, 1, "random", recovery={"batch_size": 16})}
     results = accelerate(folder, data, **arguments)

@@ -1,26 +1,20 @@
-"""Speed is measured as ever, but on a few images: what a study makes of it does not depend on how many these are."""
+"""Studies measure speed on a few images."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from torch import nn
 
-from patchmerger.speed.measurement import Measurement, measure
-from patchmerger.speed.settings import TimingSettings
+from quick_measurements import quick_measurements
 
-MEASURING = ("patchmerger.studies.training_runs.measure", "patchmerger.acceleration.run.measure_speed")
+MEASURING = (
+    "patchmerger.studies.training_runs.measure",
+    "patchmerger.studies.acceleration_study.measure",
+    "patchmerger.studies.placing_study.measure",
+    "patchmerger.acceleration.run.measure_speed",
+)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def quick_measurements() -> Iterator[None]:
-    """Batches of four images, each timing as short as a step is."""
-
-    def few(models: Mapping[str, nn.Module], settings: TimingSettings, **options: Any) -> Measurement:
-        return measure(models, replace(settings, batch_size=4, warmup=1, round_seconds=0.001), **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in MEASURING:
-            patch.setattr(name, few)
+@pytest.fixture(scope="package", autouse=True)
+def on_a_few_images() -> Iterator[None]:
+    with quick_measurements(*MEASURING):
         yield
