@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import make_vit
-from patchmerger import cost, insert
+from patchmerger import cost, insert, mergers
 from patchmerger.acceleration.placement import candidate_placements, choose_placement, slower_but_safer
 from patchmerger.acceleration.settings import PlacementSettings
 
@@ -34,6 +34,17 @@ def test_a_placement_can_be_given_in_full_or_in_part():
     assert choose(after=2, num_tokens=5).predicted == pytest.approx(predicted(2, 5))
     assert (choose(after=3).num_tokens, choose().wanted) == (8, 2.0)
     assert choose(speedup=1.5, num_tokens=3).num_tokens == 3
+
+
+def test_a_method_that_works_inside_a_block_has_its_own_cost_in_the_block_after():
+    found = choose(speedup=1.5, num_tokens=8, reducer="topk")
+    for place in (found, choose(after=found.after, num_tokens=8, reducer="topk")):
+        student = place.merged(make_vit(**DEEP), "random")
+        assert (mergers(student)[0].after, place.reducer) == (found.after + 1, "topk")
+        assert place.predicted == pytest.approx(cost(student).speedup)
+    assert 1.5 <= found.predicted < predicted(found.after, 8)
+    later, _ = slower_but_safer(make_vit(**DEEP), found)
+    assert f"{cost(insert(make_vit(**DEEP), 8, found.after + 2, reducer='topk')).speedup:.2f}×" in later
 
 
 def test_a_measurement_can_decide(monkeypatch):

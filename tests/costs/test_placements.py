@@ -14,6 +14,7 @@ from patchmerger.costs.placements import Placement, PlacementCosts, placements_w
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.hosts.example_inputs import fit_to_size
 from patchmerger.insertion import insert
+from patchmerger.reducers.names import ReducerName
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,9 +26,9 @@ OTHERS = {
 }
 
 
-def check(model: nn.Module, image_size: int | None = None) -> None:
+def check(model: nn.Module, image_size: int | None = None, reducer: ReducerName = "patchmerger") -> None:
     """Places of one merger and of two, each against the model itself."""
-    costs = PlacementCosts(on_meta(model), image_size)
+    costs = PlacementCosts(on_meta(model), image_size, reducer=reducer)
     for number, tokens in ((1, (9,)), (2, (9, 2))):
         for after in combinations(range(1, costs.depth), number):
             merged = costs.placement(after, tokens).apply(on_meta(model))
@@ -65,6 +66,11 @@ def test_blocks_that_are_not_alike():
     rotary.blocks[2].mlp.fc1 = nn.Linear(32, 8, device="meta")
     rotary.blocks[2].mlp.fc2 = nn.Linear(8, 32, device="meta")
     check(rotary)
+
+
+@pytest.mark.parametrize("reducer", ["tome", "dpcknn"])
+def test_other_methods_have_their_own_cost(reducer):
+    check(make_vit("registers, average pooling", depth=3), reducer=reducer)
 
 
 def test_two_blocks():
@@ -105,6 +111,7 @@ def test_the_line_does_what_it_says():
     for placement in (
         Placement((2,), (4,), 1, 1.0),
         Placement((1, 3), (9, 4), 1, 1.0),
+        Placement((3,), (2,), 1, 1.0, reducer="tome"),
         Placement((2,), (4,), 1, 1.0, "drop"),
     ):
         architecture = "vit_relpos_small_patch16_224" if placement.positions else "vit_tiny_patch16_224"

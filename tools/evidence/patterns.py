@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from patchmerger.reports.numbers import counted
-from patchmerger.reports.patterns import MEASURES, pair_of, pattern_notes, short_names, stages_text
+from patchmerger.reports.patterns import MEASURES, correlation_notes, pair_of, short_names, stages_text
 
 Results = Mapping[str, Any]
 
@@ -66,7 +66,7 @@ def remarks(found: Results) -> Sequence[str]:
                 for pair in (pairs[0], pairs[-1])
             ]
             lines.append(f"Of methods that {what}, {ends[0]} have most {of}, {ends[1]} least.")
-    return [*lines, *pattern_notes(found)]
+    return [*lines, *correlation_notes(found)]
 
 
 def _chance(pair: Mapping[str, Any], measure: str) -> str:

@@ -53,7 +53,7 @@ class ChosenPlacement:
     def merged(self, net: nn.Module, query_init: QueryInit) -> nn.Module:
         """A copy of ``net`` with the merger; located queries have places, and W near zero."""
         if self.reducer != "patchmerger":
-            after = self.after + (1 if all_work_inside(self.reducer) else 0)
+            after = self.after + _inside(self.reducer)
             return insert(copy.deepcopy(net), self.num_tokens, after, positions=self.positions, reducer=self.reducer)
         settings = preset("located", find_host(net).dim) if query_init == "located" else {}
         return insert(copy.deepcopy(net), self.num_tokens, self.after, positions=self.positions, **settings)
@@ -85,7 +85,7 @@ def choose_placement(
     """
     if settings.after is not None or not settings.measure:
         return candidate_placements(net, settings, 1)[0]
-    wanted, costs, name = _wanted(settings), PlacementCosts(on_meta(net), None, settings.positions), type(net).__name__
+    wanted, costs, name = _wanted(settings), _costs(net, settings.positions, settings.reducer), type(net).__name__
     counts = _counts(costs, settings.num_tokens)
     found: dict[str, Placement] = {}
     for reserve in _RESERVES:
@@ -123,8 +123,8 @@ def candidate_placements(net: nn.Module, settings: PlacementSettings, count: int
     """
     if settings.after is not None:
         num_tokens = 8 if settings.num_tokens is None else settings.num_tokens
-        return [_given(net, settings.after, num_tokens, settings.positions)]
-    wanted, costs = _wanted(settings), PlacementCosts(on_meta(net), None, settings.positions)
+        return [_given(net, settings, settings.after, num_tokens)]
+    wanted, costs = _wanted(settings), _costs(net, settings.positions, settings.reducer)
     found = meeting(costs, type(net).__name__, 1, _counts(costs, settings.num_tokens), speedup=wanted)
     return [_chosen(placement, wanted) for placement in found[:count]]
 
@@ -140,35 +140,46 @@ def _counts(costs: PlacementCosts, num_tokens: int | None) -> list[int]:
     return [num_tokens] if num_tokens is not None else [n for n in _COUNTS if least <= n < patches] or [1]
 
 
+def _inside(reducer: ReducerName) -> int:
+    """How many blocks after the last whole one a method works: 1 where it does so inside of a block."""
+    return 1 if all_work_inside(reducer) else 0
+
+
+def _costs(net: nn.Module, positions: Positions | None, reducer: ReducerName) -> PlacementCosts:
+    return PlacementCosts(on_meta(net), None, positions, reducer, earliest=1 + _inside(reducer))
+
+
 def _chosen(placement: Placement, wanted: float, measured: float | None = None) -> ChosenPlacement:
     return ChosenPlacement(
-        placement.after[0], placement.num_tokens[0], placement.positions, placement.speedup, measured, wanted
-    )
+        placement.after[0] - _inside(placement.reducer), placement.num_tokens[0], placement.positions,
+        placement.speedup, measured, wanted, placement.reducer,
+    )  # fmt: skip
 
 
-def _given(net: nn.Module, after: int, num_tokens: int, positions: Positions | None) -> ChosenPlacement:
-    costs = PlacementCosts(on_meta(net), None, positions)
+def _given(net: nn.Module, settings: PlacementSettings, after: int, num_tokens: int) -> ChosenPlacement:
+    reducer = settings.reducer
+    costs = _costs(net, settings.positions, reducer)
     if not 1 <= after < costs.depth:
         raise ValueError(f"after ({after}) must be a block from 1 to {costs.depth - 1}: the model has {costs.depth}")
     if not 1 <= num_tokens < costs.num_patches:
         raise ValueError(
             f"num_tokens ({num_tokens}) must be from 1 to {costs.num_patches - 1}: {costs.num_patches} patches arrive"
         )
-    placement = costs.placement([after], [num_tokens])
-    return ChosenPlacement(after, num_tokens, placement.positions, placement.speedup)
+    placement = costs.placement([after + _inside(reducer)], [num_tokens])
+    return ChosenPlacement(after, num_tokens, placement.positions, placement.speedup, reducer=reducer)
 
 
 def slower_but_safer(net: nn.Module, placement: ChosenPlacement) -> list[str]:
     """Placements that change the model less, in words, with the speed-up that they predict."""
-    costs = PlacementCosts(on_meta(net), None, placement.positions)
+    costs, inside = _costs(net, placement.positions, placement.reducer), _inside(placement.reducer)
     found = []
     if placement.after + 1 < costs.depth:
-        later = costs.placement([placement.after + 1], [placement.num_tokens])
+        later = costs.placement([placement.after + 1 + inside], [placement.num_tokens])
         found.append(
             f"a later merge (--after {placement.after + 1} --num_tokens {placement.num_tokens}: {later.speedup:.2f}×)"
         )
     if 2 * placement.num_tokens < costs.num_patches:
-        more = costs.placement([placement.after], [2 * placement.num_tokens])
+        more = costs.placement([placement.after + inside], [2 * placement.num_tokens])
         found.append(
             f"more tokens (--after {placement.after} --num_tokens {2 * placement.num_tokens}: {more.speedup:.2f}×)"
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from patchmerger.acceleration.agreement import compare_scores, scores_of
@@ -67,11 +68,15 @@ class PlacementTrials:
             ``divergence`` from the plain model's scores in nats, ``agreement``, ``accuracy`` where there are labels,
             and the number of ``images`` held out.
         """
-        student = placement.merged(self.teacher.net, self._method)
-        batch = calibration_batch(
-            self._splits.train, self.teacher.preprocessing, image_size=square_input(student), count=64, seed=self.seed
-        )
-        calibrate(student.to(self._device), batch, method=self._method, seed=self.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            student = placement.merged(self.teacher.net, self._method)
+        if placement.reducer == "patchmerger":
+            batch = calibration_batch(
+                self._splits.train, self.teacher.preprocessing, image_size=square_input(student), count=64,
+                seed=self.seed,
+            )  # fmt: skip
+            calibrate(student.to(self._device), batch, method=self._method, seed=self.seed)
         distill(
             student.cpu(), self.teacher.net, self._splits, preprocessing=self.teacher.preprocessing,
             recovery=_shortened(self.recovery), labels=self.labels, augmentation=self.augmentation,

@@ -7,7 +7,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +176,6 @@ class AccelerationRun:
             chosen = choose_placement(
                 self.teacher.net, settings, batch_size=min(16, self.recovery.batch_size), precision=self.speed_precision
             )
-        chosen = replace(chosen, reducer=settings.reducer)
         measured = "" if chosen.measured is None else f", {chosen.measured:.2f}× measured"
         self._say(
             f"1/5 placement: {chosen.num_tokens} tokens after block {chosen.after}: {chosen.predicted:.2f}× by FLOPs"

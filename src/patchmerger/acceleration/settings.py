@@ -36,8 +36,8 @@ class PlacementSettings:
         candidates: Placements that are tried, by a recovery of a fifth of the length each, on held-out training images:
             the latest that reaches the speed-up, and earlier ones with more tokens; 1 takes the latest.
         rounds: Rounds of the speed measurement, in which both models are timed in turn.
-        reducer: The method that reduces tokens, such as "tome", "topk" or "dpcknn"; "patchmerger" by default, for which
-            the speed-up is predicted. A method that works inside a block does so in the block after.
+        reducer: The method that reduces tokens, such as "tome", "topk" or "dpcknn"; "patchmerger" by default. One that
+            works inside a block does so in the block after.
     """
 
     speedup: float | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from patchmerger.commands.advice import for_command_line
 from patchmerger.commands.shared_options import ModelOptions
 from patchmerger.mechanism.options import Positions
+from patchmerger.reducers.names import ReducerName
 from patchmerger.speed.settings import TimingSettings
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Command(ModelOptions):
             patches) to 128.
         image_size: Pixels, one number or [height, width]; the model's own by default.
         positions: As in insert; by default what the model needs.
+        reducer: The method that reduces tokens, such as "tome", "topk" or "dpcknn"; "patchmerger" by default. One that
+            works inside a block does so inside of the block that is listed.
         limit: How many placements to list.
         measure: How many of the first ones to measure on this machine, beside the plain model.
         timing: How they are measured.
@@ -42,6 +45,7 @@ class Command(ModelOptions):
     num_tokens: list[int] | None = None
     image_size: int | tuple[int, int] | None = None
     positions: Positions | None = None
+    reducer: ReducerName = "patchmerger"
     limit: int = 10
     measure: int = 0
     timing: TimingSettings = TimingSettings(rounds=10)
@@ -55,7 +59,8 @@ class Command(ModelOptions):
         found = plan(
                 model, speedup=self.speedup, gflops=self.gflops,
                 mergers=self.mergers, num_tokens=self.num_tokens, image_size=self.image_size,
-                positions=self.positions, limit=self.limit, measure=self.measure, timing=self.timing,
+                positions=self.positions, reducer=self.reducer, limit=self.limit,
+                measure=self.measure, timing=self.timing,
         )  # fmt: skip
         first = found.placements[0]
         text = str(found).replace(f"the first: {first.line}", f"the first: {self._line(first)}")
@@ -64,12 +69,18 @@ class Command(ModelOptions):
 
     def _line(self, placement: Placement) -> str:
         """The command line that makes it of a trained model."""
+        from patchmerger.reducers.build import all_work_inside
+
         positions = [] if placement.positions is None else [placement.positions]
-        if len(placement.after) == 1:
-            words = ["accelerate", "--model", self.model, "--after", *placement.after]
+        reducer = [] if self.reducer == "patchmerger" else [self.reducer]
+        whole = placement.after[0] - (1 if all_work_inside(self.reducer) else 0)  # what accelerate counts
+        if len(placement.after) == 1 and whole:
+            words = ["accelerate", "--model", self.model, "--after", whole]
             words += ["--num_tokens", *placement.num_tokens, *(word for p in positions for word in ("--positions", p))]
+            words += [word for name in reducer for word in ("--reducer", name)]
         else:
             words = ["fit", "--init", self.model, "--merge.after", [*placement.after]]
             words += ["--merge.num_tokens", [*placement.num_tokens]]
             words += [word for p in positions for word in ("--merge.positions", p)]
+            words += [word for name in reducer for word in ("--merge.reducer", name)]
         return shlex.join(["patchmerger", *map(str, words), "--data", "FOLDER"])

@@ -11,6 +11,9 @@ where:
 - merger(N, M) is linear in M;
 - extra(M) is what the first block after a merge costs more than it would further back (with rotary positions: their
   centroids are computed there).
+
+Other methods need not be polynomials in M, so that each M is counted. One that works inside block k runs its MLP on M
+tokens: what that saves is counted into merger(N, M).
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from patchmerger.hosts import UnsupportedModelError, block_names, find_host
 from patchmerger.hosts.example_inputs import fit_to_size
 from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.options import Positions
+from patchmerger.reducers.names import ReducerName
 
 ImageSize = int | tuple[int, int] | None
 
@@ -44,6 +48,7 @@ class Placement:
         flops: FLOPs of one image, 1 multiply-add = 2 FLOPs.
         speedup: FLOPs of the plain model / ``flops``.
         positions: What ``insert`` must be told of positions; ``None`` where its default will do.
+        reducer: The method.
     """
 
     after: tuple[int, ...]
@@ -51,17 +56,19 @@ class Placement:
     flops: int
     speedup: float
     positions: Positions | None = None
+    reducer: ReducerName = "patchmerger"
 
     @property
     def line(self) -> str:
         """The line of Python that makes it."""
         tokens, after = ((x[0] if len(x) == 1 else list(x)) for x in (self.num_tokens, self.after))
-        positions = f", positions={self.positions!r}".replace("'", '"') if self.positions else ""
-        return f"patchmerger.insert(model, num_tokens={tokens}, after={after}{positions})"
+        positions = f', positions="{self.positions}"' if self.positions else ""
+        reducer = f', reducer="{self.reducer}"' if self.reducer != "patchmerger" else ""
+        return f"patchmerger.insert(model, num_tokens={tokens}, after={after}{positions}{reducer})"
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Insert the mergers into ``model``, in place."""
-        return insert(model, self.num_tokens, self.after, positions=self.positions)
+        return insert(model, self.num_tokens, self.after, positions=self.positions, reducer=self.reducer)
 
     def keeps_more(self, other: Placement) -> bool:
         """Whether each merger is as late as the other's and keeps as many tokens, and some more so."""
@@ -93,12 +100,21 @@ class PlacementCosts:
         plain: A supported model without mergers, on the meta device.
         image_size: Pixels; ``None`` is the model's own.
         positions: What ``insert`` is given for positions; by default what the model needs.
+        reducer: The method.
+        earliest: The first block to merge after, or inside of.
 
     Raises:
-        UnsupportedModelError: The model cannot take a merger.
+        UnsupportedModelError: The model cannot take a merger, or not this one.
     """
 
-    def __init__(self, plain: nn.Module, image_size: ImageSize, positions: Positions | None = None) -> None:
+    def __init__(
+        self,
+        plain: nn.Module,
+        image_size: ImageSize,
+        positions: Positions | None = None,
+        reducer: ReducerName = "patchmerger",
+        earliest: int = 1,
+    ) -> None:
         host = find_host(plain)
         self.names = block_names(plain, host)
         self.cost: Cost = cost(plain, image_size)
@@ -107,6 +123,7 @@ class PlacementCosts:
         if host.num_patches is not None:  # `insert` counts on the model's own image size
             self.num_patches = min(self.num_patches, host.num_patches)
         self._alike = len(host.blocks) > 2 and _shapes(host.blocks[1]) == _shapes(host.blocks[2])
+        self.reducer, self.earliest = reducer, earliest
         self._model, self._size = plain, None if image_size is None else self.cost.image_size
         self.positions = needed_positions(plain) if positions is None else positions
         self._counted = cache(self._count)
@@ -121,7 +138,7 @@ class PlacementCosts:
     def placement(self, after: Sequence[int], num_tokens: Sequence[int]) -> Placement:
         """The placement of one merger or two, with its cost."""
         flops = self.flops(after, num_tokens)
-        return Placement(tuple(after), tuple(num_tokens), flops, self.cost.flops / flops, self.positions)
+        return Placement(tuple(after), tuple(num_tokens), flops, self.cost.flops / flops, self.positions, self.reducer)
 
     def flops(self, after: Sequence[int], num_tokens: Sequence[int]) -> int:
         """FLOPs of one image with a merger after each block in ``after``; they give ``num_tokens`` each."""
@@ -151,7 +168,9 @@ class PlacementCosts:
         )
 
     def _fit_pair(self, first: int, second: int) -> int:
-        """What a second merger costs, from ``first`` tokens to ``second``: it is linear in either."""
+        """What a second merger costs, from ``first`` tokens to ``second``: PatchMerger's is linear in either."""
+        if self.reducer != "patchmerger":
+            return self._counted_pair(first, second)
         rows = {f: interpolated({s: self._counted_pair(f, s) for s in (1, 2)}, second) for f in (2, 3)}
         return interpolated(rows, first)
 
@@ -164,13 +183,16 @@ class PlacementCosts:
 
     def _parts(self, after: int, num_tokens: int) -> dict[str, int]:
         """FLOPs by part with one merger: each is a quadratic polynomial in its tokens, fitted to three counts."""
+        if self.reducer != "patchmerger":
+            return self._counted((after,), (num_tokens,))
         points = range(1, min(3, self.num_patches) + 1)
         counts = {tokens: self._counted((after,), (tokens,)) for tokens in points}
         return {name: interpolated({m: parts[name] for m, parts in counts.items()}, num_tokens) for name in counts[1]}
 
     def _count(self, after: tuple[int, ...], num_tokens: tuple[int, ...]) -> dict[str, int]:
         """FLOPs by part, in a run of the model."""
-        model = fit_to_size(insert(on_meta(self._model), num_tokens, after, positions=self.positions), self._size)
+        merged = insert(on_meta(self._model), num_tokens, after, positions=self.positions, reducer=self.reducer)
+        model = fit_to_size(merged, self._size)
         return {part.name: part.flops for part in count_parts(model, self._size)}
 
 
@@ -235,10 +257,10 @@ def placements_within(costs: PlacementCosts, mergers: int, num_tokens: Sequence[
 
 def _latest(costs: PlacementCosts, tokens: Sequence[int], budget: float) -> list[tuple[int, ...]]:
     """For one merger the latest place within the budget; for two the latest second one to each first one."""
-    starts = [()] if len(tokens) == 1 else [(place,) for place in range(1, costs.depth - 1)]
+    starts = [()] if len(tokens) == 1 else [(place,) for place in range(costs.earliest, costs.depth - 1)]
     found = []
     for start in starts:
-        begin = start[0] + 1 if start else 1
+        begin = start[0] + 1 if start else costs.earliest
         for last in range(costs.depth - 1, begin - 1, -1):
             if costs.flops((*start, last), tokens) <= budget:
                 found.append((*start, last))

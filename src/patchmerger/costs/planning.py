@@ -15,6 +15,7 @@ from patchmerger.costs.placements import Placement, PlacementCosts, placements_w
 from patchmerger.insertion.inserted import mergers as inserted
 from patchmerger.mechanism.options import Positions
 from patchmerger.models.finding import FoundModel, find_model
+from patchmerger.reducers.names import METHODS, ReducerName, check_reducer_name
 from patchmerger.runs.text_table import text_table
 from patchmerger.speed.measurement import Measurement
 from patchmerger.speed.measurement import measure as measure_speed
@@ -68,10 +69,17 @@ class Plan:
         lines = [
             f"{self.model}, {height} × {width} pixels, {self.plain_flops / 1e9:.4g} GFLOPs: {wanted} or better",
             text_table(rows),
-            "later is safer, and so are more tokens; a merger in a trained model must be trained",
+            f"later is safer, and so are more tokens{self._training}",
             f"the first: {self.placements[0].line}",
         ]
         return "\n".join(lines + ([self._verdict(self.measured)] if self.measured else []))
+
+    @property
+    def _training(self) -> str:
+        """What is to be said of methods with parameters."""
+        name = self.placements[0].reducer
+        what = "a merger" if name == "patchmerger" else METHODS[name].title
+        return f"; {what} in a trained model must be trained" if METHODS[name].learned else ""
 
     def _verdict(self, measured: Measurement) -> str:
         """What the measurement says of the wanted speed-up."""
@@ -101,6 +109,7 @@ def plan(
     num_tokens: Sequence[int] | None = None,
     image_size: int | tuple[int, int] | None = None,
     positions: Positions | None = None,
+    reducer: ReducerName = "patchmerger",
     limit: int = 10,
     measure: int = 0,
     timing: TimingSettings = TimingSettings(rounds=10),
@@ -121,6 +130,7 @@ def plan(
             patches) to 128.
         image_size: Pixels, one number or (height, width); the model's own by default.
         positions: As in ``insert``; by default what the model needs.
+        reducer: The method, such as "tome"; one that works inside a block is placed inside of block ``after``.
         limit: How many placements to list.
         measure: How many of the first ones to measure on this machine, beside the plain model.
         timing: How to measure.
@@ -134,11 +144,12 @@ def plan(
         UnsupportedModelError: The model cannot take a merger.
     """
     _check(speedup=speedup, gflops=gflops, mergers=mergers, limit=limit, measure=measure)
+    check_reducer_name(reducer)
     found_model = find_model(model, image_size=image_size, weights="meta")
     name, known = found_model.name, found_model.model
     if inserted(known):
         raise ValueError(f"model ({name}) has a merger already: patchmerger.remove(model) takes it out")
-    costs = PlacementCosts(on_meta(known), image_size, positions)
+    costs = PlacementCosts(on_meta(known), image_size, positions, reducer)
     if mergers >= costs.depth:
         raise ValueError(f"mergers ({mergers}) must be fewer than the {costs.depth} blocks of {name}")
     counts = _counts(costs, num_tokens, mergers)
@@ -221,7 +232,7 @@ def _nearest(
     budget: float,
 ) -> str:
     """What to say of a budget that no placement meets."""
-    after = range(1, mergers + 1)
+    after = range(costs.earliest, costs.earliest + mergers)
     best = costs.placement(after, sorted(counts, reverse=True)[-mergers:])
     least = f"{best.speedup:.2f}×, {best.flops / 1e9:.4g} GFLOPs, with {best.line}"
     more = "" if min(counts) == 1 else "; fewer tokens (num_tokens) or a smaller model cost less"

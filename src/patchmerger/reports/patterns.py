@@ -39,7 +39,9 @@ def show_patterns(results: Mapping[str, Any]) -> None:
         table = _pairs_table(results, names, measure, what)
         if table is not None:
             print_table(console, table)
-    for line in pattern_notes(results):
+    if any(pair["iou"] is not None for pair in results["pairs"]):
+        console.print("In brackets: what sets of these sizes drawn at random would have in common.", soft_wrap=True)
+    for line in correlation_notes(results):
         console.print(escape(line), soft_wrap=True)
 
 
@@ -106,11 +108,9 @@ def _cell(pair: Mapping[str, Any] | None, measure: str) -> str:
     return f"{pair[measure]:.2f}{chance}"
 
 
-def pattern_notes(results: Mapping[str, Any]) -> list[str]:
-    """What stands below the tables: how to read them, and the rank correlations."""
+def correlation_notes(results: Mapping[str, Any]) -> list[str]:
+    """The rank correlations with the accuracy, in sentences."""
     lines, names = [], short_names([model["name"] for model in results["models"]])
-    if any(pair["iou"] is not None for pair in results["pairs"]):
-        lines.append("In brackets: what sets of these sizes drawn at random would have in common.")
     short = dict(zip((model["name"] for model in results["models"]), names, strict=True))
     shown = [found for found in results["correlations"] if found["model"] in (None, results["models"][0]["name"])]
     for found in shown:
