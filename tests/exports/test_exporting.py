@@ -104,6 +104,8 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_if_it_is_an_export(t
     (folder / "a.jpg").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match=r"photos\) holds more than an export \(a\.jpg\)"):
         export(tiny(), folder, ExportSettings(format="openvino"), overwrite=True)
+    with pytest.raises(ValueError, match=r"model \(.*x\.onnx\) is an exported file already"):
+        export(tmp_path / "x.onnx", tmp_path / "y.onnx")
     with pytest.raises(ValueError, match=r"out \(.*photos\) must end with \.onnx"):
         export(tiny(), folder, overwrite=True)
     assert (tmp_path / "x.onnx").read_bytes() == b"mine"

@@ -35,7 +35,8 @@ class Command(ExportSettings, _Model):
         data: Images, labelled or not, to compare on and to calibrate int8 on.
         architecture: For a safetensors file, timm's name of the architecture.
         preprocessing: How images are prepared, in place of what is known of the model.
-        out: The file to write: .onnx, .pt2, or for openvino a folder.
+        out: The file to write, which must be named: .onnx, .pt2, or for openvino a folder. Beside it, or in the folder,
+            stands a JSON record of the comparison, for patchmerger report.
         overwrite: Replace an export that is there.
     """
 

@@ -30,7 +30,7 @@ from patchmerger.exports.openvino_int8 import quantise_openvino
 from patchmerger.exports.parity import BATCHES, Parity, centred_logits, compare_logits, in_batches
 from patchmerger.exports.quantisation import float_layer_steps
 from patchmerger.exports.record import make_record, record_of
-from patchmerger.exports.runtimes import open_exported
+from patchmerger.exports.runtimes import is_exported, open_exported
 from patchmerger.exports.settings import ExportSettings
 from patchmerger.exports.target import check_target, in_place
 from patchmerger.exports.torch_format import write_package, write_program
@@ -112,6 +112,8 @@ def export(
         OSError: The disk is full; nothing is left under that name.
     """
     target = Path(out).expanduser()
+    if not isinstance(model, nn.Module) and Path(model).expanduser().exists() and is_exported(model):
+        raise ValueError(f"model ({model}) is an exported file already: give the model that it was made of")
     check_target(target, settings, overwrite=overwrite)
     found = find_model(model, architecture=architecture, image_size=settings.image_size)
     known = _preprocessing(found, preprocessing, data)

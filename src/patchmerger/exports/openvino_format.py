@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
+from patchmerger.exports.intel import import_intel
 from patchmerger.exports.metadata import INPUT, ExportInfo
 from patchmerger.exports.runtimes import XML_NAME
 from patchmerger.exports.tracing import ImageClassifier, quiet, refused_by_operation
-from patchmerger.runs.extras import import_extra
 
 
 def convert_to_openvino(
@@ -33,7 +33,7 @@ def convert_to_openvino(
         ValueError: An operation has no counterpart in OpenVINO.
         MissingExtraError: OpenVINO is not installed.
     """
-    openvino = import_extra("openvino", "export", "format ('openvino')")
+    openvino = import_intel("openvino", "format ('openvino')")
     with refused_by_operation(model, "converted to OpenVINO"):
         from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
@@ -50,7 +50,7 @@ def convert_to_openvino(
 
 def save_openvino(converted: Any, folder: Path, info: ExportInfo) -> None:
     """Write OpenVINO's model with our description: ``model.xml`` and ``model.bin`` in ``folder``."""
-    openvino = import_extra("openvino", "export", "format ('openvino')")
+    openvino = import_intel("openvino", "format ('openvino')")
     # OpenVINO's constants point to these numbers, so that they must live until the file is written.
     rounded = _round_weights_to_bf16(converted) if info.precision == "bf16" else []
     for name, value in info.as_properties().items():

@@ -8,10 +8,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from patchmerger.exports.intel import import_intel
 from patchmerger.exports.metadata import ExportInfo
 from patchmerger.exports.quantisation import kept_nodes
 from patchmerger.exports.tracing import quiet
-from patchmerger.runs.extras import import_extra
 
 _NEVER_QUANTISED = ("Softmax", "ScaledDotProductAttention")
 _PRODUCTS = ("MatMul", "Convolution", *_NEVER_QUANTISED)
@@ -26,7 +26,7 @@ def quantise_openvino(converted: Any, nodes: dict[str, list[str]], images: NDArr
         images: To calibrate on, as the model takes them.
         info: Its ``float_layers`` stay in floating point.
     """
-    nncf = import_extra("nncf", "export", "precision ('int8') with format ('openvino')")
+    nncf = import_intel("nncf", "precision ('int8') with format ('openvino')")
     kinds = {operation.get_friendly_name(): operation.get_type_name() for operation in converted.get_ops()}
     kept = [name for name in kept_nodes(nodes, info.float_layers) if kinds[name] in _PRODUCTS]
     rows = [images[row : row + 1] for row in range(len(images))]

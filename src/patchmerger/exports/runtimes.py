@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchmerger.exports.intel import import_intel
 from patchmerger.exports.metadata import read_info
 from patchmerger.exports.settings import FILE_ENDINGS
 from patchmerger.runs.extras import import_extra
@@ -149,7 +150,7 @@ class OpenVinoModel(ExportedModel):
     kind = "OpenVINO"
 
     def _open(self, threads: int | None) -> dict[str, Any]:
-        openvino = import_extra("openvino", "export", "an OpenVINO file")
+        openvino = import_intel("openvino", "an OpenVINO file")
         self.runtime = f"openvino {openvino.__version__.split('-')[0]}"
         core = openvino.Core()
         model = core.read_model(self.path / XML_NAME if self.path.is_dir() else self.path)

@@ -45,11 +45,11 @@ class ExportSettings:
     Args:
         format: "onnx", "openvino" (a folder with model.xml and model.bin), "torch" (a ``torch.export`` program) or
             "aotinductor" (such a program, compiled for machines like this one).
-        precision: Number format of the weights: "fp32", "fp16", "bf16" (OpenVINO and torch) or "int8" (ONNX and
-            OpenVINO; calibrated on images).
+        precision: Number format of the weights: "fp32", "fp16", "bf16" (all but ONNX) or "int8" (ONNX and OpenVINO;
+            calibrated on images).
         image_size: Height and width in pixels; the model's own by default.
-        dynamic_size: Take images of any size too whose sides are multiples of the patch's: position tables are resized
-            in the file. Not every model and format can; those that cannot are refused.
+        dynamic_size: Take images of any height and width that are multiples of the patch's side; position tables are
+            resized in the file. Models and formats that cannot do so are refused.
         dynamic_batch: Take batches of any size; otherwise one image a call.
         with_preprocessing: Build in the normalisation and the softmax: uint8 (B, H, W, 3) in, probabilities out.
         opset: Version of ONNX's operators, from 18 to 24. From 23 on, attention is one operator.

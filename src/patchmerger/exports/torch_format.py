@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from patchmerger.exports.tracing import ImageClassifier, quiet, refused_by_opera
 def write_program(program: ExportedProgram, path: Path, info: ExportInfo) -> None:
     """Write the program, with what it says of itself among its extra files."""
     description = json.dumps(info.as_properties(), ensure_ascii=False)
+    whole = io.BytesIO()  # torch aborts the process where it finds the disk full
     with quiet():
-        torch.export.save(program, path, extra_files={INFO_NAME: description})
+        torch.export.save(program, whole, extra_files={INFO_NAME: description})
+    path.write_bytes(whole.getbuffer())
 
 
 def write_package(program: ExportedProgram, model: ImageClassifier, path: Path, info: ExportInfo) -> None:
