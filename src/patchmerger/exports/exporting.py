@@ -212,12 +212,15 @@ def measure_parity(path: Path, images: Sequence[Images], eager: NDArray[np.float
         try:
             runs.append(in_batches(exported, each.given, dynamic=exported.info.dynamic_batch))
         except Exception as error:  # each runtime has errors of its own
+            reason = " ".join(str(error).split())
             if exported.info.size_step is None:
-                raise
+                raise ValueError(
+                    f"the {exported.info.format} file does not run in {exported.runtime}: {reason[-240:]}"
+                ) from error
             raise ValueError(
                 f"dynamic_size (true): the {exported.info.format} file does not run on images of "
                 f"{each.size[0]} × {each.size[1]} pixels, as some size was fixed in it "
-                f"({' '.join(str(error).split())[:160]}): leave it out, and export a file for each image_size"
+                f"({reason[-160:]}): leave it out, and export a file for each image_size"
             ) from error
     outputs = np.concatenate([output for output, _ in runs])
     batches = tuple(dict.fromkeys(size for _, sizes in runs for size in sizes))

@@ -107,12 +107,16 @@ class Origin:
         return replace(self, table=table, rope_arguments=arguments)
 
     def bias(self, x: Tensor) -> Tensor | None:
-        """Log sizes, (B, 1, 1, P + M), to be added to attention scores among ``x`` (B, P + M, D)."""
+        """Log sizes, (B, 1, 1, P + M), to be added to attention scores among ``x`` (B, P + M, D).
+
+        In an exported graph (B, 1, P + M, P + M): ONNX Runtime takes a bias for each query alone.
+        """
         if self.sizes is None:
             return None
         bias = self.sizes.log().to(x.dtype)
         prefix = x.shape[1] - bias.shape[1]
-        return F.pad(bias, (prefix, 0))[:, None, None]
+        bias = F.pad(bias, (prefix, 0))[:, None, None]
+        return bias.expand(-1, -1, x.shape[1], -1) if torch.compiler.is_exporting() else bias
 
 
 class LaterBlock(Subclass):

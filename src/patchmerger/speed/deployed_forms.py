@@ -19,21 +19,17 @@ from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.exports.exporting import export
 from patchmerger.exports.parity import Parity
 from patchmerger.exports.runtimes import ExportedModel, open_exported
-from patchmerger.exports.settings import PRECISIONS, SUFFIXES, ExportSettings
-from patchmerger.exports.settings import Precision as ExportPrecision
+from patchmerger.exports.settings import SUFFIXES, ExportSettings
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import find_model
 from patchmerger.speed.candidates import build_candidates
 from patchmerger.speed.compiling import compiled
-from patchmerger.speed.settings import BenchSettings, FilePrecision, Form, listed
+from patchmerger.speed.settings import OF_EXPORTS, BenchSettings, FilePrecision, Form, has_precision, listed
 from patchmerger.speed.timed_steps import DTYPES
 
-_OF_EXPORTS: dict[FilePrecision, ExportPrecision] = {
-    "float32": "fp32", "bf16": "bf16", "fp16": "fp16", "int8": "int8"
-}  # fmt: skip
-_OF_FILES = {name: ours for ours, name in _OF_EXPORTS.items()}
+_OF_FILES = {name: ours for ours, name in OF_EXPORTS.items()}
 _CALIBRATION = 128
 _UNKNOWN = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -103,13 +99,6 @@ def form_keys(models: dict[str, list[bool]], settings: BenchSettings) -> list[Fo
     ]
 
 
-def has_precision(form: Form, precision: FilePrecision) -> bool:
-    """Whether a form comes in a number format."""
-    if form == "eager" or form == "frozen":
-        return precision in DTYPES
-    return _OF_EXPORTS[precision] in PRECISIONS[form]
-
-
 class FormBuilder:
     """Makes the forms of one model, plain and merged.
 
@@ -139,7 +128,7 @@ class FormBuilder:
             return replace(_in_torch(model, key), flops=flops)
         noise = self.data is None
         settings = ExportSettings(
-            format=form, precision=_OF_EXPORTS[key.precision], seed=self.settings.seed,
+            format=form, precision=OF_EXPORTS[key.precision], seed=self.settings.seed,
             parity_images=self.settings.images, calibration_images=_CALIBRATION,
             max_difference=float("inf") if noise else None, min_agreement=0.0 if noise else None,
         )  # fmt: skip

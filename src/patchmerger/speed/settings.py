@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from patchmerger.exports.settings import PRECISIONS
+from patchmerger.exports.settings import Precision as ExportPrecision
 from patchmerger.reducers.names import ReducerName
 from patchmerger.runs.checks import check_choices
 
@@ -16,6 +18,11 @@ FilePrecision: TypeAlias = Literal["float32", "bf16", "fp16", "int8"]
 
 Form: TypeAlias = Literal["eager", "frozen", "onnx", "openvino", "torch", "aotinductor"]
 """What a model is deployed as: in torch eagerly or compiled with frozen weights, or an exported file."""
+
+OF_EXPORTS: dict[FilePrecision, ExportPrecision] = {
+    "float32": "fp32", "bf16": "bf16", "fp16": "fp16", "int8": "int8"
+}  # fmt: skip
+"""What an export calls each number format."""
 
 Compile: TypeAlias = bool | Literal["frozen"]
 """Not compiled, compiled, or compiled with frozen weights."""
@@ -140,6 +147,11 @@ class BenchSettings:
         for form in self.formats:
             if form not in get_args(Form):
                 raise ValueError(f"formats ({form!r}) must be of {_listing(get_args(Form))}")
+        if not any(has_precision(form, precision) for form in self.formats for precision in listed(self.precision)):
+            raise ValueError(
+                f"precision ({', '.join(listed(self.precision))}) is of none of formats ({', '.join(self.formats)}): "
+                "float32 is of all, bf16 of all but onnx, fp16 of all, int8 of onnx and openvino"
+            )
         _check_counts(images=self.images)
         meaningless = {
             "against": self.against is not None, "profile": self.profile, "compile": self.compile is not False,
@@ -150,6 +162,13 @@ class BenchSettings:
                 f"{wrong[0]} ({getattr(self, wrong[0])!r}) means nothing with formats, which are measured in inference "
                 "on the CPU: leave it out"
             )
+
+
+def has_precision(form: Form, precision: FilePrecision) -> bool:
+    """Whether a form comes in a number format."""
+    if form == "eager" or form == "frozen":
+        return precision in get_args(Precision)
+    return OF_EXPORTS[precision] in PRECISIONS[form]
 
 
 def listed(value: Any) -> list[Any]:
