@@ -34,7 +34,9 @@ def show_deployment(results: Mapping[str, Any]) -> None:
     console = report_console()
     for row in results["rows"]:
         for model in models_of(row):
-            table = Table(title=f"{model}, batch of {row['batch_size']}", title_justify="left", box=box.SIMPLE_HEAD)
+            table = Table(
+                title=f"{short_name(model)}, batch of {row['batch_size']}", title_justify="left", box=box.SIMPLE_HEAD
+            )
             for number, column in enumerate(COLUMNS):
                 table.add_column(column, justify="left" if number < 3 else "right", no_wrap=True)
             for cells in form_rows(results, row, model):
@@ -47,6 +49,12 @@ def show_deployment(results: Mapping[str, Any]) -> None:
 def models_of(row: Mapping[str, Any]) -> list[str]:
     """The names of the models in a row."""
     return list(dict.fromkeys(timing["key"]["model"] for timing in row["timings"]))
+
+
+def short_name(model: str) -> str:
+    """What a table or a panel calls a model: the last part of its path that is not just "model"."""
+    parts = [part for part in model.split("/") if part not in ("", "model")]
+    return parts[-1] if parts else model
 
 
 def form_rows(results: Mapping[str, Any], row: Mapping[str, Any], model: str) -> list[list[str]]:
@@ -108,7 +116,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
 
 def name_of(key: Mapping[str, Any]) -> str:
     """What to call a form in a line of text."""
-    return f"{key['model']} {'merged' if key['merged'] else 'plain'}, {key['form']}, {key['precision']}"
+    return f"{short_name(key['model'])} {'merged' if key['merged'] else 'plain'}, {key['form']}, {key['precision']}"
 
 
 def draw_deployment(results: Mapping[str, Any], path: Path) -> None:
@@ -128,7 +136,7 @@ def draw_deployment(results: Mapping[str, Any], path: Path) -> None:
     with picture(path, columns=len(panels), note=note) as (figure, axes):
         for (model, row), panel in zip(panels, axes, strict=True):
             _draw_panel(panel, [t for t in row["timings"] if t["key"]["model"] == model], colours)
-            head(panel, f"{model}, batch of {row['batch_size']}")
+            head(panel, f"{short_name(model)}, batch of {row['batch_size']}")
         handles = [Patch(color=colours[name]) for name in ("plain", "merged")]
         shared_legend(figure, handles, ["plain", "merged"], title="images a second, by what the model is deployed as")
 

@@ -147,11 +147,6 @@ class BenchSettings:
         for form in self.formats:
             if form not in get_args(Form):
                 raise ValueError(f"formats ({form!r}) must be of {_listing(get_args(Form))}")
-        if not any(has_precision(form, precision) for form in self.formats for precision in listed(self.precision)):
-            raise ValueError(
-                f"precision ({', '.join(listed(self.precision))}) is of none of formats ({', '.join(self.formats)}): "
-                "float32 is of all, bf16 of all but onnx, fp16 of all, int8 of onnx and openvino"
-            )
         _check_counts(images=self.images)
         meaningless = {
             "against": self.against is not None, "profile": self.profile, "compile": self.compile is not False,
@@ -161,6 +156,11 @@ class BenchSettings:
             raise ValueError(
                 f"{wrong[0]} ({getattr(self, wrong[0])!r}) means nothing with formats, which are measured in inference "
                 "on the CPU: leave it out"
+            )
+        if not any(has_precision(form, precision) for form in self.formats for precision in listed(self.precision)):
+            raise ValueError(
+                f"precision ({', '.join(listed(self.precision))}) is of none of formats ({', '.join(self.formats)}): "
+                "float32 is of all, bf16 of all but onnx, fp16 of all, int8 of onnx and openvino"
             )
 
 
