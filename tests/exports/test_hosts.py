@@ -40,6 +40,8 @@ HOSTS: dict[str, tuple[Any, dict[str, Any]]] = {
         lambda: make_transformers("Dinov2WithRegistersForImageClassification"),
         LOCATED,
     ),
+    "ToMe, proportional attention": (lambda: make_vit("class token", **SMALL), {"reducer": "tome"}),
+    "ATS": (lambda: make_vit("class token", **SMALL), {"reducer": "ats"}),
     "transformers SigLIP": (lambda: make_transformers("SiglipForImageClassification"), {}),
 }
 

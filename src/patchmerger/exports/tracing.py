@@ -22,6 +22,7 @@ from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _OPERATION = re.compile(r"\b(?:aten|prims|torchvision|higher_order|quantized)(?:[.:]+\w+)+")
 
 
@@ -103,7 +104,8 @@ def refused_by_operation(model: ImageClassifier, what: str) -> Iterator[None]:
     except Exception as error:
         operation = _operation(error)
         named = f": its operation {operation} has no counterpart there" if operation else ""
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:240]
+        lines = (_COLOUR.sub("", line).strip() for line in str(error).splitlines())
+        reason = next((line for line in lines if line), type(error).__name__)[:240]
         name = host_class(model.net.net).__name__
         raise ValueError(f"model ({name}) cannot be {what}{named} ({reason})") from error
 

@@ -72,7 +72,7 @@ def sampled_places(significance: Tensor, num_tokens: int) -> Tensor:
     total = significance.float().cumsum(dim=1)  # (B, N)
     share = total / total[:, -1:].clamp(min=torch.finfo(torch.float32).tiny)
     levels = (torch.arange(num_tokens, device=share.device) + 0.5) / num_tokens  # u, (M,)
-    above = torch.searchsorted(share, levels.expand(len(share), -1).contiguous())  # first n with F[n] ≥ u
+    above = (share[:, None] < levels[:, None]).sum(dim=2)  # (B, M), the first n with F[n] ≥ u, as F never falls
     above = above.clamp(max=share.shape[1] - 1)
     below = (above - 1).clamp(min=0)
     nearer_below = (levels - share.gather(1, below)).abs() <= (share.gather(1, above) - levels).abs()

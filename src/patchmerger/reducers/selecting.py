@@ -64,7 +64,7 @@ class Selecting(Reducer):
 @torch.fx.wrap  # one step of a graph that is traced symbolically, where it is open whether there is a mask
 def _take(x: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The tokens of these indices (B, M), and A (B, M, N); padding gives 0."""
-    index = index.expand(len(x), -1)
+    index = index.expand(x.shape[0], -1)  # len(x) would fix the size of batches in a graph
     kept = take_tokens(x, index)  # (B, M, D)
     weights = F.one_hot(index, x.shape[1]).float()  # (B, M, N)
     if mask is None:
