@@ -37,10 +37,9 @@ def take_any_size(model: nn.Module) -> tuple[nn.Module, int]:
     """
     clone: Any = copy.deepcopy(model)
     if isinstance(clone, VisionTransformer) and type(clone.patch_embed) is PatchEmbed and not clone.dynamic_img_size:
-        # What timm's own constructor does with dynamic_img_size.
-        clone.dynamic_img_size = True
-        clone.patch_embed.strict_img_size, clone.patch_embed.flatten = False, False
-        clone.patch_embed.output_fmt = Format.NHWC
+        vit, embedding = cast(Any, clone), cast(Any, clone.patch_embed)  # as timm's own constructor does
+        vit.dynamic_img_size = True
+        embedding.strict_img_size, embedding.flatten, embedding.output_fmt = False, False, Format.NHWC
     step = size_step(clone)
     net = Classifier(clone)
     net.arguments = size_arguments(clone)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from patchmerger.reducers.averaging import Averaging, cluster_averages
 from patchmerger.reducers.checks import check_count
 from patchmerger.reducers.distances import squared_distances
+from patchmerger.reducers.selecting import first_by
 
 
 class DPCKNN(Averaging):
@@ -67,8 +68,7 @@ def _clusters(x: Tensor, mask: Tensor | None, num_tokens: int, num_neighbors: in
     to_denser = square.masked_fill(~denser, torch.inf).amin(dim=2)  # (B, N)
     farthest = square.masked_fill(~pair, 0).amax(dim=2)
     peak = torch.where(denser.any(dim=2), to_denser, farthest).sqrt() * density  # (B, N): ρ · δ
-    center = peak.masked_fill(~real, -1).argsort(dim=1, descending=True, stable=True)[:, :num_tokens]
-    center = center.sort(dim=1).values  # (B, M)
+    center = first_by(-peak.masked_fill(~real, -1), num_tokens, None)  # (B, M)
     to_center = square.gather(2, center[:, None].expand(-1, x.shape[1], -1))  # (B, N, M)
     label = to_center.argmin(dim=2)
     number = torch.arange(num_tokens, device=x.device).expand_as(center)

@@ -77,4 +77,9 @@ def first_by(key: Tensor, num_tokens: int, mask: Tensor | None) -> Tensor:
     """Indices of the M tokens of the lowest keys (B, N), in rising order, (B, M); of equal keys the first go first."""
     if mask is not None:
         key = key.expand(mask.shape).masked_fill(~mask, torch.inf)
+    if torch.compiler.is_exporting():  # ONNX has no stable sort: take the lowest ranks, no two of which are equal
+        place = torch.arange(key.shape[-1], device=key.device)
+        lower, equal = key[..., None, :] < key[..., None], key[..., None, :] == key[..., None]  # (B, N, N)
+        rank = (lower | (equal & (place < place[:, None]))).sum(dim=-1)  # (B, N)
+        return rank.topk(num_tokens, dim=-1, largest=False).indices.sort(dim=-1).values
     return key.argsort(dim=-1, stable=True)[:, :num_tokens].sort(dim=-1).values
