@@ -11,7 +11,7 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
 from conftest import make_images, make_vit
 from hosts.own import MyViT
-from patchmerger import UnsupportedModelError, insert, mergers, remove
+from patchmerger import UnsupportedModelError, cost, insert, load, mergers, remove, save
 from patchmerger.hosts.registry import supported_inside
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,21 +77,43 @@ def test_what_needs_all_tokens_is_not_opened():
 
 def test_a_traced_graph():
     with pytest.raises(UnsupportedModelError, match="traced graph; pass the model that was traced"):
-        insert(torch.fx.symbolic_trace(make_vit()), 4)
+        insert(torch.fx.symbolic_trace(nn.Linear(2, 2)), 4)
 
 
 # PEFT
 
 
-def adapted(model: nn.Module, **options: object) -> nn.Module:
+def adapted(model: nn.Module, wrapper: str = "PeftModel", **options: object) -> nn.Module:
     peft = pytest.importorskip("peft")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about models that are not of transformers
-        return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["qkv"], **options))
+        config = peft.LoraConfig(r=2, target_modules=["qkv"], **options)
+        return peft.get_peft_model(model, config, mixed=wrapper == "PeftMixedModel")
+
+
+def test_what_peft_left_wrapped_is_named(tmp_path):
+    """As after LN tuning, whose merge_and_unload leaves the modules to save in their wrappers."""
+    peft = pytest.importorskip("peft")
+    config = peft.LNTuningConfig(target_modules=["norm1"], modules_to_save=["merger"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(insert(make_vit(), 4), config).eval()
+    merged = model.merge_and_unload()
+    with pytest.raises(ValueError, match=r"set_submodule\('blocks\.1\.merger', .*\.modules_to_save\['default'\]\)"):
+        save(merged, tmp_path / "model")
+    whole = merged(make_images())
+    merged.set_submodule("blocks.1.merger", merged.get_submodule("blocks.1.merger").modules_to_save["default"])
+    save(merged, tmp_path / "model")
+    torch.testing.assert_close(load(tmp_path / "model")(make_images()), whole)
 
 
 def test_a_merger_that_no_adapter_would_hold_is_named():
-    model = adapted(insert(make_vit(), 4))
+    for wrapper in ("PeftModel", "PeftMixedModel"):
+        model = adapted(insert(make_vit(), 4), wrapper)
+        assert_named(model)
+
+
+def assert_named(model):
     with pytest.warns(UserWarning, match=r"blocks\.1\.merger is in no adapter .* modules_to_save=\['merger'\]"):
         (found,) = mergers(model)
     assert found.name == "base_model.model.blocks.1.merger"
@@ -102,12 +124,15 @@ def test_an_adapter_with_its_merger():
     model = adapted(insert(copy.deepcopy(plain), 4), modules_to_save=["merger"]).train()
     (found,) = mergers(model)
     assert (found.after, found.num_tokens, type(found.module).__name__) == (2, 4, "PatchMerger")
+    with pytest.raises(ValueError, match=r"has adapters of PEFT.*give model.merge_and_unload\(\)"):
+        cost(model)
     model(images).square().sum().backward()
     assert found.module.weight.grad is not None
     whole = model.eval()(images)
     merged = model.merge_and_unload()
     torch.testing.assert_close(merged(images), whole)
     assert [one.name for one in mergers(merged)] == ["blocks.1.merger"]
+    assert cost(merged).flops == cost(insert(copy.deepcopy(plain), 4)).flops
     assert torch.equal(remove(merged)(images), plain(images))
 
 

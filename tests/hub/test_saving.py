@@ -2,16 +2,20 @@
 
 import pickle
 import stat
+import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, load_model, save_model
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from conftest import SIZE, make_images, make_vit
 from hub.helpers import assert_round_trip, make_torchvision, make_transformers
+from patchmerger.costs import cost
 from patchmerger.hosts import Host, register_host
 from patchmerger.hub import load, save
 from patchmerger.insertion import insert
@@ -41,8 +45,19 @@ def test_a_reducer_of_the_user_is_refused(folder):
             r"model \(Linear\) is not of timm, torchvision or transformers: .*save_model\(model, path",
         ),
         (lambda: timm.models.VisionTransformer(depth=1, embed_dim=8, num_heads=1), "has no architecture that timm"),
-        (lambda: torch.compile(make_vit(), backend="eager"), r"model is compiled: save model\._orig_mod"),
-        (lambda: nn.DataParallel(make_vit()), r"model is wrapped by DataParallel: save model\.module"),
+        (lambda: torch.compile(make_vit(), backend="eager"), r"model is compiled: pass model\._orig_mod"),
+        (lambda: nn.DataParallel(make_vit()), r"model is wrapped by DataParallel: pass model\.module"),
+        (lambda: ModelEmaV3(make_vit()), r"model \(ModelEmaV3\) is not of .*holds one: pass model\.module"),
+        (lambda: torch.fx.symbolic_trace(nn.Linear(2, 2)), "is a graph: pass the model that was scripted or traced"),
+        (
+            lambda: weight_changed(nn.utils.parametrizations.spectral_norm),
+            r"utils\.parametrize\.remove_parametrizations",
+        ),
+        (lambda: weight_changed(nn.utils.weight_norm), r"utils\.remove_weight_norm"),
+        (
+            lambda: weight_changed(partial(nn.utils.prune.l1_unstructured, name="weight", amount=0.3)),
+            r"a blocks\.0\.attn\.qkv\.weight that is computed .*utils\.prune\.remove",
+        ),
         (lambda: make_vit().to("meta"), r"cannot be saved: it is on the meta device"),
         (
             lambda: timm.create_model("vit_small_patch16_224", features_only=True, out_indices=(1,), **SIZE),
@@ -53,6 +68,15 @@ def test_a_reducer_of_the_user_is_refused(folder):
 def test_what_cannot_be_saved(folder, make, message):
     with pytest.raises(ValueError, match=message):
         save(make(), folder)
+
+
+def weight_changed(change):
+    model = make_vit()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of those that it means to take away
+        change(model.blocks[0].attn.qkv)
+    assert cost(model).params > 0
+    return model
 
 
 # The folder appears atomically
@@ -203,5 +227,5 @@ def test_quantised_models_are_refused(make, tmp_path):
 
 
 def test_a_model_that_only_holds_one_of_a_library_names_it(tmp_path):
-    with pytest.raises(ValueError, match=r"model \(Sequential\) is not of .*holds one: save model\.0"):
+    with pytest.raises(ValueError, match=r"model \(Sequential\) is not of .*holds one: pass model\.0"):
         save(nn.Sequential(make_vit(), nn.Linear(5, 2)), tmp_path / "model")

@@ -155,8 +155,8 @@ def merger_attribute(model: nn.Module) -> nn.Module:
         (compiled_block, "block 2 is wrapped by torch.compile, which would hide the merger"),
         (compiled_blocks, "its blocks are a OptimizedModule, not the nn.Sequential that timm makes"),
         (merger_attribute, "block 2 has an attribute named 'merger' already"),
-        (lambda model: torch.compile(model, backend="eager"), "it is compiled; insert first and compile then"),
-        (lambda model: nn.DataParallel(model), "it is wrapped already; insert into the model inside"),
+        (lambda model: torch.compile(model, backend="eager"), "it is compiled; pass model._orig_mod"),
+        (lambda model: nn.DataParallel(model), "it is wrapped already; pass the model inside"),
     ],
 )
 def test_models_that_another_tool_changed_are_refused(vit, change, message):

@@ -52,7 +52,7 @@ def check_ddp(model: nn.Module, images: Tensor, mine: Tensor) -> None:
         wrapped = DistributedDataParallel(model)
         outputs, found = step(wrapped, mine)
         assert_steps_equal((outputs, {name.removeprefix("module."): g for name, g in found.items()}), expected)
-    with pytest.raises(UnsupportedModelError, match="it is wrapped already; insert into the model inside"):
+    with pytest.raises(UnsupportedModelError, match="it is wrapped already; pass the model inside"):
         insert(wrapped, 2, after=2)
 
 

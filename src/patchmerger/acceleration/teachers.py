@@ -10,6 +10,7 @@ from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.libraries import library_of_model
+from patchmerger.hub.saving import refuse_unsavable
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import FoundModel, find_model
@@ -69,7 +70,8 @@ def find_teacher(
         FileNotFoundError: There is no such folder or file.
     """
     found = find_model(model, architecture=architecture, model_args=model_args)
-    library_of_model(found.model)  # a model that cannot be saved is refused before hours of work
+    refuse_unsavable(found.model)  # before hours of work
+    library_of_model(found.model)
     if mergers(found.model):
         raise ValueError(
             f"model ({found.name}) has a merger already: patchmerger.remove(model) takes it out; patchmerger.fit and "

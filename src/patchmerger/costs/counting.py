@@ -51,7 +51,8 @@ def on_meta(module: nn.Module) -> Any:
         ValueError: Its weights are quantised or offloaded.
     """
     refuse_unsupported_state(module, "counted", meta=True)
-    tensors = [*module.parameters(), *module.buffers()]
+    computed = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+    tensors = [*module.parameters(), *module.buffers(), *computed]  # the last as pruning and weight norms leave them
     memo: dict[int, object] = {}
     for tensor in tensors:
         empty = torch.empty_like(tensor, device="meta", requires_grad=False)

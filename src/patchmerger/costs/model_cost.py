@@ -12,6 +12,7 @@ from torch import nn
 from patchmerger.costs.counting import PartCost, count_parts, on_meta
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
+from patchmerger.hosts.wrappers import has_adapters
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.placed_tokens import placed_embedding
 from patchmerger.mechanism.subclassing import host_class
@@ -117,6 +118,11 @@ def cost(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> C
         UnsupportedModelError: The model cannot take a merger.
         ValueError: ``image_size`` does not divide by the patch size, or makes fewer tokens than a merger gives.
     """
+    if has_adapters(model):
+        raise ValueError(
+            f"model ({host_class(model).__name__}) has adapters of PEFT, which cost nothing once "
+            "they are merged into the weights: give model.merge_and_unload()"
+        )
     find_host(model)
     clone = on_meta(model)
     size = None if image_size is None else _checked(clone, image_size)

@@ -20,7 +20,7 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise UnsupportedModelError(
             model,
             "it is compiled",
-            "insert first and compile then, or pass model._orig_mod",
+            "pass model._orig_mod, and compile it after insert",
             "wrapped",
             ["_orig_mod"],
         )
@@ -32,13 +32,13 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise UnsupportedModelError(
             model,
             "it is wrapped already",
-            "insert into the model inside (model.module) first, then wrap it",
+            "pass the model inside (model.module), and wrap it after insert",
             "wrapped",
             ["module"],
         )
     if type(model).__name__ in ("FeatureGetterNet", "FeatureListNet", "FeatureDictNet", "FeatureHookNet"):
         raise UnsupportedModelError(
-            model, "it only wraps the model for features", "insert into its .model", "wrapped", ["model"]
+            model, "it only wraps the model for features", "pass its .model", "wrapped", ["model"]
         )
     _refuse_sharded(model)
 
@@ -81,10 +81,17 @@ def refuse_adapters(model: nn.Module, inside: Sequence[str] = ()) -> None:
 
 
 def without_peft(model: nn.Module) -> nn.Module:
-    """The model that a ``PeftModel`` wraps, its adapters in it; any other model itself."""
+    """The model that a ``PeftModel`` or ``PeftMixedModel`` wraps, its adapters in it; any other model itself."""
     if type(model).__module__.startswith("peft.peft_model"):
         return cast(nn.Module, cast(Any, model).get_base_model())
+    if type(model).__module__.startswith("peft.mixed_model"):
+        return cast(nn.Module, cast(Any, model).base_model.model)
     return model
+
+
+def left_by_peft(model: nn.Module) -> str | None:
+    """The first module that ``merge_and_unload`` left in a wrapper (``modules_to_save``), as after some tuners."""
+    return next((name for name, module in model.named_modules() if hasattr(module, "modules_to_save")), None)
 
 
 def saved_with_adapter(module: nn.Module) -> nn.Module | None:

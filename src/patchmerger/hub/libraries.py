@@ -30,7 +30,7 @@ def library_of_model(model: nn.Module) -> Library:
     inside = supported_inside(model)
     if inside:
         paths = " or ".join(f"model.{path}" for path in inside)
-        raise ValueError(f"model ({host_class(model).__name__}) is not of {_names()}, but holds one: save {paths}")
+        raise ValueError(f"model ({host_class(model).__name__}) is not of {_names()}, but holds one: pass {paths}")
     raise ValueError(
         f"model ({host_class(model).__name__}) is not of {_names()}: no config could build a class of your own again; "
         "save its weights with safetensors.torch.save_model(model, path), and to load them make the model, "

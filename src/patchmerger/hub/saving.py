@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.utils import parametrize, prune
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts.state import refuse_unsupported_state
-from patchmerger.hosts.wrappers import has_adapters
+from patchmerger.hosts.wrappers import has_adapters, left_by_peft
 from patchmerger.hub.folders import check_target
 from patchmerger.hub.libraries import library_of_model
 from patchmerger.hub.library import SaveOptions
@@ -61,7 +63,7 @@ def save(
         ValueError: The model cannot be built again from its configuration, is of a class of your own, has a reducer
             that is not of this library, is wrapped or sharded, or an option does not fit; nothing was written.
     """
-    _refuse_unsavable(model)
+    refuse_unsavable(model)
     library = library_of_model(model)
     options = SaveOptions(preprocessing, class_names, dict(model_args or {}), image_processor)
     changes = write_changes(model)
@@ -73,18 +75,57 @@ def save(
     return Path(folder)
 
 
-def _refuse_unsavable(model: nn.Module) -> None:
-    """Refuse what only wraps a model, and a model without weights."""
+def refuse_unsavable(model: nn.Module) -> None:
+    """Refuse what only wraps a model, and a model whose weights are no plain ones, or elsewhere.
+
+    Raises:
+        ValueError: It cannot be saved; the message says what would do.
+    """
     if isinstance(model, OptimizedModule):
-        raise ValueError("model is compiled: save model._orig_mod")
+        raise ValueError("model is compiled: pass model._orig_mod")
     if isinstance(model, DataParallel | DistributedDataParallel):
-        raise ValueError(f"model is wrapped by {type(model).__name__}: save model.module")
+        raise ValueError(f"model is wrapped by {type(model).__name__}: pass model.module")
+    if isinstance(model, torch.jit.ScriptModule | torch.fx.GraphModule):
+        raise ValueError(f"model ({type(model).__name__}) is a graph: pass the model that was scripted or traced")
+    wrapped = left_by_peft(model)
+    if wrapped is not None and not has_adapters(model):
+        raise ValueError(
+            f"model ({host_class(model).__name__}) has {wrapped} in a wrapper that PEFT left there: "
+            f"model.set_submodule({wrapped!r}, model.get_submodule({wrapped!r}).modules_to_save['default'])"
+        )
     if has_adapters(model):
         raise ValueError(
             f"model ({host_class(model).__name__}) has adapters of PEFT: patchmerger.save(model.merge_and_unload(), "
             "folder) on the PEFT model"
         )
+    _refuse_computed_weights(model)
     refuse_unsupported_state(model, "saved")
     for name, tensor in model.state_dict().items():
         if hasattr(tensor, "full_tensor"):
             raise ValueError(f"model is sharded ({name} is a DTensor): gather its state dict into a plain model first")
+
+
+def _refuse_computed_weights(model: nn.Module) -> None:
+    """Refuse weights that torch computes from others: parametrised, pruned or normed ones."""
+    for name, module in model.named_modules():
+        found = _computed(module)
+        if found is not None:
+            tensor, undo = found
+            raise ValueError(
+                f"model ({host_class(model).__name__}) has a {name}.{tensor} that is computed from others: first "
+                f"torch.nn.utils.{undo}(model.get_submodule({name!r}), {tensor!r})"
+            )
+
+
+def _computed(module: nn.Module) -> tuple[str, str] | None:
+    """The name of a weight that is computed, and what of ``torch.nn.utils`` makes it a plain one."""
+    if parametrize.is_parametrized(module):
+        return next(iter(cast(nn.ModuleDict, module.parametrizations))), "parametrize.remove_parametrizations"
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            return hook._tensor_name, "prune.remove"
+        if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
+            return cast(Any, hook).name, "remove_weight_norm" if type(
+                hook
+            ).__name__ == "WeightNorm" else "remove_spectral_norm"
+    return None

@@ -31,7 +31,7 @@ class Timm(Library):
 
     def made(self, model: nn.Module) -> bool:
         """A model that timm made, or one of a user that is registered with timm."""
-        return host_class(model).__module__.startswith("timm.") or hasattr(model, "pretrained_cfg")
+        return host_class(model).__module__.startswith("timm.models.") or hasattr(model, "pretrained_cfg")
 
     def write(self, model: nn.Module, folder: Path, mergers: dict[str, Any] | None, options: SaveOptions) -> None:
         """As timm writes it; what the model was loaded with stays, where the options name nothing else."""

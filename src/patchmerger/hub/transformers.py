@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from patchmerger.data.preprocessing import CropMode, Preprocessing
 from patchmerger.hosts.example_inputs import example_input
+from patchmerger.hosts.registry import supported_inside
 from patchmerger.hub.folders import CONFIG_NAME, PROCESSOR_NAME, read_object
 from patchmerger.hub.library import Library, PlainConfig, SaveOptions
 from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
@@ -114,9 +115,10 @@ class Transformers(Library):
                 **images, **example.others, **example.text, output_hidden_states=True, return_dict=True
             )
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            inside = getattr(error, "inside", ()) or supported_inside(model)
             raise ValueError(
                 f"model ({host_class(model).__name__}) cannot be run on an image of its size, so what was saved could "
-                f"not be checked: {error}"
+                f"not be checked: {error}" + (f"; it holds one that can: pass model.{inside[0]}" if inside else "")
             ) from error
         yield from _tensors("forward", output)
 

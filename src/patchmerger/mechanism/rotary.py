@@ -111,7 +111,8 @@ def place_table(table: Tensor, weights: Tensor) -> Tensor:
 def _mixed(weights: Tensor, phases: Tensor) -> Tensor:
     """A θ, in the precision of the phases under autocast too: a phase of many turns needs all its digits."""
     kind = phases.device.type
-    full = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    lowered = kind != "meta" and torch.is_autocast_enabled(kind)  # torch 2.8 compiles this, not is_autocast_available
+    full = torch.autocast(kind, enabled=False) if lowered else nullcontext()
     with full:
         return weights.to(phases.dtype) @ phases
 
