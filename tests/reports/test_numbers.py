@@ -1,6 +1,13 @@
 """What tables say of intervals that leave training noise out, and of the model."""
 
-from patchmerger.reports.numbers import interval_heading, left_out_text, model_text, speed_text, uncertain_text
+from patchmerger.reports.numbers import (
+    interval_heading,
+    left_out_text,
+    model_name,
+    model_text,
+    speed_text,
+    uncertain_text,
+)
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_images, over_seeds
 
@@ -25,6 +32,8 @@ def test_a_model_in_words():
         "vit_x (32 pixels, 6 blocks)"
     )
     assert model_text({"name": None, "args": {}}) == "the default small ViT"
+    names = ("/runs/vit/model", "runs/vit/model", "~/runs/vit", "owner/vit", ".")
+    assert [model_name(name) for name in names] == ["vit", "vit", "vit", "owner/vit", "."]
 
 
 def test_uncertain_speeds_say_why():

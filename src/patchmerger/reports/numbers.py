@@ -80,6 +80,8 @@ def uncertain_text(timings: Iterable[tuple[str, Mapping[str, Any]]]) -> str | No
 def model_name(model: object) -> str:
     """What a model is called: the last part of a path that says something."""
     text = str(model)
+    if text.endswith("/model"):
+        return model_name(text.removesuffix("/model").rstrip("/").rsplit("/", 1)[-1] or text[1:])
     if not text.startswith(("/", "~", ".")):
         return text
     parts = [part for part in text.split("/") if part and part != "model"]

@@ -151,7 +151,7 @@ def draw_patterns(results: Mapping[str, Any], path: Path) -> None:
         specification = panels[0].get_gridspec()
         for axes in (axes for row in grid[:_WIDE] for axes in row[maps_beside:]):
             axes.remove()
-        likeness = figure.add_subplot(specification[:_WIDE, maps_beside:])
+        likeness = figure.add_subplot(specification[:_WIDE, maps_beside:])  # type: ignore[index]
         free = [axes for row in grid[:_WIDE] for axes in row[:maps_beside]] + [a for row in grid[_WIDE:] for a in row]
         for axes, (name, model) in zip(free, reducing, strict=False):
             image = _draw_usage(axes, f"{numbers[model['name']]}  {name}", model["stages"][-1])
@@ -163,7 +163,7 @@ def draw_patterns(results: Mapping[str, Any], path: Path) -> None:
                 anchor=(0, 0),
             )  # fmt: skip
             bar.ax.set_xticklabels(["0", "1: its share", f"{_MOST:g} and more"], fontsize=8)
-            bar.outline.set_visible(False)  # type: ignore[operator]
+            bar.outline.set_visible(False)
         _draw_likeness(likeness, results, names, numbers)
 
 
