@@ -199,6 +199,11 @@ class MergingBlock(LaterBlock):
             return output
         if not works_inside(self.merger):
             return self.merge(self.attend(x, args, kwargs)[0], args, kwargs)
+        if is_traced(x):
+            raise TypeError(
+                f"a merger that works inside of a block ({type(self.merger).__name__}) cannot be traced symbolically "
+                "(torch.fx, feature extractors made of it): use torch.export.export, torch.jit.trace or a forward hook"
+            )
         attended, seen = self.attend(x, args, kwargs, needs_of(self.merger))
         merged = _tokens(self.merge(attended, args, kwargs, seen))
         output = cast(BlockParts, state.parts).run_mlp(cast(nn.Module, self), merged, args, kwargs)
