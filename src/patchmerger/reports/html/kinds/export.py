@@ -21,7 +21,7 @@ def describe(section: Section, results: Results) -> None:
 
 def _title(results: Results) -> str:
     info = results["info"]
-    return f"{model_name(info['model'])} as {info['format']}, {info['precision']}"
+    return f"{model_name(info['model']).removesuffix('/model')} as {info['format']}, {info['precision']}"
 
 
 def _verdict(results: Results) -> str:
