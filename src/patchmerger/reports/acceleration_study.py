@@ -55,7 +55,7 @@ def method_text(method: str) -> str:
 
 def recovery_text(row: Mapping[str, Any], *, short: bool = False) -> str:
     """For how long was trained, and what."""
-    length = f"{row['epochs']:g} epochs"
+    length = f"{row['epochs']:g} epoch{'' if row['epochs'] == 1 else 's'}"
     return "none" if not row["epochs"] else length if short else f"{row['scope']}, {length}"
 
 

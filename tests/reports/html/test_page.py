@@ -363,6 +363,10 @@ def test_a_loss_that_is_no_number_is_a_gap():
 def test_colours_are_told_from_a_dark_page():
     for colour in variant_colours(["plain", "merged", "located", "paper", "average", "shallow", *"abcd"]).values():
         assert contrast(on_dark(colour.removeprefix("#")), "171a20") >= 5
+    study = section(results_of("accelerate-vit-small-cifar10")).charts[-1].data
+    colours = {trace["name"]: trace["marker"]["color"] for trace in study}
+    assert len(set(colours.values())) == len(colours)
+    assert colours["located queries"] == f"@{variant_colours(['located'])['located'].removeprefix('#')}"
     assert contrast("000000", "ffffff") == pytest.approx(21)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from patchmerger.reports.acceleration_study import WORDS
 from patchmerger.reports.style import variant_colours, variant_markers
 
 _SYMBOLS = {
     "*": "star", "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down",
     "P": "cross", "X": "x", "h": "hexagon", "<": "triangle-left", ">": "triangle-right",
 }  # fmt: skip
+_METHODS = {text: method for method, text in WORDS.items() if method != "plain"}
 _OF_THE_MERGED = ("accelerated", "recovery")
 _NOT_TRAINED = {"merged, not trained": "#e0945a"}
 _WRITTEN = re.compile(r'"@([0-9a-f]{6})(?:/[\d.]+)?"')
@@ -21,15 +23,20 @@ _CONTRAST = 5.0
 def chart_colours(names: Iterable[str]) -> dict[str, str]:
     """A colour for each variant, the same as in all other pictures."""
     names = list(names)
-    known = variant_colours("merged" if name in _OF_THE_MERGED else name for name in names) | _NOT_TRAINED
-    return {name: "@" + known["merged" if name in _OF_THE_MERGED else name].removeprefix("#").lower() for name in names}
+    known = variant_colours(map(_variant, names)) | _NOT_TRAINED
+    return {name: "@" + known[_variant(name)].removeprefix("#").lower() for name in names}
 
 
 def chart_symbols(names: Iterable[str]) -> dict[str, str]:
     """A symbol of plotly for each variant, the same as in all other pictures."""
     names = list(names)
-    known = variant_markers("merged" if name in _OF_THE_MERGED else name for name in names)
-    return {name: _SYMBOLS[known["merged" if name in _OF_THE_MERGED else name]] for name in names}
+    known = variant_markers(map(_variant, names))
+    return {name: _SYMBOLS[known[_variant(name)]] for name in names}
+
+
+def _variant(name: str) -> str:
+    """What pictures know a variant as, by what a page calls it."""
+    return "merged" if name in _OF_THE_MERGED else _METHODS.get(name, name)
 
 
 def faint(colour: str, opacity: float = 0.15) -> str:

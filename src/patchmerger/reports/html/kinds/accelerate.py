@@ -32,7 +32,8 @@ def _verdict(results: Results) -> str:
     found, timing = results["evaluation"], common.timings_of(results["speed"])["accelerated"]
     place, epochs = results["placement"], results["recovery"]["epochs"]
     faster = (
-        f"With {place['num_tokens']} tokens after block {place['after']} and {epochs:.2g} epochs of recovery, the "
+        f"With {place['num_tokens']} tokens after block {place['after']} and {epochs:.2g} "
+        f"epoch{'' if epochs == 1 else 's'} of recovery, the "
         f"model is {common.times(timing)}"
     )
     recovered, plain = found["recovered"], found["plain"]

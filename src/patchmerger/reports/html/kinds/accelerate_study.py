@@ -98,7 +98,7 @@ def _chart(results: Results, recovery: str, measured: bool) -> Chart:
     )  # fmt: skip
     title = "Without recovery" if recovery == "none" else f"Recovered: {recovery}"
     against = "measured speed" if measured else "FLOPs"
-    return Chart(f"{title}, against {against}", chart.caption, chart.summary, chart.data, chart.layout)
+    return Chart(f"{title}, against {against}", chart.caption, chart.summary, chart.data, chart.layout, chart.height)
 
 
 def _table(results: Results) -> Table:
