@@ -1,10 +1,18 @@
-"""A report as a test reads it: the elements of its HTML, in order, with what stands in them."""
+"""What tests of reports share: committed results, their sections, and a page as the elements of its HTML, in order."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from patchmerger.reports.html.kinds import section_of
+from patchmerger.reports.html.parts import Section
+from patchmerger.reports.html.reading import Source
+
+RESULTS = Path(__file__).parents[3] / "results"
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -69,3 +77,16 @@ class Page(HTMLParser):
         """The charts, as the page's script reads them."""
         scripts = self.find("script", id="charts")
         return json.loads(scripts[0].texts[0]) if scripts else {}
+
+
+def results_of(name: str) -> dict[str, Any]:
+    """Committed results."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def section(results: dict[str, Any]) -> Section:
+    """The section of results in a report."""
+    found = section_of(Source(Path("runs/it"), results))
+    assert found is not None
+    return found
