@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -14,33 +12,25 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.agreement import compare_scores
 from patchmerger.acceleration.distillation import distill
-from patchmerger.acceleration.image_batches import calibration_batch, normalized_batches
 from patchmerger.acceleration.placement import ChosenPlacement, candidate_placements
 from patchmerger.acceleration.placement_trials import PlacementTrials, best_placement
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, Scope
 from patchmerger.costs.model_cost import cost
-from patchmerger.mechanism.modes import eval_mode
-from patchmerger.models.classifier import Classifier
-from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json, write_json
-from patchmerger.runs.run_folder import RunFolder, default_folder
+from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
-from patchmerger.runs.shared_work import SharedWork
 from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd, over_images, over_seeds
-from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.measurement import measure
-from patchmerger.speed.settings import TimingSettings
 from patchmerger.studies.methods import CONTROLS, Method, at_equal_flops, known_methods
 from patchmerger.studies.settings import AccelerationStudySettings
 from patchmerger.studies.trained_models import TrainedModel, trained_models
-from patchmerger.studies.training_runs import WORK, finished
+from patchmerger.studies.trained_study import TrainedStudy, study_folder
+from patchmerger.studies.training_runs import finished
 
 _CACHE = "kept"
 _SPEED_FILE = "speed.json"
-_HELD_BYTES = 2 * 2**30  # prepared test images
 
 
 def accelerate_study(
@@ -70,8 +60,7 @@ def accelerate_study(
     if unknown:
         raise ValueError(f"methods ({unknown[0]!r}) must be among {', '.join(known_methods())}")
     trained = trained_models(settings.models)
-    recorded = {**to_json(settings), "models": [t.teacher.found.fingerprint for t in trained]}
-    folder = RunFolder(out or default_folder("accelerate", "study", recorded), recorded)
+    folder = study_folder("accelerate", settings, trained, out)
     if (known := finished(folder)) is not None:
         return known
     candidates = {
@@ -82,8 +71,7 @@ def accelerate_study(
     study = _Study(settings, trained, candidates, folder, progress)
     study.choose_places()
     study.recover_all()
-    with study.work.lock("results", timeout=-1):  # another process may have finished meanwhile
-        return finished(folder) or folder.finish({"command": command, **study.results()})
+    return study.finish(command)
 
 
 @dataclass(frozen=True)
@@ -126,8 +114,8 @@ def cells_of(settings: AccelerationStudySettings) -> list[Cell]:
     return list(found.values())
 
 
-class _Study:
-    """The cells of a study, each kept in a file of its own."""
+class _Study(TrainedStudy[Cell]):
+    """The cells of a study, after the trials that choose where each speed-up merges."""
 
     def __init__(
         self,
@@ -137,20 +125,17 @@ class _Study:
         folder: RunFolder,
         progress: bool,
     ) -> None:
-        self.settings, self.trained, self.candidates = settings, trained, candidates
-        self.folder, self.path, self.progress = folder, folder.path, progress
-        self.device = device_of(settings.recovery)
-        self._prepared: dict[Any, list[Tensor]] = {}
+        self.settings, self.candidates = settings, candidates
         self._matched: dict[tuple[str, float], ChosenPlacement] = {}
         self._flops: dict[str, int] = {}
-        self.cells = {cell.name: cell for cell in cells_of(settings)}
         self.trials = {
             f"places/{speedup:g}-after-{place.after}": place
             for speedup, places in candidates.items()
             if len(places) > 1
             for place in places
         }
-        self.work = SharedWork(self.path / WORK, [*self.trials, *self.cells], self._is_done)
+        device = device_of(settings.recovery)
+        super().__init__(folder, trained, cells_of(settings), list(self.trials), device=device, progress=progress)
 
     def choose_places(self) -> None:
         """Try the candidates of each speed-up on the first model."""
@@ -161,56 +146,42 @@ class _Study:
             first.data.workers, first.seed, self.path / _CACHE,
         )  # fmt: skip
         for unit in self.work.take(list(self.trials)):
-            write_json(self._file(unit), tried.try_placement(self.trials[unit], self.path / unit))
-            self._say(f"{unit}: {100 * read_json(self._file(unit))['agreement']:.2f}% agree with the plain model")
+            self.file(unit).parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.file(unit), tried.try_placement(self.trials[unit], self.path / unit))
+            self.say(f"{unit}: {100 * read_json(self.file(unit))['agreement']:.2f}% agree with the plain model")
             shutil.rmtree(self.path / unit)
         self.places: dict[float, ChosenPlacement] = {}
         self.tried: dict[str, Any] = {}
         for speedup, places in self.candidates.items():
             units = [f"places/{speedup:g}-after-{place.after}" for place in places]
-            found = [read_json(self._file(unit)) for unit in units if unit in self.trials]
+            found = [read_json(self.file(unit)) for unit in units if unit in self.trials]
             self.places[speedup] = best_placement(places, found) if found else places[0]
             self.tried[f"{speedup:g}"] = [{**p.as_dict(), **f} for p, f in zip(places, found, strict=False)]
 
     def recover_all(self) -> None:
         """Recover and evaluate every cell that is not done."""
-        for unit in self.work.take(list(self.cells)):
-            cell = self.cells[unit]
-            predictions, found = self._evaluated(cell)
-            write_tensors(self._file(unit).with_suffix(".safetensors"), {"predictions": predictions})
-            write_json(self._file(unit), {**to_json(cell), **found})
-            self._say(f"{unit}: {100 * found['accuracy']:.2f}%, {100 * found['agreement']:.2f}% agree with the plain")
+        self.evaluate_cells()
         shutil.rmtree(self.path / _CACHE, ignore_errors=True)
 
     def results(self) -> dict[str, Any]:
         """What is known once all is done, with the interleaved speed of the models."""
-        first = self.trained[0]
-        found = [read_json(self._file(name)) for name in self.cells]
+        found = self.found_cells()
         return {
             "study": "accelerate",
-            "settings": self.folder.settings,
-            "models": [str(path) for path in self.settings.models],
-            "model": to_json(first.model),
-            "image_size": first.image_size,
-            "data": first.images.description,
-            "plain": [self._plain(number) for number in range(len(self.trained))],
+            **self.described(),
+            "plain": [self.plain(number) for number in range(len(self.trained))],
             "places": {f"{speedup:g}": place.as_dict() for speedup, place in self.places.items()},
             "trials": self.tried,
             "cells": found,
             "curves": self._curves(found),
             "speed": self._speed(),
-            "environment": environment(self.device),
-            "folder": str(self.path),
         }
 
     def _speed(self) -> dict[str, Any]:
         """Measured once, in a file of its own: without it and the results, the speed is measured where one likes."""
         file = self.path / _SPEED_FILE
         if not file.exists():
-            timing = TimingSettings(
-                self.settings.speed_batch_size, rounds=self.settings.rounds, device=str(self.device),
-                precision="bf16" if self.device.type == "cuda" else "float32",
-            )  # fmt: skip
+            timing = self.timing(self.settings.speed_batch_size, self.settings.rounds)
             write_json(file, measure(self._timed(), timing).as_dict())
         found: dict[str, Any] = read_json(file)
         return found
@@ -221,7 +192,7 @@ class _Study:
         models: dict[str, nn.Module] = {"plain": net}
         for speedup, name in product(self.places, self.settings.methods):
             if (timed := _timed_as(name, speedup)) not in models:
-                method, images = Method(name, net, self._place(name, speedup)), self._calibration_images(0, 64)
+                method, images = Method(name, net, self._place(name, speedup)), self.calibration_images(0, 64)
                 models[timed] = method.student(images, recovers=True, seed=0)
         return models
 
@@ -232,12 +203,12 @@ class _Study:
             self._matched[method, speedup] = at_equal_flops(method, self.trained[0].teacher.net, place)
         return self._matched[method, speedup]
 
-    def _evaluated(self, cell: Cell) -> tuple[Tensor, dict[str, Any]]:
+    def evaluated(self, cell: Cell) -> tuple[Tensor, dict[str, Any]]:
         """Make the model, recover it, and evaluate it on the test images."""
         model, recovers = self.trained[cell.model], cell.epochs > 0
         place = self._place(cell.method, cell.speedup)
         method = Method(cell.method, model.teacher.net, place)
-        images = self._calibration_images(cell.model, self.settings.calibration_images)
+        images = self.calibration_images(cell.model, self.settings.calibration_images)
         student = method.student(images, recovers=recovers, seed=model.seed)
         timed = _timed_as(cell.method, cell.speedup)
         if timed not in self._flops:
@@ -248,13 +219,13 @@ class _Study:
             recovered = distill(
                 student, model.teacher.net, model.images, preprocessing=model.teacher.preprocessing,
                 recovery=method.recovery(replace(self.settings.recovery, scope=cell.scope, epochs=cell.epochs)),
-                augmentation=model.augmentation, workers=model.data.workers, seed=model.seed, out=out,
+                augmentation=model.augmentation, workers=self.workers_for(cell.model), seed=model.seed, out=out,
                 shared_cache=self.path / _CACHE, progress=False,
             )  # fmt: skip
             shutil.rmtree(out)
-        scores = self._scores(cell.model, student)
+        scores = self.scores(cell.model, student)
         return scores.argmax(dim=1), {
-            **compare_scores(scores, self._teacher_scores(cell.model), model.images.test.targets),
+            **self.compared(cell.model, scores),
             "num_tokens": None if cell.method in ("plain", "cut") else place.num_tokens,
             "blocks": method.net_blocks if cell.method == "cut" else None,
             "flops": self._flops[timed],
@@ -263,46 +234,6 @@ class _Study:
             "watched": {name: phase["watched"] for name, phase in recovered["phases"].items()},
         }
 
-    def _calibration_images(self, number: int, count: int) -> Tensor:
-        model = self.trained[number]
-        return calibration_batch(
-            model.images.train, model.teacher.preprocessing, image_size=model.image_size, count=count, seed=model.seed
-        ).to(self.device)
-
-    def _teacher_scores(self, number: int) -> Tensor:
-        file = self.path / f"model-{number}" / "plain.safetensors"
-        with self.work.lock(f"plain-{number}", timeout=-1):
-            if not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_tensors(file, {"scores": self._scores(number, self.trained[number].teacher.net)})
-        return read_tensors(file)["scores"]
-
-    def _scores(self, number: int, net: nn.Module) -> Tensor:
-        classifier = Classifier(copy.deepcopy(net).to(self.device))
-        with eval_mode(classifier), torch.no_grad():
-            batches = self._test_batches(number)
-            return torch.cat([classifier(images.to(next(classifier.parameters()))).float().cpu() for images in batches])
-
-    def _test_batches(self, number: int) -> Iterable[Tensor]:
-        """The prepared test images, which stay in memory where they are not too many; runs mostly share them."""
-        model = self.trained[number]
-        test = model.images.test
-        batches = normalized_batches(
-            test, model.teacher.preprocessing, model.image_size, batch_size=250, workers=model.data.workers
-        )
-        if len(test) * 3 * model.image_size**2 * 4 > _HELD_BYTES:
-            return batches
-        which = (str(model.data), hash(test.targets.numpy().tobytes()), model.teacher.preprocessing, model.image_size)
-        if which not in self._prepared:
-            self._prepared[which] = list(batches)
-        return self._prepared[which]
-
-    def _plain(self, number: int) -> dict[str, Any]:
-        """The plain model on the test images."""
-        targets = self.trained[number].images.test.targets
-        scores = self._teacher_scores(number)
-        return {"seed": self.trained[number].seed, **compare_scores(scores, scores, targets)}
-
     def _curves(self, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Means over the models of each method, speed-up and recovery, with what differs from plain and from the first.
 
@@ -310,15 +241,12 @@ class _Study:
         the same recovery. Both are paired, over the models where there are several, and over the images, each with
         its mean over the models.
         """
-        plain = [self._right(number, self._teacher_scores(number).argmax(dim=1)) for number in range(len(self.trained))]
+        plain = self.right_of_plain()
         groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for cell in found:
             groups.setdefault(tuple(cell[name] for name in ("method", "speedup", "scope", "epochs")), []).append(cell)
         right = {
-            key: [
-                self._right(c["model"], self._predictions(Cell(*(c[f] for f in Cell.__dataclass_fields__))))
-                for c in cells
-            ]
+            key: [self.right(Cell(*(cell[name] for name in Cell.__dataclass_fields__))) for cell in cells]
             for key, cells in groups.items()
         }
         curves = []
@@ -337,32 +265,13 @@ class _Study:
             })  # fmt: skip
         return curves
 
-    def _predictions(self, cell: Cell) -> Tensor:
-        return read_tensors(self._file(cell.name).with_suffix(".safetensors"))["predictions"]
 
-    def _right(self, number: int, predictions: Tensor) -> list[bool]:
-        found: list[bool] = (predictions == self.trained[number].images.test.targets).tolist()
-        return found
-
-    def _file(self, unit: str) -> Path:
-        file = self.path / f"{unit}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return file
-
-    def _is_done(self, unit: str) -> bool:
-        return (self.path / f"{unit}.json").exists()
-
-    def _say(self, text: str) -> None:
-        if self.progress:
-            print(text, file=sys.stderr, flush=True)
-
-
-def _paired(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]) -> dict[str, Any]:
+def _paired(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> dict[str, Any]:
     """Paired difference in accuracy of models, by the images that each is right on: over models, and over images."""
-    means = [torch.tensor(right, dtype=torch.float64).mean(dim=0).tolist() for right in (ours, theirs)]
+    means = [torch.stack(list(right)).mean(dim=0).tolist() for right in (ours, theirs)]
     over = {"images": to_json(over_images(*means, trainings=len(ours)))}
     if len(ours) > 1:
-        over["models"] = to_json(over_seeds(*([sum(r) / len(r) for r in right] for right in (ours, theirs))))
+        over["models"] = to_json(over_seeds(*([float(r.mean()) for r in right] for right in (ours, theirs))))
     return over
 
 

@@ -51,7 +51,7 @@ class TrainedModel:
     """
 
     def __init__(self, folder: Path, run: FitSettings, images: ImageDataset) -> None:
-        self.seed, self.data = run.seed, run.data
+        self.folder, self.seed, self.data = folder, run.seed, run.data
         self.teacher: Teacher = find_teacher(folder)
         self.augmentation = run.augmentation or default_augmentation(run.data.source)
         self.images: ImageSplits = split_images(images, seed=self.seed)

@@ -1,0 +1,89 @@
+"""What a share of the patches comes to in tokens and FLOPs, and how mergers stay within it."""
+
+from __future__ import annotations
+
+import copy
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import cast
+
+from torch import nn
+
+from patchmerger.costs.counting import count_parts, on_meta
+from patchmerger.costs.placements import PlacementCosts
+from patchmerger.costs.planning import meeting
+from patchmerger.hosts import find_host
+from patchmerger.insertion.inserting import insert
+from patchmerger.placing.in_model import place
+from patchmerger.studies.settings import PlacingStudySettings
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Where tokens are merged to stay within a budget.
+
+    Attributes:
+        num_placed: Tokens that come in: placed ones, or the patches.
+        after: The block that they are merged after.
+        num_tokens: Tokens that go on.
+    """
+
+    num_placed: int
+    after: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a share of the patches comes to.
+
+    Attributes:
+        num_tokens: So many placed tokens.
+        flops: FLOPs of the model with them, which mergers may use too.
+        merges: Where "merger" and "placed-merger" merge; without what cannot stay within the FLOPs.
+    """
+
+    num_tokens: int
+    flops: int
+    merges: dict[str, Merge]
+
+
+def budget_of(net: nn.Module, fraction: float, settings: PlacingStudySettings) -> Budget:
+    """The budget of a share of the patches, and how mergers stay within it.
+
+    A merger keeps at least a quarter as many tokens. "merger" stands as late as that allows; "placed-merger" stands
+    halfway, as in the paper, and what it saves goes into more placed tokens.
+    """
+    host = find_host(net)
+    patches = cast(int, host.num_patches)
+    count = max(1, round(fraction * patches))
+    empty = on_meta(net)
+
+    def placed_flops(placed: int, merged: tuple[int, int] | None = None) -> int:
+        model = place(copy.deepcopy(empty), placed, "grid")
+        return sum(part.flops for part in count_parts(model if merged is None else insert(model, *merged)))
+
+    flops = placed_flops(count)
+    merges: dict[str, Merge] = {}
+    if count == patches:
+        return Budget(count, flops, merges)
+    kept = max(1, count // 4)
+    if "merger" in settings.methods:
+        try:
+            found = meeting(
+                PlacementCosts(empty, None, None), type(net).__name__, 1, range(kept, count), gflops=flops / 1e9
+            )
+            merges["merger"] = Merge(patches, found[0].after[0], found[0].num_tokens[0])
+        except ValueError:  # fewer FLOPs than one merger leaves
+            pass
+    if "placed-merger" in settings.methods and count > kept:
+        after = len(host.blocks) // 2
+        placed = bisect_right(range(count, patches + 1), flops, key=lambda n: placed_flops(n, (kept, after)))
+        if placed:
+            merges["placed-merger"] = Merge(count + placed - 1, after, kept)
+    return Budget(count, flops, merges)
+
+
+def flops_of(net: nn.Module) -> int:
+    """FLOPs of one image."""
+    return sum(part.flops for part in count_parts(on_meta(net)))
