@@ -9,7 +9,7 @@ from scipy import stats
 
 from patchmerger.acceleration.run import accelerate
 from patchmerger.acceleration.settings import PlacementSettings, RecoverySettings
-from patchmerger.data.settings import DataSettings
+from patchmerger.data.settings import Augmentation, DataSettings
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.run_folder import RunFolder
@@ -28,9 +28,11 @@ PLAIN = Recipe(
         },
     ),
     merge=None,
-    training=TrainingSettings(epochs=30, batch_size=32, lr=3e-3, warmup_epochs=2, label_smoothing=0.1),
+    training=TrainingSettings(epochs=60, batch_size=32, lr=3e-3, warmup_epochs=2, label_smoothing=0.1),
+    augmentation=Augmentation("pad", flip=False),
 )  # fmt: skip
-"""The plain model and its training, chosen on validation images."""
+"""The plain model and its training, chosen on validation images: of three splits, crops after padding and 60 epochs came
+to 99.0% of two, 30 epochs to 98.1%, crops at other sizes to 97.9%, and images as they are to 97.0%."""
 
 PLACEMENT = PlacementSettings(after=2, num_tokens=8, rounds=15)
 RECOVERY = RecoverySettings(epochs=12, batch_size=32)
@@ -69,8 +71,8 @@ def demo(
         fit(PLAIN, seed=seed, out=plain, progress=progress)
         runs.append(
             accelerate(
-                plain, PLAIN.data, placement=PLACEMENT, recovery=RECOVERY, seed=seed, progress=progress,
-                out=out / f"seed-{seed}" / "merged",
+                plain, PLAIN.data, placement=PLACEMENT, recovery=RECOVERY, augmentation=PLAIN.augmentation, seed=seed,
+                progress=progress, out=out / f"seed-{seed}" / "merged",
             )
         )  # fmt: skip
     return folder.finish({
