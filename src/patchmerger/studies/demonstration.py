@@ -31,8 +31,11 @@ PLAIN = Recipe(
     training=TrainingSettings(epochs=60, batch_size=32, lr=3e-3, warmup_epochs=2, label_smoothing=0.1),
     augmentation=Augmentation("pad", flip=False),
 )  # fmt: skip
-"""The plain model and its training, chosen on validation images: of three splits, crops after padding and 60 epochs came
-to 99.0% of two, 30 epochs to 98.1%, crops at other sizes to 97.9%, and images as they are to 97.0%."""
+"""The plain model and its training, chosen on validation images of three splits.
+
+Crops after padding came to 99.0% in 60 epochs (of two splits) and to 98.1% in 30, crops at other sizes to 97.9%, images
+as they are to 97.0%.
+"""
 
 PLACEMENT = PlacementSettings(after=2, num_tokens=8, rounds=15)
 RECOVERY = RecoverySettings(epochs=12, batch_size=32)
