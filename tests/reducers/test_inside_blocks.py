@@ -272,3 +272,11 @@ def test_an_attention_with_a_hook_has_the_last_word():
         before = run(model, make_images())
         with model.blocks[1].attn.register_forward_hook(lambda _, __, output: 2 * output):
             assert not torch.allclose(run(model, make_images()), before, atol=1e-2)
+
+
+def test_sizes_count_where_an_attention_has_hooks():
+    model, images = insert(make_vit(), 4, 2, reducer="tome"), make_images()
+    with torch.no_grad():
+        before = model(images)
+        model.blocks[2].attn.register_forward_hook(lambda *_: None)
+        assert torch.equal(model(images), before)

@@ -165,8 +165,12 @@ def attend_torch(
 def _forward(attention: Any, stand_in: StandIn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What the attention gives, its parts exchanged; where hooks or another tool take part, they have the last word."""
     output = host_class(attention).forward(stand_in, *args, **kwargs)
-    if attention._forward_hooks or attention._forward_pre_hooks or has_own_forward(attention):
+    if attention._forward_pre_hooks or has_own_forward(attention):
         return attention(*args, **kwargs)
+    for number, hook in list(attention._forward_hooks.items()):  # such as those of output_hidden_states=True
+        with_kwargs = number in attention._forward_hooks_with_kwargs
+        given = hook(attention, args, kwargs, output) if with_kwargs else hook(attention, args, output)
+        output = output if given is None else given
     return output
 
 
