@@ -98,11 +98,12 @@ class SpectrogramInputs:
         return values
 
     def _extractor(self) -> Any:
-        from transformers import ASTFeatureExtractor
+        import transformers
 
+        extractor: Any = transformers.ASTFeatureExtractor
         if (self._folder / "preprocessor_config.json").is_file():
-            return ASTFeatureExtractor.from_pretrained(self._folder)
-        return ASTFeatureExtractor(num_mel_bins=self.size[0], max_length=self.size[1])
+            return extractor.from_pretrained(self._folder)
+        return extractor(num_mel_bins=self.size[0], max_length=self.size[1])
 
 
 def _array(path: Path) -> Array:
@@ -113,7 +114,8 @@ def _array(path: Path) -> Array:
             arrays = [found[name] for name in found.files] if path.suffix.lower() == ".npz" else [found]
         if len(arrays) != 1:
             raise BadImageError(f"it holds {len(arrays)} arrays, and one is taken: {', '.join(found.files)}")
-        return arrays[0].astype(np.float32)
+        values: Array = arrays[0].astype(np.float32)
+        return values
     except (ValueError, TypeError, AttributeError, OSError, EOFError, BadZipFile) as error:
         if isinstance(error, BadImageError):
             raise

@@ -185,7 +185,7 @@ class _Study(TrainedStudy[Cell]):
         found: list[OraclePlacement] = []
         targets, left = self.trained[number].images.test.targets.to(self.device), self.settings.oracle_images
         student.to(self.device)
-        for images, labels in zip(self.test_batches(number), targets.split(BATCH), strict=True):
+        for images, labels in zip(self.test_batches(number), torch.split(targets, BATCH), strict=True):
             seen = images[:left].to(self.device)
             with self.precision():
                 found.append(spot_oracle(student, seen, labels[:left], steps=self.settings.oracle_steps))
