@@ -85,3 +85,28 @@ def test_a_folder_takes_the_place_of_the_old_one(tmp_path):
     with pytest.raises(RuntimeError, match="power"), atomic_folder(tmp_path / "model"):
         raise RuntimeError("power")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def written_twice(file):
+    with atomic_file(file, new=True) as partial:
+        partial.write_text("ours")
+        file.write_text("theirs")
+
+
+def made_twice(folder):
+    with atomic_folder(folder, new=True) as made:
+        (made / "ours").touch()
+        folder.mkdir()
+        (folder / "theirs").touch()
+
+
+def test_what_another_process_wrote_meanwhile_stays(tmp_path):
+    with pytest.raises(FileExistsError, match=r"results.json was written by another process meanwhile"):
+        written_twice(tmp_path / "results.json")
+    assert (tmp_path / "results.json").read_text() == "theirs"
+    with pytest.raises(FileExistsError, match=r"model was written by another process meanwhile"):
+        made_twice(tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["theirs"]
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "model"}
+    write_json(tmp_path / "new.json", {}, new=True)
+    assert (tmp_path / "new.json").read_text() == "{}\n"

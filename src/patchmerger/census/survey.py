@@ -71,7 +71,7 @@ def take_census(
     census = Census(findings, _versions(libraries), missing, command or "")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, census.as_json())
+        write_text(out, census.as_json(), new=not overwrite)
     return census
 
 

@@ -129,7 +129,7 @@ def export(
         open_reference = classifier_for(open_net, settings, None, torch.float32, size_arguments(open_net))
         others = [_eager_logits(open_reference, each.normalized) for each in images.other_sizes]
         eager, net = np.concatenate([eager, *others]), open_net
-    with in_place(target, settings) as path:
+    with in_place(target, settings, new=not overwrite) as path:
         info, parity = _write(net, path, info, known, settings, images, eager)
         written = open_exported(path)
         size = written.size

@@ -11,7 +11,7 @@ from pathlib import Path
 from patchmerger.exports.record import RECORD_NAME, is_record, record_of
 from patchmerger.exports.runtimes import BIN_NAME, XML_NAME
 from patchmerger.exports.settings import ExportSettings
-from patchmerger.runs.files import atomic_folder, flush, full_disk_named
+from patchmerger.runs.files import atomic_folder, flush, full_disk_named, put_file
 
 _CURE = "take another name, or set overwrite to true"
 
@@ -50,15 +50,16 @@ def check_target(target: Path, settings: ExportSettings, *, overwrite: bool) -> 
 
 
 @contextmanager
-def in_place(target: Path, settings: ExportSettings) -> Iterator[Path]:
+def in_place(target: Path, settings: ExportSettings, *, new: bool) -> Iterator[Path]:
     """A path to write to, of the same ending as ``target``, which it becomes where nothing failed.
 
     The record is written where :func:`record_of` says. Of a file, an old record goes first and the new one comes last:
-    a process that is killed between them leaves a file without a record, and never one with that of another.
+    a process that is killed between them leaves a file without a record, and never one with that of another. Where it
+    is to be ``new``, what another process wrote there meanwhile stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if settings.is_folder:
-        with atomic_folder(target) as folder:
+        with atomic_folder(target, new=new) as folder:
             yield folder
         return
     with (
@@ -70,6 +71,7 @@ def in_place(target: Path, settings: ExportSettings) -> Iterator[Path]:
         record = record_of(path, settings)
         for written in (path, record):
             flush(written)
-        record_of(target, settings).unlink(missing_ok=True)
-        os.replace(path, target)
+        if not new:
+            record_of(target, settings).unlink(missing_ok=True)
+        put_file(path, target, new=new)
         os.replace(record, record_of(target, settings))

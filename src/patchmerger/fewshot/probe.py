@@ -99,7 +99,7 @@ def few_shot(
     net.to(before)
     result = replace(result, model=found.name, command=command)
     if out is not None:
-        write_json(out, result.as_dict())
+        write_json(out, result.as_dict(), new=not overwrite)
     return result
 
 

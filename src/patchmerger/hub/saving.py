@@ -69,9 +69,9 @@ def save(
     changes = write_changes(model)
     target = Path(folder).expanduser().resolve()
     check_target(target, overwrite=overwrite)
-    with atomic_folder(target) as new:
-        library.write(model, new, changes, options)
-        check_rebuilt(library, model, *SavedModel(new).build())
+    with atomic_folder(target, new=not overwrite) as made:
+        library.write(model, made, changes, options)
+        check_rebuilt(library, model, *SavedModel(made).build())
     return Path(folder)
 
 

@@ -133,7 +133,7 @@ def compare_patterns(
         "environment": environment(place),
     }
     if out is not None:
-        write_json(out, result)
+        write_json(out, result, new=not overwrite)
     return result
 
 

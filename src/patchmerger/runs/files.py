@@ -28,14 +28,14 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON ({error}): it is damaged or cut short") from error
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as JSON that people can read, atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, content: Any, *, new: bool = False) -> None:
+    """Write ``content`` as JSON that people can read, atomically; ``new`` as for :func:`atomic_file`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", new=new)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` in UTF-8, atomically."""
-    with atomic_file(path) as partial:
+def write_text(path: Path, text: str, *, new: bool = False) -> None:
+    """Write ``text`` in UTF-8, atomically; ``new`` as for :func:`atomic_file`."""
+    with atomic_file(path, new=new) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
@@ -71,19 +71,45 @@ def _is_full(path: Path) -> bool:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, new: bool = False) -> Iterator[Path]:
     """A path beside ``path`` to write to; the file takes the place of ``path`` where nothing failed.
 
     Its mode is what the umask gives, as for any new file.
+
+    Args:
+        path: The file.
+        new: It must not be there, also not when all is written: what another process wrote meanwhile stays.
+
+    Raises:
+        FileExistsError: ``new``, and it is there.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with full_disk_named(path, any_write_error=True):
             yield partial
             flush(partial)
-            os.replace(partial, path)
+            put_file(partial, path, new=new)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def put_file(written: Path, path: Path, *, new: bool) -> None:
+    """Let ``written`` take the place of ``path``, or, where that must be ``new``, have its name if nobody has it."""
+    if not new:
+        os.replace(written, path)
+        return
+    try:
+        os.link(written, path)  # unlike a rename, it never replaces
+    except FileExistsError as error:
+        raise _appeared(path) from error
+    except OSError:  # a file system without links
+        if path.exists():
+            raise _appeared(path) from None
+        os.replace(written, path)
+
+
+def _appeared(path: Path) -> FileExistsError:
+    return FileExistsError(f"{path} was written by another process meanwhile, and stays: take another name")
 
 
 def flush(path: Path) -> None:
@@ -93,19 +119,27 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target`` to write into; it takes the place of ``target`` where nothing failed."""
-    new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+def atomic_folder(target: Path, *, new: bool = False) -> Iterator[Path]:
+    """A new folder beside ``target`` to write into; it takes the place of ``target`` where nothing failed.
+
+    Args:
+        target: The folder.
+        new: It must be empty or not there, also not when all is written.
+
+    Raises:
+        FileExistsError: ``new``, and something is in it.
+    """
+    made = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with full_disk_named(target, any_write_error=True):
-            new.mkdir(parents=True)
-            yield new
-            for written in new.rglob("*"):
+            made.mkdir(parents=True)
+            yield made
+            for written in made.rglob("*"):
                 if written.is_file():
                     flush(written)
-            _put_in_place(new, target)
+            _put_in_place(made, target, new=new)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def remove_partials(folder: Path) -> None:
@@ -117,14 +151,19 @@ def remove_partials(folder: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _put_in_place(new: Path, target: Path) -> None:
-    if not target.exists():
-        new.rename(target)
+def _put_in_place(made: Path, target: Path, *, new: bool) -> None:
+    if new or not target.exists():
+        try:
+            made.rename(target)  # which replaces an empty folder, and nothing else
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise _appeared(target) from error
+            raise
         return
-    old = new.with_suffix(".old")
+    old = made.with_suffix(".old")
     target.rename(old)
     try:
-        new.rename(target)
+        made.rename(target)
     except OSError:
         old.rename(target)
         raise

@@ -78,7 +78,7 @@ def bench_deployment(
             content["rows"].append(_measure(forms, size, settings))
             if out is not None:
                 out.parent.mkdir(parents=True, exist_ok=True)
-                write_json(out, to_json(content))
+                write_json(out, to_json(content), new=not overwrite and len(content["rows"]) == 1)
     result: dict[str, Any] = to_json(content)
     return result
 
