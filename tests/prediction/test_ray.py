@@ -21,6 +21,7 @@ def test_the_documented_recipe_classifies_a_folder_on_two_workers(tmp_path, monk
     ray = pytest.importorskip("ray", reason="the recipe is for Ray Data")
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(patchmerger.__file__).parents[1]), str(tmp_path)]))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # at 15, Ray's own, its workers wait for all other tests
     patchmerger.save(
         make_vit(), tmp_path / "model", preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3), class_names=NAMES
     )
