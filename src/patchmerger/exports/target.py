@@ -1,4 +1,4 @@
-"""Where an export goes: what may be replaced there, and how the file or folder appears whole or not at all."""
+"""Where an export is written: what may be replaced there, and how the file or folder appears whole or not at all."""
 
 from __future__ import annotations
 

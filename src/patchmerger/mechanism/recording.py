@@ -36,7 +36,7 @@ def recorded_weights(
         model: The model.
         blocks: Its blocks that merge, each under the number that its weights are to be found by. Their mergers must
             tell them (see :func:`tells_weights`).
-        grid: Is told by the host where the patches are that come to the first of ``blocks``, unless located queries
+        grid: Gets from the host where the patches are that come to the first of ``blocks``, unless located queries
             have a grid of their own there, which is then the one to look at.
 
     Yields:

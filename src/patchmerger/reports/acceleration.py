@@ -129,7 +129,7 @@ def _bars(axes: Axes, names: list[str], values: list[float], texts: list[str], c
 
 
 def _limit(axes: Axes, height: float, label: str) -> None:
-    """A dashed line, named in the room at its right end."""
+    """A dashed line, named at its right end."""
     axes.set_xlim(right=axes.get_xlim()[1] + 0.55)
     axes.axhline(height, color=GREY, lw=1, ls="--")
     axes.annotate(

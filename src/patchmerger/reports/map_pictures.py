@@ -264,5 +264,5 @@ def _chosen_tokens(found: Mapping[str, Any]) -> list[int]:
 
 
 def _tile(height: int, width: int) -> tuple[float, float]:
-    """Width and height of a panel for images of this shape, in inches, with room for its title."""
+    """Width and height of a panel for images of this shape, in inches, with space for its title."""
     return _TILE * min(1.6, max(0.7, width / height)), _TILE * min(1.6, max(0.7, height / width)) + 0.25

@@ -120,7 +120,7 @@ def head(axes: Axes, title: str) -> None:
 
 
 def limit_percent(axes: Axes) -> None:
-    """From end to end at least one point, and no room for more than 100%, with enough left that no marker is cut."""
+    """From end to end at least one point, and nothing above 100%, with enough left that no marker is cut."""
     low, high = axes.get_ylim()
     wider = max(0.0, 1.0 - (high - low)) / 2
     axes.set_ylim(low - wider, min(high + wider, 101.0))

@@ -116,7 +116,7 @@ class Picture:
 
 @dataclass
 class Section:
-    """What is said of the results of one command.
+    """What a report says of the results of one command.
 
     Attributes:
         kind: The command.

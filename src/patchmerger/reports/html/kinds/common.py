@@ -197,7 +197,7 @@ def source_text(data: Any) -> str:
 
 
 def _from_mergers(mergers: Iterable[Results], tokens: int, last: int, depth: int | None) -> list[Segment]:
-    """Runs of blocks between mergers; the tokens that stay beside the merged ones are told by how many come out."""
+    """Runs of blocks between mergers; how many come out says which tokens stay beside the merged ones."""
     places = sorted(mergers, key=lambda merger: merger["after"])
     beside = last - places[-1]["num_tokens"]
     segments, first = [], 1
