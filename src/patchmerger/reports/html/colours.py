@@ -45,7 +45,7 @@ def faint(colour: str, opacity: float = 0.15) -> str:
 
 
 def on_dark(colour: str) -> str:
-    """A colour of six hexadecimal digits, mixed with white until it stands out from a dark background (WCAG 2, 5 : 1)."""
+    """A colour of six hexadecimal digits, mixed with white until it shows on a dark background (WCAG 2, 5 : 1)."""
     for share in range(0, 100, 4):
         mixed = "".join(f"{round(c + (255 - c) * share / 100):02x}" for c in _channels(colour))
         if contrast(mixed, _DARK_BACKGROUND) >= _CONTRAST:
