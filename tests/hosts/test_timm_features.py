@@ -54,7 +54,7 @@ def test_feature_maps_end_at_the_merge(vit, images):
 
 def test_features_only_wrapper(images):
     net = timm.create_model("vit_small_patch16_224", features_only=True, out_indices=(0, 2), **SIZE).eval()
-    with pytest.raises(UnsupportedModelError, match=r"it only wraps the model for features; insert into its \.model"):
+    with pytest.raises(UnsupportedModelError, match=r"it only wraps the model for features; pass its \.model"):
         insert(net, 4)
     insert(net.model, 4, after=1)
     with pytest.raises(ValueError, match=r"output_fmt \('NCHW'\) asks for feature maps of block indices \[0, 2\]"):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from patchmerger.acceleration.settings import PlacementSettings, RecoverySettings
+from patchmerger.data import Augmentation
 from patchmerger.hub import load
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import ModelSettings
@@ -26,7 +27,14 @@ def small() -> Iterator[None]:
     training = TrainingSettings(epochs=3, batch_size=64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            module, "PLAIN", replace(module.PLAIN, model=ModelSettings("vit_tiny_patch16_224", TINY), training=training)
+            module,
+            "PLAIN",
+            replace(
+                module.PLAIN,
+                model=ModelSettings("vit_tiny_patch16_224", TINY),
+                training=training,
+                augmentation=Augmentation("none", flip=False),
+            ),
         )
         patch.setattr(module, "PLACEMENT", PlacementSettings(after=1, num_tokens=4, rounds=3))
         patch.setattr(module, "RECOVERY", RecoverySettings(epochs=0.5, batch_size=128))
