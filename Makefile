@@ -54,7 +54,7 @@ notebooks: $(READY)  ## docs/notebooks/*.ipynb, run again
 
 docs: $(READY)  ## the documentation site, in site/: pages, API reference, results; any warning is an error
 	$(BIN)/python -m tools.method_figure
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # Where the packages are there already (a machine without a network): make gpu-evidence BIN=$$(dirname $$(which python3)) READY=
 gpu-evidence: $(READY)  ## the studies that wait for a GPU, in the order of their worth; ends within 9 minutes, and resumes
