@@ -1,5 +1,6 @@
 """The notebooks of the documentation run from their first cell to their last, and are kept small, with outputs."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def test_they_are_small_and_have_their_outputs(path):
     outputs = [output for cell in code for output in cell.outputs]
     assert len(outputs) >= 3
     assert all(output.output_type != "error" for output in outputs)
-    assert not any(place in path.read_text() for place in ("/root/", "/home/", "/work/", "/tmp/"))
+    assert not re.search(r"/(root|home|work|tmp)/", path.read_text())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -15,11 +15,7 @@ from patchmerger.data.sources import open_source
 Make = Callable[..., Path]
 
 
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.delenv("PATCHMERGER_DATA", raising=False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    datasets.disable_progress_bars()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def metadata(root: Path, rows: list[tuple[str, Any]], column: str = "label", name: str = "metadata.csv") -> Path:

@@ -58,7 +58,7 @@ def test_a_full_disk_is_named_with_the_path_and_the_old_file_stays(tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        with pytest.raises(OSError, match=r"no space is left .*make room.*results.json'$") as caught:
+        with pytest.raises(OSError, match=r"no space is left .*free some.*results.json'$") as caught:
             write_json(tmp_path / "results.json", {"better": 2})
     assert caught.value.errno == errno.ENOSPC
     assert read_json(tmp_path / "results.json") == {"good": 1}

@@ -168,7 +168,7 @@ def test_a_full_disk_is_named_and_with_room_the_same_command_goes_on(tmp_path, m
 
     with monkeypatch.context() as patch:
         patch.setattr("patchmerger.runs.files.os.fsync", full)
-        with pytest.raises(OSError, match=rf"no space is left on the disk: make room.*{tmp_path.name}/run/") as caught:
+        with pytest.raises(OSError, match=rf"no space is left on the disk: free some.*{tmp_path.name}/run/") as caught:
             quick(tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "results.json").exists()

@@ -1,4 +1,4 @@
-"""Where an export is written: what may be replaced there, and how the file or folder appears whole or not at all."""
+"""The file or folder of an export: what it may replace, and that it appears whole or not at all."""
 
 from __future__ import annotations
 

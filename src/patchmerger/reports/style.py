@@ -144,7 +144,7 @@ def label_beside(
         labels: Where each point is, and its text.
         others: Further markers that no text may cover.
     """
-    across, size = 16.0, 11.0  # from a point to its text, and the room of a text or a marker, in 1/72 inch
+    across, size = 16.0, 11.0  # from a point to its text, and the size of a text or a marker, in 1/72 inch
     in_points = 72 / axes.figure.dpi * axes.transData.transform([(x, y) for x, y, *_ in (*labels, *others)] or [(0, 0)])
     covered = [(float(x), float(y)) for x, y in in_points]
     order = sorted(range(len(labels)), key=lambda number: labels[number][1])

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_FULL = "no space is left on the disk: make room, and give the same command again"
+_FULL = "no space is left on the disk: free some, and give the same command again"
 
 
 def read_json(path: Path) -> Any:

@@ -51,7 +51,7 @@ def bench_deployment(
         names: Names of models, or exported files, which are measured as they are.
         settings: What is measured; its ``formats``.
         data: Images to calibrate int8 on and to compare the files on. Without, noise serves for calibration, and
-            nothing is said of agreement.
+            agreement is not measured.
         out: JSON file for the result, written after each batch size.
         overwrite: Replace the file if it exists.
         command: The command line that asked for it, kept in the results.
