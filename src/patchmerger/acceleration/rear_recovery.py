@@ -148,6 +148,11 @@ class _Halves:
             taught = self.of_teacher.front(self.teacher, images)
             tokens = self.of_student.front(self.student, images).tokens
         self.shared = torch.equal(tokens, taught.tokens)
+        if self.job.recovery.mixup and not self.shared:
+            raise ValueError(
+                f"recovery.mixup ({self.job.recovery.mixup:g}): the kept tokens are not the teacher's, which would "
+                "have to run on them: leave mixup out, or take recovery.scope 'all'"
+            )
         self._trained = self.of_student.trained(self.student, tokens[:2].detach())
         return KeptShape(
             tokens.shape[1], tokens.shape[2], taught.scores.shape[1], taught.features.shape[1],
@@ -167,7 +172,12 @@ class _Halves:
         """The training task for ``student``, this one or a copy."""
         job = self.job
         return KeptTask(
-            self.of_student, student, job.teacher, job.recovery, **job.task_arguments(steps, steps_per_epoch)
+            self.of_student,
+            self.of_teacher,
+            student,
+            job.teacher,
+            job.recovery,
+            **job.task_arguments(steps, steps_per_epoch),
         )
 
     @contextmanager

@@ -111,6 +111,8 @@ class RecoverySettings:
         teacher_weight: Weight of the teacher's scores in the loss.
         feature_weight: Weight of the teacher's pooled features.
         label_weight: Weight of the labels; without labels it must be 0. By default 0.5, and 0 without labels.
+        mixup: Alpha of mixup (arXiv 1710.09412): both models see the same mixtures of two images, or of the kept tokens
+            of two, as in arXiv 2106.05237. The plain model then runs at every step. 0 is off.
         optimizer: An optimiser of timm, such as "adamw", "sgd", "lamb".
         weight_decay: Weight decay, on matrices only, as in training.
         clip_grad: Highest norm of the gradient; 0 is off.
@@ -139,6 +141,7 @@ class RecoverySettings:
     teacher_weight: float = 1.0
     feature_weight: float = 1.0
     label_weight: float | None = None
+    mixup: float = 0.0
     optimizer: str = "adamw"
     weight_decay: float = 0.05
     clip_grad: float = 1.0
@@ -164,7 +167,7 @@ class RecoverySettings:
                     f"recovery.{name} ({getattr(self, name)}) must be a share of the steps, from 0 to below 1"
                 )
         check_at_least(1, self, "batch_size", "checkpoint_every", "steps", "views", prefix="recovery.")
-        check_at_least(0, self, "frozen_blocks", prefix="recovery.")
+        check_at_least(0, self, "frozen_blocks", "mixup", prefix="recovery.")
         weights = [self.teacher_weight, self.feature_weight, self.weight_of_labels(labels=True)]
         if min(weights) < 0 or max(weights) == 0:
             raise ValueError(
