@@ -14,11 +14,12 @@ demo: $(READY)  ## train a small ViT on real digits, make it faster, print both:
 
 # Two processes of one thread each: on two cores, threads that wait for each other cost more than they bring.
 # Each begins with a half of the files, so that what a file sets up for all its tests is mostly set up once.
+# Bytecode is kept: to compile the tests anew takes each process ten seconds, and each program that they start two.
 test: $(READY)  ## the tests, without those that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)  ## the tests that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 fuzz: $(READY)  ## bad inputs by the hundred, killed runs and full disks; FUZZ_SEED=1 FUZZ_ROUNDS=2 change which and how many
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m fuzz -s --maxfail 50 tests/fuzz

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import platform
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +20,7 @@ from patchmerger.hosts.example_inputs import example_input
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import write_text
 from patchmerger.runs.progress import progress_bar
+from patchmerger.runs.silence import silent_libraries
 
 
 def take_census(
@@ -63,7 +61,7 @@ def take_census(
     if out is not None and out.exists() and not overwrite:
         raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
     libraries = [name for name in asked if name not in missing]
-    with _quiet():
+    with silent_libraries():
         listed = [one for name in libraries for one in architectures(name, filter)]
         if not listed:
             raise ValueError(_no_match(libraries, filter))
@@ -123,19 +121,6 @@ def _examine(model: nn.Module, finding: Finding) -> Finding:
 def _in_one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}{'…' if len(text) > 300 else ''}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What the libraries have to say of their own models is not asked for here."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _no_match(libraries: Sequence[Library], filter: str) -> str:

@@ -13,8 +13,8 @@ from patchmerger.exports.metadata import INPUT, ExportInfo
 from patchmerger.exports.onnx_format import check_onnx, describe_onnx
 from patchmerger.exports.quantisation import kept_nodes
 from patchmerger.exports.settings import ExportSettings
-from patchmerger.exports.tracing import quiet
 from patchmerger.runs.extras import import_extra
+from patchmerger.runs.silence import silent_libraries
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 _BATCH = 8
@@ -48,7 +48,7 @@ def quantise_onnx(
     unweighted = [
         node.name for node in proto.graph.node if node.op_type in _PRODUCTS and not weights.intersection(node.input)
     ]
-    with quiet():
+    with silent_libraries():
         quantization.quantize_static(
             str(source), str(path), _Reader(images, _BATCH if info.dynamic_batch else 1),
             quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=list(_PRODUCTS), per_channel=True,

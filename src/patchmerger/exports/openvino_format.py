@@ -13,7 +13,8 @@ from torch.export import ExportedProgram
 from patchmerger.exports.intel import import_intel
 from patchmerger.exports.metadata import INPUT, ExportInfo
 from patchmerger.exports.runtimes import XML_NAME
-from patchmerger.exports.tracing import ImageClassifier, quiet, refused_by_operation
+from patchmerger.exports.tracing import ImageClassifier, refused_by_operation
+from patchmerger.runs.silence import silent_libraries
 
 
 def convert_to_openvino(
@@ -55,7 +56,7 @@ def save_openvino(converted: Any, folder: Path, info: ExportInfo) -> None:
     rounded = _round_weights_to_bf16(converted) if info.precision == "bf16" else []
     for name, value in info.as_properties().items():
         converted.set_rt_info(value, ["patchmerger", name])
-    with quiet():
+    with silent_libraries():
         openvino.save_model(converted, str(folder / XML_NAME), compress_to_fp16=info.precision == "fp16")
     rounded.clear()
 

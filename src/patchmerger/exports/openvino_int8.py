@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from patchmerger.exports.intel import import_intel
 from patchmerger.exports.metadata import ExportInfo
 from patchmerger.exports.quantisation import kept_nodes
-from patchmerger.exports.tracing import quiet
+from patchmerger.runs.silence import silent_libraries
 
 _NEVER_QUANTISED = ("Softmax", "ScaledDotProductAttention")
 _PRODUCTS = ("MatMul", "Convolution", *_NEVER_QUANTISED)
@@ -30,7 +30,7 @@ def quantise_openvino(converted: Any, nodes: dict[str, list[str]], images: NDArr
     kinds = {operation.get_friendly_name(): operation.get_type_name() for operation in converted.get_ops()}
     kept = [name for name in kept_nodes(nodes, info.float_layers) if kinds[name] in _PRODUCTS]
     rows = [images[row : row + 1] for row in range(len(images))]
-    with quiet(), contextlib.redirect_stdout(io.StringIO()):
+    with silent_libraries(), contextlib.redirect_stdout(io.StringIO()):
         return nncf.quantize(
             converted.clone(),
             nncf.Dataset(rows),

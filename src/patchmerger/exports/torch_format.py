@@ -11,14 +11,15 @@ from torch.export import ExportedProgram
 
 from patchmerger.exports.metadata import ExportInfo
 from patchmerger.exports.runtimes import INFO_NAME
-from patchmerger.exports.tracing import ImageClassifier, quiet, refused_by_operation
+from patchmerger.exports.tracing import ImageClassifier, refused_by_operation
+from patchmerger.runs.silence import silent_libraries
 
 
 def write_program(program: ExportedProgram, path: Path, info: ExportInfo) -> None:
     """Write the program, with what it says of itself among its extra files."""
     description = json.dumps(info.as_properties(), ensure_ascii=False)
     whole = io.BytesIO()  # torch aborts the process where it finds the disk full
-    with quiet():
+    with silent_libraries():
         torch.export.save(program, whole, extra_files={INFO_NAME: description})
     path.write_bytes(whole.getbuffer())
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -20,6 +18,7 @@ from patchmerger.exports.metadata import INPUT
 from patchmerger.exports.settings import ExportSettings
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier
+from patchmerger.runs.silence import silent_libraries
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
@@ -97,7 +96,7 @@ def trace(
 def refused_by_operation(model: ImageClassifier, what: str) -> Iterator[None]:
     """Within it, an error of an exporter becomes a ``ValueError`` that names the operation; its chatter is dropped."""
     try:
-        with quiet():
+        with silent_libraries():
             yield
     except (OSError, ModuleNotFoundError):
         raise
@@ -108,21 +107,6 @@ def refused_by_operation(model: ImageClassifier, what: str) -> Iterator[None]:
         reason = next((line for line in lines if line), type(error).__name__)[:240]
         name = host_class(model.net.net).__name__
         raise ValueError(f"model ({name}) cannot be {what}{named} ({reason})") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Within it, neither warnings nor the log of any library are shown."""
-    handler, before = logging.NullHandler(), logging.root.manager.disable
-    logging.root.addHandler(handler)  # where there is none, the first message would add one that stays
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-        logging.root.removeHandler(handler)
 
 
 def _operation(error: BaseException | None) -> str | None:
