@@ -1,6 +1,6 @@
+from .accelerating import accelerate as accelerate
 from .distillation import distill as distill
 from .query_initialisation import calibrate as calibrate
-from .run import accelerate as accelerate
 from .settings import PlacementSettings as PlacementSettings
 from .settings import QueryInitSettings as QueryInitSettings
 from .settings import RecoverySettings as RecoverySettings

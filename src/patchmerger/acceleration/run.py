@@ -1,4 +1,4 @@
-"""A trained Vision Transformer in, a faster one as accurate out: place, initialise, recover, evaluate, keep."""
+"""One acceleration, step by step: place, initialise, recover, evaluate, keep."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ from patchmerger.acceleration.placement_trials import PlacementTrials, best_plac
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
 from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.rear_recovery import last_frozen_block
-from patchmerger.acceleration.recovery_job import device_of, too_few_images
+from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
-from patchmerger.acceleration.teachers import Teacher, find_teacher
+from patchmerger.acceleration.teachers import Teacher
 from patchmerger.costs.model_cost import cost
-from patchmerger.data import Augmentation, DataSettings, ImageSplits, default_augmentation
-from patchmerger.data.loading import DataLike, has_labels, identify_data, load_images
+from patchmerger.data import Augmentation, ImageSplits
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.build import square_input
@@ -39,95 +38,12 @@ from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.progress import progress_bar
-from patchmerger.runs.run_folder import RunFolder, default_folder
+from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.measurement import measure as measure_speed
 from patchmerger.speed.settings import Precision as SpeedPrecision
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.training.fitting import MODEL_FOLDER
-
-
-def accelerate(
-    model: Any,
-    data: DataLike = DataSettings(),
-    *,
-    placement: PlacementSettings = PlacementSettings(),
-    query_init: QueryInitSettings = QueryInitSettings(),
-    recovery: RecoverySettings = RecoverySettings(),
-    augmentation: Augmentation | None = None,
-    max_drop: float | None = None,
-    labels: bool | None = None,
-    seed: int = 0,
-    out: Path | None = None,
-    progress: bool = True,
-    command: str | None = None,
-) -> dict[str, Any]:
-    """Make a trained ViT faster: place a merger, initialise its queries, recover accuracy, evaluate, keep the result.
-
-    The same call again resumes an interrupted run, and returns the results of a finished one. The files of the model
-    that goes in are never changed.
-
-    Args:
-        model: The trained model: a folder (of patchmerger, of a run, of transformers), a timm architecture with
-            weights, a name on the Hugging Face Hub, a safetensors file, a model, or what ``find_teacher`` made of it.
-        data: The images, as ``load_images`` takes them: a source, a dataset of your own, …; labels are optional.
-        placement: Where to merge: for a wanted speed-up (2 by default), or after a given block.
-        query_init: How the merger's queries begin.
-        recovery: How accuracy is recovered, and for how long.
-        augmentation: How training images are varied; padded crops and flips if not given (digits: none).
-        max_drop: The drop of accuracy that is accepted, in points; 0.5 if not given. Needs labels.
-        labels: Whether labels are used; by default if there are any.
-        seed: Fixes the images that are held out and all randomness.
-        out: The folder; runs/accelerate-MODEL-FINGERPRINT if not given.
-        progress: Say which step runs and how accurate the model is, with bars on a terminal.
-        command: The command line that asked for it, kept in the results.
-
-    Returns:
-        The content of the folder's ``results.json``; the model is in its folder ``model``.
-
-    Raises:
-        ValueError: A model, data or settings that do not fit, or a folder of another run; before any training.
-        FileNotFoundError: No such model or data.
-    """
-    source = identify_data(data)
-    labelled = has_labels(data)
-    if labels and not labelled:
-        raise ValueError(f"labels (true): data ({source.source}) holds images without labels")
-    use_labels = labelled if labels is None else labels
-    recovery.weight_of_labels(use_labels)
-    if max_drop is not None and not use_labels:
-        raise ValueError(f"max_drop ({max_drop:g}) is a drop of accuracy, which needs labels, and there are none")
-    if placement.reducer != "patchmerger" and query_init.method != "best":
-        raise ValueError(
-            f"query_init ({query_init.method!r}) means nothing to reducer ({placement.reducer!r}), which has no queries"
-        )
-    drop = 0.5 if max_drop is None else max_drop
-    if drop < 0:
-        raise ValueError(f"max_drop ({drop:g}) must be 0 or more points")
-    teacher = model if isinstance(model, Teacher) else find_teacher(model, crop_pct=source.crop_pct)
-    augmentation = augmentation or default_augmentation(source.source)
-    settings: dict[str, Any] = {
-        "model": teacher.name, "weights": teacher.found.fingerprint, "preprocessing": teacher.preprocessing,
-        "data": source, "placement": placement, "query_init": query_init, "recovery": recovery,
-        "augmentation": augmentation, "max_drop": drop, "labels": use_labels, "seed": seed,
-    }  # fmt: skip
-    folder = RunFolder(Path(out) if out else default_folder("accelerate", teacher.name, settings), settings)
-    if folder.results is not None:
-        return folder.results
-    images = load_images(data, seed=seed, labels_needed=use_labels)
-    if len(images.train) < recovery.batch_size:
-        raise too_few_images(recovery, len(images.train))
-    if use_labels:
-        check_classes(teacher, images, source.source)
-    run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, source.workers)
-    chosen = run.choose_placement(placement, augmentation)
-    with folder.exclusive() as finished:
-        if finished is not None:  # by another process meanwhile
-            return finished
-        run.evaluate_teacher(chosen, source.source)
-        student = run.initialise_queries(chosen, query_init)
-        run.recover(student, augmentation)
-        return run.finish(student, chosen, drop, rounds=placement.rounds, command=command)
 
 
 class AccelerationRun:
@@ -367,28 +283,3 @@ class AccelerationRun:
             return agreement
         lost = 100 * (found["accuracy"] - self.evaluation["plain"]["accuracy"])
         return f"{self.metric} {100 * found['accuracy']:.2f}% ({lost:+.2f} points), {agreement}"
-
-
-def check_classes(teacher: Teacher, images: ImageSplits, source: str) -> None:
-    """Refuse labels that the model's head has no outputs for."""
-    classes = len(images.class_names)
-    if teacher.num_classes != classes:
-        raise ValueError(
-            f"data ({source}) has {classes} classes, but the head of model ({teacher.name}) has {teacher.num_classes}: "
-            "take the data that it was trained on, train a head for these first (patchmerger fit), or leave the labels "
-            "out (labels=false), so that the plain model alone is the teacher"
-        )
-    names = teacher.class_names
-    if names is None or names == images.class_names:
-        return
-    ours, theirs = (", ".join(named[:5]) for named in (images.class_names, names))
-    if sorted(names) == sorted(images.class_names):
-        raise ValueError(
-            f"data ({source}) has the model's classes in another order: {ours} … there, {theirs} … in model "
-            f"({teacher.name})"
-        )
-    warnings.warn(
-        f"data ({source}) names its classes {ours} …, model ({teacher.name}) {theirs} …: they are taken to be the same "
-        "ones, in this order",
-        stacklevel=3,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.hub.libraries import library_of_model
-from patchmerger.hub.saving import refuse_unsavable
+from patchmerger.data.splits import ImageSplits
+from patchmerger.hub.saving import savable_library
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import FoundModel, find_model
@@ -70,8 +71,7 @@ def find_teacher(
         FileNotFoundError: There is no such folder or file.
     """
     found = find_model(model, architecture=architecture, model_args=model_args)
-    refuse_unsavable(found.model)  # before hours of work
-    library_of_model(found.model)
+    savable_library(found.model)  # before hours of work
     if mergers(found.model):
         raise ValueError(
             f"model ({found.name}) has a merger already: patchmerger.remove(model) takes it out; patchmerger.fit and "
@@ -111,3 +111,28 @@ def _preprocessing(
     if len(preprocessing.mean) != 3:
         raise ValueError(f"mean ({preprocessing.mean}) and std ({preprocessing.std}) must be three numbers each")
     return preprocessing
+
+
+def check_classes(teacher: Teacher, images: ImageSplits, source: str) -> None:
+    """Refuse labels that the model's head has no outputs for."""
+    classes = len(images.class_names)
+    if teacher.num_classes != classes:
+        raise ValueError(
+            f"data ({source}) has {classes} classes, but the head of model ({teacher.name}) has {teacher.num_classes}: "
+            "take the data that it was trained on, train a head for these first (patchmerger fit), or leave the labels "
+            "out (labels=false), so that the plain model alone is the teacher"
+        )
+    names = teacher.class_names
+    if names is None or names == images.class_names:
+        return
+    ours, theirs = (", ".join(named[:5]) for named in (images.class_names, names))
+    if sorted(names) == sorted(images.class_names):
+        raise ValueError(
+            f"data ({source}) has the model's classes in another order: {ours} … there, {theirs} … in model "
+            f"({teacher.name})"
+        )
+    warnings.warn(
+        f"data ({source}) names its classes {ours} …, model ({teacher.name}) {theirs} …: they are taken to be the same "
+        "ones, in this order",
+        stacklevel=3,
+    )

@@ -59,7 +59,7 @@ class Command(RunOptions, PlacementSettings, TrainedModelOptions):
         if self.epochs is not None or self.budget is not None:
             recovery = replace(recovery, epochs=self.epochs, budget=self.budget)
 
-        from patchmerger.acceleration.run import accelerate
+        from patchmerger.acceleration.accelerating import accelerate
         from patchmerger.acceleration.teachers import find_teacher
         from patchmerger.reports.acceleration import report_acceleration
 

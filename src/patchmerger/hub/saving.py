@@ -18,7 +18,7 @@ from patchmerger.hosts.state import refuse_unsupported_state
 from patchmerger.hosts.wrappers import has_adapters, left_by_peft
 from patchmerger.hub.folders import check_target
 from patchmerger.hub.libraries import library_of_model
-from patchmerger.hub.library import SaveOptions
+from patchmerger.hub.library import Library, SaveOptions
 from patchmerger.hub.rebuild_check import check_rebuilt
 from patchmerger.hub.saved_model import SavedModel
 from patchmerger.hub.saved_placing import write_changes
@@ -63,8 +63,7 @@ def save(
         ValueError: The model cannot be built again from its configuration, is of a class of your own, has a reducer
             that is not of this library, is wrapped or sharded, or an option does not fit; nothing was written.
     """
-    refuse_unsavable(model)
-    library = library_of_model(model)
+    library = savable_library(model)
     options = SaveOptions(preprocessing, class_names, dict(model_args or {}), image_processor)
     changes = write_changes(model)
     target = Path(folder).expanduser().resolve()
@@ -75,11 +74,12 @@ def save(
     return Path(folder)
 
 
-def refuse_unsavable(model: nn.Module) -> None:
-    """Refuse what only wraps a model, and a model whose weights are no plain ones, or elsewhere.
+def savable_library(model: nn.Module) -> Library:
+    """The library that made a model which can be saved.
 
     Raises:
-        ValueError: It cannot be saved; the message says what would do.
+        ValueError: It only wraps a model, its weights are no plain ones, or elsewhere, or it is of a class of your own;
+            the message says what would do.
     """
     if isinstance(model, OptimizedModule):
         raise ValueError("model is compiled: pass model._orig_mod")
@@ -103,6 +103,7 @@ def refuse_unsavable(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if hasattr(tensor, "full_tensor"):
             raise ValueError(f"model is sharded ({name} is a DTensor): gather its state dict into a plain model first")
+    return library_of_model(model)
 
 
 def _refuse_computed_weights(model: nn.Module) -> None:

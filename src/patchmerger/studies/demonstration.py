@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy import stats
 
-from patchmerger.acceleration.run import accelerate
+from patchmerger.acceleration.accelerating import accelerate
 from patchmerger.acceleration.settings import PlacementSettings, RecoverySettings
 from patchmerger.data.settings import Augmentation, DataSettings
 from patchmerger.models.settings import ModelSettings

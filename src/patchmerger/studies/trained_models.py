@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from patchmerger.acceleration.run import check_classes
-from patchmerger.acceleration.teachers import Teacher, find_teacher
+from patchmerger.acceleration.teachers import Teacher, check_classes, find_teacher
 from patchmerger.data import ImageDataset, ImageSplits, default_augmentation, read_images, split_images
 from patchmerger.models.build import square_input
 from patchmerger.models.settings import ModelSettings

@@ -21,7 +21,7 @@ from patchmerger.hub.libraries import library_of_model
 from patchmerger.hub.saved_mergers import insert_mergers, write_mergers
 from patchmerger.hub.saved_model import SavedModel
 from patchmerger.hub.saved_placing import place_as_saved
-from patchmerger.hub.saving import refuse_unsavable
+from patchmerger.hub.saving import savable_library
 from patchmerger.hub.weights import state_dict_mismatch
 from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.subclassing import host_class
@@ -140,8 +140,7 @@ def _given(model: nn.Module, recipe: Recipe, num_classes: int) -> Start:
     name = host_class(model).__name__
     if recipe.init is not None or recipe.model != ModelSettings():
         raise ValueError(f"model ({name}) is given, so that the recipe's model, init and image_size must be left out")
-    refuse_unsavable(model)
-    library = library_of_model(model).name
+    library = savable_library(model).name
     if library not in ("timm", "torchvision"):
         raise ValueError(
             f"model ({name}) is of {library}: only models of timm and torchvision are trained here; others by "
