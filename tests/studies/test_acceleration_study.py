@@ -16,7 +16,7 @@ from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.acceleration_study import PICTURE_FILE, report_accelerations
 from patchmerger.studies.acceleration_study import accelerate_study, cells_of
 from patchmerger.studies.methods import Method, at_equal_flops, blocks_within, cut
-from patchmerger.studies.settings import AccelerationStudySettings
+from patchmerger.studies.trained_settings import AccelerationStudySettings
 from patchmerger.training.settings import Recipe, TrainingSettings
 
 pytestmark = [
@@ -96,7 +96,11 @@ def test_what_is_done_is_kept_when_a_study_resumes(study, trained):
 
 def test_the_plain_model_is_trained_on_once_whatever_it_is_compared_with():
     settings = AccelerationStudySettings(
-        ["a"], (1.4, 2.0), ("located", "plain"), ("rear", "rear-then-all"), (0.0, 1.0, 3.0)
+        ["a"],
+        speedups=(1.4, 2.0),
+        methods=("located", "plain"),
+        scopes=("rear", "rear-then-all"),
+        epochs=(0.0, 1.0, 3.0),
     )
     names = [cell.name for cell in cells_of(settings)]
     assert len(set(names)) == len(names) == 2 * (1 + 2 * 2) + 3
@@ -135,7 +139,7 @@ def test_a_method_that_works_inside_a_block_gets_the_tokens_of_equal_flops(vit):
         ({"epochs": [-0.1]}, r"epochs \(\[-0.1\]\) must be .* 0 or above"),
         ({"methods": ["best", "best"]}, "names one twice"),
         ({"methods": ["tokens"]}, r"methods \('tokens'\) must be among plain, cut, regions, .*average"),
-        ({"recovery": RecoverySettings(epochs=3)}, "recovery.epochs.* give scopes and epochs"),
+        ({"recovery": RecoverySettings(epochs=3)}, "recovery.epochs.* give epochs .and scopes"),
         ({"speedups": [50.0]}, r"speedup \(50\) is more than merging saves"),
     ],
 )

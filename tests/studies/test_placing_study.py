@@ -15,7 +15,7 @@ from patchmerger.reports.html.reading import Source
 from patchmerger.reports.placing_study import PICTURE_FILE, report_placing
 from patchmerger.studies.placing_budgets import budget_of
 from patchmerger.studies.placing_study import place_study
-from patchmerger.studies.settings import PlacingStudySettings
+from patchmerger.studies.trained_settings import PlacingStudySettings
 from patchmerger.training.settings import Recipe, TrainingSettings
 
 pytestmark = [

@@ -7,7 +7,7 @@ from typing import Any
 
 from patchmerger.reports.numbers import counted, difference_text, model_text
 from patchmerger.reports.placing_study import WORDS, training_text
-from patchmerger.studies.settings import MERGING_METHODS
+from patchmerger.studies.trained_settings import MERGING_METHODS
 
 Results = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from patchmerger.commands.shared_options import RunOptions
 from patchmerger.runs.narrowing import narrowed
-from patchmerger.studies.settings import AccelerationStudySettings
+from patchmerger.studies.trained_settings import AccelerationStudySettings
 
 
 @dataclass(frozen=True)

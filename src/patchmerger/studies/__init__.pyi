@@ -4,14 +4,14 @@ from .comparison import compare as compare
 from .demonstration import demo as demo
 from .merger_sweep import sweep as sweep
 from .placing_study import place_study as place_study
-from .settings import AccelerationStudySettings as AccelerationStudySettings
 from .settings import ComparisonSettings as ComparisonSettings
 from .settings import FineTuning as FineTuning
 from .settings import Grid as Grid
-from .settings import PlacingStudySettings as PlacingStudySettings
 from .settings import SweepSettings as SweepSettings
 from .settings import TransferSettings as TransferSettings
 from .settings import Variant as Variant
+from .trained_settings import AccelerationStudySettings as AccelerationStudySettings
+from .trained_settings import PlacingStudySettings as PlacingStudySettings
 from .transfer_study import transfer as transfer
 from .variants import build_recipe as build_recipe
 from .variants import resolve_variants as resolve_variants

@@ -24,8 +24,8 @@ from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd, over_images, over_seeds
 from patchmerger.speed.measurement import measure
 from patchmerger.studies.methods import CONTROLS, Method, at_equal_flops, known_methods
-from patchmerger.studies.settings import AccelerationStudySettings
 from patchmerger.studies.trained_models import TrainedModel, trained_models
+from patchmerger.studies.trained_settings import AccelerationStudySettings
 from patchmerger.studies.trained_study import TrainedStudy, study_folder
 from patchmerger.studies.training_runs import finished
 

@@ -15,7 +15,7 @@ from patchmerger.costs.planning import meeting
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserting import insert
 from patchmerger.placing.in_model import place
-from patchmerger.studies.settings import PlacingStudySettings
+from patchmerger.studies.trained_settings import PlacingStudySettings
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import mean_sd, over_images, over_seeds
 from patchmerger.speed.measurement import measure
 from patchmerger.studies.placing_budgets import Budget, budget_of, flops_of
-from patchmerger.studies.settings import MERGING_METHODS, PlacingStudySettings
 from patchmerger.studies.trained_models import TrainedModel, trained_models
+from patchmerger.studies.trained_settings import MERGING_METHODS, PlacingStudySettings
 from patchmerger.studies.trained_study import BATCH, TrainedStudy, study_folder
 from patchmerger.studies.training_runs import finished
 

@@ -1,32 +1,19 @@
-"""What fixes each study, as settings that are checked before anything long begins."""
+"""What fixes each study of models trained from scratch, as settings that are checked before anything long begins."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Self, TypeAlias, get_args
+from typing import Any, Self, TypeAlias
 
-from patchmerger.acceleration.settings import RecoverySettings, Scope
 from patchmerger.data.settings import Augmentation, DataSettings, OwnData, default_augmentation
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.mechanism.options import Norm
 from patchmerger.models.settings import MergeSettings
-from patchmerger.placing.settings import Sampler
 from patchmerger.runs.checks import check_at_least
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.training.settings import Recipe, TrainingSettings, check_data
-
-MERGING_METHODS = ("merger", "placed-merger")
-"""Methods of a study of placed tokens that merge."""
-PLACING_METHODS = (
-    "subset", "grid", "center", "uniform", "gaussian", "sobol", "edges", "learned", *MERGING_METHODS
-)  # fmt: skip
-"""Its methods by default."""
-FINE_TUNED_METHODS = ("subset", "sobol", "edges", "learned", *MERGING_METHODS)
-"""Those of them that are fine-tuned by default."""
-_NEED_MORE = ("saliency", "given")  # samplers that must be given something with each batch
 
 
 def _check_one_device(name: str, training: TrainingSettings) -> None:
@@ -204,131 +191,3 @@ class TransferSettings(ComparisonSettings, FewShotSettings):
         """The same with every default that depends on other settings in its place."""
         augmentation = self.finetuning.augmentation or default_augmentation(self.downstream.source)
         return replace(super().resolved(), finetuning=replace(self.finetuning, augmentation=augmentation))
-
-
-@dataclass(frozen=True)
-class AccelerationStudySettings:
-    """What fixes a study of accelerations: trained plain models, speed-ups, methods, and how they are recovered.
-
-    Args:
-        models: Folders of runs of "patchmerger fit --merge null", one a seed; their images are used.
-        speedups: Wanted speed-ups, by FLOPs.
-        methods: What makes the model faster: the first is the one that counts, the others are references. A query
-            initialisation of a PatchMerger (located, soft, random, ...), a reducer in its place (average, ...), or a
-            control: regions (averages over fixed soft regions), cut (fewer blocks, the same FLOPs) or plain (trained
-            on for as long).
-        scopes: What a recovery trains: "rear", "all" or "rear-then-all".
-        epochs: Lengths of the recovery, in passes over the training images; 0 is no recovery at all.
-        recovery: All else about it.
-        candidates: Placements that are tried for each speed-up, by a short recovery of the first model, on held-out
-            training images; 1 takes the latest that reaches the speed-up.
-        calibration_images: Training images that the queries are computed from.
-        rounds: Rounds of the speed measurement, in which all models are interleaved.
-        speed_batch_size: Images in a batch of the speed measurement.
-
-    Raises:
-        ValueError: Settings that cannot be studied.
-    """
-
-    models: Sequence[Path]
-    speedups: Sequence[float] = (1.4, 1.6, 2.0)
-    methods: Sequence[str] = ("best", "random", "average")
-    scopes: Sequence[Scope] = ("rear",)
-    epochs: Sequence[float] = (0.0, 1.0)
-    recovery: RecoverySettings = RecoverySettings()
-    candidates: int = 1
-    calibration_images: int = 512
-    rounds: int = 15
-    speed_batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        if not self.models:
-            raise ValueError("models is empty: name at least one folder of a run of patchmerger fit --merge null")
-        if not self.speedups or min(self.speedups) <= 1:
-            raise ValueError(f"speedups ({self.speedups}) must be at least one number, each above 1")
-        if not self.epochs or min(self.epochs) < 0:
-            raise ValueError(f"epochs ({self.epochs}) must be at least one number, each 0 or above, such as 0 and 1")
-        for name in ("methods", "scopes"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty: name at least one")
-        for name in ("models", "speedups", "methods", "scopes", "epochs"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} ({values}) names one twice")
-        check_at_least(1, self, "rounds", "candidates", "speed_batch_size")
-        given = self.recovery
-        if given.scope != "rear" or (given.epochs, given.steps, given.budget) != (None, None, None):
-            raise ValueError(
-                "recovery.scope, recovery.epochs, recovery.steps and recovery.budget are what the study varies: give "
-                "scopes and epochs"
-            )
-
-
-@dataclass(frozen=True)
-class PlacingStudySettings:
-    """What fixes a study of placed tokens: trained plain models, numbers of tokens, methods, and the fine-tuning.
-
-    Args:
-        models: Folders of runs of "patchmerger fit --merge null", one a seed; their images are used.
-        fractions: Tokens, as shares of the model's patches.
-        methods: Samplers of patchmerger.place ("subset" drops patches at random), "merger" (a PatchMerger at the FLOPs
-            of as many placed tokens) and "placed-merger" (more tokens placed, then merged halfway, at the same FLOPs).
-            The first is what the others are compared with.
-        fine_tuned: Those of them that are also fine-tuned.
-        epochs: Length of the fine-tuning in passes over the training images.
-        recovery: All else about it; the plain model is the teacher.
-        sampler: That of "placed-merger", and the one whose positions the oracle begins with.
-        oracle_images: Test images that the oracle sees, with their labels; 0 leaves it out.
-        oracle_steps: Its steps of gradient descent.
-        calibration_images: Training images that a merger's queries are computed from.
-        workers: Processes that load images; by default those of the models' runs.
-        rounds: Rounds of the speed measurement; 0 leaves it out.
-        speed_batch_size: Images in a batch of the speed measurement.
-
-    Raises:
-        ValueError: Settings that cannot be studied.
-    """
-
-    models: Sequence[Path]
-    fractions: Sequence[float] = (1.0, 0.5, 0.25, 0.125)
-    methods: Sequence[str] = PLACING_METHODS
-    fine_tuned: Sequence[str] = FINE_TUNED_METHODS
-    epochs: float = 1.0
-    recovery: RecoverySettings = RecoverySettings()
-    sampler: Sampler = "sobol"
-    oracle_images: int = 1000
-    oracle_steps: int = 50
-    calibration_images: int = 512
-    workers: int | None = None
-    rounds: int = 15
-    speed_batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        if not self.models:
-            raise ValueError("models is empty: name at least one folder of a run of patchmerger fit --merge null")
-        if not self.fractions or not all(0 < fraction <= 1 for fraction in self.fractions):
-            raise ValueError(f"fractions ({self.fractions}) must be at least one share of the patches, up to 1")
-        known = (*(name for name in get_args(Sampler) if name not in _NEED_MORE), *MERGING_METHODS)
-        for name in ("methods", "fine_tuned"):
-            unknown = [method for method in getattr(self, name) if method not in known]
-            if unknown:
-                raise ValueError(f"{name} ({unknown[0]!r}) must be among {', '.join(known)}")
-        if not self.methods or not set(self.fine_tuned) <= set(self.methods):
-            raise ValueError(f"fine_tuned ({self.fine_tuned}) must be among methods ({self.methods})")
-        for name in ("models", "fractions", "methods", "fine_tuned"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name} ({getattr(self, name)}) names one twice")
-        if self.sampler in _NEED_MORE or self.sampler not in get_args(Sampler):
-            raise ValueError(f"sampler ({self.sampler!r}) must be among {', '.join(known[: -len(MERGING_METHODS)])}")
-        if not self.epochs > 0:
-            raise ValueError(f"epochs ({self.epochs}) must be above 0; fine_tuned [] leaves the fine-tuning out")
-        for name, least in (
-            ("oracle_images", 0), ("oracle_steps", 1), ("calibration_images", 2), ("rounds", 0), ("speed_batch_size", 1)
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least {least}")
-        given = self.recovery
-        if given.scope != "rear" or (given.epochs, given.steps, given.budget) != (None, None, None):
-            raise ValueError(
-                "recovery.scope, recovery.epochs, recovery.steps and recovery.budget are the study's own: give epochs"
-            )
