@@ -15,7 +15,7 @@ from hosts.families import make_family
 from hosts.test_torchvision import make_plain as make_torchvision
 from hosts.tiny import make_model as make_transformers
 from patchmerger import insert
-from patchmerger.exports import ExportSettings, export, exporting, open_exported
+from patchmerger.exports import ExportSettings, export, open_exported, writing
 from patchmerger.exports.settings import SUFFIXES, Format
 
 FORMATS: tuple[Format, ...] = ("onnx", "openvino", "torch")
@@ -60,14 +60,14 @@ def name_of(folder: Path, format: Format) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_merged_model_of_each_host_exports(host, tmp_path, monkeypatch):
-    model, programs, trace = merged(host), [], exporting.trace
+    model, programs, trace = merged(host), [], writing.trace
 
     def once(*arguments):  # tracing takes half of the time
         if not programs:
             programs.append(trace(*arguments))
         return programs[0]
 
-    monkeypatch.setattr(exporting, "trace", once)
+    monkeypatch.setattr(writing, "trace", once)
     for format in FORMATS:
         out = name_of(tmp_path, format)
         if host.startswith("NaFlex") and format == "openvino":  # its position table is resized in each forward pass

@@ -5,7 +5,7 @@ from torch import nn
 
 from conftest import make_images
 from exports.conftest import PREPROCESSING, nothing_but, tiny
-from patchmerger.exports import ExportSettings, ParityError, export, exporting, open_exported
+from patchmerger.exports import ExportSettings, ParityError, export, open_exported, writing
 from patchmerger.exports.quantisation import float_layer_steps, in_merger, kept_nodes, quantisation_errors
 from patchmerger.exports.tracing import classifier_for
 
@@ -89,7 +89,7 @@ def test_layers_go_back_to_floating_point_until_the_file_agrees(tmp_path, monkey
         shares.append(info.float_layers)
         path.write_bytes(source.read_bytes())
 
-    measured = exporting.measure_parity
+    measured = writing.measure_parity
 
     def measure(path, images, eager):
         return measured(path, images, eager + (1.0 if len(shares) < 3 else 0.0))
@@ -98,16 +98,16 @@ def test_layers_go_back_to_floating_point_until_the_file_agrees(tmp_path, monkey
         path.write_bytes(onnx_file.path.read_bytes())
         return {}
 
-    monkeypatch.setattr(exporting, "write_onnx", write)
-    monkeypatch.setattr(exporting, "quantise_onnx", quantise)
-    monkeypatch.setattr(exporting, "measure_parity", measure)
+    monkeypatch.setattr(writing, "write_onnx", write)
+    monkeypatch.setattr(writing, "quantise_onnx", quantise)
+    monkeypatch.setattr(writing, "measure_parity", measure)
     settings = ExportSettings(precision="int8", calibration_images=32, max_difference=0.01)
     made = export(tiny(), tmp_path / "x.onnx", settings, data=Pictures(), preprocessing=PREPROCESSING)
     assert [len(layers) for layers in shares] == [0, 1, 2]
     assert made.info.float_layers == shares[-1]
     assert set(shares[1]) < set(shares[2])
     shares.clear()
-    monkeypatch.setattr(exporting, "measure_parity", lambda path, images, eager: measured(path, images, eager + 1.0))
+    monkeypatch.setattr(writing, "measure_parity", lambda path, images, eager: measured(path, images, eager + 1.0))
     with pytest.raises(ParityError, match=r"onnx \(int8\).*largest difference"):
         export(tiny(), tmp_path / "y.onnx", settings, data=Pictures(), preprocessing=PREPROCESSING)
     assert len(shares) == 4

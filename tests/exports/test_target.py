@@ -9,18 +9,18 @@ import pytest
 
 from exports.conftest import nothing_but, tiny
 from exports.test_hosts import FORMATS, name_of
-from patchmerger.exports import ExportSettings, export, exporting
+from patchmerger.exports import ExportSettings, export, writing
 
 KILLED = """
 import sys, time
 from exports.conftest import tiny
-from patchmerger.exports import export, exporting
+from patchmerger.exports import export, writing
 
 def written(path, *_):
     print(path, flush=True)
     time.sleep(600)
 
-exporting.measure_parity = written
+writing.measure_parity = written
 export(tiny(), sys.argv[1], overwrite=True)
 """
 
@@ -38,14 +38,14 @@ def disk(tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_is_named_and_leaves_nothing(disk, monkeypatch):
-    programs, trace = [], exporting.trace
+    programs, trace = [], writing.trace
 
     def once(*arguments):
         if not programs:
             programs.append(trace(*arguments))
         return programs[0]
 
-    monkeypatch.setattr(exporting, "trace", once)
+    monkeypatch.setattr(writing, "trace", once)
     for format in FORMATS:
         out = name_of(disk, format)
         with pytest.raises(OSError, match=rf"no space is left on the disk.*{out}"):

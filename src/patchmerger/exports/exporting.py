@@ -1,40 +1,31 @@
-"""Export a model: find it, trace it, write the file, compare it with the eager model, and only then put it in place."""
+"""Export a model: find it, have its file written and compared with it, and only then put it in place."""
 
 from __future__ import annotations
 
 import copy
 import os
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from patchmerger import __version__
 from patchmerger.data.loading import DataLike
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import DataSettings
 from patchmerger.exports.image_sizes import other_sizes, size_arguments, take_any_size
-from patchmerger.exports.images import ExportImages, Images, noise, prepare_images
+from patchmerger.exports.images import ExportImages, noise, prepare_images
 from patchmerger.exports.metadata import ExportedMerger, ExportInfo
-from patchmerger.exports.onnx_format import write_onnx
-from patchmerger.exports.onnx_int8 import quantise_onnx
-from patchmerger.exports.openvino_format import convert_to_openvino, save_openvino
-from patchmerger.exports.openvino_int8 import quantise_openvino
-from patchmerger.exports.parity import BATCHES, Parity, centred_logits, compare_logits, in_batches
-from patchmerger.exports.quantisation import float_layer_steps
+from patchmerger.exports.parity import BATCHES, Parity
 from patchmerger.exports.record import make_record, record_of
 from patchmerger.exports.runtimes import is_exported, open_exported
 from patchmerger.exports.settings import ExportSettings
 from patchmerger.exports.target import check_target, in_place
-from patchmerger.exports.torch_format import write_package, write_program
-from patchmerger.exports.tracing import DTYPES, ImageClassifier, classifier_for, trace
+from patchmerger.exports.tracing import ImageClassifier, classifier_for
+from patchmerger.exports.writing import write_file
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
 from patchmerger.hosts.state import refuse_unsupported_state
 from patchmerger.insertion.inserted import mergers
@@ -130,105 +121,12 @@ def export(
         others = [_eager_logits(open_reference, each.normalized) for each in images.other_sizes]
         eager, net = np.concatenate([eager, *others]), open_net
     with in_place(target, settings, new=not overwrite) as path:
-        info, parity = _write(net, path, info, known, settings, images, eager)
+        info, parity = write_file(net, path, info, known, settings, images, eager)
         written = open_exported(path)
         size = written.size
         record = make_record(target, size, info, parity, settings, runtime=written.runtime, command=command)
         write_json(record_of(path, settings), record)
     return ExportedFile(Path(out), size, info, parity, record_of(Path(out), settings), command)
-
-
-def _write(
-    net: nn.Module,
-    path: Path,
-    info: ExportInfo,
-    known: Preprocessing | None,
-    settings: ExportSettings,
-    images: ExportImages,
-    eager: NDArray[np.float32],
-) -> tuple[ExportInfo, Parity]:
-    """Write the file, as near to the eager model as it must be."""
-    # OpenVINO computes in the number format chosen when it loads the file; its graph is one of float32.
-    dtype = torch.float32 if settings.format == "openvino" else DTYPES[settings.precision]
-    model = classifier_for(net, settings, known, dtype, size_arguments(net) if settings.dynamic_size else None)
-    example = torch.from_numpy(images.compared[-1].given[:1]).repeat(2 if settings.dynamic_batch else 1, 1, 1, 1)
-    program = trace(model, example, settings, info.size_step)
-    if images.calibration is not None:
-        return _write_int8(program, model, path, info, settings, images, eager)
-    if settings.format == "onnx":
-        write_onnx(program, model, path, info, settings)
-    elif settings.format == "openvino":
-        save_openvino(convert_to_openvino(program, model, info)[0], path, info)
-    elif settings.format == "torch":
-        write_program(program, path, info)
-    else:
-        write_package(program, model, path, info)
-    parity = measure_parity(path, images.compared, eager)
-    parity.check(settings)
-    return info, parity
-
-
-def _write_int8(
-    program: ExportedProgram,
-    model: ImageClassifier,
-    path: Path,
-    info: ExportInfo,
-    settings: ExportSettings,
-    images: ExportImages,
-    eager: NDArray[np.float32],
-) -> tuple[ExportInfo, Parity]:
-    """Write the file in int8, with more and more layers in floating point until it is as near as it must be."""
-    calibration = cast(Images, images.calibration).given
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "float.onnx"
-        if settings.format == "onnx":
-            nodes = write_onnx(program, model, whole, info, settings)
-        else:
-            converted, nodes = convert_to_openvino(program, model, info)
-        for float_layers in float_layer_steps(model, torch.from_numpy(calibration)):
-            info = replace(info, float_layers=float_layers)
-            if settings.format == "onnx":
-                quantise_onnx(whole, path, nodes, calibration, info, settings)
-            else:
-                save_openvino(quantise_openvino(converted, nodes, calibration, info), path, info)
-            parity = measure_parity(path, images.compared, eager)
-            if parity.shortfall(settings) is None:
-                return info, parity
-    parity.check(settings)
-    return info, parity
-
-
-def measure_parity(path: Path, images: Sequence[Images], eager: NDArray[np.float32]) -> Parity:
-    """Run an exported file and compare it with the eager model.
-
-    Args:
-        path: The file.
-        images: In one size, or in several for a file that takes any.
-        eager: The eager model's logits of all of them, (n, C).
-    """
-    exported = open_exported(path)
-    runs = []
-    for each in images:
-        try:
-            runs.append(in_batches(exported, each.given, dynamic=exported.info.dynamic_batch))
-        except Exception as error:  # each runtime has errors of its own
-            reason = " ".join(str(error).split())
-            if exported.info.size_step is None:
-                raise ValueError(
-                    f"the {exported.info.format} file does not run in {exported.runtime}: {reason[-240:]}"
-                ) from error
-            raise ValueError(
-                f"dynamic_size (true): the {exported.info.format} file does not run on images of "
-                f"{each.size[0]} × {each.size[1]} pixels, as some size was fixed in it "
-                f"({reason[-160:]}): leave it out, and export a file for each image_size"
-            ) from error
-    outputs = np.concatenate([output for output, _ in runs])
-    batches = tuple(dict.fromkeys(size for _, sizes in runs for size in sizes))
-    if exported.info.with_preprocessing:
-        outputs, eager = centred_logits(outputs), eager - eager.mean(axis=1, keepdims=True)
-    first = images[0]
-    found = compare_logits(outputs, eager, source=first.source, real=first.real, batches=batches)
-    return replace(found, sizes=tuple(each.size for each in images))
 
 
 def _eager_logits(reference: ImageClassifier, images: Tensor) -> NDArray[np.float32]:
