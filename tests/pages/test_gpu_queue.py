@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tools.gpu_queue import ARCHIVE_FILE, NAMES, QUEUE, SMALL_NAMES, STATE_FILE, Job, Queue, main, resume
+from tools.gpu_queue import QUEUE, SMALL_NAMES, main, names
+from tools.job_queue import ARCHIVE_FILE, STATE_FILE, Job, Queue, resume
 
 from patchmerger.cli import read_command
 
@@ -98,8 +99,9 @@ def test_weights_that_later_jobs_need_are_trained_again_where_they_are_gone(tmp_
 @pytest.mark.parametrize("job", QUEUE, ids=lambda job: job.name)
 def test_every_command_of_the_queue_is_one_that_the_command_line_takes(job, small, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])  # where the paths of configs begin
-    names = {**(SMALL_NAMES if small else NAMES), "root": "runs/queue"}
-    name, *arguments = job.arguments(names, accelerator="cpu", small=small)
+    name, *arguments = job.arguments(
+        {**(SMALL_NAMES if small else names()), "root": "runs/queue"}, accelerator="cpu", small=small
+    )
     command = read_command(name, arguments)
     assert str(command.out).startswith("runs/queue/")
 
