@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from conftest import make_images, make_vit
+from hosts.tiny import make_model
 from patchmerger.hub import load, save
 from patchmerger.insertion import insert
+from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings
+from patchmerger.reducers.build import all_work_inside
 from patchmerger.reducers.making import make_reducer, method_of
-from patchmerger.reducers.names import METHODS, ReducerName, check_reducer_name
+from patchmerger.reducers.names import METHODS, ReducerName, check_reducer_name, placement_in_words
 from patchmerger.reducers.random_drop import RandomDrop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,8 +68,17 @@ def test_keep_rates_that_cannot_be(arguments, message):
 
 
 def test_keep_rate_of_images_of_any_size():
-    with pytest.raises(ValueError, match=r"keep_rate \(0\.5\) .* images of several sizes; give num_tokens"):
-        insert(make_vit(dynamic_img_size=True), keep_rate=0.5, reducer="random")
+    """It counts on the images that the model was made for."""
+    for model in (make_vit(dynamic_img_size=True), make_model("DINOv3ViTModel")):
+        insert(model, keep_rate=0.5, after=[1, 3], reducer="random")
+        assert [merger.num_tokens for merger in mergers(model)] == [8, 4]
+
+
+def test_methods_say_where_they_work():
+    for name in METHODS:
+        assert METHODS[name].inside == all_work_inside(name)
+    assert placement_in_words("tome", 8, 5) == "ToMe to 8 tokens inside block 6"
+    assert placement_in_words("dpcknn", 8, 5) == "DPC-KNN to 8 tokens after block 5"
 
 
 def test_random_tokens_are_others_in_training_and_always_the_same_in_evaluation():

@@ -17,7 +17,7 @@ from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.options import Positions
 from patchmerger.presets import preset
 from patchmerger.reducers.build import all_work_inside
-from patchmerger.reducers.names import ReducerName
+from patchmerger.reducers.names import ReducerName, placement_in_words
 from patchmerger.speed.measurement import measure as measure_speed
 from patchmerger.speed.settings import Precision, TimingSettings
 
@@ -57,6 +57,11 @@ class ChosenPlacement:
             return insert(copy.deepcopy(net), self.num_tokens, after, positions=self.positions, reducer=self.reducer)
         settings = preset("located", find_host(net).dim) if query_init == "located" else {}
         return insert(copy.deepcopy(net), self.num_tokens, self.after, positions=self.positions, **settings)
+
+    @property
+    def in_words(self) -> str:
+        """Where it is, and to how many tokens it merges."""
+        return placement_in_words(self.reducer, self.num_tokens, self.after)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -93,10 +93,7 @@ class AccelerationRun:
                 self.teacher.net, settings, batch_size=min(16, self.recovery.batch_size), precision=self.speed_precision
             )
         measured = "" if chosen.measured is None else f", {chosen.measured:.2f}× measured"
-        self._say(
-            f"1/5 placement: {chosen.num_tokens} tokens after block {chosen.after}: {chosen.predicted:.2f}× by FLOPs"
-            f"{measured}"
-        )
+        self._say(f"1/5 placement: {chosen.in_words}: {chosen.predicted:.2f}× by FLOPs{measured}")
         if not path.exists() and self.recovery.scope != "all" and self.recovery.epochs != 0:
             self._check_rear(chosen)
         self.folder.begin()
@@ -113,7 +110,7 @@ class AccelerationRun:
             with tempfile.TemporaryDirectory() as passing:
                 found.append(trials.try_placement(place, Path(passing)))
             self._say(
-                f"    {place.num_tokens} tokens after block {place.after}: agrees with the plain model on "
+                f"    {place.in_words}: agrees with the plain model on "
                 f"{100 * found[-1]['agreement']:.1f}% of {found[-1]['images']:,} held-out training images"
             )
         return best_placement(places, found)

@@ -158,8 +158,9 @@ def _run(model: nn.Module, image_size: tuple[int, int] | None, run: _Run) -> Any
             output = example.run(encoder)
     except Exception as error:
         raise ValueError(
-            f"image_size ({image_size}): counting {host_class(model).__name__} on an input of shape "
-            f"{tuple(example.images.shape)} failed: {error}"
+            ("" if image_size is None else f"image_size ({image_size}): ")
+            + f"counting {host_class(model).__name__} on an input of shape {tuple(example.images.shape)} failed: "
+            f"{error}"
         ) from error
     run.total = run.flops()
     return output

@@ -12,6 +12,7 @@ from timm.layers.attention import Attention, AttentionRope
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
+from torch.utils.hooks import BackwardHook
 
 from patchmerger.mechanism.block_parts import BlockParts, Seen
 from patchmerger.mechanism.stand_in import Recorder, StandIn
@@ -19,6 +20,9 @@ from patchmerger.mechanism.subclassing import has_own_forward, host_class
 
 # Under this name transformers knows our attention function, which lets another do the work and notes what it was given.
 _IMPLEMENTATION = "patchmerger"
+
+TOKENS_ALONE = "choose a reducer that needs the tokens alone, such as 'patchmerger', 'average' or 'dpcknn'"
+"""What would do where an attention cannot be seen."""
 
 
 def block_parts(block: nn.Module) -> BlockParts | None:
@@ -45,6 +49,7 @@ def attend_timm(
         kwargs = {**kwargs, "attn_mask": bias if mask is None else mask + bias}
     if not needs:
         return attention(*args, **kwargs), None
+    args, kwargs = _prehooked(attention, args, kwargs)
     query, key, projected = Recorder(attention.q_norm), Recorder(attention.k_norm), Recorder(attention.qkv)
     value = Recorder(getattr(attention, "v_proj", None))
     exchanged = {"q_norm": query, "k_norm": key, "v_proj": value}
@@ -86,6 +91,7 @@ def attend_transformers(
             f"attn_implementation ({implementation!r}) takes no bias and shows no keys, which this reducer needs: "
             "choose 'sdpa' or 'eager'"
         )
+    args, kwargs = _prehooked(attention, args, kwargs)
     note = _Note(attention, implementation, bias)
     exchanged: dict[str, Any] = {
         "config": StandIn(attention.config, {"_attn_implementation": _IMPLEMENTATION}),
@@ -147,13 +153,14 @@ def attend_torch(
     attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any], bias: Tensor | None, needs: Sequence[str]
 ) -> tuple[Any, Seen | None]:
     """Call torch's ``nn.MultiheadAttention`` of one sequence, (B, T, D); what it saw is projected once more."""
-    x, heads = args[0], attention.num_heads
+    heads = attention.num_heads
     if bias is not None:
-        mask = bias.expand(-1, heads, x.shape[1], -1).flatten(0, 1)  # (B · h, T, T)
-        kwargs = {**kwargs, "attn_mask": mask.to(x.dtype)}
-    output = attention(*args, **kwargs)
+        mask = bias.expand(-1, heads, args[0].shape[1], -1).flatten(0, 1)  # (B · h, T, T)
+        kwargs = {**kwargs, "attn_mask": mask.to(args[0].dtype)}
     if not needs:
-        return output, None
+        return attention(*args, **kwargs), None
+    args, kwargs = _prehooked(attention, args, kwargs)
+    output, x = _forward(attention, attention, args, kwargs), args[0]
     weights = attention.in_proj_weight.chunk(3)
     biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
     query = _heads(F.linear(x[:, :1], weights[0], biases[0]), heads)  # (B, h, 1, d)
@@ -162,16 +169,44 @@ def attend_torch(
     return output, Seen(query, key, attention.head_dim**-0.5, key, value, bias)
 
 
-def _forward(attention: Any, stand_in: StandIn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the attention gives, its parts exchanged; where hooks or another tool take part, they have the last word."""
+def _forward(attention: Any, stand_in: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the attention gives for arguments that its pre-hooks have seen, its parts exchanged; its hooks take part."""
+    around = None
+    if attention._backward_hooks or attention._backward_pre_hooks:
+        around = BackwardHook(attention, attention._get_backward_hooks()[0], attention._get_backward_pre_hooks())
+        args = around.setup_input_hook(args)
     output = host_class(attention).forward(stand_in, *args, **kwargs)
-    if attention._forward_pre_hooks or has_own_forward(attention):
-        return attention(*args, **kwargs)
     for number, hook in list(attention._forward_hooks.items()):  # such as those of output_hidden_states=True
         with_kwargs = number in attention._forward_hooks_with_kwargs
         given = hook(attention, args, kwargs, output) if with_kwargs else hook(attention, args, output)
         output = output if given is None else given
-    return output
+    return output if around is None else around.setup_output_hook(output)
+
+
+def _prehooked(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments as the attention's forward pre-hooks leave them.
+
+    Raises:
+        RuntimeError: Another tool patched its forward, which would be passed by.
+    """
+    if has_own_forward(attention):
+        raise RuntimeError(f"{patched(attention)}: take the patch away, or {TOKENS_ALONE}")
+    for number, hook in list(attention._forward_pre_hooks.items()):
+        if number in attention._forward_pre_hooks_with_kwargs:
+            given = hook(attention, args, kwargs)
+            args, kwargs = (args, kwargs) if given is None else given
+        else:
+            given = hook(attention, args)
+            args = args if given is None else given if isinstance(given, tuple) else (given,)
+    return args, kwargs
+
+
+def patched(module: nn.Module) -> str:
+    """What is wrong with a module whose forward another tool patched, in words."""
+    return (
+        f"its {host_class(module).__name__} has a forward of its own in its __dict__ (patched by another tool), so "
+        "that what it computes can be neither seen nor changed"
+    )
 
 
 def _heads(flat: Tensor, heads: int) -> Tensor:

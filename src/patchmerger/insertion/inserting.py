@@ -57,7 +57,7 @@ def insert(
             paper. A sequence for several mergers. Methods that work inside a block (ToMe, Top-K, EViT, ATS) merge
             between its attention and its MLP, in the last block too.
         keep_rate: In place of ``num_tokens`` the share of tokens that each merger keeps, above 0 and up to 1: of N
-            patches the i-th leaves ``int(N · keep_rate^i)``.
+            patches, of images of the model's own size, the i-th leaves ``int(N · keep_rate^i)``.
         reducer: The method, by its name in ``patchmerger.reducers.METHODS``; or a module (B, N, D) →
             (B, num_tokens, D), such as ``patchmerger.reducers.AveragePool(8)``, a sequence of them for several places.
         prefix: ``"keep"`` leaves class, distillation and register tokens as they are; ``"merge"`` merges
@@ -88,7 +88,7 @@ def insert(
     if state is not None:
         raise UnsupportedModelError(model, *state, "changed")
     if keep_rate is not None:
-        num_tokens = num_tokens_kept(host, num_tokens, after, keep_rate)
+        num_tokens = num_tokens_kept(model, host, num_tokens=num_tokens, after=after, keep_rate=keep_rate)
     request = checked_request(
         model,
         host,

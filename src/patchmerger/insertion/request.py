@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
+import torch
 from torch import nn
 
 from patchmerger.hosts import Host, UnsupportedModelError
+from patchmerger.hosts.example_inputs import example_input
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.options import Positions, Prefix
 from patchmerger.mechanism.subclassing import (
     Subclass,
@@ -59,25 +63,53 @@ def checked_request(
 
 
 def num_tokens_kept(
-    host: Host, num_tokens: int | Sequence[int] | None, after: int | Sequence[int] | None, keep_rate: float
+    model: nn.Module,
+    host: Host,
+    *,
+    num_tokens: int | Sequence[int] | None,
+    after: int | Sequence[int] | None,
+    keep_rate: float,
 ) -> list[int] | int:
-    """The tokens that go on after each merger where each keeps a share of them."""
+    """The tokens that go on after each merger where each keeps a share of them, of images of the model's own size."""
     if num_tokens is not None:
         raise ValueError(f"num_tokens ({num_tokens}) and keep_rate ({keep_rate}) both say how many go on: give one")
     if not (isinstance(keep_rate, float | int) and 0 < keep_rate <= 1):
         raise ValueError(f"keep_rate ({keep_rate!r}) must be above 0 and at most 1: 0.5, say")
-    if host.num_patches is None:
-        raise ValueError(
-            f"keep_rate ({keep_rate}) cannot be turned into tokens: the model takes images of several sizes; give "
-            "num_tokens"
-        )
+    num_patches = host.num_patches or _own_num_patches(model, host, keep_rate)
     places = after if isinstance(after, Sequence) else (0,)
     if not all(type(place) is int for place in places):
         return 1  # such blocks are refused next
-    counts = [int(host.num_patches * keep_rate ** (1 + sorted(places).index(place))) for place in places]
+    counts = [int(num_patches * keep_rate ** (1 + sorted(places).index(place))) for place in places]
     if min(counts, default=1) < 1:
-        raise ValueError(f"keep_rate ({keep_rate}) leaves no token of {host.num_patches} after {len(places)} mergers")
+        raise ValueError(f"keep_rate ({keep_rate}) leaves no token of {num_patches} after {len(places)} mergers")
     return counts if isinstance(after, Sequence) else counts[0]
+
+
+class _Arrived(BaseException):
+    """Ends a forward pass at the first block."""
+
+
+def _own_num_patches(model: nn.Module, host: Host, keep_rate: float) -> int:
+    """The patches of an image of the size that a model was made for, where it takes several sizes."""
+    arrived: list[int] = []
+
+    def count(_: nn.Module, args: tuple[Any, ...]) -> None:
+        arrived.append(args[0].shape[0 if host.sequence_first else 1] - host.num_prefix_tokens)
+        raise _Arrived
+
+    handle = host.blocks[0].register_forward_pre_hook(count)
+    try:
+        with eval_mode(model), torch.no_grad(), suppress(_Arrived):
+            example, encoder = example_input(model).images_alone(model)
+            example.run(encoder)
+    except ValueError as error:
+        raise ValueError(
+            f"keep_rate ({keep_rate}) cannot be turned into tokens, as the size of images is not known: give "
+            f"num_tokens ({error})"
+        ) from error
+    finally:
+        handle.remove()
+    return arrived[0]
 
 
 def _num_tokens_by_block(

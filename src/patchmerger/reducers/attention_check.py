@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from patchmerger.hosts import Host, UnsupportedModelError
-from patchmerger.hosts.attention import block_parts
+from patchmerger.hosts.attention import TOKENS_ALONE, block_parts, patched
 from patchmerger.mechanism.block_parts import BlockParts
 from patchmerger.mechanism.blocks import is_merging, needs_of, works_inside
 from patchmerger.mechanism.modes import eval_mode
-from patchmerger.mechanism.subclassing import host_class
+from patchmerger.mechanism.subclassing import has_own_forward, host_class
 from patchmerger.reducers.making import method_of
 
 # Halves of a block are computed in the order of the whole; what is left is the rounding of a kernel's choice.
@@ -45,6 +45,14 @@ def check_attention(model: nn.Module, host: Host, num_kept_prefix_tokens: int, r
             continue
         reducer = present[number] if inside else present[max(place for place in sized if place <= number)]
         name = method_of(reducer) or type(reducer).__name__
+        for part in (block, *block.children()):
+            if has_own_forward(part):
+                raise UnsupportedModelError(
+                    model,
+                    f"{patched(part)}, as reducer ({name!r}) needs",
+                    f"insert before that tool, or {TOKENS_ALONE}",
+                    "changed",
+                )
         parts = block_parts(block)
         if parts is None or host.sequence_first:
             raise _unknown(model, block, name, "are of a kind whose attention is not known")
@@ -101,6 +109,6 @@ def _unknown(model: nn.Module, block: nn.Module, name: str, reason: str) -> Unsu
     return UnsupportedModelError(
         model,
         f"reducer ({name!r}) works with the attention inside of blocks, but its {host_class(block).__name__}s {reason}",
-        "choose a reducer that needs the tokens alone, such as 'patchmerger', 'average' or 'dpcknn'",
+        TOKENS_ALONE,
         "attention",
     )

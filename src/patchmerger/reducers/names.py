@@ -24,6 +24,7 @@ class Method:
         path: Module and class.
         learned: Whether it has parameters: put into a trained model it must be trained; others work as they are.
         arguments: What tells it from other methods of the same class.
+        inside: Whether it works inside of a block, between attention and MLP, and not after it.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Method:
     path: str
     learned: bool = False
     arguments: tuple[tuple[str, str], ...] = ()
+    inside: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -39,7 +41,11 @@ METHODS: dict[str, Method] = {
         "PatchMerger", "learned queries, softmax mixtures", "arXiv 2202.12015", "patchmerger.merger.PatchMerger", True
     ),
     "tome": Method(
-        "ToMe", "merges the most similar pairs, by keys", "arXiv 2210.09461", "patchmerger.reducers.tome.ToMe"
+        "ToMe",
+        "merges the most similar pairs, by keys",
+        "arXiv 2210.09461",
+        "patchmerger.reducers.tome.ToMe",
+        inside=True,
     ),
     "tokenlearner": Method(
         "TokenLearner",
@@ -53,8 +59,15 @@ METHODS: dict[str, Method] = {
         "keeps what the class token attends to most",
         "arXiv 2308.04657",
         "patchmerger.reducers.topk.TopK",
+        inside=True,
     ),
-    "evit": Method("EViT", "Top-K, and the rest fused into one", "arXiv 2202.07800", "patchmerger.reducers.evit.EViT"),
+    "evit": Method(
+        "EViT",
+        "Top-K, and the rest fused into one",
+        "arXiv 2202.07800",
+        "patchmerger.reducers.evit.EViT",
+        inside=True,
+    ),
     "dynamicvit": Method(
         "DynamicViT",
         "keeps what a small network chooses",
@@ -62,7 +75,13 @@ METHODS: dict[str, Method] = {
         "patchmerger.reducers.dynamicvit.DynamicViT",
         True,
     ),
-    "ats": Method("ATS", "samples tokens by their significance", "arXiv 2111.15667", "patchmerger.reducers.ats.ATS"),
+    "ats": Method(
+        "ATS",
+        "samples tokens by their significance",
+        "arXiv 2111.15667",
+        "patchmerger.reducers.ats.ATS",
+        inside=True,
+    ),
     "sit": Method(
         "SiT", "mixtures by an MLP on each token, sharpened", "arXiv 2111.12624", "patchmerger.reducers.sit.SiT", True
     ),
@@ -107,6 +126,24 @@ METHODS: dict[str, Method] = {
     ),
 }
 """All methods; the keys are :data:`ReducerName`."""
+
+
+def placement_in_words(reducer: str, num_tokens: int, after: int) -> str:
+    """Where one method merges, and to how many tokens.
+
+    Args:
+        reducer: The method.
+        num_tokens: Tokens that go on.
+        after: The last block that sees all tokens; a method that works inside of a block does so in the next one.
+
+    Returns:
+        "8 tokens after block 6" for PatchMerger, for others such as "ToMe to 8 tokens inside block 7".
+    """
+    if reducer == "patchmerger":
+        return f"{num_tokens} tokens after block {after}"
+    method = METHODS[reducer]
+    place = f"inside block {after + 1}" if method.inside else f"after block {after}"
+    return f"{method.title} to {num_tokens} tokens {place}"
 
 
 def check_reducer_name(name: str, argument: str = "reducer") -> None:

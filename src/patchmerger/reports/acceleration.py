@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from patchmerger.reducers.names import placement_in_words
 from patchmerger.reports.numbers import (
     count_text,
     difference_text,
@@ -35,7 +36,7 @@ def show_acceleration(results: dict[str, Any]) -> None:
     found, timings = results["evaluation"], {t["name"]: t for t in results["speed"]["timings"]}
     console.print(results["data"], soft_wrap=True)
     placement, differences = results["placement"], [found[key]["difference"] for key in _ROWS if key != "plain"]
-    title = f"{results['settings']['model']}: {placement['num_tokens']} tokens after block {placement['after']}"
+    title = f"{results['settings']['model']}: {_placement(placement)}"
     columns = [f"{results['metric']}\n%", interval_heading("plain", differences), "agrees with\nplain, %", "ECE\n%"]
     columns += ["images/s", "speed-up\n(predicted)", "params", "peak memory\nMiB"]
     table = new_table([""], columns, title=title)
@@ -67,6 +68,10 @@ def show_acceleration(results: dict[str, Any]) -> None:
     for name, phase in recovery["phases"].items():
         console.print(_phase(name, phase), soft_wrap=True)
     console.print(f"Model, results and picture: {results['folder']}", soft_wrap=True)
+
+
+def _placement(found: dict[str, Any]) -> str:
+    return placement_in_words(found["reducer"], found["num_tokens"], found["after"])
 
 
 def _phase(name: str, phase: dict[str, Any]) -> str:
@@ -108,7 +113,7 @@ def draw_acceleration(results: dict[str, Any], path: Path) -> None:
     """
     placement, settings = results["placement"], results["settings"]
     source = settings["data"]["source"] if isinstance(settings["data"], dict) else settings["data"]
-    title = f"{settings['model']} on {source}: {placement['num_tokens']} tokens after block {placement['after']}"
+    title = f"{settings['model']} on {source}: {_placement(placement)}"
     uncertain = next(t["uncertain"] for t in results["speed"]["timings"] if t["name"] == "accelerated")
     note = (
         f"Speed: median of the paired ratios of interleaved rounds, bar: their quartiles"

@@ -55,7 +55,7 @@ def acceleration(**changes) -> dict:
         "command": "patchmerger accelerate --model it",
         "settings": {"model": "runs/vit", "data": {"source": "photos"}, "seed": 0},
         "metric": "accuracy",
-        "placement": {"after": 2, "num_tokens": 8},
+        "placement": {"after": 2, "num_tokens": 8, "reducer": "patchmerger"},
         "block_tokens": [65, 65, 9, 9],
         "tokens_out": 9,
         "recovery": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from patchmerger.reducers.names import placement_in_words
 from patchmerger.reports.html.charts import Curve, Point, accuracy_against_speed, training_curves
 from patchmerger.reports.html.kinds import common
 from patchmerger.reports.html.kinds.common import Results
@@ -32,7 +33,7 @@ def _verdict(results: Results) -> str:
     found, timing = results["evaluation"], common.timings_of(results["speed"])["accelerated"]
     place, epochs = results["placement"], results["recovery"]["epochs"]
     faster = (
-        f"With {place['num_tokens']} tokens after block {place['after']} and {epochs:.2g} "
+        f"With {placement_in_words(place['reducer'], place['num_tokens'], place['after'])} and {epochs:.2g} "
         f"epoch{'' if epochs == 1 else 's'} of recovery, the "
         f"model is {common.times(timing)}"
     )
