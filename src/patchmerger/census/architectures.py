@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from patchmerger.census.census import Library, matches
+from patchmerger.runs.meta_device import meta_device
 
 # What is mapped to no image encoder or classifier and yet is one: towers of larger models, videos, spectrograms.
 _TOWERS = re.compile(
@@ -60,7 +60,7 @@ def architectures(library: Library, filter: str = "*") -> list[Architecture]:
 
 def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
     try:
-        with torch.device("meta"):
+        with meta_device():
             return make()
     except RuntimeError as error:
         if "meta tensor" not in str(error):  # which is no fault of the model

@@ -19,6 +19,7 @@ from patchmerger.hosts.state import refuse_unsupported_state
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.blocks import MergeState, is_merging
 from patchmerger.mechanism.subclassing import host_class
+from patchmerger.runs.meta_device import ShapesAlone
 
 EMBEDDING, HEAD = "patch_embed", "head"
 _OF_ANY_MODULE = frozenset(vars(nn.Module()))
@@ -70,18 +71,21 @@ def flop_counter() -> Iterator[FlopCounterMode]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel is not counted
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, ShapesAlone():
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def count_parts(model: nn.Module, image_size: tuple[int, int] | None = None) -> list[PartCost]:
+def count_parts(
+    model: nn.Module, image_size: tuple[int, int] | None = None, known: dict[Any, int] | None = None
+) -> list[PartCost]:
     """Count each part, in the order in which they run, for one image.
 
     Args:
         model: A supported model on the meta device, with or without mergers, that takes images of that size.
         image_size: Height and width in pixels; ``None`` is the model's own.
+        known: FLOPs of blocks by what decides them, of a run of a like model before; those of this run are added.
 
     Raises:
         ValueError: The model does not take images of that size.
@@ -99,7 +103,7 @@ def count_parts(model: nn.Module, image_size: tuple[int, int] | None = None) -> 
         if not any(name == block or name.startswith(f"{block}.") for block in blocks):
             handles.append(module.register_forward_pre_hook(partial(run.outside_blocks, name)))
     try:
-        with _alike_blocks_run_once(host.blocks, run):
+        with _alike_blocks_run_once(host.blocks, run, {} if known is None else known):
             output = _run(model, image_size, run)
     finally:
         for handle in handles:
@@ -167,13 +171,12 @@ def _run(model: nn.Module, image_size: tuple[int, int] | None, run: _Run) -> Any
 
 
 @contextmanager
-def _alike_blocks_run_once(blocks: Iterable[nn.Module], run: _Run) -> Iterator[None]:
+def _alike_blocks_run_once(blocks: Iterable[nn.Module], run: _Run, known: dict[Any, int]) -> Iterator[None]:
     """Skip blocks that are like an earlier one and are given tensors of the same shapes: they cost the same.
 
     Nothing is computed on the meta device, so the tokens may pass a block by. A block that merges always runs, and so
     does one whose tokens carry something beside their numbers, such as their centroids.
     """
-    known: dict[Any, int] = {}
 
     def once(block: nn.Module) -> Callable[..., Any]:
         forward, kind = block.forward, tuple(_kind(block))

@@ -126,7 +126,8 @@ def cost(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> C
     find_host(model)
     clone = on_meta(model)
     size = None if image_size is None else _checked(clone, image_size)
-    parts = count_parts(fit_to_size(clone, size), size)
+    known: dict[Any, int] = {}
+    parts = count_parts(fit_to_size(clone, size), size, known)
     merging = {part.name: part for part in parts}
     for merger in mergers(clone):
         if merger.name not in merging:
@@ -138,7 +139,7 @@ def cost(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> C
                 f"({merger.num_tokens}) that it gives: take larger images or a smaller num_tokens"
             )
     changed = bool(mergers(clone)) or placed_embedding(clone) is not None
-    flops = sum(part.flops for part in (count_parts(plain_model(clone), size) if changed else parts))
+    flops = sum(part.flops for part in (count_parts(plain_model(clone), size, known) if changed else parts))
     return Cost(size or image_size_of(clone), tuple(parts), flops)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from patchmerger.costs.counting import on_meta
@@ -18,6 +17,7 @@ from patchmerger.models.build import apply_merge, build_model
 from patchmerger.models.finding import find_model, locate
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.placing.in_model import plain_model
+from patchmerger.runs.meta_device import meta_device
 
 
 def cost_of(
@@ -51,7 +51,7 @@ def cost_of(
         elif merge != "auto" and mergers(net):
             raise ValueError(f"merge asks for a merger, but model ({model}) has one: leave merge out, or save it plain")
     elif merge is not None:
-        with torch.device("meta"):
+        with meta_device():
             apply_merge(net, MergeSettings(positions=needed_positions(net)) if merge == "auto" else merge)
     return cost(net, image_size)
 
@@ -63,5 +63,5 @@ def _plain_or_saved(model: str | Path, architecture: str | None, args: dict[str,
         saved: nn.Module = on_meta(find_model(model, architecture=architecture, model_args=args).model)
         return saved
     num_classes = args.pop("num_classes", 1000)
-    with torch.device("meta"):
+    with meta_device():
         return build_model(ModelSettings(name, args), num_classes=num_classes)

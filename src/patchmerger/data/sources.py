@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def open_source(data: DataSettings) -> EncodedDataset:
     return found
 
 
+@cache
 def _digits() -> EncodedDataset:
     values, targets = load_digits(return_X_y=True)
     pixels = (values.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)

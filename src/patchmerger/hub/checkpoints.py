@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-import torch
 from torch import nn
 
 from patchmerger.hub.weights import Weights, state_dict_mismatch
+from patchmerger.runs.meta_device import meta_device
 
 # What wrappers put before the names: DataParallel and DDP, torch.compile, Lightning and other trainers.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.", "student.", "teacher.", "state_dict.",
@@ -76,7 +76,7 @@ def without_prefixes(weights: Weights, model: nn.Module, source: Path) -> Weight
 
 def _on_meta(architecture: str, args: Mapping[str, Any], source: Path) -> nn.Module:
     try:
-        with torch.device("meta"):
+        with meta_device():
             model: nn.Module = timm.create_model(architecture, **args)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(f"{source}: timm cannot make {architecture} with model_args {dict(args)}: {error}") from error

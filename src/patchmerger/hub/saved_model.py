@@ -19,6 +19,7 @@ from patchmerger.hub.saved_placing import read_placing
 from patchmerger.hub.size_check import limited_to, refuse_absurd_depth
 from patchmerger.hub.weights import Weights, read_weights, state_dict_mismatch, weights_file
 from patchmerger.placing.settings import PlacingSettings
+from patchmerger.runs.meta_device import meta_device
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class SavedModel:
         source, weights = self.folder / CONFIG_NAME, self.weights()
         refuse_absurd_depth(self.config, weights, source)
         with torch.random.fork_rng(devices=[]):
-            with torch.device("meta"), limited_to(weights, source):
+            with meta_device(), limited_to(weights, source):
                 self.library.make(self.folder, self.config)
             return self.library.build(self.folder, self.config, self.mergers, weights)
 

@@ -23,6 +23,7 @@ from patchmerger.hub.saving import save
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import build_model, check_model_name, check_patches
 from patchmerger.models.settings import ModelSettings
+from patchmerger.runs.meta_device import meta_device
 from patchmerger.runs.tensors import read_tensors
 
 Weights: TypeAlias = Literal["trained", "random", "meta"]
@@ -179,7 +180,7 @@ def _from_timm(name: str, size: tuple[int, int] | None, weights: Weights, seed: 
             raise ValueError(f"model ({name}): timm has no weights under that name, and random ones are of no use here")
         model: nn.Module = timm.create_model(name, pretrained=True, **args)
     elif weights == "meta":
-        with torch.device("meta"):
+        with meta_device():
             model = build_model(ModelSettings(name, args), num_classes=1000)
     else:
         with torch.random.fork_rng(devices=[]):

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-import torch
-
 from patchmerger.costs.model_cost import cost
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.runs.meta_device import meta_device
 from patchmerger.studies.settings import Grid
 
 PLAIN = "plain"
@@ -66,7 +65,7 @@ def grid_cells(grid: Grid, merge: MergeSettings, model: ModelSettings) -> list[C
 
 def _quarters(model: ModelSettings) -> list[int]:
     """A quarter, half and three quarters of the depth."""
-    with torch.device("meta"):
+    with meta_device():
         depth = len(build_model(replace(model, pretrained=False), num_classes=0).blocks)  # type: ignore[arg-type]
     return sorted({max(1, depth * quarters // 4) for quarters in (1, 2, 3)} & set(range(1, depth)))
 
@@ -86,12 +85,12 @@ def check_cells(cells: Sequence[Cell], model: ModelSettings, num_classes: int) -
         ValueError: Cells that cannot be built, or would merge nothing: all of them, each with the reason.
     """
     bare = replace(model, pretrained=False)
-    with torch.device("meta"):
+    with meta_device():
         flops = {PLAIN: cost(build_model(bare, num_classes=num_classes)).flops}
     wrong = []
     for cell in cells:
         try:
-            with torch.device("meta"):
+            with meta_device():
                 merged = build_model(bare, cell.merge, num_classes=num_classes)
             for merger in mergers(merged):
                 arriving = merger.tokens_before and merger.tokens_before - merger.num_kept_prefix_tokens

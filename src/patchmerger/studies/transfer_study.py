@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from patchmerger.data import ImageSplits, read_images, split_images
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.fewshot.probe import check_images, few_shot_images
@@ -18,6 +16,7 @@ from patchmerger.models.build import check_patches, square_input
 from patchmerger.models.finding import find_model
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.environment import environment
+from patchmerger.runs.meta_device import meta_device
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
 from patchmerger.runs.shared_work import SharedWork
@@ -174,7 +173,7 @@ def _check(first: tuple[ImageSplits, ImageSplits], recipes: Mapping[str, Recipe]
         model = replace(recipe.model, pretrained=False)
         if size is not None:
             model = replace(model, args=model.args | {"img_size": size})
-        with torch.device("meta"):
+        with meta_device():
             net = build_recipe(replace(recipe, model=model), num_classes=2)
         if size is not None:
             try:

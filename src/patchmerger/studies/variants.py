@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
-import torch
 from torch import nn
 
 from patchmerger.costs.model_cost import cost
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.reducers.names import METHODS, ReducerName
+from patchmerger.runs.meta_device import meta_device
 from patchmerger.studies.settings import Variants
 from patchmerger.training.settings import Recipe
 
@@ -104,5 +104,5 @@ def _with_depth(settings: ModelSettings, depth: int) -> ModelSettings:
 
 def _build_bare(model: ModelSettings, merge: Merge) -> nn.Module:
     """A model without weights, to be looked at."""
-    with torch.device("meta"):
+    with meta_device():
         return build_recipe(Recipe(model=replace(model, pretrained=False), merge=merge), num_classes=0)
