@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_IN_PLACE = frozenset({Tensor.clamp_, Tensor.erfinv_})  # with which weights are drawn
+_IN_PLACE = frozenset({Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.clamp_, Tensor.zero_, Tensor.fill_})
 _SAME_SHAPE = frozenset({F.layer_norm, F.gelu, F.silu, F.softmax, Tensor.softmax})
 
 
@@ -25,7 +25,7 @@ class ShapesAlone(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """The tensor itself, or an empty one like it."""
-        if function in _IN_PLACE and args[0].is_meta:
+        if function in _IN_PLACE and args and args[0].is_meta:
             return args[0]
         if function in _SAME_SHAPE and args and args[0].is_meta:
             return torch.empty_like(args[0])
