@@ -7,8 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchmerger.data import RunOrder
-from patchmerger.data.batches import EvaluationOrder, key, random_state_kept, seed_everything_on_cpu
+from patchmerger.data import Augmentation, RunOrder
+from patchmerger.data.batches import EvaluationOrder, TrainImages, key, random_state_kept, seed_everything_on_cpu
+from patchmerger.data.images import ImageSet, InMemory
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.transforms import TrainTransform
 
 runs = st.fixed_dictionaries(
     {
@@ -88,6 +91,17 @@ def test_random_state_is_set_and_kept() -> None:
     seed_everything_on_cpu(5)
     assert (draw(), draw()) == (first, second)
     assert inner not in (first, second)
+
+
+@pytest.mark.parametrize("crop", ["pad", "resized", "none"])
+def test_what_is_resized_once_gives_the_same_images_in_every_epoch(crop: str) -> None:
+    transform = TrainTransform(16, Augmentation(crop), Preprocessing((0.5,) * 3, (0.5,) * 3, 1.0))  # type: ignore[arg-type]
+    pixels = [torch.randint(0, 256, (3, 8, 8 + i), dtype=torch.uint8) for i in range(4)]
+    images = TrainImages(ImageSet(InMemory(pixels), torch.arange(4)), transform, seed=3)
+    for epoch in (0, 1, 1):
+        for index, (image, _) in enumerate(map(images.__getitem__, [(epoch, i) for i in range(4)])):
+            seed_everything_on_cpu(key(3, epoch, index))
+            assert torch.equal(image, transform(pixels[index]))
 
 
 def test_mistakes() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from patchmerger.acceleration.rear_half import RearHalf
@@ -16,7 +15,7 @@ from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier, divergence, feature_error
-from patchmerger.training.optimizer import parameter_groups
+from patchmerger.training.optimizer import parameter_groups, timm_optimizer
 from patchmerger.training.settings import Precision
 from patchmerger.training.task import TrainingTask, score
 
@@ -163,7 +162,7 @@ class DistillationTask(TrainingTask):
             rate = self.settings.lr * (self.recovery.merger_lr if ours else 1.0)
             groups.append({**group, "lr": rate, "weight_decay": 0.0 if ours else group["weight_decay"]})
             schedules.append(self.merger_rate if ours else self.rest_rate)
-        optimizer = create_optimizer_v2(groups, opt=self.recovery.optimizer, lr=self.settings.lr)
+        optimizer = timm_optimizer(groups, self.settings)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

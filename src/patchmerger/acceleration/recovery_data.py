@@ -61,7 +61,7 @@ class Views(TrainImages):
             for view, index in items:
                 if view:
                     seed_everything_on_cpu(key(self.seed, view, index))
-                found.append((self.transform if view else self.evaluation)(self.images[index]))
+                found.append(self.varied(index) if view else self.evaluation(self.images[index]))
         return torch.stack(found), self.images.targets[[index for _, index in items]]
 
     def batches(self, chosen: Sequence[Key], batch_size: int, workers: int | None) -> Iterator[Batch]:

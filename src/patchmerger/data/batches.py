@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from patchmerger.data.images import ImageSet
-from patchmerger.data.transforms import EvalTransform, Transform
+from patchmerger.data.images import ImageSet, InMemory
+from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
 
 Batch = tuple[Tensor, Tensor]
 """Images, uint8 (B, 3, S, S), and targets, int64 (B,) or float32 (B, C)."""
 
 Key = tuple[int, int]
 """(epoch, index): an image, and the epoch that it is drawn in."""
+
+_KEPT_BYTES = 2**30  # of images that are resized and padded already
 
 
 def key(*parts: int) -> int:
@@ -154,6 +156,9 @@ def random_state_kept() -> Iterator[None]:
 class TrainImages(Dataset[Batch]):
     """Training images, each varied under a random state of its own; the outer random state stays as it was.
 
+    Where no other process reads them, and they are in memory, what is done to an image in each epoch alike, such as
+    resizing, is done once.
+
     Args:
         images: The training set.
         transform: Varies one image.
@@ -164,6 +169,12 @@ class TrainImages(Dataset[Batch]):
         self.images = images
         self.transform = transform
         self.seed = seed
+        self._kept: dict[int, Tensor] = {}
+        self._keeps = (
+            isinstance(transform, TrainTransform)
+            and isinstance(images.images, InMemory)
+            and len(images) * transform.prepare(images[0]).numel() <= _KEPT_BYTES
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -179,8 +190,17 @@ class TrainImages(Dataset[Batch]):
         with random_state_kept():
             for epoch, index in items:
                 seed_everything_on_cpu(key(self.seed, epoch, index))
-                varied.append(self.transform(self.images[index]))
+                varied.append(self.varied(index))
         return torch.stack(varied), self.images.targets[[index for _, index in items]]
+
+    def varied(self, index: int) -> Tensor:
+        """Image ``index``, varied under the present random state."""
+        if not (isinstance(self.transform, TrainTransform) and self._keeps) or get_worker_info() is not None:
+            return self.transform(self.images[index])
+        prepared = self._kept.get(index)
+        if prepared is None:
+            prepared = self._kept[index] = self.transform.prepare(self.images[index])
+        return self.transform.vary(prepared)
 
 
 class EvaluationImages(Dataset[Batch]):

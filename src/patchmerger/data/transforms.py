@@ -98,7 +98,7 @@ class TrainTransform:
     def __init__(self, image_size: int, augmentation: Augmentation, preprocessing: Preprocessing) -> None:
         _check_size(image_size)
         self.image_size = image_size
-        self.crop: Transform = EvalTransform(image_size, replace(preprocessing, crop_pct=1.0))
+        self.crop: Crop = NoCrop(image_size, preprocessing)
         if augmentation.crop == "pad":
             self.crop = PadCrop(image_size, preprocessing)
         elif augmentation.crop == "resized":
@@ -112,9 +112,19 @@ class TrainTransform:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Varies one image: uint8 (3, H, W) to (3, S, S)."""
+        return self.vary(self.prepare(image))
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """What is done to an image in each epoch alike: uint8 (3, H, W) to (3, H', W')."""
         if image.is_floating_point():
             return _as_it_is(image, self.image_size)
-        image = self.crop(image)
+        return self.crop.prepare(image)
+
+    def vary(self, image: Tensor) -> Tensor:
+        """What is drawn for an image that :meth:`prepare` gave: (3, H', W') to (3, S, S)."""
+        if image.is_floating_point():
+            return image
+        image = self.crop.draw(image)
         if self.flip and random.random() < 0.5:
             image = image.flip(-1)
         for transform in self.further:
@@ -122,7 +132,39 @@ class TrainTransform:
         return image
 
 
-class PadCrop:
+class Crop:
+    """Brings images to one size: what is the same in each epoch first, then what is drawn."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """One image: uint8 (3, H, W) to (3, S, S)."""
+        return self.draw(self.prepare(image))
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """What is the same in each epoch: (3, H, W) to (3, H', W')."""
+        return image
+
+    def draw(self, image: Tensor) -> Tensor:
+        """What is drawn: (3, H', W') to (3, S, S)."""
+        return image
+
+
+class NoCrop(Crop):
+    """Fits images as in evaluation, and leaves them so.
+
+    Args:
+        image_size: Height and width S that come out.
+        preprocessing: Of the model.
+    """
+
+    def __init__(self, image_size: int, preprocessing: Preprocessing) -> None:
+        self.fit = EvalTransform(image_size, replace(preprocessing, crop_pct=1.0))
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """Fits one image: uint8 (3, H, W) to (3, S, S)."""
+        return self.fit(image)
+
+
+class PadCrop(Crop):
     """Resizes the shorter side to ``image_size`` if it is not, pads by an eighth with black, crops at random.
 
     As torchvision's RandomCrop with padding, in a quarter of its time: at 32 pixels that alone would limit training.
@@ -137,19 +179,22 @@ class PadCrop:
         self.padding = image_size // 8
         self.preprocessing = preprocessing
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """Crops one image: uint8 (3, H, W) to (3, S, S)."""
+    def prepare(self, image: Tensor) -> Tensor:
+        """Fits and pads one image: uint8 (3, H, W) to (3, H', W')."""
         size, padding = self.image_size, self.padding
         image = _fit(image, size, self.preprocessing)
         if self.preprocessing.crop_mode == "border":
             image = _with_borders(image, size, self.preprocessing)
-        top = random.randint(0, image.shape[1] + 2 * padding - size)
-        left = random.randint(0, image.shape[2] + 2 * padding - size)
-        padded = torch.nn.functional.pad(image, (padding, padding, padding, padding))
-        return padded[:, top : top + size, left : left + size]
+        return torch.nn.functional.pad(image, (padding, padding, padding, padding))
+
+    def draw(self, image: Tensor) -> Tensor:
+        """Crops a padded image: (3, H', W') to (3, S, S)."""
+        size = self.image_size
+        top, left = (random.randint(0, length - size) for length in image.shape[1:])
+        return image[:, top : top + size, left : left + size]
 
 
-class ResizedCrop:
+class ResizedCrop(Crop):
     """Crops a random part of the area and resizes it: torchvision's RandomResizedCrop, with every interpolation.
 
     Args:
@@ -161,11 +206,11 @@ class ResizedCrop:
     def __init__(self, image_size: int, scale: tuple[float, float], interpolation: str) -> None:
         self.image_size = image_size
         self.interpolation = interpolation
-        self.draw = v2.RandomResizedCrop(image_size, scale=scale)
+        self._area = v2.RandomResizedCrop(image_size, scale=scale)
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def draw(self, image: Tensor) -> Tensor:
         """Crops one image: uint8 (3, H, W) to (3, S, S)."""
-        part: Tensor = functional.crop(image, **self.draw.make_params([image]))
+        part: Tensor = functional.crop(image, **self._area.make_params([image]))
         return _resize(part, (self.image_size, self.image_size), self.interpolation)
 
 

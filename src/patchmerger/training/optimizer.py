@@ -8,6 +8,7 @@ import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.placing.placement import Placement
@@ -24,9 +25,7 @@ def make_optimizer(
         settings: How.
         steps_per_epoch: Batches in an epoch.
     """
-    optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        parameter_groups(model, settings), opt=settings.optimizer, lr=settings.lr
-    )
+    optimizer = timm_optimizer(parameter_groups(model, settings), settings)
     updates = max(1, steps_per_epoch // settings.accumulate)  # of an epoch
     warmup = round(settings.warmup * updates)
     schedule, _ = create_scheduler_v2(
@@ -41,6 +40,21 @@ def make_optimizer(
         updates_per_epoch=1,  # every number above counts updates
     )
     return optimizer, schedule
+
+
+def timm_optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimiser of timm; AdamW on a CPU steps all weights in one call, a fifth of the time for a small model.
+
+    Args:
+        groups: Of :func:`parameter_groups`.
+        settings: Its name and rate.
+    """
+    on_cpu = all(p.device.type == "cpu" and not isinstance(p, DTensor) for group in groups for p in group["params"])
+    fused = settings.optimizer == "adamw" and settings.precision != "16-mixed" and on_cpu
+    found: torch.optim.Optimizer = create_optimizer_v2(
+        groups, opt=settings.optimizer, lr=settings.lr, **({"fused": True} if fused else {})
+    )
+    return found
 
 
 def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
