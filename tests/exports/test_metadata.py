@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from patchmerger.exports.metadata import SCHEMA, ExportedMerger, ExportInfo, read_info
+from patchmerger.placing import PlacingSettings
 
 INFO = ExportInfo(
     model="vit", format="onnx", precision="int8", image_size=(32, 48), channels=3, num_classes=2, dynamic_batch=True,
@@ -13,7 +14,13 @@ INFO = ExportInfo(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("info", [INFO, replace(INFO, mean=None, std=None, crop_pct=None, class_names=None)])
+@pytest.mark.parametrize(
+    "info",
+    [
+        INFO,
+        replace(INFO, mean=None, std=None, crop_pct=None, class_names=None, placing=PlacingSettings(24, window=(8, 6))),
+    ],
+)
 def test_what_is_written_is_read(info):
     properties = info.as_properties()
     assert all(isinstance(text, str) for text in properties.values())

@@ -33,6 +33,7 @@ from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import FoundModel, find_model
+from patchmerger.placing.in_model import placing_of
 from patchmerger.runs.files import write_json
 
 _FEW = 4
@@ -201,6 +202,7 @@ def _describe(
         float_layers=(),
         patchmerger=__version__,
         crop_mode=None if known is None else known.crop_mode,
+        placing=placing_of(found.model),
     )
 
 

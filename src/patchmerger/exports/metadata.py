@@ -10,6 +10,7 @@ from typing import Any
 from patchmerger.data.preprocessing import CropMode, Preprocessing
 from patchmerger.exports.settings import Format, Precision
 from patchmerger.mechanism.options import Positions
+from patchmerger.placing.settings import PlacingSettings
 from patchmerger.runs.serialisation import from_json, to_json
 
 INPUT = "images"
@@ -56,6 +57,8 @@ class ExportInfo:
         interpolation: How images were resized; ``None`` where it is not known.
         class_names: One name a class; ``None`` where they are not known.
         mergers: First to last.
+        placing: How tokens are placed in the image (number, sampler, window); ``None`` where they are the patches of a
+            grid.
         float_layers: With int8, the layers that stayed in floating point to keep the accuracy.
         patchmerger: The version that wrote the file.
         size_step: Where images of any size are taken, what their sides must be multiples of; ``image_size`` is then
@@ -82,6 +85,7 @@ class ExportInfo:
     patchmerger: str
     crop_mode: CropMode | None = None
     size_step: int | None = None
+    placing: PlacingSettings | None = None
     schema: int = SCHEMA
 
     @property

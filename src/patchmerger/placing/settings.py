@@ -52,6 +52,12 @@ class PlacingSettings:
     std: float = 0.25
     uniform_share: float = 0.25
 
+    @property
+    def in_words(self) -> str:
+        """Such as "24 tokens by 'sobol'"."""
+        window = "" if self.window is None else f", windows of {self.window[0]} × {self.window[1]} pixels"
+        return f"{self.num_tokens} tokens by {self.sampler!r}{window}"
+
     def __post_init__(self) -> None:
         if type(self.num_tokens) is not int or self.num_tokens < 1:
             raise ValueError(f"num_tokens ({self.num_tokens!r}) must be a whole number of at least 1")

@@ -19,6 +19,8 @@ def export_lines(result: ExportedFile) -> list[str]:
     """The lines that are printed."""
     info, parity = result.info, result.parity
     lines = [f"{result.path}  {result.size / 2**20:,.1f} MiB, {info.format}, {info.precision}", _takes(info)]
+    if info.placing is not None:
+        lines.append(f"places: {info.placing.in_words}")
     if info.mergers:
         merged = "; ".join(f"{m.reducer} to {m.num_tokens} tokens after block {m.after}" for m in info.mergers)
         lines.append(f"merges: {merged}")

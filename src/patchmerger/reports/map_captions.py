@@ -54,7 +54,7 @@ def image_note(results: Mapping[str, Any], image: Mapping[str, Any]) -> str:
         lines.append("Merged patches have the mean colour of their set; white ones are dropped.")
     lines.append(_places_text(results).strip())
     if image["places"] is not None:
-        lines.append("Dots: where tokens were placed; each counts for the patches around it.")
+        lines.append(f"Dots: where {len(image['places'])} tokens were placed; each counts for the patches around it.")
     if len(results["mergers"]) > 1:
         lines.append("Later mergers are composed back to the patches.")
     return " ".join(filter(None, lines))
@@ -75,12 +75,14 @@ def _places_text(results: Mapping[str, Any]) -> str:
 
 def grid_note(results: Mapping[str, Any], merger: Mapping[str, Any], tokens: Sequence[int]) -> str:
     """The note below the picture of several images."""
+    placed = any(image["places"] is not None for image in results["images"])
+    dots = " Dots: where tokens were placed." if placed else ""
     if not tokens:
-        return "Merged patches have the mean colour of their set; white ones are dropped."
+        return f"Merged patches have the mean colour of their set; white ones are dropped.{dots}"
     some = f" The {MOST_TOKENS} tokens that lead most in the first image." if merger["num_tokens"] > MOST_TOKENS else ""
     return (
         f"{_data_text(results)}Light: the patches that go into a token; its percentage: the share of patches of which "
-        f"it takes the most (“led by”). Striped: no token takes it.{some}"
+        f"it takes the most (“led by”). Striped: no token takes it.{some}{dots}"
     )
 
 

@@ -85,11 +85,11 @@ def query_place(axes: Axes, merger: Mapping[str, Any], view: Pixels, token: int)
     axes.set_ylim(height - 0.5, -0.5)
 
 
-def placed_dots(axes: Axes, places: Sequence[Sequence[float]] | None, view: Pixels) -> None:
+def placed_dots(axes: Axes, places: Sequence[Sequence[float]] | None, view: Pixels, size: float = 3.5) -> None:
     """Where tokens were placed, if they are no patches of a grid."""
     height, width = view.shape[:2]
     for row, column in places or ():
-        axes.plot(column * width - 0.5, row * height - 0.5, "o", ms=3.5, mew=0.8, mfc="white", mec="black")
+        axes.plot(column * width - 0.5, row * height - 0.5, "o", ms=size, mew=size / 4.5, mfc="white", mec="black")
 
 
 def colour_scales(figure: Figure, axes: Axes, *, with_maps: bool) -> None:

@@ -177,6 +177,7 @@ def _grid_row(
     found = image["mergers"][-1]
     view, (maps, leading, _) = _view(tensors, number), _maps(tensors, number, merger["after"])
     show_pixels(row[0], view, "image" if top else "", size=10)
+    placed_dots(row[0], image["places"], view, size=1.8)
     row[0].set_ylabel(short_label(image["label"] or Path(image["name"]).stem), fontsize=10)
     if found["sets"]:
         show_pixels(row[1], sets(view, leading), set_sizes(maps))

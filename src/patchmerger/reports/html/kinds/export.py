@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from patchmerger.placing.settings import PlacingSettings
 from patchmerger.reports.html.kinds.common import Results
 from patchmerger.reports.html.parts import Cell, Figure, Section, Table
 from patchmerger.reports.numbers import counted, model_name
+from patchmerger.runs.serialisation import from_json
 
 
 def describe(section: Section, results: Results) -> None:
@@ -78,11 +80,13 @@ def _file(results: Results) -> Table:
     merged = [
         f"{m['reducer']} to {counted(m['num_tokens'], 'token')} after block {m['after']}" for m in info["mergers"]
     ]
+    placing = None if info.get("placing") is None else from_json(PlacingSettings, info["placing"])
     known = {name: info[name] for name in ("mean", "std", "crop_pct", "crop_mode", "interpolation") if info[name]}
     rows = [
         ("file", str(results["file"])),
         ("takes", f"{given}; {batch}" + ("" if step is None else f"; H and W are multiples of {step}")),
         ("gives", f"{gives}, float32 (B, {info['num_classes']})"),
+        *([] if placing is None else [("places", placing.in_words)]),
         ("merges", "; ".join(merged) or "no"),
         ("preprocessing", ", ".join(f"{name} {_short(value)}" for name, value in known.items()) or "not known"),
         ("class names", _short(info["class_names"]) if info["class_names"] else "not known"),
