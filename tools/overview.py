@@ -13,7 +13,7 @@ from patchmerger.reports.style import head, picture
 from patchmerger.runs.files import read_json
 from patchmerger.runs.tensors import read_tensors
 
-FILE, MAPS, STUDY = "overview.png", "merge-maps-cifar10.json", "accelerate-vit-small-cifar10.json"
+FILE, MAPS, STUDY = "overview.png", "merge-maps-cifar10.json", "accelerate-all-vit-small-cifar10.json"
 _IMAGES, _TOKENS, _WIDTH, _SIDE = 4, 4, 5, 1.0
 
 
@@ -67,8 +67,8 @@ def _note(maps: Mapping[str, Any], study: Mapping[str, Any]) -> str:
     return (
         f"Left: {maps['title']}, {merger['num_tokens']} tokens after block {merger['after']}. Light: the patches that "
         "go into a token; led by: the token\nthat takes most of each patch; striped: next to nothing of it is taken. "
-        f"Right: {models} ({model_text(study['model'])})\non {data}, mean ± standard deviation; the blocks before the "
-        "merger frozen, the rest trained again. Axes do not begin at 0."
+        f"Right: {models} ({model_text(study['model'])})\non {data}, mean ± standard deviation; merged, then "
+        "all blocks trained again. Axes do not begin at 0."
     )
 
 

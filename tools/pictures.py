@@ -9,6 +9,8 @@ from typing import Any
 
 from patchmerger.reports.acceleration_study import draw_accelerations
 from patchmerger.reports.comparison import draw_comparison
+from patchmerger.reports.patterns import draw_patterns
+from patchmerger.reports.placing_study import draw_placing
 from patchmerger.reports.speed import draw_speed
 from patchmerger.reports.sweep import draw_sweep
 from patchmerger.reports.transfer import draw_transfer
@@ -19,11 +21,13 @@ from tools.overview import MAPS, draw_overview
 RESULTS = Path("results")
 
 
-DRAWN: dict[str, Callable[[dict[str, Any], Path], None]] = {
+DRAWN: dict[str, Callable[[Any, Path], None]] = {
     "compare": draw_comparison,
     "sweep": draw_sweep,
     "transfer": draw_transfer,
     "accelerate": draw_accelerations,
+    "place": draw_placing,
+    "patterns": draw_patterns,
     "show": draw_maps,
 }
 """What draws the results of each study."""
