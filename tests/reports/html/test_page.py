@@ -201,8 +201,12 @@ def test_names_cannot_break_the_page():
 def test_colours_are_told_from_a_dark_page():
     for colour in variant_colours(["plain", "merged", "located", "paper", "average", "shallow", *"abcd"]).values():
         assert contrast(on_dark(colour.removeprefix("#")), "171a20") >= 5
-    study = section(results_of("accelerate-vit-small-cifar10")).charts[-1].data
-    colours = {trace["name"]: trace["marker"]["color"] for trace in study}
+    study = section(results_of("accelerate-all-vit-small-cifar10"))
+    colours = {trace["name"]: trace["marker"]["color"] for trace in study.charts[-1].data}
+    in_table = {row[0].text: row[0].colour for row in study.tables[0].rows}
+    assert {name: in_table[name] for name in colours if name != "plain"} == {
+        name: colour for name, colour in colours.items() if name != "plain"
+    }
     assert len(set(colours.values())) == len(colours)
     assert colours["located queries"] == f"@{variant_colours(['located'])['located'].removeprefix('#')}"
     assert contrast("000000", "ffffff") == pytest.approx(21)

@@ -12,7 +12,7 @@ _SYMBOLS = {
     "*": "star", "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down",
     "P": "cross", "X": "x", "h": "hexagon", "<": "triangle-left", ">": "triangle-right",
 }  # fmt: skip
-_METHODS = {text: method for method, text in WORDS.items() if method != "plain"}
+_METHODS = {text: method for method, text in WORDS.items()}
 _OF_THE_MERGED = ("accelerated", "recovery")
 _NOT_TRAINED = {"merged, not trained": "#e0945a"}
 _WRITTEN = re.compile(r'"@([0-9a-f]{6})(?:/[\d.]+)?"')
