@@ -4,7 +4,7 @@ import torch
 
 from conftest import make_vit
 from exports.conftest import PREPROCESSING, nothing_but, tiny
-from patchmerger.exports import ExportSettings, ParityError, export, exporting
+from patchmerger.exports import ExportSettings, ParityError, export, writing
 from patchmerger.exports.metadata import ExportedMerger
 from patchmerger.reports.html.kinds import section_of
 from patchmerger.reports.html.reading import read_sources
@@ -57,7 +57,7 @@ def test_the_model_stays_as_it_is(monkeypatch, tmp_path):
     model = tiny().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with monkeypatch.context() as patched:
-        patched.setattr(exporting, "write_onnx", lambda *_: (_ for _ in ()).throw(OSError("stop here")))
+        patched.setattr(writing, "write_onnx", lambda *_: (_ for _ in ()).throw(OSError("stop here")))
         with pytest.raises(OSError, match="stop here"):
             export(model, tmp_path / "x.onnx")
     assert model.training
@@ -76,7 +76,7 @@ def test_a_file_that_gives_other_outputs_is_not_left(monkeypatch, tmp_path, onnx
         onnx.save(proto, path)
         return {}
 
-    monkeypatch.setattr(exporting, "write_onnx", damaged)
+    monkeypatch.setattr(writing, "write_onnx", damaged)
     (tmp_path / "old.onnx").write_bytes(b"the old one")
     (tmp_path / "old.onnx.json").write_text('{"kind": "export"}')
     with pytest.raises(ParityError, match=r"onnx \(fp32\).*largest difference.*no file was written"):
@@ -86,7 +86,7 @@ def test_a_file_that_gives_other_outputs_is_not_left(monkeypatch, tmp_path, onnx
 
 
 def test_int8_without_images_is_refused_before_long_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "trace", lambda *_: pytest.fail("traced"))
+    monkeypatch.setattr(writing, "trace", lambda *_: pytest.fail("traced"))
     with pytest.raises(ValueError, match=r"precision \('int8'\) needs data"):
         export(tiny(), tmp_path / "x.onnx", ExportSettings(precision="int8"))
     assert nothing_but(tmp_path)

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import patchmerger
@@ -19,10 +18,9 @@ from patchmerger.costs.model_cost import cost
 from patchmerger.data import DataSettings, Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.runs.run_folder import read_settings
 from patchmerger.training.finetuning import content_of, start_from
 from patchmerger.training.fitting import fit
-from patchmerger.training.settings import FitSettings, Recipe, TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -97,7 +95,7 @@ def test_at_twice_the_size_only_positions_and_head_are_others_and_the_cost_is_th
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_the_head_of_the_same_classes_is_kept_and_then_outputs_are_those_of_the_saved_model(tmp_path, host):
+def test_the_head_of_the_same_classes_is_kept_and_outputs_are_those_of_the_saved_model(tmp_path, host):
     before = upstream(tmp_path, host)
     started = start(tmp_path, names=NAMES, drop_path_rate=0.5)
     assert not started.new_head
@@ -172,9 +170,7 @@ def test_weights_that_cannot_be_fetched_are_told_of(monkeypatch):
         raise FileNotFoundError("no network")
 
     monkeypatch.setattr("patchmerger.training.finetuning.timm.create_model", create)
-    with pytest.raises(
-        FileNotFoundError, match=r"init \(vit_tiny_patch16_224\): its weights cannot be had: no network"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"init \(vit_tiny_patch16_224\): its weights cannot be .*no network"):
         start("vit_tiny_patch16_224")
 
 
@@ -232,13 +228,10 @@ def test_weights_alone_are_those_of_the_architecture_that_is_named(tmp_path, hos
     weights = before.state_dict()
     kept = {key: value for key, value in started.model.state_dict().items() if not key.startswith("head.")}
     assert all(torch.equal(value, weights[key]) for key, value in kept.items())
+    settings = ModelSettings(name, {**SMALL, **args, "img_size": 64})
     with pytest.warns(UserWarning, match="left out"):
-        larger = start_from(
-            file, ModelSettings(name, {**SMALL, **args, "img_size": 64}), "auto", class_names=("up", "down")
-        ).model
-    resized = start_from(
-        tmp_path / "up", ModelSettings(args={"img_size": 64}), "auto", class_names=("up", "down")
-    ).model
+        larger = start_from(file, settings, "auto", class_names=("up", "down")).model
+    resized = start(tmp_path / "up", img_size=64).model
     same = [key for key in resized.state_dict() if not key.startswith("head.")]
     assert all(torch.equal(larger.state_dict()[key], resized.state_dict()[key]) for key in same)
     assert content_of(file).startswith("sha256:")
@@ -306,29 +299,5 @@ def test_fine_tuning_learns_with_each_usual_optimizer(tmp_path, optimizer):
         epochs=3, warmup_epochs=1, batch_size=128, accelerator="cpu", optimizer=optimizer, layer_decay=0.8,
         lr=3e-3 if optimizer == "adamw" else 0.1,
     )  # fmt: skip
-    history = finetune(tmp_path / "up", tmp_path / "run", training=training)["history"]
+    history = finetune(tmp_path / "up", tmp_path / "run", training=training, image_size=16)["history"]
     assert history[-1]["train_loss"] < history[0]["train_loss"]
-
-
-def test_a_model_in_memory_is_fine_tuned_on_a_dataset_of_ones_own(tmp_path):
-    model = timm.create_model("vit_tiny_patch16_224", **{**SMALL, "img_size": 8, "patch_size": 2}, num_classes=2)
-    images, labels = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64) % 2
-    own = {"train": TensorDataset(images, labels), "test": TensorDataset(images[:16], labels[:16])}
-    recipe = Recipe(merge=MergeSettings(num_tokens=4), training=TrainingSettings(1, batch_size=16, accelerator="cpu"))
-    results = fit(recipe, own, model=model, out=tmp_path / "run", progress=False)
-    assert results["mergers"] == [{"after": 2, "num_tokens": 4}]
-    assert results["images"]["train"] + results["images"]["validation"] == 64
-    assert read_settings(tmp_path / "run", FitSettings).data.source == "TensorDataset"
-    saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert torch.equal(saved["head.weight"], model.head.weight)  # trained in place
-
-
-def test_models_in_memory_that_cannot_be_trained_are_refused(tmp_path):
-    model = timm.create_model("vit_tiny_patch16_224", **{**SMALL, "img_size": 8, "patch_size": 2}, num_classes=3)
-    with pytest.raises(ValueError, match=r"VisionTransformer.* has 3 outputs, but data has 10 classes.*reset_class"):
-        fit(model=model, out=tmp_path / "a")
-    with pytest.raises(ValueError, match=r"VisionTransformer\) is given, so that .* must be left out"):
-        fit(Recipe(init="vit_tiny_patch16_224"), model=model, out=tmp_path / "a")
-    with pytest.raises(TypeError, match=r"data .*Dataset"):
-        fit(Recipe(), 3, out=tmp_path / "a")
-    assert not (tmp_path / "a").exists()
