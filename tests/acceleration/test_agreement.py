@@ -7,7 +7,7 @@ import torch
 
 from patchmerger import insert
 from patchmerger.acceleration import agreement
-from patchmerger.acceleration.agreement import HeldOutScores, at_chance, compare_scores, scores_of
+from patchmerger.acceleration.agreement import HeldOutScores, at_chance, compare_scores, scored_within, scores_of
 from patchmerger.acceleration.teachers import find_teacher
 from patchmerger.data import load_images
 from patchmerger.models.classifier import Classifier
@@ -81,3 +81,13 @@ def test_held_out_scores_are_those_of_the_whole_models(cache_gib, tmp_path, monk
     assert torch.equal(changed, scores_of(Classifier(merged), images, teacher.preprocessing, **options))
     held.remove()
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(("seconds", "least", "expected"), [(1e-9, 10, 10), (1e9, 10, 360), (1e-9, 1000, 360)])
+def test_as_many_images_are_scored_as_there_is_time_for(seconds, least, expected):
+    teacher = find_teacher(trained_vit(), mean=(0.5,) * 3, std=(0.5,) * 3)
+    count = scored_within(
+        seconds, Classifier(teacher.net), load_images("digits", seed=0).test, teacher.preprocessing, image_size=8,
+        batch_size=8, workers=0, least=least,
+    )  # fmt: skip
+    assert count == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,35 @@ def scores_of(
             found.append(classifier(batch.to(like)).float().cpu())
             bar.advance(len(batch))
     return torch.cat(found)
+
+
+def scored_within(
+    seconds: float, classifier: Classifier, images: ImageSet, preprocessing: Preprocessing, *, image_size: int,
+    batch_size: int, workers: int | None, least: int = 1000,
+) -> int:  # fmt: skip
+    """How many of the images a model scores in so many seconds, measured on two batches of them.
+
+    Args:
+        seconds: The time.
+        classifier: The model, on the device to work on.
+        images: The images.
+        preprocessing: How they are prepared.
+        image_size: Height and width that they are fitted to.
+        batch_size: Images in a batch.
+        workers: Processes that load images.
+        least: So many are worth any time.
+    """
+    if len(images) <= least:
+        return len(images)
+    batch = images.subset(range(min(len(images), batch_size)))
+    for _ in range(2):  # the first warms up
+        begin = time.perf_counter()
+        scores_of(
+            classifier, batch, preprocessing, image_size=image_size, batch_size=batch_size, workers=workers,
+            progress=False,
+        )  # fmt: skip
+        taken = (time.perf_counter() - begin) / len(batch)
+    return min(len(images), max(least, int(seconds / taken)))
 
 
 class HeldOutScores:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.agreement import HeldOutScores, at_chance, chance_warning, compare_scores
+from patchmerger.acceleration.agreement import HeldOutScores, at_chance, chance_warning, compare_scores, scored_within
 from patchmerger.acceleration.distillation import distill
-from patchmerger.acceleration.image_batches import calibration_batch
+from patchmerger.acceleration.image_batches import calibration_batch, some_of
 from patchmerger.acceleration.placement import (
     ChosenPlacement,
     candidate_placements,
@@ -73,7 +73,7 @@ class AccelerationRun:
     ) -> None:
         self.folder, self.teacher, self.images, self.labels = folder, teacher, images, labels
         self.recovery, self.seed, self.progress, self.workers = recovery, seed, progress, workers
-        self.targets = images.test.targets if labels else None
+        self.test, self.targets = images.test, images.test.targets if labels else None
         self.device = device_of(recovery)
         self.image_size = square_input(teacher.net)
         self.precision = recovery.precision or default_precision(self.device)
@@ -125,9 +125,14 @@ class AccelerationRun:
         rear.check(classifier, images.to(next(classifier.parameters())))
 
     def evaluate_teacher(self, placement: ChosenPlacement, source: str) -> None:
-        """The plain model on the held-out images."""
+        """The plain model on the held-out images; with a budget, on as many as it scores in a third of it."""
+        count = self._kept("evaluated", lambda: {"images": self._affordable()})["images"]
+        if count < len(self.test):
+            self._say(f"    evaluates on {count:,} of {len(self.test):,} held-out images, for which there is time")
+            self.test = some_of(self.test, count, self.seed)
+            self.targets = self.test.targets if self.labels else None
         self.held_out = HeldOutScores(
-            self.teacher, self.images.test, placement.after, self.folder.path / "evaluation",
+            self.teacher, self.test, placement.after, self.folder.path / "evaluation",
             cache_gib=self.recovery.cache_gib / 2, image_size=self.image_size, device=self.device,
             batch_size=2 * self.recovery.batch_size, workers=self.workers, progress=self.progress,
         )  # fmt: skip
@@ -138,6 +143,16 @@ class AccelerationRun:
         self._say(f"    the plain model: {self.metric} {100 * accuracy:.2f}%")
         if at_chance(self._scores("plain"), self.targets):
             warnings.warn(chance_warning(self.teacher, accuracy, source), stacklevel=3)
+
+    def _affordable(self) -> int:
+        """Held-out images to evaluate on."""
+        if self.recovery.seconds is None:
+            return len(self.test)
+        return scored_within(
+            self.recovery.seconds / 3, Classifier(copy.deepcopy(self.teacher.net).to(self.device)), self.test,
+            self.teacher.preprocessing, image_size=self.image_size, batch_size=self.recovery.batch_size,
+            workers=self.workers,
+        )  # fmt: skip
 
     def initialise_queries(self, placement: ChosenPlacement, query_init: QueryInitSettings) -> nn.Module:
         """2. The merged model, with queries from its own features."""
