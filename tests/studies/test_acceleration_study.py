@@ -12,6 +12,7 @@ from patchmerger.acceleration.placement import candidate_placements
 from patchmerger.acceleration.settings import PlacementSettings, RecoverySettings
 from patchmerger.costs import cost
 from patchmerger.hosts import find_host
+from patchmerger.hub import load
 from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.acceleration_study import PICTURE_FILE, report_accelerations
 from patchmerger.studies.acceleration_study import accelerate_study, cells_of
@@ -24,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
 ]
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
-METHODS = ["located", "average", "regions", "cut", "plain"]
+METHODS = ["located", "average", "cut", "plain"]
 QUICK = {
     "speedups": [1.4], "methods": METHODS, "epochs": [0.0, 0.2], "rounds": 1, "calibration_images": 32,
     "recovery": RecoverySettings(batch_size=64, accelerator="cpu"), "candidates": 2, "speed_batch_size": 2,
@@ -94,6 +95,26 @@ def test_what_is_done_is_kept_when_a_study_resumes(study, trained):
     assert again["curves"] == results["curves"]
 
 
+def test_keep_rates_at_three_depths(trained, tmp_path, capsys):
+    """A quarter, half and three quarters of the blocks; what works inside a block does so in the next one."""
+    further = {"speedups": [], "keep_rates": [0.5], "methods": ["located", "tome", "regions"], "epochs": [0.0, 0.1]}
+    settings = AccelerationStudySettings(trained[:1], **{**QUICK, **further})
+    results = accelerate_study(settings, out=tmp_path / "study", progress=False)
+    stages = results["stages"]["0.5"]
+    assert (stages["after"], stages["num_tokens"]) == ([1, 2, 3], [8, 4, 2])
+    found = {(curve["method"], curve["epochs"]): curve for curve in results["curves"]}
+    assert len(found) == 6
+    whole = cost(load(trained[0] / "model")).flops
+    for (method, _), curve in found.items():
+        assert (curve["speedup"], curve["keep_rate"]) == (None, 0.5)
+        assert curve["num_tokens"] == [8, 4, 2]
+        assert (curve["behind"] is None) == (method == "located")
+    assert found["located", 0.0]["flops"] == pytest.approx(whole / stages["predicted"], rel=0.02)
+    assert found["located", 0.0]["flops"] < found["tome", 0.0]["flops"] < whole
+    report_accelerations(results)
+    assert "keep 0.5" in capsys.readouterr().out
+
+
 def test_the_plain_model_is_trained_on_once_whatever_it_is_compared_with():
     settings = AccelerationStudySettings(
         ["a"],
@@ -136,6 +157,7 @@ def test_a_method_that_works_inside_a_block_gets_the_tokens_of_equal_flops(vit):
     [
         ({"models": []}, "models is empty"),
         ({"speedups": [0.9]}, r"speedups \(\[0.9\]\) must be .* above 1"),
+        ({"keep_rates": [1.0]}, r"keep_rates \(\[1.0\]\) must be above 0 and below 1"),
         ({"epochs": [-0.1]}, r"epochs \(\[-0.1\]\) must be .* 0 or above"),
         ({"methods": ["best", "best"]}, "names one twice"),
         ({"methods": ["tokens"]}, r"methods \('tokens'\) must be among plain, cut, regions, .*average"),

@@ -59,6 +59,16 @@ def recovery_text(row: Mapping[str, Any], *, short: bool = False) -> str:
     return "none" if not row["epochs"] else length if short else f"{row['scope']}, {length}"
 
 
+def asked_order(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Sorts rows by wanted speed-up, then those of keep rates from the largest rate to the smallest."""
+    return (float("inf"), -row["keep_rate"]) if row.get("keep_rate") else (row["speedup"], 0.0)
+
+
+def asked_text(row: Mapping[str, Any]) -> str:
+    """The wanted speed-up, or the keep rate."""
+    return f"keep {row['keep_rate']:g}" if row.get("keep_rate") else f"{row['speedup']:g}"
+
+
 def difference_of(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """A difference with its interval over the models, where there are several, or else over the images."""
     return None if found is None else found.get("models") or found["images"]
@@ -74,9 +84,10 @@ def show_accelerations(results: dict[str, Any]) -> None:
     columns = ("accuracy", interval_heading("plain", differences), "agreement", f"{method_text(first)} − it")
     table = new_table(["speed-up\n(by FLOPs)", "method", "recovery"], columns, title=title)
     scopes, last = {row["scope"] for row in curves if row["epochs"]}, None
-    for row in sorted(curves, key=lambda row: row["speedup"]):
+    for row in sorted(curves, key=asked_order):
         timing = timings[row["timed_as"]]
         speed = f"{speed_text(timing)} ({timing['predicted_speedup']:.2f})"
+        speed += f", {asked_text(row)}" if row.get("keep_rate") else ""
         table.add_row(
             speed, method_text(row["method"]), recovery_text(row, short=len(scopes) < 2),
             f"{100 * row['accuracy']:.2f}",
@@ -136,7 +147,10 @@ def draw_accuracies(axes: Axes, results: Mapping[str, Any], recovery: str, *, by
     colours, markers = variant_colours(methods), variant_markers(methods)
     for method in methods:
         rows = [r for r in results["curves"] if r["method"] == method and recovery_text(r) == recovery]
-        _line(axes, results, rows, by, colours[method], markers[method])
+        for staged in (False, True):
+            line = [row for row in rows if bool(row.get("keep_rate")) == staged]
+            if line:
+                _line(axes, results, line, by, colours[method], markers[method])
     plain = 100 * sum(p["accuracy"] for p in results["plain"]) / len(results["plain"])
     axes.axhline(plain, color=GREY, lw=1, ls=":")
     words = {"predicted_speedup": "times fewer FLOPs than plain", "speedup": "inference, times as fast as plain"}
@@ -152,13 +166,17 @@ def method_handles(methods: Sequence[str]) -> tuple[list[Line2D], list[str]]:
 
 def _note(results: dict[str, Any]) -> str:
     models = len(results["models"])
-    asked = "; ".join(
-        f"asked for {wanted}: {place['num_tokens']} tokens after block {place['after']}"
+    asked = [
+        f"Speed-up asked for {wanted}: {place['num_tokens']} tokens after block {place['after']}."
         for wanted, place in results["places"].items()
-    )
+    ] + [
+        f"Keep rate {rate}: {', '.join(map(str, place['num_tokens']))} tokens after blocks "
+        f"{', '.join(map(str, place['after']))}."
+        for rate, place in results.get("stages", {}).items()
+    ]
     spread = f"Mean ± standard deviation of {models} models. " if models > 1 else ""
     return (
-        f"Speed-up {asked}.\n{spread}Speed: median of the paired ratios of interleaved rounds, bars: their quartiles; "
+        f"{' '.join(asked)}\n{spread}Speed: median of the paired ratios of interleaved rounds, bars: their quartiles; "
         f"{results['speed']['environment']['device_name']}.\nAxes do not begin at 0."
     )
 

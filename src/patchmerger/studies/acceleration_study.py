@@ -24,6 +24,7 @@ from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd, over_images, over_seeds
 from patchmerger.speed.measurement import measure
 from patchmerger.studies.methods import CONTROLS, Method, at_equal_flops, known_methods
+from patchmerger.studies.staged_placement import StagedPlacement, staged_placement
 from patchmerger.studies.trained_models import TrainedModel, trained_models
 from patchmerger.studies.trained_settings import AccelerationStudySettings
 from patchmerger.studies.trained_study import TrainedStudy, study_folder
@@ -31,6 +32,7 @@ from patchmerger.studies.training_runs import finished
 
 _CACHE = "kept"
 _SPEED_FILE = "speed.json"
+_GROUPED = ("method", "speedup", "scope", "epochs", "keep_rate")
 
 
 def accelerate_study(
@@ -38,9 +40,9 @@ def accelerate_study(
 ) -> dict[str, Any]:
     """Make trained plain models faster by several methods, recover each alike, and compare them.
 
-    Methods at one speed-up share a placement, the tokens that the blocks before it computed, images and order. Test
-    images are looked at once, for the results. The same call again resumes an interrupted study; in a second process
-    it shares the work.
+    Methods at one speed-up, or keep rate, share a placement, the tokens that the blocks before it computed, images and
+    order. Test images are looked at once, for the results. The same call again resumes an interrupted study; in a
+    second process it shares the work.
 
     Args:
         settings: What is studied.
@@ -67,8 +69,9 @@ def accelerate_study(
         speedup: candidate_placements(trained[0].teacher.net, PlacementSettings(speedup), settings.candidates)
         for speedup in settings.speedups
     }
+    staged = {rate: staged_placement(trained[0].teacher.net, rate) for rate in settings.keep_rates}
     folder.begin()
-    study = _Study(settings, trained, candidates, folder, progress)
+    study = _Study(settings, trained, candidates, staged, folder, progress)
     study.choose_places()
     study.recover_all()
     return study.finish(command)
@@ -81,22 +84,34 @@ class Cell:
     Attributes:
         model: Its number among the plain models.
         method: What makes it faster.
-        speedup: The wanted speed-up.
+        speedup: The wanted speed-up, or ``None`` with a keep rate.
         scope: What the recovery trains.
         epochs: Its length.
+        keep_rate: The share of tokens that each of three reductions keeps, in place of a speed-up.
     """
 
     model: int
     method: str
-    speedup: float
+    speedup: float | None
     scope: Scope
     epochs: float
+    keep_rate: float | None = None
 
     @property
     def name(self) -> str:
         """Its name, and that of its files."""
         recovered = f"{self.scope}-{self.epochs:g}" if self.epochs else "unrecovered"
-        return f"model-{self.model}/{self.speedup:g}-{self.method}-{recovered}"
+        return f"model-{self.model}/{self.budget}-{self.method}-{recovered}"
+
+    @property
+    def budget(self) -> str:
+        """What it may cost, in words that are part of names."""
+        return budget_name(self.speedup, self.keep_rate)
+
+
+def budget_name(speedup: float | None, keep_rate: float | None) -> str:
+    """A wanted speed-up or keep rate, as names have it."""
+    return f"{speedup:g}" if keep_rate is None else f"keep-{keep_rate:g}"
 
 
 def cells_of(settings: AccelerationStudySettings) -> list[Cell]:
@@ -106,12 +121,19 @@ def cells_of(settings: AccelerationStudySettings) -> list[Cell]:
     """
     found: dict[str, Cell] = {}
     for method, epochs, scope in product(settings.methods, settings.epochs, settings.scopes):
-        for number, speedup in product(range(len(settings.models)), settings.speedups):
-            one = Cell(number, method, speedup, scope if epochs else settings.scopes[0], epochs)
+        for number, (speedup, rate) in product(range(len(settings.models)), _budgets(settings)):
+            one = Cell(number, method, speedup, scope if epochs else settings.scopes[0], epochs, rate)
             if method == "plain":  # as long whatever it is compared with, and never with frozen blocks
-                one = replace(one, speedup=1.0, scope=one.scope if settings.recovery.frozen_blocks == 0 else "all")
+                one = replace(
+                    one, speedup=1.0, keep_rate=None, scope=one.scope if settings.recovery.frozen_blocks == 0 else "all"
+                )
             found.setdefault(one.name, one)
     return list(found.values())
+
+
+def _budgets(settings: AccelerationStudySettings) -> list[tuple[float | None, float | None]]:
+    """Speed-ups and keep rates, one of the two each."""
+    return [*((speedup, None) for speedup in settings.speedups), *((None, rate) for rate in settings.keep_rates)]
 
 
 class _Study(TrainedStudy[Cell]):
@@ -122,11 +144,12 @@ class _Study(TrainedStudy[Cell]):
         settings: AccelerationStudySettings,
         trained: Sequence[TrainedModel],
         candidates: dict[float, list[ChosenPlacement]],
+        staged: dict[float, StagedPlacement],
         folder: RunFolder,
         progress: bool,
     ) -> None:
-        self.settings, self.candidates = settings, candidates
-        self._matched: dict[tuple[str, float], ChosenPlacement] = {}
+        self.settings, self.candidates, self.staged = settings, candidates, staged
+        self._matched: dict[tuple[str, str], ChosenPlacement | StagedPlacement] = {}
         self._flops: dict[str, int] = {}
         self.trials = {
             f"places/{speedup:g}-after-{place.after}": place
@@ -171,6 +194,7 @@ class _Study(TrainedStudy[Cell]):
             **self.described(),
             "plain": [self.plain(number) for number in range(len(self.trained))],
             "places": {f"{speedup:g}": place.as_dict() for speedup, place in self.places.items()},
+            "stages": {f"{rate:g}": place.as_dict() for rate, place in self.staged.items()},
             "trials": self.tried,
             "cells": found,
             "curves": self._curves(found),
@@ -187,30 +211,36 @@ class _Study(TrainedStudy[Cell]):
         return found
 
     def _timed(self) -> dict[str, nn.Module]:
-        """The models whose speed is measured: of each speed-up every method that computes something else."""
+        """The models whose speed is measured: of each budget every method that computes something else."""
         net = self.trained[0].teacher.net
         models: dict[str, nn.Module] = {"plain": net}
-        for speedup, name in product(self.places, self.settings.methods):
-            if (timed := _timed_as(name, speedup)) not in models:
-                method, images = Method(name, net, self._place(name, speedup)), self.calibration_images(0, 64)
+        for (speedup, rate), name in product(_budgets(self.settings), self.settings.methods):
+            if (timed := _timed_as(name, speedup, rate)) not in models:
+                method, images = Method(name, net, self._place(name, speedup, rate)), self.calibration_images(0, 64)
                 models[timed] = method.student(images, recovers=True, seed=0)
         return models
 
-    def _place(self, method: str, speedup: float) -> ChosenPlacement:
-        """Where a method merges, with as many tokens as give it the FLOPs of the merger; found once."""
-        if (method, speedup) not in self._matched:
-            place = self.places.get(speedup) or next(iter(self.places.values()))
-            self._matched[method, speedup] = at_equal_flops(method, self.trained[0].teacher.net, place)
-        return self._matched[method, speedup]
+    def _place(self, method: str, speedup: float | None, keep_rate: float | None) -> ChosenPlacement | StagedPlacement:
+        """Where a method merges; for a speed-up with as many tokens as give it the FLOPs of the merger, found once."""
+        key = (method, budget_name(speedup, keep_rate))
+        if key not in self._matched:
+            chosen = self.places.get(speedup) if speedup is not None else None
+            if chosen is not None:
+                self._matched[key] = at_equal_flops(method, self.trained[0].teacher.net, chosen)
+            elif keep_rate is not None:
+                self._matched[key] = self.staged[keep_rate]
+            else:  # a plain model has no place
+                self._matched[key] = next(iter([*self.places.values(), *self.staged.values()]))
+        return self._matched[key]
 
     def evaluated(self, cell: Cell) -> tuple[Tensor, dict[str, Any]]:
         """Make the model, recover it, and evaluate it on the test images."""
         model, recovers = self.trained[cell.model], cell.epochs > 0
-        place = self._place(cell.method, cell.speedup)
+        place = self._place(cell.method, cell.speedup, cell.keep_rate)
         method = Method(cell.method, model.teacher.net, place)
         images = self.calibration_images(cell.model, self.settings.calibration_images)
         student = method.student(images, recovers=recovers, seed=model.seed)
-        timed = _timed_as(cell.method, cell.speedup)
+        timed = _timed_as(cell.method, cell.speedup, cell.keep_rate)
         if timed not in self._flops:
             self._flops[timed] = cost(student).flops
         recovered: dict[str, Any] = {"steps": 0, "seconds": 0.0, "phases": {}}
@@ -235,28 +265,29 @@ class _Study(TrainedStudy[Cell]):
         }
 
     def _curves(self, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Means over the models of each method, speed-up and recovery, with what differs from plain and from the first.
+        """Means over the models of each method, budget and recovery, with what differs from plain and from the first.
 
-        ``difference`` is to the plain model; ``behind`` what the first method is ahead by, at the same speed-up with
+        ``difference`` is to the plain model; ``behind`` what the first method is ahead by, at the same budget with
         the same recovery. Both are paired, over the models where there are several, and over the images, each with
         its mean over the models.
         """
         plain = self.right_of_plain()
         groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for cell in found:
-            groups.setdefault(tuple(cell[name] for name in ("method", "speedup", "scope", "epochs")), []).append(cell)
+            groups.setdefault(tuple(cell[name] for name in _GROUPED), []).append(cell)
         right = {
             key: [self.right(Cell(*(cell[name] for name in Cell.__dataclass_fields__))) for cell in cells]
             for key, cells in groups.items()
         }
         curves = []
-        for (method, speedup, scope, epochs), cells in groups.items():
-            ours, first = right[method, speedup, scope, epochs], (self.settings.methods[0], speedup, scope, epochs)
+        for (method, *rest), cells in groups.items():
+            speedup, scope, epochs, rate = rest
+            ours, first = right[method, *rest], (self.settings.methods[0], *rest)
             accuracy, sd = mean_sd([cell["accuracy"] for cell in cells])
             several = len(cells) > 1
             curves.append({
-                "method": method, "speedup": speedup, "scope": scope, "epochs": epochs,
-                "timed_as": _timed_as(method, speedup), "num_tokens": cells[0]["num_tokens"],
+                "method": method, "speedup": speedup, "keep_rate": rate, "scope": scope, "epochs": epochs,
+                "timed_as": _timed_as(method, speedup, rate), "num_tokens": cells[0]["num_tokens"],
                 "flops": cells[0]["flops"], "accuracy": accuracy, "sd": sd if several else None,
                 "agreement": mean_sd([cell["agreement"] for cell in cells])[0],
                 "difference": _paired(ours, plain),
@@ -275,7 +306,7 @@ def _paired(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> dict[str, Any]:
     return over
 
 
-def _timed_as(method: str, speedup: float) -> str:
+def _timed_as(method: str, speedup: float | None, keep_rate: float | None) -> str:
     """The name of the timing that tells a method's speed: of queries it matters only whether they are located."""
     if method == "plain":
         return "plain"
@@ -283,4 +314,4 @@ def _timed_as(method: str, speedup: float) -> str:
         kind = "located" if method == "regions" else method
     else:
         kind = "located" if method in ("located", "best") else "patchmerger"
-    return f"{kind} {speedup:g}"
+    return f"{kind} {budget_name(speedup, keep_rate)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert
 from patchmerger.reducers.build import all_work_inside
 from patchmerger.reducers.names import ReducerName
+from patchmerger.studies.staged_placement import StagedPlacement
 
 CONTROLS = {
     "plain": "the plain model, trained on with the labels alone, for as long",
@@ -49,7 +51,7 @@ class Method:
 
     name: str
     net: nn.Module
-    placement: ChosenPlacement
+    placement: ChosenPlacement | StagedPlacement
 
     def student(self, images: Tensor, *, recovers: bool, seed: int) -> nn.Module:
         """The model to recover.
@@ -65,7 +67,8 @@ class Method:
         if name == "cut":
             return cut(self.net, self.net_blocks)
         if name in REDUCERS:
-            return _reduced(copy.deepcopy(self.net), name, place, place.num_tokens)
+            counts = place.num_tokens
+            return _reduced(copy.deepcopy(self.net), name, place, [counts] if isinstance(counts, int) else counts)
         grid = find_host(self.net).grid is not None
         init: Any = recommended_query_init(recovers=recovers, grid=grid) if name == "best" else name
         student = place.merged(self.net, "located" if name == "regions" else init)
@@ -83,7 +86,8 @@ class Method:
             scope: Scope = recovery.scope if kept else "all"
             return replace(recovery, scope=scope, teacher_weight=0.0, feature_weight=0.0, label_weight=1.0)
         if self.name == "cut" and recovery.scope != "all":
-            frozen = self.placement.after if recovery.frozen_blocks is None else recovery.frozen_blocks
+            first = min(_blocks(self.placement))
+            frozen = first if recovery.frozen_blocks is None else recovery.frozen_blocks
             return replace(recovery, frozen_blocks=min(frozen, self.net_blocks - 1))
         return recovery
 
@@ -111,7 +115,7 @@ def at_equal_flops(name: str, net: nn.Module, placement: ChosenPlacement) -> Cho
     tried: dict[int, float] = {}
     count = placement.num_tokens
     while count not in tried and len(tried) < 4:
-        parts = count_parts(_reduced(copy.deepcopy(plain), name, placement, count))
+        parts = count_parts(_reduced(copy.deepcopy(plain), name, placement, [count]))
         tried[count] = sum(part.flops for part in parts)
         merges = next(i for i, part in enumerate(parts) if part.name.endswith(".merger"))
         of_a_token = sum(part.flops / part.tokens_in for part in parts[merges + 1 : -1])
@@ -119,10 +123,17 @@ def at_equal_flops(name: str, net: nn.Module, placement: ChosenPlacement) -> Cho
     return replace(placement, num_tokens=min(tried, key=lambda tokens: abs(tried[tokens] - target)))
 
 
-def _reduced(net: nn.Module, name: str, place: ChosenPlacement, num_tokens: int) -> nn.Module:
+def _blocks(place: ChosenPlacement | StagedPlacement) -> tuple[int, ...]:
+    """The blocks that it merges after."""
+    return (place.after,) if isinstance(place.after, int) else place.after
+
+
+def _reduced(
+    net: nn.Module, name: str, place: ChosenPlacement | StagedPlacement, num_tokens: Sequence[int]
+) -> nn.Module:
     """``net`` with a reducer; one that works inside a block does so in the next one, so that all share the front."""
     reducer = REDUCERS[name]
-    after = place.after + (1 if all_work_inside(reducer) else 0)
+    after = [block + (1 if all_work_inside(reducer) else 0) for block in _blocks(place)]
     return insert(net, num_tokens, after, positions=place.positions, reducer=reducer)
 
 

@@ -73,6 +73,9 @@ class AccelerationStudySettings(TrainedStudySettings):
         epochs: Lengths of the recovery, in passes over the training images; 0 is no recovery at all.
         candidates: Placements that are tried for each speed-up, by a short recovery of the first model, on held-out
             training images; 1 takes the latest that reaches the speed-up.
+        keep_rates: Beside the speed-ups, shares of the tokens that each method keeps after a quarter, half and three
+            quarters of the blocks, such as 0.7, as in arXiv 2308.04657. Methods are compared at equal numbers of
+            tokens there, and their FLOPs are recorded.
 
     Raises:
         ValueError: Settings that cannot be studied.
@@ -83,17 +86,22 @@ class AccelerationStudySettings(TrainedStudySettings):
     scopes: Sequence[Scope] = ("rear",)
     epochs: Sequence[float] = (0.0, 1.0)
     candidates: int = 1
+    keep_rates: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.speedups or min(self.speedups) <= 1:
-            raise ValueError(f"speedups ({self.speedups}) must be at least one number, each above 1")
+        if not (self.speedups or self.keep_rates) or min(self.speedups, default=2) <= 1:
+            raise ValueError(
+                f"speedups ({self.speedups}) must be at least one number, each above 1, or keep_rates given"
+            )
+        if not all(0 < rate < 1 for rate in self.keep_rates):
+            raise ValueError(f"keep_rates ({self.keep_rates}) must be above 0 and below 1: 0.7, say")
         if not self.epochs or min(self.epochs) < 0:
             raise ValueError(f"epochs ({self.epochs}) must be at least one number, each 0 or above, such as 0 and 1")
         for name in ("methods", "scopes"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: name at least one")
-        self._check_no_repeats("speedups", "methods", "scopes", "epochs")
+        self._check_no_repeats("speedups", "keep_rates", "methods", "scopes", "epochs")
         check_at_least(1, self, "rounds", "candidates")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from patchmerger.reports.acceleration_study import difference_of, method_text, recovery_text
+from patchmerger.reports.acceleration_study import asked_order, asked_text, difference_of, method_text, recovery_text
 from patchmerger.reports.html.charts import Point, accuracy_against_speed
 from patchmerger.reports.html.colours import chart_colours
 from patchmerger.reports.html.kinds import common
@@ -86,7 +86,7 @@ def _chart(results: Results, recovery: str, measured: bool) -> Chart:
                     method_text(row["method"]), speed, 100 * row["accuracy"],
                     common.speed_bar(timing) if measured else (0.0, 0.0), None if sd is None else 100 * sd,
                     measured and bool(timing["uncertain"]),
-                    [f"asked for {row['speedup']:g}", f"agrees with plain on {100 * row['agreement']:.1f}%"],
+                    [f"asked for {asked_text(row)}", f"agrees with plain on {100 * row['agreement']:.1f}%"],
                 )
             )  # fmt: skip
     speed_caption = f"{common.SPEED_CAPTION} " if measured else ""
@@ -102,13 +102,13 @@ def _chart(results: Results, recovery: str, measured: bool) -> Chart:
 
 
 def _table(results: Results) -> Table:
-    curves = sorted(results["curves"], key=lambda row: row["speedup"])
+    curves = sorted(results["curves"], key=asked_order)
     colours = chart_colours(dict.fromkeys(["plain", *(method_text(row["method"]) for row in curves)]))
     rows = []
     for row in curves:
         timing, method = _timing(results, row), method_text(row["method"])
         rows.append([
-            Cell(method, None, colours[method]), Cell(f"{row['speedup']:g}", row["speedup"]),
+            Cell(method, None, colours[method]), Cell(asked_text(row), row["speedup"] or row["keep_rate"]),
             Cell(recovery_text(row), row["epochs"]), common.speed_cell(timing),
             Cell(f"{timing['predicted_speedup']:.2f}", timing["predicted_speedup"]),
             Cell(f"{100 * row['accuracy']:.2f}", row["accuracy"]),
