@@ -158,7 +158,7 @@ def test_one_view_of_each_image_comes_before_a_second_of_any():
 
 
 def test_a_budget_bounds_keeping_and_training(digits):
-    result = run(merged(), digits, steps=None, budget="3s")
+    result = run(merged(), digits, steps=None, budget="1s")
     assert 0 < result["phases"]["rear"]["kept"]["seconds"] + result["seconds"] < 9
 
 

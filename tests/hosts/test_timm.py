@@ -29,7 +29,7 @@ def arriving(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def test_merged_output_equals_the_composition_by_hand(name):
-    images, plain = family_images(), make_plain(name)
+    images, plain = family_images(), plain_model(name)
     for settings in ((5, 2), ((9, 5), (1, 2))):
         model = make_merged(name, *settings)
         given = model(images)
@@ -40,7 +40,7 @@ def test_merged_output_equals_the_composition_by_hand(name):
 @torch.no_grad()
 def test_later_blocks_see_merged_tokens_and_the_prefix_is_the_prefix(name):
     prefix, images = FAMILIES[name].prefix, family_images()
-    first = arriving(make_plain(name), images)[0]
+    first = arriving(plain_model(name), images)[0]
     assert (first[0] == first[1]).all(dim=-1).tolist() == [True] * prefix + [False] * NUM_PATCHES
     model = make_merged(name)
     counts = [x.shape[1] - prefix for x in arriving(model, images)]
@@ -74,14 +74,14 @@ def test_one_hot_weights_change_nothing(name):
 def test_one_hot_weights_lose_the_bias_only(name):
     images = family_images()
     model = make_merged(name, NUM_PATCHES, 2, reducer=Permute(NUM_PATCHES))
-    unbiased = Hand(make_plain(name), FAMILIES[name].prefix, {2: Permute(NUM_PATCHES)})
+    unbiased = Hand(plain_model(name), FAMILIES[name].prefix, {2: Permute(NUM_PATCHES)})
     torch.testing.assert_close(model(images), unbiased(images), rtol=0, atol=1e-5)
     assert (model(images) - plain_model(name)(images)).abs().max() > 1e-4
 
 
 @torch.no_grad()
 def test_remove_puts_back_the_very_model(name):
-    images, plain, model = family_images(), make_plain(name), make_merged(name)
+    images, plain, model = family_images(), plain_model(name), make_merged(name)
     new = model.state_dict().keys() - plain.state_dict().keys()
     assert len(new) == 6
     assert all(".merger." in key for key in new)
@@ -128,7 +128,7 @@ def test_without_a_prefix_all_may_be_merged(name):
 @torch.no_grad()
 def test_features_come_as_sequences(name):
     images, prefix = family_images(), FAMILIES[name].prefix
-    plain, model = make_plain(name), make_merged(name, 5, 2)
+    plain, model = plain_model(name), make_merged(name, 5, 2)
     wanted = plain.forward_intermediates(images, output_fmt="NLC", intermediates_only=True)
     final, features = model.forward_intermediates(images, output_fmt="NLC")
     assert [f.shape[1] for f in features] == [NUM_PATCHES, 5, 5, 5]
@@ -145,7 +145,7 @@ def test_features_come_as_sequences(name):
 
 
 def test_queries_have_no_weight_decay(name):
-    plain, model = make_plain(name), make_merged(name)
+    plain, model = plain_model(name), make_merged(name)
     root = "" if encoder_of(model) is model else "encoder."
     queries = {f"{root}blocks.{i}.merger.weight" for i in (0, 1)}
     assert set(model.no_weight_decay()) == set(plain.no_weight_decay()) | queries

@@ -11,9 +11,16 @@ from patchmerger.insertion.inserted import mergers  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CLASSIFIERS = [name for name in FAMILIES if "Classification" in name]
 # Its output has no loss, as transformers made it for inference: one of the user's own trains it.
 WITHOUT_LOSS = {"DeiTForImageClassificationWithTeacher"}
+# Images, padded ones, spectrograms, videos, none with a loss: the others are trained as one of these.
+KINDS = {
+    "ViTForImageClassification", "Siglip2ForImageClassification", "ASTForAudioClassification",
+    "VideoMAEForVideoClassification", *WITHOUT_LOSS,
+}  # fmt: skip
+CLASSIFIERS = [
+    pytest.param(name, marks=[] if name in KINDS else pytest.mark.slow) for name in FAMILIES if "Classification" in name
+]
 
 
 def trainer(name, model, folder, **options):
