@@ -1,5 +1,6 @@
 """Tiny Vision Transformers with fixed weights: timm's real architectures, made narrow and shallow."""
 
+import functools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -96,6 +97,22 @@ def vit() -> nn.Module:
 def images() -> Tensor:
     """Two fixed random images of 32 × 32."""
     return make_images()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_are_decoded_once() -> Iterator[None]:
+    """Nearly every training here is on the digits, whose 1,797 images take longer than a step."""
+    from patchmerger.data import loading
+
+    load_sets = loading.load_sets
+    decoded = functools.cache(lambda data: load_sets(loading.open_source(data).splits, data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            loading,
+            "load_sets",
+            lambda splits, data: decoded(data) if data.source == "digits" else load_sets(splits, data),
+        )
+        yield
 
 
 @pytest.fixture
