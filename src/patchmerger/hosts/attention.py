@@ -171,7 +171,7 @@ def attend_torch(
 
 def _forward(attention: Any, stand_in: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What the attention gives for arguments that its pre-hooks have seen, its parts exchanged; its hooks take part."""
-    around = None
+    around: Any = None
     if attention._backward_hooks or attention._backward_pre_hooks:
         around = BackwardHook(attention, attention._get_backward_hooks()[0], attention._get_backward_pre_hooks())
         args = around.setup_input_hook(args)

@@ -230,7 +230,8 @@ class _Study(TrainedStudy[Cell]):
             elif keep_rate is not None:
                 self._matched[key] = self.staged[keep_rate]
             else:  # a plain model has no place
-                self._matched[key] = next(iter([*self.places.values(), *self.staged.values()]))
+                known: list[ChosenPlacement | StagedPlacement] = [*self.places.values(), *self.staged.values()]
+                self._matched[key] = known[0]
         return self._matched[key]
 
     def evaluated(self, cell: Cell) -> tuple[Tensor, dict[str, Any]]:

@@ -51,9 +51,8 @@ def timm_optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> 
     """
     on_cpu = all(p.device.type == "cpu" and not isinstance(p, DTensor) for group in groups for p in group["params"])
     fused = settings.optimizer == "adamw" and settings.precision != "16-mixed" and on_cpu
-    found: torch.optim.Optimizer = create_optimizer_v2(
-        groups, opt=settings.optimizer, lr=settings.lr, **({"fused": True} if fused else {})
-    )
+    options: dict[str, Any] = {"fused": True} if fused else {}
+    found: torch.optim.Optimizer = create_optimizer_v2(groups, opt=settings.optimizer, lr=settings.lr, **options)
     return found
 
 
