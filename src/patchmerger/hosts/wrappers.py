@@ -14,32 +14,26 @@ from patchmerger.hosts.host import UnsupportedModelError
 from patchmerger.hosts.state import partitioned_weight
 
 
+def wrapped_by(model: nn.Module) -> tuple[str, str, list[str]] | None:
+    """What another tool made of a model, what would do, and the names of the model inside; ``None`` if nothing."""
+    if isinstance(model, OptimizedModule):
+        return "it is compiled", "pass model._orig_mod", ["_orig_mod"]
+    if isinstance(model, torch.jit.ScriptModule):
+        return "it is scripted", "pass the model that was scripted", []
+    if isinstance(model, torch.fx.GraphModule):
+        return "it is a traced graph", "pass the model that was traced", []
+    if isinstance(model, DataParallel | DistributedDataParallel):
+        return "it is wrapped already", "pass the model inside (model.module)", ["module"]
+    if type(model).__name__ in ("FeatureGetterNet", "FeatureListNet", "FeatureDictNet", "FeatureHookNet"):
+        return "it only wraps the model for features", "pass its .model", ["model"]
+    return None
+
+
 def refuse_wrapped(model: nn.Module) -> None:
     """Refuse a model that another tool wrapped: a merger put inside would be ignored or left out of sync."""
-    if isinstance(model, OptimizedModule):
-        raise UnsupportedModelError(
-            model,
-            "it is compiled",
-            "pass model._orig_mod, and compile it after insert",
-            "wrapped",
-            ["_orig_mod"],
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise UnsupportedModelError(model, "it is scripted", "pass the model that was scripted", "wrapped")
-    if isinstance(model, torch.fx.GraphModule):
-        raise UnsupportedModelError(model, "it is a traced graph", "pass the model that was traced", "wrapped")
-    if isinstance(model, DataParallel | DistributedDataParallel):
-        raise UnsupportedModelError(
-            model,
-            "it is wrapped already",
-            "pass the model inside (model.module), and wrap it after insert",
-            "wrapped",
-            ["module"],
-        )
-    if type(model).__name__ in ("FeatureGetterNet", "FeatureListNet", "FeatureDictNet", "FeatureHookNet"):
-        raise UnsupportedModelError(
-            model, "it only wraps the model for features", "pass its .model", "wrapped", ["model"]
-        )
+    if (found := wrapped_by(model)) is not None:
+        reason, way_out, inside = found
+        raise UnsupportedModelError(model, reason, f"{way_out}: insert comes first", "wrapped", inside)
     _refuse_sharded(model)
 
 

@@ -7,15 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
-from torch._dynamo.eval_frame import OptimizedModule
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils import parametrize, prune
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts.state import refuse_unsupported_state
-from patchmerger.hosts.wrappers import has_adapters, left_by_peft
+from patchmerger.hosts.wrappers import has_adapters, left_by_peft, wrapped_by
 from patchmerger.hub.folders import check_target
 from patchmerger.hub.libraries import library_of_model
 from patchmerger.hub.library import Library, SaveOptions
@@ -81,12 +78,9 @@ def savable_library(model: nn.Module) -> Library:
         ValueError: It only wraps a model, its weights are no plain ones, or elsewhere, or it is of a class of your own;
             the message says what would do.
     """
-    if isinstance(model, OptimizedModule):
-        raise ValueError("model is compiled: pass model._orig_mod")
-    if isinstance(model, DataParallel | DistributedDataParallel):
-        raise ValueError(f"model is wrapped by {type(model).__name__}: pass model.module")
-    if isinstance(model, torch.jit.ScriptModule | torch.fx.GraphModule):
-        raise ValueError(f"model ({type(model).__name__}) is a graph: pass the model that was scripted or traced")
+    if (found := wrapped_by(model)) is not None:
+        reason, way_out, _ = found
+        raise ValueError(f"model ({host_class(model).__name__}) cannot be saved: {reason}; {way_out}")
     wrapped = left_by_peft(model)
     if wrapped is not None and not has_adapters(model):
         raise ValueError(

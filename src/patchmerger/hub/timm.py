@@ -103,10 +103,6 @@ class Timm(Library):
                 f"model ({host_class(model).__name__}) has no architecture that timm knows ({architecture!r}): it "
                 "could not be built again; make it with timm.create_model"
             )
-        if not hasattr(model, "num_classes"):
-            raise ValueError(
-                f"model ({host_class(model).__name__}) only wraps a model for its features: save its .model"
-            )
 
     def _class_names(self, model: nn.Module, options: SaveOptions) -> list[str] | None:
         """The names to write: those given, else those that the model was loaded with."""
