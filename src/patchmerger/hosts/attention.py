@@ -173,7 +173,8 @@ def _forward(attention: Any, stand_in: Any, args: tuple[Any, ...], kwargs: dict[
     """What the attention gives for arguments that its pre-hooks have seen, its parts exchanged; its hooks take part."""
     around: Any = None
     if attention._backward_hooks or attention._backward_pre_hooks:
-        around = BackwardHook(attention, attention._get_backward_hooks()[0], attention._get_backward_pre_hooks())
+        full, _ = attention._get_backward_hooks()
+        around = BackwardHook(attention, full, attention._get_backward_pre_hooks())
         args = around.setup_input_hook(args)
     output = host_class(attention).forward(stand_in, *args, **kwargs)
     for number, hook in list(attention._forward_hooks.items()):  # such as those of output_hidden_states=True
