@@ -25,6 +25,7 @@ from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.insertion import insert, remove
 from patchmerger.reducers import AveragePool
+from patchmerger.runs.meta_device import meta_device
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 10}
 
@@ -55,7 +56,7 @@ VARIANTS = {
 
 
 def build(**options: object) -> VisionTransformer:
-    with torch.device("meta"):
+    with meta_device():
         return VisionTransformer(**{**TINY, **options}).eval()
 
 
@@ -105,7 +106,7 @@ def test_the_count_equals_the_formulas(name, fused):
 
 
 def test_vit_base():
-    with torch.device("meta"):
+    with meta_device():
         model = timm.create_model("vit_base_patch16_224").eval()
     assert cost(model).flops == 35_127_656_448
     merged = cost(insert(model, num_tokens=8, after=6))
@@ -117,7 +118,7 @@ def test_vit_base():
 
 
 def test_distilled_has_two_heads():
-    with torch.device("meta"):
+    with meta_device():
         model = VisionTransformerDistilled(**TINY).eval()
     check(model)
     assert cost(model).parts[-1].flops == 2 * 2 * 32 * 10
@@ -170,7 +171,7 @@ def test_dynamic_image_padding():
 
 
 def test_hybrid_at_another_image_size():
-    with torch.device("meta"):
+    with meta_device():
         model = timm.create_model("vit_tiny_r_s16_p8_224", depth=3).eval()
         larger = timm.create_model("vit_tiny_r_s16_p8_224", depth=3, img_size=320).eval()
     assert cost(model, 320).flops == cost(larger).flops == counted(larger, 320)

@@ -4,7 +4,6 @@ from itertools import combinations
 
 import pytest
 import timm
-import torch
 from torch import nn
 
 from conftest import SIZE, make_vit
@@ -15,6 +14,7 @@ from patchmerger.hosts import UnsupportedModelError
 from patchmerger.hosts.example_inputs import fit_to_size
 from patchmerger.insertion import insert
 from patchmerger.reducers.names import ReducerName
+from patchmerger.runs.meta_device import meta_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,7 +44,7 @@ def test_plain_vits(name):
 
 @pytest.mark.parametrize("architecture", OTHERS)
 def test_other_families(architecture):
-    with torch.device("meta"):
+    with meta_device():
         model = timm.create_model(architecture, **SIZE | {"depth": 3})
     check(model)
     assert PlacementCosts(model, None).positions == OTHERS[architecture]
@@ -61,7 +61,7 @@ def test_blocks_that_are_not_alike():
         model.blocks[index].mlp.fc1 = nn.Linear(32, width)
         model.blocks[index].mlp.fc2 = nn.Linear(width, 32)
     check(model)
-    with torch.device("meta"):
+    with meta_device():
         rotary = timm.create_model("vit_small_patch16_rope_224", **SIZE | {"depth": 3})
     rotary.blocks[2].mlp.fc1 = nn.Linear(32, 8, device="meta")
     rotary.blocks[2].mlp.fc2 = nn.Linear(8, 32, device="meta")

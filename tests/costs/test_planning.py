@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import timm
-import torch
 
 from conftest import SIZE, make_vit
 from patchmerger.costs import planning
@@ -15,6 +14,7 @@ from patchmerger.costs.model_cost import cost
 from patchmerger.costs.planning import plan
 from patchmerger.hub import save
 from patchmerger.insertion import insert
+from patchmerger.runs.meta_device import meta_device
 from patchmerger.speed.settings import TimingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +28,7 @@ def test_the_papers_model():
     assert (first.after, first.num_tokens) == ((6,), (8,))
     assert first.line == "patchmerger.insert(model, num_tokens=8, after=6)"
     assert first.flops == 18_450_923_520
-    with torch.device("meta"):
+    with meta_device():
         model = timm.create_model("vit_base_patch16_224")
     assert first.flops == cost(first.apply(copy.deepcopy(model))).flops
     text = str(found)

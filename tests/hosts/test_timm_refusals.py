@@ -4,7 +4,6 @@ import functools
 
 import pytest
 import timm
-import torch
 from torch import nn
 
 from hosts.families import FAMILIES, make_family
@@ -13,6 +12,7 @@ from patchmerger.hosts.timm.supported import SUPPORTED
 from patchmerger.hosts.timm.unsupported import UNSUPPORTED
 from patchmerger.insertion import insert, remove
 from patchmerger.insertion.inserted import mergers
+from patchmerger.runs.meta_device import meta_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,7 +55,7 @@ REFUSED = {
 
 @functools.cache
 def on_meta(architecture: str) -> nn.Module:
-    with torch.device("meta"):
+    with meta_device():
         return timm.create_model(architecture).eval()
 
 
