@@ -321,6 +321,12 @@ def test_what_another_tool_patched_is_refused(name):
         later = find_host(model).blocks[3]
         patched = getattr(later, block_parts(later).attention) if part == "attention" else later
         patched.forward = lambda *args, **kwargs: None
-        with pytest.raises(UnsupportedModelError, match=r"has a forward of its own .*insert before that tool, or"):
+        with pytest.raises(
+            UnsupportedModelError, match=r"has a forward of its own .*(insert before that tool|take the patch away), or"
+        ):
             insert(model, 4, 2, reducer="tome")
         assert not mergers(model)
+    model = make(name)
+    mlp = getattr(find_host(model).blocks[1], block_parts(find_host(model).blocks[1]).mlp)
+    mlp.forward = lambda x: 2 * type(mlp).forward(mlp, x)  # it is called as ever
+    assert torch.isfinite(run(insert(model, 4, 2, reducer="tome"), images)).all()

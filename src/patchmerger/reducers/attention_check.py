@@ -45,17 +45,17 @@ def check_attention(model: nn.Module, host: Host, num_kept_prefix_tokens: int, r
             continue
         reducer = present[number] if inside else present[max(place for place in sized if place <= number)]
         name = method_of(reducer) or type(reducer).__name__
-        for part in (block, *block.children()):
+        parts = block_parts(block)
+        if parts is None or host.sequence_first:
+            raise _unknown(model, block, name, "are of a kind whose attention is not known")
+        for part in (block, getattr(block, parts.attention)):
             if has_own_forward(part):
                 raise UnsupportedModelError(
                     model,
                     f"{patched(part)}, as reducer ({name!r}) needs",
-                    f"insert before that tool, or {TOKENS_ALONE}",
+                    f"{'insert before that tool' if part is block else 'take the patch away'}, or {TOKENS_ALONE}",
                     "changed",
                 )
-        parts = block_parts(block)
-        if parts is None or host.sequence_first:
-            raise _unknown(model, block, name, "are of a kind whose attention is not known")
         if host_class(block) not in tried:
             tried.add(host_class(block))
             _try(model, host, block, parts, name)
