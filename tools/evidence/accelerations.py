@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from patchmerger.reports.acceleration_study import difference_of, method_text
+from patchmerger.reports.acceleration_study import asked_order, asked_text, difference_of, method_text
 from patchmerger.reports.numbers import counted, difference_text, model_text
 
 Results = Mapping[str, Any]
 
 
 def longest(found: Results) -> list[Mapping[str, Any]]:
-    """The rows after the longest recovery, by speed-up."""
+    """The rows after the longest recovery, by speed-up, then by keep rate."""
     epochs = max(row["epochs"] for row in found["curves"])
-    return sorted((row for row in found["curves"] if row["epochs"] == epochs), key=lambda row: float(row["speedup"]))
+    return sorted((row for row in found["curves"] if row["epochs"] == epochs), key=asked_order)
 
 
 def verdict(found: Results) -> str:
@@ -24,10 +24,16 @@ def verdict(found: Results) -> str:
     others = [difference_of(row["behind"]) for row in rows if row["behind"] is not None]
     above = sum(other is not None and other["low"] > 0 for other in others)
     points = ", ".join(f"{value:+.1f}" for value in lost)
-    fewer = "times, ".join(f"{row['speedup']:g} " for row in rows if row["method"] == first)
+    ours = [row for row in rows if row["method"] == first]
+    times = [f"{row['speedup']:g} times" for row in ours if not row.get("keep_rate")]
+    rates = [f"{row['keep_rate']:g}" for row in ours if row.get("keep_rate")]
+    asked = [
+        *([f"{', '.join(times)} fewer FLOPs"] if times else []),
+        *([f"keep rates {', '.join(rates)}"] if rates else []),
+    ]
     return (
         f"{method_text(first)} above other methods in {above} of {len(others)} comparisons, with their intervals; "
-        f"{points} points to plain at {fewer}times fewer FLOPs"
+        f"{points} points to plain at {' and '.join(asked)}"
     )
 
 
@@ -43,8 +49,17 @@ def conditions(found: Results) -> str:
     where, speed = found["environment"], found["speed"]["environment"]
     plain = ", ".join(f"{100 * one['accuracy']:.2f}" for one in found["plain"])
     places = "; ".join(
-        f"{wanted} times: {place['num_tokens']} tokens after block {place['after']}"
-        for wanted, place in found["places"].items()
+        [
+            *(
+                f"{wanted} times: {place['num_tokens']} tokens after block {place['after']}"
+                for wanted, place in found["places"].items()
+            ),
+            *(
+                f"keep rate {rate}: {', '.join(map(str, stages['num_tokens']))} tokens after blocks "
+                f"{', '.join(map(str, stages['after']))}"
+                for rate, stages in found.get("stages", {}).items()
+            ),
+        ]
     )
     tried = sum(len(trials) for trials in found["trials"].values())
     chosen = f", chosen among {tried} by a short recovery on held-out training images" if tried else ""
@@ -60,10 +75,10 @@ def table(found: Results) -> tuple[list[str], list[list[str]]]:
     """A row for each speed-up and method, after the longest recovery, with what it had before any."""
     first = found["settings"]["methods"][0]
     timings = {timing["name"]: timing for timing in found["speed"]["timings"]}
-    before = {(row["method"], row["speedup"]): row for row in found["curves"] if row["epochs"] == 0}
+    before = {(row["method"], asked_text(row)): row for row in found["curves"] if row["epochs"] == 0}
     rows = []
     for row in longest(found):
-        timing, start = timings[row["timed_as"]], before.get((row["method"], row["speedup"]))
+        timing, start = timings[row["timed_as"]], before.get((row["method"], asked_text(row)))
         rows.append([
             method_text(row["method"]), *_tokens(found, row), f"{timing['predicted_speedup']:.2f}",
             f"{timing['speedup']:.2f}",
@@ -116,7 +131,7 @@ def _tokens(found: Results, row: Mapping[str, Any]) -> list[str]:
 def _placed(found: Results) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """The rows of a speed-up, each with its placement."""
     places = found["places"]
-    return [(row, places[key]) for row in longest(found) if (key := f"{row['speedup']:g}") in places]
+    return [(row, places[key]) for row in longest(found) if (key := asked_text(row)) in places]
 
 
 def _spread(row: Mapping[str, Any]) -> str:

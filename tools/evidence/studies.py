@@ -100,6 +100,18 @@ STUDIES = (
         "first model with its weights rounded to fp16. Test images were used for the results alone.",
     ),
     Study(
+        "Methods that reduce tokens at three depths",
+        "reducers-keep-rates-vit-small-cifar10",
+        "The same at keep rates of 0.7, 0.5 and 0.25 after blocks 3, 6 and 9, as in arXiv 2308.04657.",
+        _of_config("accelerate-study", "reducers-keep-rates-vit-small-cifar10"),
+    ),
+    Study(
+        "Methods that reduce tokens, on Tiny ImageNet",
+        "reducers-vit-small-tiny-imagenet",
+        "The same for the best five on 200 classes.",
+        _of_config("accelerate-study", "reducers-vit-small-tiny-imagenet"),
+    ),
+    Study(
         "Placed tokens",
         "place-vit-small-cifar10",
         "With fewer tokens in a trained ViT-S/14, is it better to place them well, to drop patches at random, to "
