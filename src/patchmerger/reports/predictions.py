@@ -15,18 +15,22 @@ from patchmerger.reports.numbers import counted
 from patchmerger.reports.tables import new_table, print_table, report_console
 
 Format: TypeAlias = Literal["table", "csv", "jsonl"]
+_LEAST_OF_A_PATH = 20
+_OTHER_COLUMNS = 22  # characters of a table beside paths and classes
 
 
 def show_predictions(predictions: Sequence[Prediction]) -> None:
-    """Print a table: each image with its classes below each other, best first."""
-    table = new_table(["image", "class"], ["probability\n%"])
+    """Print a table: each image with its classes below each other, best first; of a long path the end."""
+    console, table = report_console(), new_table(["image", "class"], ["probability\n%"])
+    longest = max((len(found.name) for one in predictions for found in one.classes), default=0)
+    room = max(_LEAST_OF_A_PATH, console.width - longest - _OTHER_COLUMNS)
     for prediction in predictions:
         for rank, found in enumerate(prediction.classes):
-            image = "" if rank else escape(prediction.image)
+            image = "" if rank else escape(_ending(prediction.image, room))
             last = len(predictions) > 1 and len(prediction.classes) > 1 and rank == len(prediction.classes) - 1
             table.add_row(image, escape(found.name), f"{100 * found.probability:.1f}", end_section=last)
     if predictions:
-        print_table(report_console(), table)
+        print_table(console, table)
 
 
 def write_csv(file: TextIO, predictions: Iterable[Prediction]) -> None:
@@ -59,6 +63,11 @@ def report_bad_images(bad: Sequence[BadImage], count: int) -> None:
         print(image, file=sys.stderr)
     if bad:
         print(f"{len(bad)} of {counted(count, 'image')} could not be read; passed over", file=sys.stderr)
+
+
+def _ending(path: str, room: int) -> str:
+    """A path, or where it is longer than ``room`` characters its end: the name of the file says most."""
+    return path if len(path) <= room else f"…{path[1 - room :]}"
 
 
 def _values(prediction: Prediction) -> Iterator[tuple[str, str | float]]:
