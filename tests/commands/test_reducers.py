@@ -39,7 +39,7 @@ def test_every_command_takes_tome(host, tmp_path, capsys):
     def done(line: str) -> str:
         assert main(line.split()) == 0, line
         printed: Any = capsys.readouterr()
-        return str(printed.out)
+        return " ".join(printed.out.split())  # wherever lines were broken
 
     assert "merger" in done(f"cost {plain} --merge.reducer tome --merge.num_tokens 4")
     assert "--reducer tome" in done(f"plan {plain} --speedup 1.2 --reducer tome")
