@@ -1,4 +1,4 @@
-"""The file or folder of an export: what it may replace, and that it appears whole or not at all."""
+"""The file or folder of an export: what it may replace, and that it appears complete or not."""
 
 from __future__ import annotations
 

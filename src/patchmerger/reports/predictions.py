@@ -23,10 +23,10 @@ def show_predictions(predictions: Sequence[Prediction]) -> None:
     """Print a table: each image with its classes below each other, best first; of a long path the end."""
     console, table = report_console(), new_table(["image", "class"], ["probability\n%"])
     longest = max((len(found.name) for one in predictions for found in one.classes), default=0)
-    room = max(_LEAST_OF_A_PATH, console.width - longest - _OTHER_COLUMNS)
+    width = max(_LEAST_OF_A_PATH, console.width - longest - _OTHER_COLUMNS)
     for prediction in predictions:
         for rank, found in enumerate(prediction.classes):
-            image = "" if rank else escape(_ending(prediction.image, room))
+            image = "" if rank else escape(_ending(prediction.image, width))
             last = len(predictions) > 1 and len(prediction.classes) > 1 and rank == len(prediction.classes) - 1
             table.add_row(image, escape(found.name), f"{100 * found.probability:.1f}", end_section=last)
     if predictions:
@@ -65,9 +65,9 @@ def report_bad_images(bad: Sequence[BadImage], count: int) -> None:
         print(f"{len(bad)} of {counted(count, 'image')} could not be read; passed over", file=sys.stderr)
 
 
-def _ending(path: str, room: int) -> str:
-    """A path, or where it is longer than ``room`` characters its end: the name of the file says most."""
-    return path if len(path) <= room else f"…{path[1 - room :]}"
+def _ending(path: str, width: int) -> str:
+    """A path, or where it is longer than ``width`` characters its end: the name of the file says most."""
+    return path if len(path) <= width else f"…{path[1 - width :]}"
 
 
 def _values(prediction: Prediction) -> Iterator[tuple[str, str | float]]:

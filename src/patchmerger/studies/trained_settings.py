@@ -24,7 +24,7 @@ _NEED_MORE = ("saliency", "given")  # samplers that must be given something with
 
 @dataclass(frozen=True)
 class TrainedStudySettings:
-    """Trained plain models, and what every study of them is told.
+    """Trained plain models, and the options that all studies of them share.
 
     Args:
         models: Folders of runs of "patchmerger fit --merge null", one a seed; their images are used.
