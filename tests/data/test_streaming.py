@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from patchmerger.data import BadImageError, DataSettings, ImageData, Preprocessing, decode, load_images
+from patchmerger.data import BadImageError, DataSettings, ImageData, Preprocessing, RunOrder, decode, load_images
 from patchmerger.data.streamed_batches import StreamLoader
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.training.checkpoints import AtomicCheckpointIO
@@ -68,9 +68,9 @@ def stream(folder: Path, samples: int | None = 60, **settings):
     return load_images(DataSettings(str(folder), streaming=True, samples=samples, **settings), seed=0, may_stream=True)
 
 
-def loader(images, *, batch_size=5, steps=12, **options) -> StreamLoader:
-    options = {"seed": 3, "epochs": 2, **options}
-    return StreamLoader(images.train, lambda image: image, batch_size=batch_size, steps_per_epoch=steps, **options)
+def loader(images, *, batch_size=5, steps=12, workers=0, **options) -> StreamLoader:
+    order = RunOrder(batch_size * steps, batch_size, **{"seed": 3, "epochs": 2, **options})
+    return StreamLoader(images.train, lambda image: image, order, workers=workers)
 
 
 def numbers(batches) -> list[list[int]]:
@@ -117,8 +117,7 @@ def test_a_stream_goes_on_anywhere_to_the_very_batches_that_were_left(shards, wo
         return (image + torch.randint(0, 2, (3, 1, 1))).to(torch.uint8)
 
     def run(first):
-        arguments = {"seed": 3, "batch_size": 5, "steps_per_epoch": 12, "epochs": 2, "workers": workers}
-        return list(StreamLoader(stream(shards).train, noisy, first=first, **arguments))
+        return list(StreamLoader(stream(shards).train, noisy, RunOrder(60, 5, 2, seed=3, first=first), workers=workers))
 
     whole = run(0)
     assert len(whole) == 24

@@ -14,7 +14,6 @@ from torchvision.transforms import v2
 
 from patchmerger.data import Augmentation, EvalTransform, Preprocessing, TrainTransform, normalize
 from patchmerger.data.preprocessing import INTERPOLATIONS, CropMode
-from patchmerger.data.transforms import PadCrop, ResizedCrop
 
 
 def half(crop_pct: float = 1.0, interpolation: str = "bicubic") -> Preprocessing:
@@ -38,7 +37,7 @@ def test_any_image_comes_out_as_uint8_of_the_size(crop: str, auto: str | None, s
 
 def test_pad_crop_gives_what_torchvision_gives() -> None:
     image = noise(8, 8)
-    reference, ours = v2.RandomCrop(8, padding=1), PadCrop(8, half())
+    reference, ours = v2.RandomCrop(8, padding=1), TrainTransform(8, Augmentation("pad", flip=False), half())
     wanted = {tuple(reference(image).flatten().tolist()) for _ in range(200)}
     assert {tuple(ours(image).flatten().tolist()) for _ in range(200)} == wanted
     assert len(wanted) == 9
@@ -99,21 +98,23 @@ def test_training_keeps_of_an_image_what_evaluation_keeps(crop_mode: CropMode) -
     expected = EvalTransform(32, preprocessing)(image)
     plain = TrainTransform(32, Augmentation(crop="none", flip=False), replace(preprocessing, crop_pct=0.5))
     assert torch.equal(plain(image), expected)
-    crop = PadCrop(32, preprocessing)
-    crop.padding = 0
-    whole = crop(image)
-    assert crop_mode == "center" or torch.equal(whole, expected)
+    padded = TrainTransform(32, Augmentation("pad"), preprocessing).prepare(image)
+    assert crop_mode == "center" or torch.equal(padded[:, 4:-4, 4:-4], expected)
 
 
 def test_random_crops_are_torchvisions_with_every_interpolation() -> None:
     image, scale = noise(40, 60), (0.2, 1.0)
+
+    def resized(interpolation: str) -> TrainTransform:
+        return TrainTransform(16, Augmentation("resized", scale, flip=False), half(1.0, interpolation))
+
     for interpolation, mode in (("bilinear", v2.InterpolationMode.BILINEAR), ("bicubic", v2.InterpolationMode.BICUBIC)):
         theirs = v2.RandomResizedCrop(16, scale=scale, interpolation=mode, antialias=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             expected = theirs(image)
             torch.manual_seed(1)
-            assert torch.equal(ResizedCrop(16, scale, interpolation)(image), expected)
+            assert torch.equal(resized(interpolation)(image), expected)
     made = set()
     for name in INTERPOLATIONS:
         with torch.random.fork_rng(devices=[]):

@@ -33,9 +33,7 @@ def normalized_batches(
     """
     dataset = EvaluationImages(images, EvalTransform(image_size, preprocessing))
     order = EvaluationOrder(len(images), batch_size)
-    for pixels, _ in Loader(
-        dataset, order, length=len(order), workers=default_workers() if workers is None else workers
-    ):
+    for pixels, _ in Loader(dataset, order, workers=default_workers() if workers is None else workers):
         yield normalize(pixels, preprocessing)
 
 

@@ -67,9 +67,7 @@ class Views(TrainImages):
     def batches(self, chosen: Sequence[Key], batch_size: int, workers: int | None) -> Iterator[Batch]:
         """The ``chosen`` views in order, in batches."""
         order: Any = [list(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
-        return iter(
-            Loader(cast(Any, self), order, length=len(order), workers=default_workers() if workers is None else workers)
-        )
+        return iter(Loader(self, order, workers=default_workers() if workers is None else workers))
 
 
 def choose_views(images: int, count: int, *, seed: int) -> list[Key]:
@@ -140,14 +138,14 @@ class KeptData(lightning.LightningDataModule):
     def train_dataloader(self) -> Loader:
         """The batches from ``first_batch`` on."""
         order = self._order(self.first_batch)
-        return Loader(cast(Any, self.train), order, length=order.total)
+        return Loader(self.train, order)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Everything to watch once, in order."""
         if self.validation is None:
             return []
         order = EvaluationOrder(len(self.validation), self.batch_size)
-        return Loader(cast(Any, self.validation), order, length=len(order))
+        return Loader(self.validation, order)
 
     def state_dict(self) -> dict[str, int]:
         """The number of batches that are done."""

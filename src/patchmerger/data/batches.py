@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -241,36 +241,33 @@ class Loader:
     Args:
         dataset: Gives whole batches.
         order: The indices of each batch.
-        length: The number of batches to state, those of an earlier, interrupted part of the run included.
         workers: Processes that read ahead; 0 reads in this one.
         pin_memory: Whether batches are put where a GPU fetches them fastest.
     """
 
-    def __init__(
-        self,
-        dataset: TrainImages | EvaluationImages,
-        order: Sampler[Any],
-        *,
-        length: int,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        self.length = length
+    def __init__(self, dataset: Any, order: Collection[Any], *, workers: int = 0, pin_memory: bool = False) -> None:
+        self.dataset = dataset
         self.order = order
-        self.loader: DataLoader[Batch] = DataLoader(
-            dataset,
-            batch_sampler=order,
-            num_workers=workers,
-            collate_fn=as_it_is,
-            pin_memory=pin_memory,
-            generator=torch.Generator(),  # else each pass would draw from the global random state
-        )
+        self.workers = workers
+        self.pin_memory = pin_memory
 
     def __len__(self) -> int:
-        return self.length
+        """The number of batches, those of an earlier, interrupted part of the run included."""
+        return self.order.total if isinstance(self.order, RunOrder) else len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self.loader)
+        return iter(self.read(self.dataset, batch_sampler=self.order))
+
+    def read(self, dataset: Dataset[Any], **batching: Any) -> DataLoader[Any]:
+        """A DataLoader of whole batches."""
+        return DataLoader(
+            dataset,
+            num_workers=self.workers,
+            collate_fn=as_it_is,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator(),  # else each pass would draw from the global random state
+            **batching,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: see above."""

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor
 
 from patchmerger.data.decoding import Picture
 
 
-class Encoded(Protocol):
-    """Images as they are stored: files, rows of a table, items of another library's dataset."""
+class Encoded:
+    """Images that are not decoded yet.
+
+    Args:
+        items: One an image: the path of its file, a picture, or what ``picture`` takes.
+        origin: What to call them in messages; ``None`` for files, which are called by their paths.
+        picture: The picture in an item; the item itself by default.
+    """
+
+    def __init__(
+        self, items: Sequence[Any], origin: str | None = None, picture: Callable[[Any], Picture] | None = None
+    ) -> None:
+        self.items = items
+        self.origin = origin
+        self.picture = picture
 
     def __len__(self) -> int:
-        """The number of images."""
+        return len(self.items)
 
     def read(self, index: int) -> Picture:
-        """The encoded bytes of image ``index``, or the picture that another library made of them."""
+        """The encoded bytes of image ``index``, its path, or the picture that another library made of it."""
+        item: Picture = self.items[index]
+        return item if self.picture is None else self.picture(item)
 
     def name(self, index: int) -> str:
         """What to call image ``index`` in a message."""
+        return str(self.items[index]) if self.origin is None else f"image {index} of {self.origin}"
 
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """A split whose images are not decoded yet.
-
-    Attributes:
-        images: n images.
-        targets: int64 (n,), or float32 (n, C) with several labels an image.
-    """
+    """A split of n images; ``targets`` are int64 (n,), or float32 (n, C) with several labels an image."""
 
     images: Encoded
     targets: Tensor
@@ -51,49 +61,3 @@ class EncodedDataset:
     splits: dict[str, EncodedSet]
     class_names: tuple[str, ...]
     remarks: tuple[str, ...] = ()
-
-
-class PictureList:
-    """Pictures that are at hand.
-
-    Args:
-        pictures: The pictures.
-        origin: Where they are from, for messages.
-    """
-
-    def __init__(self, pictures: Sequence[Picture], origin: str) -> None:
-        self.pictures = pictures
-        self.origin = origin
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def read(self, index: int) -> Picture:
-        """Picture ``index``."""
-        return self.pictures[index]
-
-    def name(self, index: int) -> str:
-        """Where it is from, and its number."""
-        return f"image {index} of {self.origin}"
-
-
-class ImageFiles:
-    """Image files.
-
-    Args:
-        paths: One path an image.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> Path:
-        """The path of file ``index``."""
-        return self.paths[index]
-
-    def name(self, index: int) -> str:
-        """The path of file ``index``."""
-        return str(self.paths[index])

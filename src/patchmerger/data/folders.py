@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from patchmerger.data.encoded import EncodedDataset, EncodedSet, ImageFiles
+from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
 from patchmerger.data.labels import alike_names
 from patchmerger.data.metadata import METADATA, read_metadata
 from patchmerger.data.settings import DataSettings, Layout
@@ -202,7 +202,7 @@ def _read_split(folders: list[Path]) -> EncodedSet:
             raise ValueError(f"the class folder {folder} is empty: fill it or take it away")
         paths += files
         targets += [number] * len(files)
-    return EncodedSet(ImageFiles(paths), torch.tensor(targets))
+    return EncodedSet(Encoded(paths), torch.tensor(targets))
 
 
 def _without_labels(path: Path, remarks: list[str]) -> EncodedDataset:
@@ -212,7 +212,7 @@ def _without_labels(path: Path, remarks: list[str]) -> EncodedDataset:
     if unread := _label_files(path):
         remarks = [*remarks, f"{_some([file.name for file in unread])} not read{_CURE}"]
     targets = torch.zeros(len(files), dtype=torch.long)
-    return EncodedDataset({"train": EncodedSet(ImageFiles(files), targets)}, (), tuple(remarks))
+    return EncodedDataset({"train": EncodedSet(Encoded(files), targets)}, (), tuple(remarks))
 
 
 _CURE = ": labels are read from folders or from metadata.csv (or .jsonl, .parquet) with the columns file_name and label"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 
-from patchmerger.data.encoded import EncodedDataset, EncodedSet, ImageFiles
+from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
 from patchmerger.data.labels import Classes
 from patchmerger.data.settings import DataSettings
 from patchmerger.data.splits import SPLIT_NAMES
@@ -58,7 +58,7 @@ def read_metadata(tables: dict[str, Path], images: dict[str, list[Path]], data: 
     for split, part in parts.items():
         of = split if split in files else "train"
         targets = classes.targets([values[of][row] for row in part], split)
-        splits[split] = EncodedSet(ImageFiles([files[of][row] for row in part]), targets)
+        splits[split] = EncodedSet(Encoded([files[of][row] for row in part]), targets)
     return EncodedDataset(splits, classes.names, tuple(remarks))
 
 

@@ -88,7 +88,7 @@ class ImageData(lightning.LightningDataModule):
         if stage == TrainerFn.FITTING and self.splits.validation is None and self.trainer is not None:
             self.trainer.limit_val_batches = 0
 
-    def train_dataloader(self) -> Loader | StreamLoader:
+    def train_dataloader(self) -> Loader:
         """The batches of the run from ``first_batch`` on; its length counts those before, too.
 
         Raises:
@@ -100,22 +100,12 @@ class ImageData(lightning.LightningDataModule):
                 f"not {self.trainer.max_epochs}"
             )
         order = self._order(self.first_batch)
-        if isinstance(self.splits.train, ImageStream):
-            return StreamLoader(
-                self.splits.train,
-                self.train_transform,
-                seed=self.seed,
-                batch_size=self.batch_size,
-                steps_per_epoch=order.steps_per_epoch,
-                epochs=self.epochs,
-                first=self.first_batch,
-                rank=order.rank,
-                world_size=order.world_size,
-                workers=self._stream_workers(self.splits.train),
-                pin_memory=self._pin_memory(),
-            )
-        images = TrainImages(self.splits.train, self.train_transform, seed=self.seed)
-        return Loader(images, order, length=order.total, workers=self._workers(), pin_memory=self._pin_memory())
+        stream, pin_memory = self.splits.train, self._pin_memory()
+        if isinstance(stream, ImageStream):
+            workers = self._stream_workers(stream)
+            return StreamLoader(stream, self.train_transform, order, workers=workers, pin_memory=pin_memory)
+        images = TrainImages(stream, self.train_transform, seed=self.seed)
+        return Loader(images, order, workers=self._workers(), pin_memory=pin_memory)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Every validation image once, in order; nothing where there is no validation set."""
@@ -170,7 +160,7 @@ class ImageData(lightning.LightningDataModule):
         order = EvaluationOrder(len(images), self.batch_size, rank=rank, world_size=world_size)
         dataset = EvaluationImages(images, self.eval_transform)
         workers = 0 if dataset.as_they_are else self._workers()
-        return Loader(dataset, order, length=len(order), workers=workers, pin_memory=self._pin_memory())
+        return Loader(dataset, order, workers=workers, pin_memory=self._pin_memory())
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import replace
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torchvision.datasets
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from patchmerger.data.encoded import EncodedDataset, EncodedSet, PictureList
+from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
 from patchmerger.data.folders import local_folder, read_folder, some_images
 from patchmerger.data.metadata import METADATA
 from patchmerger.data.settings import DataSettings
@@ -86,7 +87,7 @@ def open_source(data: DataSettings) -> EncodedDataset:
 def _digits() -> EncodedDataset:
     values, targets = load_digits(return_X_y=True)
     pixels = (values.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-    pictures = PictureList([Image.fromarray(digit) for digit in pixels], "digits")
+    pictures = Encoded([Image.fromarray(digit) for digit in pixels], "digits")
     return EncodedDataset({"train": EncodedSet(pictures, torch.from_numpy(targets).long())}, tuple("0123456789"))
 
 
@@ -125,31 +126,6 @@ def _from_hub(name: str, subset: str | None) -> datasets.DatasetDict:
         ) from error
 
 
-class TorchvisionImages:
-    """The images of a torchvision dataset.
-
-    Args:
-        dataset: A dataset of (PIL image, label) pairs.
-        name: What to call it in messages.
-    """
-
-    def __init__(self, dataset: Any, name: str) -> None:
-        self.dataset = dataset
-        self._name = name
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def read(self, index: int) -> Image.Image:
-        """The picture that torchvision makes of image ``index``."""
-        image: Image.Image = self.dataset[index][0]
-        return image
-
-    def name(self, index: int) -> str:
-        """The dataset and the index."""
-        return f"image {index} of {self._name}"
-
-
 def _open_torchvision(name: str, root: Path) -> EncodedDataset:
     """A dataset that torchvision knows, where its files are already there; nothing is downloaded."""
     kind = getattr(torchvision.datasets, name, None)
@@ -166,7 +142,7 @@ def _open_torchvision(name: str, root: Path) -> EncodedDataset:
         numbers = {label: number for number, label in enumerate(class_names)}
         labels = {split: [numbers[label] for label in values] for split, values in labels.items()}
     splits = {
-        split: EncodedSet(TorchvisionImages(part, f"torchvision's {name} {split}"), torch.tensor(labels[split]))
+        split: EncodedSet(Encoded(part, f"torchvision's {name} {split}", itemgetter(0)), torch.tensor(labels[split]))
         for split, part in parts.items()
     }
     return EncodedDataset(splits, tuple(str(label) for label in class_names))

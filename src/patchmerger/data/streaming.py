@@ -13,7 +13,7 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
 from patchmerger.data.decoding import Picture
-from patchmerger.data.encoded import EncodedSet, PictureList
+from patchmerger.data.encoded import Encoded, EncodedSet
 from patchmerger.data.folders import local_folder
 from patchmerger.data.images import ImageSet, load_sets
 from patchmerger.data.labels import Classes
@@ -33,33 +33,20 @@ class ImageStream(ImageSet):
         image: The column of the images.
         label: The column of the labels; a dotted name reaches into one that holds several values.
         classes: Of the labels.
-        max_pixels: Of the largest image that is read.
         samples: Images in an epoch.
-        buffer: Images among which the next one is drawn, in each process that reads.
-        skip_bad: Whether a bad image is replaced by another one of its batch instead of ending the run.
+        data: Of it the buffer from which images are drawn, their largest size and what becomes of bad ones.
     """
 
     random_access = False
 
     def __init__(
-        self,
-        rows: datasets.IterableDataset,
-        *,
-        image: str,
-        label: str,
-        classes: Classes,
-        max_pixels: int,
-        samples: int,
-        buffer: int,
-        skip_bad: bool,
+        self, rows: datasets.IterableDataset, image: str, label: str, classes: Classes, samples: int, data: DataSettings
     ) -> None:
         self.table = rows
         self.image, self.label = image, label
         self.classes = classes
-        self.max_pixels = max_pixels
         self.samples = samples
-        self.buffer = buffer
-        self.skip_bad = skip_bad
+        self.data = data
         self._pixels = None
 
     def __len__(self) -> int:
@@ -83,7 +70,7 @@ class ImageStream(ImageSet):
 
         In a worker of a DataLoader, the worker's share of it. All shares together hold every image once.
         """
-        shuffled = self.table.shuffle(seed=seed, buffer_size=self.buffer)
+        shuffled = self.table.shuffle(seed=seed, buffer_size=self.data.shuffle_buffer)
         for row in split_dataset_by_node(shuffled, rank=rank, world_size=world_size):
             yield picture_in(row[self.image]), field(row, self.label)
 
@@ -131,22 +118,13 @@ def stream_images(settings: DataSettings) -> ImageSplits:
     declared = class_label(field(train.features, label))
     classes = Classes.of(declared, [value for _, labels in held.values() for value in labels], label)
     encoded = {
-        name: EncodedSet(PictureList(pictures, name), classes.targets(labels, name))
+        name: EncodedSet(Encoded(pictures, name), classes.targets(labels, name))
         for name, (pictures, labels) in held.items()
     }
     sets, bad, losses = load_sets(encoded, settings)
     test = sets["test"] if "test" in sets else sets["validation"]
     validation = sets.get("validation") if "test" in sets else None
-    stream = ImageStream(
-        without_decoding(train, image, label),
-        image=image,
-        label=label,
-        classes=classes,
-        max_pixels=settings.max_pixels,
-        samples=samples,
-        buffer=settings.shuffle_buffer,
-        skip_bad=settings.bad_files == "skip",
-    )
+    stream = ImageStream(without_decoding(train, image, label), image, label, classes, samples, settings)
     files = stream.shards(1)
     counts = [f"{samples:,} training images an epoch, streamed from {files} file{'s' if files > 1 else ''}"]
     counts += [] if validation is None else [f"{len(validation):,} validation images"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -10,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from patchmerger.data.decoding import Picture
-from patchmerger.data.encoded import EncodedDataset, EncodedSet
+from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
 from patchmerger.data.labels import Classes
 from patchmerger.data.splits import SPLIT_NAMES
 
@@ -22,30 +23,20 @@ _SIZES = ("compressed", "uncompressed")
 _ROWS, _BYTES, _RATIO = 10**6, 2**30, 200  # a parquet file with more than these is not one of images
 
 
-class TableColumn:
-    """The images of one column.
-
-    Args:
-        column: A dataset with one column, of images that are not decoded.
-        split: The name of the split, for messages.
-    """
+class TableColumn(Encoded):
+    """The images of the only column of a table; not decoded."""
 
     def __init__(self, column: datasets.Dataset, split: str) -> None:
-        self.column = column
-        self.split = split
-        self._image = column.column_names[0]
-
-    def __len__(self) -> int:
-        return len(self.column)
+        super().__init__(column, split, itemgetter(column.column_names[0]))
 
     def read(self, index: int) -> Picture:
         """The bytes of the image in row ``index``."""
-        return picture_in(self.column[index][self._image])
+        return picture_in(super().read(index))
 
     def name(self, index: int) -> str:
         """The split and the row, with the path that is stored there if there is one."""
-        item = self.column[index][self._image]
-        return f"row {index} of {self.split}" + (f" ({item['path']})" if item and item["path"] else "")
+        cell: Any = super().read(index)
+        return f"row {index} of {self.origin}" + (f" ({cell['path']})" if cell and cell["path"] else "")
 
 
 def picture_in(item: Any) -> Picture:

@@ -94,4 +94,4 @@ def _loader(images: ImageSet, transform: EvalTransform, batch_size: int, workers
     order = EvaluationOrder(len(images), batch_size)
     if workers is None:
         workers = 0 if dataset.as_they_are else default_workers()
-    return Loader(dataset, order, length=len(order), workers=workers)
+    return Loader(dataset, order, workers=workers)
