@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.hosts import find_host
-from patchmerger.hosts.wrappers import without_peft
+from patchmerger.hosts.state import without_peft
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.blocks import MergingBlock
 from patchmerger.mechanism.modes import eval_mode

@@ -80,10 +80,10 @@ def test_weights_of_another_model(saved, tmp_path):
         ),
         ({"patchmerger": {"schema_version": "1"}}, r"no valid schema_version under 'patchmerger' \('1'\)"),
         ({"patchmerger": []}, r"no valid schema_version under 'patchmerger' \(None\)"),
-        ({"patchmerger": {"schema_version": 1}}, "describes its mergers in a way that is not understood: .*mergers"),
+        ({"patchmerger": {"schema_version": 1}}, "says under .patchmerger. what is not understood: .*mergers"),
         (
             {"patchmerger": {"schema_version": 1, "mergers": [{"behind": 2}]}},
-            "describes its mergers in a way that is not understood: .*behind",
+            "says under .patchmerger. what is not understood: .*behind",
         ),
         (
             {

@@ -12,7 +12,7 @@ from torch import nn
 from patchmerger.costs.counting import PartCost, count_parts, on_meta
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
-from patchmerger.hosts.wrappers import has_adapters
+from patchmerger.hosts.state import has_adapters
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.placed_tokens import placed_embedding
 from patchmerger.mechanism.subclassing import host_class

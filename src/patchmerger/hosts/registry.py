@@ -10,10 +10,10 @@ from torch import nn
 
 from patchmerger.hosts.host import Host, UnsupportedModelError, refuse_unusual_blocks
 from patchmerger.hosts.open_clip import describe_open_clip
+from patchmerger.hosts.state import refuse_adapters, refuse_wrapped
 from patchmerger.hosts.timm.supported import describe_timm
 from patchmerger.hosts.torchvision import describe_torchvision
 from patchmerger.hosts.transformers.supported import describe_transformers
-from patchmerger.hosts.wrappers import refuse_adapters, refuse_wrapped
 from patchmerger.mechanism.placed_tokens import num_placed_tokens
 from patchmerger.mechanism.subclassing import host_class
 

@@ -1,5 +1,5 @@
 from .conversion import convert as convert
-from .saved_mergers import SavedMerger as SavedMerger
+from .saved_changes import SavedMerger as SavedMerger
 from .saved_model import SavedConfig as SavedConfig
 from .saved_model import describe as describe
 from .saved_model import load as load

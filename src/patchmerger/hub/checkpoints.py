@@ -1,4 +1,4 @@
-"""Someone's own weights of a timm model: which form they are in, and what is certain to make of it."""
+"""Whether weights are those of a model, and what is certain to be made of someone's own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
-from patchmerger.hub.weights import Weights, state_dict_mismatch
+from patchmerger.hub.weights import Weights
 from patchmerger.runs.meta_device import meta_device
 
 # What wrappers put before the names: DataParallel and DDP, torch.compile, Lightning and other trainers.
@@ -63,6 +63,24 @@ def build_from_weights(
     if said + also:
         warnings.warn(f"{source}: {'; '.join(said + also)}", stacklevel=4)
     return model.eval()
+
+
+def state_dict_mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+    """Names or shapes in which ``weights`` are not the model's; ``None`` where they fit."""
+    wanted = model.state_dict()
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & weights.keys())
+        if weights[name].shape != wanted[name].shape
+    ]
+    for what, found in (
+        ("missing weights", sorted(wanted.keys() - weights.keys())),
+        ("unexpected weights", sorted(weights.keys() - wanted.keys())),
+        ("other shapes", shapes),
+    ):
+        if found:
+            return f"{what}: {', '.join(found[:3])}" + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    return None
 
 
 def without_prefixes(weights: Weights, model: nn.Module, source: Path) -> Weights:

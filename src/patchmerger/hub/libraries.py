@@ -1,13 +1,15 @@
-"""Which library a model in memory, or the config of a saved one, is of."""
+"""Which library a model in memory, or the config of a saved one, is of, and whether it can be saved."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from patchmerger.hosts.registry import supported_inside
+from patchmerger.hosts.state import has_adapters, left_by_peft, refuse_unsupported_state, wrapped_by
 from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.hub.library import Library
 from patchmerger.hub.timm import Timm
@@ -18,24 +20,9 @@ from patchmerger.mechanism.subclassing import host_class
 _LIBRARIES: dict[str, Library] = {library.name: library for library in (Timm(), Torchvision(), Transformers())}
 
 
-def library_of_model(model: nn.Module) -> Library:
-    """The library that made ``model``.
-
-    Raises:
-        ValueError: It is of a class of the user's own.
-    """
-    for library in _LIBRARIES.values():
-        if library.made(model):
-            return library
-    inside = supported_inside(model)
-    if inside:
-        paths = " or ".join(f"model.{path}" for path in inside)
-        raise ValueError(f"model ({host_class(model).__name__}) is not of {_names()}, but holds one: pass {paths}")
-    raise ValueError(
-        f"model ({host_class(model).__name__}) is not of {_names()}: no config could build a class of your own again; "
-        "save its weights with safetensors.torch.save_model(model, path), and to load them make the model, "
-        "patchmerger.insert as before, then safetensors.torch.load_model(model, path)"
-    )
+def library_of_model(model: nn.Module) -> Library | None:
+    """The library that made ``model``; ``None`` for a class of one's own."""
+    return next((library for library in _LIBRARIES.values() if library.made(model)), None)
 
 
 def library_of_config(config: dict[str, Any], folder: Path) -> Library:
@@ -59,6 +46,77 @@ def library_of_config(config: dict[str, Any], folder: Path) -> Library:
             f"{folder / CONFIG_NAME} is for a model of the library {named!r}; known are {_names()}: upgrade patchmerger"
         )
     return _LIBRARIES[named]
+
+
+def savable_library(model: nn.Module) -> Library:
+    """The library that made a model which can be saved.
+
+    Raises:
+        ValueError: It only wraps a model, its weights are no plain ones, or elsewhere, or it is of a class of your own;
+            the message says what would do.
+    """
+    if (found := wrapped_by(model)) is not None:
+        reason, way_out, _ = found
+        raise ValueError(f"model ({host_class(model).__name__}) cannot be saved: {reason}; {way_out}")
+    wrapped = left_by_peft(model)
+    if wrapped is not None and not has_adapters(model):
+        raise ValueError(
+            f"model ({host_class(model).__name__}) has {wrapped} in a wrapper that PEFT left there: "
+            f"model.set_submodule({wrapped!r}, model.get_submodule({wrapped!r}).modules_to_save['default'])"
+        )
+    if has_adapters(model):
+        raise ValueError(
+            f"model ({host_class(model).__name__}) has adapters of PEFT: patchmerger.save(model.merge_and_unload(), "
+            "folder) on the PEFT model"
+        )
+    _refuse_computed_weights(model)
+    refuse_unsupported_state(model, "saved")
+    for name, tensor in model.state_dict().items():
+        if hasattr(tensor, "full_tensor"):
+            raise ValueError(f"model is sharded ({name} is a DTensor): gather its state dict into a plain model first")
+    library = library_of_model(model)
+    if library is None:
+        raise _of_no_library(model)
+    return library
+
+
+def _of_no_library(model: nn.Module) -> ValueError:
+    """What is wrong with a class of one's own: what it holds, or another way to save it."""
+    inside = supported_inside(model)
+    if inside:
+        paths = " or ".join(f"model.{path}" for path in inside)
+        return ValueError(f"model ({host_class(model).__name__}) is not of {_names()}, but holds one: pass {paths}")
+    return ValueError(
+        f"model ({host_class(model).__name__}) is not of {_names()}: no config could build a class of your own again; "
+        "save its weights with safetensors.torch.save_model(model, path), and to load them make the model, "
+        "patchmerger.insert as before, then safetensors.torch.load_model(model, path)"
+    )
+
+
+def _refuse_computed_weights(model: nn.Module) -> None:
+    """Refuse weights that torch computes from others: parametrised, pruned or normed ones."""
+    for name, module in model.named_modules():
+        found = _computed(module)
+        if found is not None:
+            tensor, undo = found
+            raise ValueError(
+                f"model ({host_class(model).__name__}) has a {name}.{tensor} that is computed from others: first "
+                f"torch.nn.utils.{undo}(model.get_submodule({name!r}), {tensor!r})"
+            )
+
+
+def _computed(module: nn.Module) -> tuple[str, str] | None:
+    """The name of a weight that is computed, and what of ``torch.nn.utils`` makes it a plain one."""
+    if parametrize.is_parametrized(module):
+        return next(iter(cast(nn.ModuleDict, module.parametrizations))), "parametrize.remove_parametrizations"
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            return hook._tensor_name, "prune.remove"
+        if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
+            return cast(Any, hook).name, "remove_weight_norm" if type(
+                hook
+            ).__name__ == "WeightNorm" else "remove_spectral_norm"
+    return None
 
 
 def _names() -> str:

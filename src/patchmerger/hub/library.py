@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.hub.saved_mergers import SavedMerger, insert_mergers
-from patchmerger.hub.saved_placing import place_as_saved, read_placing
+from patchmerger.hub.saved_changes import SavedChanges, make_changes
 from patchmerger.hub.weights import Weights
 
 
@@ -114,15 +113,14 @@ class Library(ABC):
         """The model that a config describes, without mergers; its weights are as they fall."""
 
     def build(
-        self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
+        self, folder: Path, config: dict[str, Any], changes: SavedChanges, weights: Weights
     ) -> tuple[nn.Module, Weights]:
         """The model that a config describes with its mergers, and ``weights`` under the names that it has for them.
 
         The weights of the model itself are as they fall.
         """
         model = self.make(folder, config)
-        place_as_saved(model, read_placing(config, folder), weights)
-        insert_mergers(model, mergers)
+        make_changes(model, changes, weights)
         return model, weights
 
     @abstractmethod

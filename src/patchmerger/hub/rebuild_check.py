@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from timm.layers.drop import DropPath
 from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 
+from patchmerger.hub.checkpoints import state_dict_mismatch
 from patchmerger.hub.library import Library
-from patchmerger.hub.weights import Weights, state_dict_mismatch, value_mismatch
+from patchmerger.hub.weights import Weights
 from patchmerger.mechanism.modes import eval_mode
 
 _DROPS = (nn.Identity, nn.Dropout, DropPath, PatchDropout)
@@ -34,7 +37,7 @@ def check_rebuilt(library: Library, model: nn.Module, rebuilt: nn.Module, read: 
         state_dict_mismatch(rebuilt, weights)
         or _other_setting(model, rebuilt, library.own_settings)
         or state_dict_mismatch(model, read)
-        or value_mismatch(weights, read)
+        or _value_mismatch(weights, read)
     )
     if difference is None:
         rebuilt.load_state_dict(weights, assign=True)  # the very tensors of the model: on its device, no memory
@@ -45,6 +48,17 @@ def check_rebuilt(library: Library, model: nn.Module, rebuilt: nn.Module, read: 
             f"model cannot be built again from what {library.name} records of it: built again it has {difference}; "
             f"{library.advice}"
         )
+
+
+def _value_mismatch(weights: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> str | None:
+    """Which of ``weights`` came back from disk in another dtype or with other values; ``None`` where none did."""
+    for name, tensor in weights.items():
+        again = read[name]
+        if again.dtype != tensor.dtype:
+            return f"{name} in {again.dtype}, not {tensor.dtype} (give all weights of the model one dtype)"
+        if not torch.equal(again, tensor.detach().to(again.device)) and bool(tensor.isfinite().all()):
+            return f"other values in {name}"
+    return None
 
 
 def _other_setting(model: nn.Module, rebuilt: nn.Module, own: frozenset[str]) -> str | None:

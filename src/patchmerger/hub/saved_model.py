@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patchmerger.hub.checkpoints import without_prefixes
+from patchmerger.hub.checkpoints import state_dict_mismatch, without_prefixes
 from patchmerger.hub.folders import CONFIG_NAME, find_folder, read_object
 from patchmerger.hub.libraries import library_of_config
 from patchmerger.hub.library import PlainConfig
-from patchmerger.hub.saved_mergers import SavedMerger, read_mergers
-from patchmerger.hub.saved_placing import read_placing
+from patchmerger.hub.saved_changes import SavedMerger, read_changes
 from patchmerger.hub.size_check import limited_to, refuse_absurd_depth
-from patchmerger.hub.weights import Weights, read_weights, state_dict_mismatch, weights_file
+from patchmerger.hub.weights import Weights, read_weights, weights_file
 from patchmerger.placing.settings import PlacingSettings
 from patchmerger.runs.meta_device import meta_device
 
@@ -52,8 +51,7 @@ class SavedModel:
     Attributes:
         config: The content of its ``config.json``.
         library: That of the model.
-        mergers: First to last.
-        placing: How its tokens are placed; ``None`` where they are the patches of a grid.
+        changes: Its mergers, and how its tokens are placed.
 
     Raises:
         FileNotFoundError: There is no ``config.json``.
@@ -63,8 +61,7 @@ class SavedModel:
     def __init__(self, folder: Path) -> None:
         self.folder, self.config = folder, read_object(folder / CONFIG_NAME)
         self.library = library_of_config(self.config, folder)
-        self.mergers = read_mergers(self.config, folder)
-        self.placing = read_placing(self.config, folder)
+        self.changes = read_changes(self.config, folder)
 
     @cached_property
     def description(self) -> SavedConfig:
@@ -76,7 +73,9 @@ class SavedModel:
             raise ValueError(f"{source} does not say {error}") from error
         except (TypeError, AttributeError) as error:
             raise ValueError(f"{source} says something in a form that is not understood: {error}") from error
-        return SavedConfig(**vars(plain), library=self.library.name, mergers=self.mergers, placing=self.placing)
+        return SavedConfig(
+            **vars(plain), library=self.library.name, mergers=self.changes.mergers, placing=self.changes.placing
+        )
 
     def weights(self) -> Weights:
         """As they are on disk."""
@@ -89,7 +88,7 @@ class SavedModel:
         with torch.random.fork_rng(devices=[]):
             with meta_device(), limited_to(weights, source):
                 self.library.make(self.folder, self.config)
-            return self.library.build(self.folder, self.config, self.mergers, weights)
+            return self.library.build(self.folder, self.config, self.changes, weights)
 
     def load(self) -> nn.Module:
         """The model in eval mode, with its weights; see :func:`load`."""

@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
-from torch.nn.utils import parametrize, prune
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.hosts.state import refuse_unsupported_state
-from patchmerger.hosts.wrappers import has_adapters, left_by_peft, wrapped_by
 from patchmerger.hub.folders import check_target
-from patchmerger.hub.libraries import library_of_model
-from patchmerger.hub.library import Library, SaveOptions
+from patchmerger.hub.libraries import savable_library
+from patchmerger.hub.library import SaveOptions
 from patchmerger.hub.rebuild_check import check_rebuilt
+from patchmerger.hub.saved_changes import write_changes
 from patchmerger.hub.saved_model import SavedModel
-from patchmerger.hub.saved_placing import write_changes
-from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import atomic_folder
 
 
@@ -69,58 +65,3 @@ def save(
         library.write(model, made, changes, options)
         check_rebuilt(library, model, *SavedModel(made).build())
     return Path(folder)
-
-
-def savable_library(model: nn.Module) -> Library:
-    """The library that made a model which can be saved.
-
-    Raises:
-        ValueError: It only wraps a model, its weights are no plain ones, or elsewhere, or it is of a class of your own;
-            the message says what would do.
-    """
-    if (found := wrapped_by(model)) is not None:
-        reason, way_out, _ = found
-        raise ValueError(f"model ({host_class(model).__name__}) cannot be saved: {reason}; {way_out}")
-    wrapped = left_by_peft(model)
-    if wrapped is not None and not has_adapters(model):
-        raise ValueError(
-            f"model ({host_class(model).__name__}) has {wrapped} in a wrapper that PEFT left there: "
-            f"model.set_submodule({wrapped!r}, model.get_submodule({wrapped!r}).modules_to_save['default'])"
-        )
-    if has_adapters(model):
-        raise ValueError(
-            f"model ({host_class(model).__name__}) has adapters of PEFT: patchmerger.save(model.merge_and_unload(), "
-            "folder) on the PEFT model"
-        )
-    _refuse_computed_weights(model)
-    refuse_unsupported_state(model, "saved")
-    for name, tensor in model.state_dict().items():
-        if hasattr(tensor, "full_tensor"):
-            raise ValueError(f"model is sharded ({name} is a DTensor): gather its state dict into a plain model first")
-    return library_of_model(model)
-
-
-def _refuse_computed_weights(model: nn.Module) -> None:
-    """Refuse weights that torch computes from others: parametrised, pruned or normed ones."""
-    for name, module in model.named_modules():
-        found = _computed(module)
-        if found is not None:
-            tensor, undo = found
-            raise ValueError(
-                f"model ({host_class(model).__name__}) has a {name}.{tensor} that is computed from others: first "
-                f"torch.nn.utils.{undo}(model.get_submodule({name!r}), {tensor!r})"
-            )
-
-
-def _computed(module: nn.Module) -> tuple[str, str] | None:
-    """The name of a weight that is computed, and what of ``torch.nn.utils`` makes it a plain one."""
-    if parametrize.is_parametrized(module):
-        return next(iter(cast(nn.ModuleDict, module.parametrizations))), "parametrize.remove_parametrizations"
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, prune.BasePruningMethod):
-            return hook._tensor_name, "prune.remove"
-        if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
-            return cast(Any, hook).name, "remove_weight_norm" if type(
-                hook
-            ).__name__ == "WeightNorm" else "remove_spectral_norm"
-    return None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.hub.library import Library, PlainConfig, SaveOptions, preprocessing_in
-from patchmerger.hub.saved_mergers import KEY
+from patchmerger.hub.saved_changes import KEY
 from patchmerger.hub.weights import write_weights
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.zoo import without_merger

@@ -15,7 +15,7 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.hub.library import Library, PlainConfig, SaveOptions, preprocessing_in
-from patchmerger.hub.saved_mergers import KEY
+from patchmerger.hub.saved_changes import KEY
 from patchmerger.hub.weights import write_weights
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import write_json

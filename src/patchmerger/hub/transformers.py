@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from patchmerger.hosts.example_inputs import example_input
 from patchmerger.hosts.registry import supported_inside
 from patchmerger.hub.folders import CONFIG_NAME, PROCESSOR_NAME, read_object
 from patchmerger.hub.library import Library, PlainConfig, SaveOptions
-from patchmerger.hub.saved_mergers import KEY, SavedMerger, insert_mergers
+from patchmerger.hub.saved_changes import KEY, SavedChanges, insert_mergers
 from patchmerger.hub.weights import Weights
 from patchmerger.insertion.inserted import mergers as mergers_in
 from patchmerger.mechanism.subclassing import host_class
@@ -80,11 +80,11 @@ class Transformers(Library):
         return model
 
     def build(
-        self, folder: Path, config: dict[str, Any], mergers: Sequence[SavedMerger], weights: Weights
+        self, folder: Path, config: dict[str, Any], changes: SavedChanges, weights: Weights
     ) -> tuple[nn.Module, Weights]:
         """By ``from_pretrained``, whose findings are kept as names and shapes that do not fit."""
         cls = _class(config, folder)
-        own = {name: tensor for name, tensor in weights.items() if not (mergers and _MERGER.search(name))}
+        own = {name: tensor for name, tensor in weights.items() if not (changes.mergers and _MERGER.search(name))}
         dtypes = {tensor.dtype for tensor in own.values() if tensor.is_floating_point()}
         try:
             model, found = cls.from_pretrained(
@@ -100,8 +100,8 @@ class Transformers(Library):
         named: Weights = {name: t for name, t in model.state_dict().items() if name not in found["missing_keys"]}
         named |= {name: torch.empty(0, device="meta") for name in found["unexpected_keys"]}
         named |= {name: torch.empty(shape, device="meta") for name, shape, _ in found["mismatched_keys"]}
-        insert_mergers(model, mergers)
-        if mergers:
+        insert_mergers(model, changes.mergers)
+        if changes.mergers:
             named |= _named_as_in(model, {name: tensor for name, tensor in weights.items() if name not in own})
         return model, named
 

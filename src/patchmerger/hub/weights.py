@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from patchmerger.hub.folders import INDEX_NAME, PICKLES, WEIGHTS_NAME, how_to_convert, read_object
@@ -43,35 +41,6 @@ def read_weights(folder: Path, conversion: str | None = None) -> Weights:
 def weights_file(folder: Path) -> Path:
     """The file to name where the weights are wrong."""
     return folder / (WEIGHTS_NAME if (folder / WEIGHTS_NAME).is_file() else INDEX_NAME)
-
-
-def state_dict_mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
-    """Names or shapes in which ``weights`` are not the model's; ``None`` where they fit."""
-    wanted = model.state_dict()
-    shapes = [
-        f"{name} {tuple(weights[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & weights.keys())
-        if weights[name].shape != wanted[name].shape
-    ]
-    for what, found in (
-        ("missing weights", sorted(wanted.keys() - weights.keys())),
-        ("unexpected weights", sorted(weights.keys() - wanted.keys())),
-        ("other shapes", shapes),
-    ):
-        if found:
-            return f"{what}: {', '.join(found[:3])}" + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-    return None
-
-
-def value_mismatch(weights: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> str | None:
-    """Which of ``weights`` came back from disk in another dtype or with other values; ``None`` where none did."""
-    for name, tensor in weights.items():
-        again = read[name]
-        if again.dtype != tensor.dtype:
-            return f"{name} in {again.dtype}, not {tensor.dtype} (give all weights of the model one dtype)"
-        if not torch.equal(again, tensor.detach().to(again.device)) and bool(tensor.isfinite().all()):
-            return f"other values in {name}"
-    return None
 
 
 def _read_shards(folder: Path) -> Weights:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from patchmerger.hosts import block_names, find_host
-from patchmerger.hosts.wrappers import has_adapters, saved_with_adapter, without_peft
+from patchmerger.hosts.state import has_adapters, saved_with_adapter, without_peft
 from patchmerger.mechanism.blocks import is_merging, works_inside
 from patchmerger.mechanism.options import Positions
 

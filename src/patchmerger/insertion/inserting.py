@@ -9,8 +9,7 @@ from torch import nn
 
 from patchmerger.hosts import Host, UnsupportedModelError, find_host
 from patchmerger.hosts.attention import block_parts
-from patchmerger.hosts.state import unsupported_state
-from patchmerger.hosts.wrappers import refuse_adapters
+from patchmerger.hosts.state import refuse_adapters, unsupported_state
 from patchmerger.insertion.request import InsertionRequest, checked_request, num_tokens_kept, present_mergers
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
 from patchmerger.mechanism.blocks import LaterBlock, MergeState, MergingBlock, is_merging, works_inside

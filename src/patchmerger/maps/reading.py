@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 
 from patchmerger.hosts import find_host
-from patchmerger.hosts.wrappers import without_peft
+from patchmerger.hosts.state import without_peft
 from patchmerger.insertion.inserted import InsertedMerger, mergers
 from patchmerger.mechanism.blocks import MergingBlock
 from patchmerger.mechanism.modes import eval_mode

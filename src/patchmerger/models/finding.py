@@ -210,8 +210,7 @@ def _from_folder(name: str, folder: Path) -> FoundModel:
 
 def _known(name: str, model: nn.Module) -> FoundModel:
     """A model in memory, and what its library says of it; of a class of one's own nothing is known."""
-    try:
-        library = library_of_model(model)
-    except ValueError:
+    library = library_of_model(model)
+    if library is None:
         return FoundModel(name, model)
     return FoundModel(name, model, library.preprocessing_of(model), library.class_names_of(model))

@@ -14,9 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from patchmerger.hosts import Host, UnsupportedModelError, find_host
-from patchmerger.hosts.state import unsupported_state
+from patchmerger.hosts.state import refuse_adapters, unsupported_state
 from patchmerger.hosts.timm.rotary import too_long_a_step
-from patchmerger.hosts.wrappers import refuse_adapters
 from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.blocks import is_merging

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -15,14 +16,11 @@ from torch import nn
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
 from patchmerger.hub import save
-from patchmerger.hub.checkpoints import build_from_weights
+from patchmerger.hub.checkpoints import build_from_weights, state_dict_mismatch
 from patchmerger.hub.folders import CONFIG_NAME
-from patchmerger.hub.libraries import library_of_model
-from patchmerger.hub.saved_mergers import insert_mergers, write_mergers
+from patchmerger.hub.libraries import library_of_model, savable_library
+from patchmerger.hub.saved_changes import SavedMerger, describe_mergers, make_changes
 from patchmerger.hub.saved_model import SavedModel
-from patchmerger.hub.saved_placing import place_as_saved
-from patchmerger.hub.saving import savable_library
-from patchmerger.hub.weights import state_dict_mismatch
 from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import apply_merge, build_model, check_model_name, check_patches
@@ -129,7 +127,8 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
 
 def preprocessing_of(model: nn.Module) -> Preprocessing:
     """How images are prepared for a model of timm or torchvision."""
-    known = library_of_model(model).preprocessing_of(model)
+    library = library_of_model(model)
+    known = None if library is None else library.preprocessing_of(model)
     if known is None:
         raise ValueError(f"model ({host_class(model).__name__}) does not say how its images are prepared")
     return known
@@ -209,8 +208,7 @@ def _saved(saved: SavedModel, init: Init, args: dict[str, Any]) -> nn.Module:
     own = without_merger(known.architecture) | {"num_classes": known.num_classes}
     net = _create(f"local-dir:{saved.folder}", init, own | args, pretrained_cfg_overlay=overlay)
     cast(Any, net).pretrained_cfg["state_dict"] = None  # else they would stay in memory, and in each copy
-    place_as_saved(net, saved.placing, weights)
-    insert_mergers(net, saved.mergers)
+    make_changes(net, saved.changes, weights)
     adapted = {name: tensor for name, tensor in net.state_dict().items() if not _is_ours(name)}
     merged = adapted | {name: tensor for name, tensor in weights.items() if _is_ours(name)}
     mismatch = state_dict_mismatch(net, merged)
@@ -237,27 +235,27 @@ def _create(name: str, init: Init, args: dict[str, Any], **options: Any) -> nn.M
 
 def _merge(model: nn.Module, merge: Merge, init: Init) -> None:
     """Put the merger that is asked for into a plain model; make sure that a merged one has it."""
-    present = write_mergers(model)
-    if merge == "auto" or (merge is None and present is None):
+    present = describe_mergers(model)
+    if merge == "auto" or (merge is None and not present):
         return
-    if present is None:
+    if not present:
         apply_merge(model, cast(MergeSettings, merge))
         return
     way_out = "leave merge out to go on with what is there, or take it out with patchmerger.remove and save that"
     if merge is None:
         raise ValueError(f"merge (null) asks for a plain model, but init ({init}) has {_words(present)}: {way_out}")
-    asked = write_mergers(apply_merge(remove(copy.deepcopy(model)), merge))
-    if asked is None or _words(asked, exactly=True) != _words(present, exactly=True):
+    asked = describe_mergers(apply_merge(remove(copy.deepcopy(model)), merge))
+    if not asked or _words(asked, exactly=True) != _words(present, exactly=True):
         raise ValueError(
             f"merge asks for {_words(asked or present, exactly=True)}, but init ({init}) has "
             f"{_words(present, exactly=True)}: {way_out}"
         )
 
 
-def _words(kept: dict[str, Any], *, exactly: bool = False) -> str:
+def _words(kept: Sequence[SavedMerger], *, exactly: bool = False) -> str:
     """Mergers in words; with all their settings but the norm's eps, which no option says."""
     told = []
-    for merger in kept["mergers"]:
+    for merger in map(vars, kept):
         rest = {k: v for k, v in merger.items() if k not in ("after", "num_tokens", "reducer", "eps") and v is not None}
         settings = ", ".join(f"{k} {v}" for k, v in rest.items())
         told.append(

@@ -1,4 +1,4 @@
-"""The mergers of a saved model, under our key in its ``config.json``."""
+"""What stands under our key in the ``config.json`` of a saved model: its mergers, and how its tokens are placed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from torch import nn
 
 from patchmerger.hosts import find_host
 from patchmerger.hub.folders import CONFIG_NAME
+from patchmerger.hub.weights import Weights
 from patchmerger.insertion.inserted import InsertedMerger, mergers
 from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.merger import PatchMerger
+from patchmerger.placing.in_model import place_by_settings, placing_of
+from patchmerger.placing.settings import PlacingSettings
 from patchmerger.reducers.making import make_reducer, method_of, saved_arguments
 from patchmerger.reducers.names import ReducerName
 from patchmerger.reducers.reducer import Reducer
 from patchmerger.runs.serialisation import from_json, to_json
 
 KEY = "patchmerger"
-PLACING = "placing"  # how tokens are placed, beside the mergers
 SCHEMA_VERSION = 1
+_POINTS = "patch_embed.placement.points"
 
 
 @dataclass(frozen=True)
@@ -62,37 +65,49 @@ class SavedMerger:
 
 
 @dataclass(frozen=True)
-class SavedMergers:
+class SavedChanges:
     """What stands under our key.
 
     Attributes:
-        schema_version: Of this form; a newer one is not understood.
         mergers: First to last.
+        placing: How tokens are placed; ``None`` where they are the patches of a grid.
+        schema_version: Of this form; a newer one is not understood.
     """
 
-    schema_version: int
     mergers: tuple[SavedMerger, ...]
+    placing: PlacingSettings | None = None
+    schema_version: int = SCHEMA_VERSION
 
 
-def write_mergers(model: nn.Module) -> dict[str, Any] | None:
-    """What is kept of the mergers in a model; ``None`` for a model without.
+def describe_mergers(model: nn.Module) -> tuple[SavedMerger, ...]:
+    """What is kept of the mergers in a model, first to last.
 
     Raises:
         ValueError: A reducer is not of this library and could not be built again.
     """
     # A model that could not hold a merger can be saved too.
     if not any(is_merging(module) for module in model.modules()):
-        return None
-    num_prefix_tokens = find_host(model).num_prefix_tokens
-    kept = tuple(_describe(merger, num_prefix_tokens) for merger in mergers(model))
-    content: dict[str, Any] = to_json(SavedMergers(SCHEMA_VERSION, kept))
-    return content
-
-
-def read_mergers(config: dict[str, Any], folder: Path) -> tuple[SavedMerger, ...]:
-    """The mergers in a config; one without our key is a plain model's."""
-    if KEY not in config:
         return ()
+    num_prefix_tokens = find_host(model).num_prefix_tokens
+    return tuple(_describe(merger, num_prefix_tokens) for merger in mergers(model))
+
+
+def write_changes(model: nn.Module) -> dict[str, Any] | None:
+    """What goes under our key, as JSON has it; ``None`` for a plain model.
+
+    Raises:
+        ValueError: A reducer is not of this library and could not be built again.
+    """
+    changes = SavedChanges(describe_mergers(model), placing_of(model))
+    if changes == SavedChanges(()):
+        return None
+    return {name: value for name, value in to_json(changes).items() if value is not None}
+
+
+def read_changes(config: dict[str, Any], folder: Path) -> SavedChanges:
+    """What a config says under our key; one without it is a plain model's."""
+    if KEY not in config:
+        return SavedChanges(())
     path, ours = folder / CONFIG_NAME, config[KEY]
     version = ours.get("schema_version") if isinstance(ours, dict) else None
     if type(version) is not int or version < 1:
@@ -102,9 +117,22 @@ def read_mergers(config: dict[str, Any], folder: Path) -> tuple[SavedMerger, ...
             f"{path} has schema_version {version}, but this patchmerger knows up to {SCHEMA_VERSION}: upgrade it"
         )
     try:
-        return from_json(SavedMergers, {k: v for k, v in ours.items() if k != PLACING}).mergers
+        return from_json(SavedChanges, ours)
     except ValueError as error:
-        raise ValueError(f"{path} describes its mergers in a way that is not understood: {error}") from error
+        raise ValueError(f"{path} says under {KEY!r} what is not understood: {error}") from error
+
+
+def make_changes(model: nn.Module, changes: SavedChanges, weights: Weights) -> None:
+    """Place the tokens of ``model`` and put the mergers into it that a config describes, in place.
+
+    Args:
+        model: The plain model.
+        changes: What the config says.
+        weights: The model's, among which are the points where tokens are placed.
+    """
+    if changes.placing is not None:
+        place_by_settings(model, changes.placing, weights.get(_POINTS))
+    insert_mergers(model, changes.mergers)
 
 
 def insert_mergers(model: nn.Module, saved: Iterable[SavedMerger]) -> None:
