@@ -113,6 +113,30 @@ class Host:
         return self.num_prefix_tokens + self.num_patches if self.counted and self.num_patches is not None else None
 
 
+def known_blocks(
+    model: nn.Module, held: Any, known: tuple[type[nn.Module], ...], library: str, *containers: type[nn.Module]
+) -> list[nn.Module]:
+    """The blocks of ``model``, refused where another tool wrapped or exchanged them.
+
+    Args:
+        model: The model.
+        held: What holds its blocks.
+        known: Classes of blocks that are known to run on any number of tokens.
+        library: The library that made it.
+        containers: What that keeps its blocks in, first what it does for this model.
+    """
+    if not isinstance(held, containers):
+        raise UnsupportedModelError(
+            model,
+            f"its blocks are a {type(held).__name__}, not the nn.{containers[0].__name__} that {library} makes",
+            "insert before another tool (torch.compile, say) wraps the blocks",
+            "changed",
+        )
+    blocks = list(held)
+    refuse_unusual_blocks(model, blocks, known)
+    return blocks
+
+
 def refuse_unusual_blocks(
     model: nn.Module, blocks: Sequence[nn.Module], known: tuple[type[nn.Module], ...] | None = None
 ) -> None:

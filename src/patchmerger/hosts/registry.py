@@ -10,6 +10,7 @@ from torch import nn
 
 from patchmerger.hosts.host import Host, UnsupportedModelError, refuse_unusual_blocks
 from patchmerger.hosts.open_clip import describe_open_clip
+from patchmerger.hosts.refused import refuse_known
 from patchmerger.hosts.state import refuse_adapters, refuse_wrapped
 from patchmerger.hosts.timm.supported import describe_timm
 from patchmerger.hosts.torchvision import describe_torchvision
@@ -95,7 +96,10 @@ def _describe(model: nn.Module) -> Host | None:
     if cls in _registered:
         return _checked(model, _registered[cls](model))
     describe = _LIBRARIES.get(cls.__module__.split(".")[0])
-    return None if describe is None else describe(model)
+    host = None if describe is None else describe(model)
+    if host is None:
+        refuse_known(model)
+    return host
 
 
 def _refuse_holder(model: nn.Module, reason: str) -> None:

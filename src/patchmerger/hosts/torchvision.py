@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
 
-from patchmerger.hosts.host import Host, UnsupportedModelError, refuse_unusual_blocks
+from patchmerger.hosts.host import Host, UnsupportedModelError, known_blocks
 from patchmerger.mechanism.subclassing import host_class
 
 
@@ -28,17 +28,8 @@ def describe_torchvision(model: nn.Module) -> Host | None:
 
 
 def _vision_transformer(model: Any) -> Host:
-    if not isinstance(model.encoder.layers, nn.Sequential):
-        raise UnsupportedModelError(
-            model,
-            f"its blocks are a {type(model.encoder.layers).__name__}, not the nn.Sequential that torchvision makes",
-            "insert before another tool (torch.compile, say) wraps the blocks",
-            "changed",
-        )
-    blocks = list(model.encoder.layers)
-    refuse_unusual_blocks(model, blocks, (EncoderBlock,))
     return Host(
-        blocks=blocks,
+        blocks=known_blocks(model, model.encoder.layers, (EncoderBlock,), "torchvision", nn.Sequential),
         dim=model.hidden_dim,
         num_prefix_tokens=1,
         num_patches=model.seq_length - 1,

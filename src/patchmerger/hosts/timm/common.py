@@ -15,7 +15,7 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
-from patchmerger.hosts.host import UnsupportedModelError, refuse_unusual_blocks
+from patchmerger.hosts.host import UnsupportedModelError, known_blocks
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.patch_grid import needs_grid, tell_grid
 from patchmerger.mechanism.subclassing import Subclass, host_class
@@ -26,24 +26,9 @@ from patchmerger.merger import PatchMerger
 PLAIN_BLOCKS = (Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock, ParallelThingsBlock)
 
 
-def known_blocks(model: Any, known: tuple[type[nn.Module], ...], container: type[nn.Module]) -> list[nn.Module]:
-    """The blocks of ``model``, refused where another tool wrapped or exchanged them.
-
-    Args:
-        model: A timm model with ``blocks``.
-        known: Classes of blocks that are known to run on any number of tokens.
-        container: What timm keeps its blocks in.
-    """
-    if not isinstance(model.blocks, nn.Sequential | nn.ModuleList):
-        raise UnsupportedModelError(
-            model,
-            f"its blocks are a {type(model.blocks).__name__}, not the nn.{container.__name__} that timm makes",
-            "insert before another tool (torch.compile, say) wraps the blocks",
-            "changed",
-        )
-    blocks = list(model.blocks)
-    refuse_unusual_blocks(model, blocks, known)
-    return blocks
+def timm_blocks(model: Any, known: tuple[type[nn.Module], ...], container: type[nn.Module]) -> list[nn.Module]:
+    """The blocks of a timm model, refused where another tool wrapped or exchanged them; see :func:`known_blocks`."""
+    return known_blocks(model, model.blocks, known, "timm", container, nn.Sequential, nn.ModuleList)
 
 
 def why_prefix_stays(model: Any) -> str | None:
@@ -71,39 +56,14 @@ def refuse_projector(model: Any, reason: str) -> NoReturn:
     raise UnsupportedModelError(model, reason, f"make it with {way_out}", "grid")
 
 
-class MergedTransformer(Subclass):
-    """Any timm model with a list of ``blocks``."""
+class MergedFeatures(Subclass):
+    """A model that gives the features of its ``blocks`` on request."""
 
     blocks: nn.Sequential | nn.ModuleList
 
-    def forward_features(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """As timm has it, with the grid of patches told to located queries."""
-        self.tell_grid(x, kwargs.get("patch_coord"))
-        return super().forward_features(x, *args, **kwargs)  # type: ignore[misc]
-
-    def tell_grid(self, x: Any, patch_coord: Tensor | None = None) -> None:
-        """Tell mergers that must know it where patches are.
-
-        Args:
-            x: Images (B, C, H, W), or patches as NaFlex has them.
-            patch_coord: Row and column of each patch, (B, N, 2), where the images of a batch differ in size.
-        """
-        if not needs_grid(self.blocks) or is_traced(x):
-            return
-        if isinstance(x, dict):
-            x, patch_coord = x["patches"], x.get("patch_coord", patch_coord)
-        if patch_coord is not None:
-            size = patch_coord.amax(dim=1, keepdim=True) + 1  # (B, 1, 2)
-            tell_grid(self.blocks, positions=(patch_coord + 0.5) / size)
-            return
-        embed = cast(Any, getattr(self, "patch_embed", None) or getattr(self, "embeds", None))
-        tell_grid(self.blocks, embed.dynamic_feat_size(x.shape[-2:]))
-
     def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """As timm has it, for sequences (NLC); a feature map (NCHW) of merged tokens is refused."""
-        given = self.named_arguments(args, kwargs)
-        self.taken_features(given)
-        self.tell_grid(x, given.get("patch_coord"))
+        """As its library has it, for sequences (NLC); a feature map (NCHW) of merged tokens is refused."""
+        self.taken_features(self.named_arguments(args, kwargs))
         return super().forward_intermediates(x, *args, **kwargs)  # type: ignore[misc]
 
     def named_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -137,12 +97,44 @@ class MergedTransformer(Subclass):
         """Refuse features of the ``merged`` block indices that this model cannot give."""
 
     def no_weight_decay(self) -> set[str]:
-        """What timm names, and what of the mergers decay would pull towards average pooling."""
+        """What its library names, and what of the mergers decay would pull towards average pooling."""
         names: set[str] = set(super().no_weight_decay())  # type: ignore[misc]
         for path, module in cast(nn.Module, self).named_modules():
             if isinstance(module, PatchMerger):
                 names |= {f"{path}.{name}" for name in module.no_weight_decay()}
         return names
+
+
+class MergedTransformer(MergedFeatures):
+    """Any timm model with a list of ``blocks``."""
+
+    def forward_features(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As timm has it, with the grid of patches told to located queries."""
+        self.tell_grid(x, kwargs.get("patch_coord"))
+        return super().forward_features(x, *args, **kwargs)  # type: ignore[misc]
+
+    def tell_grid(self, x: Any, patch_coord: Tensor | None = None) -> None:
+        """Tell mergers that must know it where patches are.
+
+        Args:
+            x: Images (B, C, H, W), or patches as NaFlex has them.
+            patch_coord: Row and column of each patch, (B, N, 2), where the images of a batch differ in size.
+        """
+        if not needs_grid(self.blocks) or is_traced(x):
+            return
+        if isinstance(x, dict):
+            x, patch_coord = x["patches"], x.get("patch_coord", patch_coord)
+        if patch_coord is not None:
+            size = patch_coord.amax(dim=1, keepdim=True) + 1  # (B, 1, 2)
+            tell_grid(self.blocks, positions=(patch_coord + 0.5) / size)
+            return
+        embed = cast(Any, getattr(self, "patch_embed", None) or getattr(self, "embeds", None))
+        tell_grid(self.blocks, embed.dynamic_feat_size(x.shape[-2:]))
+
+    def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As timm has it, for sequences (NLC), with the grid of patches told to located queries."""
+        self.tell_grid(x, self.named_arguments(args, kwargs).get("patch_coord"))
+        return super().forward_intermediates(x, *args, **kwargs)
 
 
 def any_merging(blocks: Iterable[nn.Module]) -> bool:

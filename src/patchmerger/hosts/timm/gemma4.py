@@ -9,7 +9,7 @@ from timm.models.gemma4_vit import Gemma4Block, Gemma4VitClassifier
 from torch import Tensor, nn
 
 from patchmerger.hosts.host import Host
-from patchmerger.hosts.timm.common import any_merging, known_blocks, refuse_projector
+from patchmerger.hosts.timm.common import any_merging, refuse_projector, timm_blocks
 from patchmerger.hosts.timm.naflex import MergedPaddedTransformer
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.blocks import any_centroid
@@ -26,7 +26,7 @@ def describe_gemma4(model: Any) -> Host:
     if host_class(model) is Gemma4VitClassifier:
         subclasses.append((model, MergedGemma4Classifier))
     return Host(
-        blocks=known_blocks(encoder, (Gemma4Block,), nn.ModuleList),
+        blocks=timm_blocks(encoder, (Gemma4Block,), nn.ModuleList),
         dim=encoder.embed_dim,
         inputs=BlockInputs(
             rope=Rope(("rope_cos", "rope_sin"), layout="cos, sin", leading="images"), padding="attn_mask"

@@ -9,7 +9,7 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from patchmerger.hosts.host import Host
-from patchmerger.hosts.timm.common import PLAIN_BLOCKS, MergedTransformer, any_merging, known_blocks, why_prefix_stays
+from patchmerger.hosts.timm.common import PLAIN_BLOCKS, MergedTransformer, any_merging, timm_blocks, why_prefix_stays
 from patchmerger.hosts.timm.rotary import DROPPED_PATCHES, refuse_long_step
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.rotary import Rope
@@ -19,7 +19,7 @@ from patchmerger.mechanism.tracing import is_traced
 def describe_naflex(model: Any) -> Host:
     """Describe a ``NaFlexVit``."""
     return Host(
-        blocks=known_blocks(model, (*PLAIN_BLOCKS, EvaBlock), nn.Sequential),
+        blocks=timm_blocks(model, (*PLAIN_BLOCKS, EvaBlock), nn.Sequential),
         dim=model.embed_dim,
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=None,

@@ -9,7 +9,7 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from patchmerger.hosts.host import Host
-from patchmerger.hosts.timm.common import MergedTransformer, any_merging, known_blocks, refuse_projector
+from patchmerger.hosts.timm.common import MergedFeatures, MergedTransformer, any_merging, refuse_projector, timm_blocks
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.rotary import Rope
 
@@ -20,7 +20,7 @@ def describe_grid_encoder(model: Any) -> Host:
     if getattr(encoder, "merger", None) is not None or getattr(encoder, "aligner", None) is not None:
         refuse_projector(model, "its projector joins neighbouring patches of the grid")
     return Host(
-        blocks=known_blocks(encoder, (EvaBlock, DeepseekVitBlock), nn.ModuleList),
+        blocks=timm_blocks(encoder, (EvaBlock, DeepseekVitBlock), nn.ModuleList),
         dim=encoder.embed_dim,
         inputs=BlockInputs(rope=Rope()),
         grid="varies",
@@ -41,7 +41,7 @@ class MergedGridEncoder(MergedTransformer):
             return super().forward_features(x)  # type: ignore[no-any-return]
         self.tell_grid(x)
         # timm's own, past the subclasses, whose checks torch.compile does not follow
-        intermediates = super(MergedTransformer, self).forward_intermediates  # type: ignore[misc]
+        intermediates = super(MergedFeatures, self).forward_intermediates  # type: ignore[misc]
         (tokens,) = intermediates(x, 1, norm=True, output_fmt="NLC", intermediates_only=True)
         return tokens[:, None]  # type: ignore[no-any-return]
 

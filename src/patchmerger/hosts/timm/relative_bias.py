@@ -9,7 +9,7 @@ from timm.models.vision_transformer_relpos import RelPosBlock, ResPostRelPosBloc
 from torch import nn
 
 from patchmerger.hosts.host import Host, RelativeBias
-from patchmerger.hosts.timm.common import MergedTransformer, known_blocks, patch_grid, why_prefix_stays
+from patchmerger.hosts.timm.common import MergedTransformer, patch_grid, timm_blocks, why_prefix_stays
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.subclassing import Subclass, attach, detach, mixin_of, subclassed_modules
 
@@ -18,29 +18,28 @@ def describe_beit(model: Any) -> Host:
     """Describe a BEiT."""
     # The first block keeps its bias table whatever is merged, so it tells whether there is one.
     own = model.blocks[0].attn.relative_position_bias_table is not None
-    return Host(
-        blocks=known_blocks(model, (BeitBlock,), nn.ModuleList),
-        dim=model.embed_dim,
-        num_prefix_tokens=model.num_prefix_tokens,
-        num_patches=model.patch_embed.num_patches,
-        inputs=BlockInputs(bias=None if model.rel_pos_bias is None else "shared_rel_pos_bias"),
-        biases=(RelativeBias("attn", UnbiasedBeitAttention),) if own else (),
-        prefix_is_needed=why_prefix_stays(model),
-        grid=patch_grid(model),
-        subclasses=[(model, MergedBiasedTransformer)],
-    )
+    shared = None if model.rel_pos_bias is None else "shared_rel_pos_bias"
+    return _describe(model, (BeitBlock,), UnbiasedBeitAttention if own else None, shared)
 
 
 def describe_relpos(model: Any) -> Host:
     """Describe a ``VisionTransformerRelPos``."""
     own = model.blocks[0].attn.rel_pos is not None
+    shared = None if model.shared_rel_pos is None else "shared_rel_pos"
+    return _describe(model, (RelPosBlock, ResPostRelPosBlock), UnbiasedRelPosAttention if own else None, shared)
+
+
+def _describe(
+    model: Any, known: tuple[type[nn.Module], ...], unbiased: type[Subclass] | None, shared: str | None
+) -> Host:
+    """Describe a model with a bias of its own in each block, or one that all blocks share, or both."""
     return Host(
-        blocks=known_blocks(model, (RelPosBlock, ResPostRelPosBlock), nn.ModuleList),
+        blocks=timm_blocks(model, known, nn.ModuleList),
         dim=model.embed_dim,
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=model.patch_embed.num_patches,
-        inputs=BlockInputs(bias=None if model.shared_rel_pos is None else "shared_rel_pos"),
-        biases=(RelativeBias("attn", UnbiasedRelPosAttention),) if own else (),
+        inputs=BlockInputs(bias=shared),
+        biases=() if unbiased is None else (RelativeBias("attn", unbiased),),
         prefix_is_needed=why_prefix_stays(model),
         grid=patch_grid(model),
         subclasses=[(model, MergedBiasedTransformer)],

@@ -10,7 +10,7 @@ from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
 from patchmerger.hosts.host import Host
-from patchmerger.hosts.timm.common import MergedTransformer, known_blocks, patch_grid, why_prefix_stays
+from patchmerger.hosts.timm.common import MergedTransformer, patch_grid, timm_blocks, why_prefix_stays
 from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.blocks import any_centroid
 from patchmerger.mechanism.rotary import Rope
@@ -25,7 +25,7 @@ DROPPED_PATCHES = "its patch_drop_rate leaves patches out, so that its rotary ta
 def describe_eva(model: Any) -> Host:
     """Describe an ``Eva``, which has rotary positions or not."""
     return Host(
-        blocks=known_blocks(model, (EvaBlock, EvaBlockPostNorm), nn.ModuleList),
+        blocks=timm_blocks(model, (EvaBlock, EvaBlockPostNorm), nn.ModuleList),
         dim=model.embed_dim,
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=None if model.dynamic_img_size else model.patch_embed.num_patches,

@@ -24,7 +24,6 @@ from patchmerger.hosts.timm.naflex import describe_naflex
 from patchmerger.hosts.timm.qwen3_deepseek import describe_grid_encoder
 from patchmerger.hosts.timm.relative_bias import describe_beit, describe_relpos
 from patchmerger.hosts.timm.rotary import describe_eva
-from patchmerger.hosts.timm.unsupported import refuse_known
 from patchmerger.hosts.timm.vision_transformer import describe_cait, describe_vision_transformer
 from patchmerger.mechanism.subclassing import host_class
 
@@ -46,19 +45,10 @@ SUPPORTED: dict[type[nn.Module], Callable[[Any], Host]] = {
 
 
 def describe_timm(model: nn.Module) -> Host | None:
-    """Describe one of timm's models.
-
-    Returns:
-        The description; ``None`` for a class that is not known.
-
-    Raises:
-        UnsupportedModelError: It is known that the model cannot take a merger.
-    """
+    """Describe one of timm's models; ``None`` for a class that is not known."""
     # The class itself, not a subclass: what an unknown subclass does with its tokens is unknown.
     describe = SUPPORTED.get(host_class(model))
     if describe is None:
-        refuse_known(model)
         return None
     host = describe(model)
-    has_class_token = host.num_prefix_tokens > 0 and getattr(model, "cls_token", None) is not None
-    return replace(host, has_class_token=has_class_token)
+    return replace(host, has_class_token=host.num_prefix_tokens > 0 and getattr(model, "cls_token", None) is not None)

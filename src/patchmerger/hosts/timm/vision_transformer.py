@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from patchmerger.hosts.host import Host
-from patchmerger.hosts.timm.common import PLAIN_BLOCKS, MergedTransformer, known_blocks, patch_grid
+from patchmerger.hosts.timm.common import PLAIN_BLOCKS, MergedTransformer, patch_grid, timm_blocks
 from patchmerger.mechanism.blocks import is_merging
 
 
@@ -19,7 +19,7 @@ def describe_vision_transformer(model: Any) -> Host:
     """Describe a ``VisionTransformer``, or a distilled one."""
     varying = model.dynamic_img_size or not getattr(model.patch_embed, "strict_img_size", True)
     return Host(
-        blocks=known_blocks(model, PLAIN_BLOCKS, nn.Sequential),
+        blocks=timm_blocks(model, PLAIN_BLOCKS, nn.Sequential),
         dim=model.embed_dim,
         num_prefix_tokens=model.num_prefix_tokens,
         num_patches=None if varying else model.patch_embed.num_patches,
@@ -32,7 +32,7 @@ def describe_vision_transformer(model: Any) -> Host:
 def describe_cait(model: Any) -> Host:
     """CaiT says ``num_prefix_tokens = 1``, but its class token joins after these blocks: all they see is patches."""
     return Host(
-        blocks=known_blocks(model, (LayerScaleBlock,), nn.Sequential),
+        blocks=timm_blocks(model, (LayerScaleBlock,), nn.Sequential),
         dim=model.embed_dim,
         num_prefix_tokens=0,
         num_patches=model.patch_embed.num_patches,

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
-from patchmerger.hosts.host import Host, RelativeBias, UnsupportedModelError, refuse_unusual_blocks
+from patchmerger.hosts.host import Host, RelativeBias, UnsupportedModelError, known_blocks
 from patchmerger.hosts.transformers.subclasses import (
     MergedRotaryTransformer,
     MergedSiglip2Classifier,
@@ -23,7 +23,6 @@ from patchmerger.hosts.transformers.subclasses import (
     UnmaskedHead,
     list_of_blocks,
 )
-from patchmerger.hosts.transformers.unsupported import refuse_known
 from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
 from patchmerger.mechanism.rotary import Rope
 from patchmerger.mechanism.subclassing import host_class
@@ -60,7 +59,6 @@ def describe_transformers(model: nn.Module) -> Host | None:
     """Describe one of transformers' models; ``None`` where nothing is known of its class."""
     family = _BY_NAME.get(_name(model))
     if family is None:
-        refuse_known(model)
         return None
     transformer = _transformer(model, family)
     prefix = family.prefix if isinstance(family.prefix, int) else family.prefix(transformer.config)
@@ -101,19 +99,10 @@ def _transformer(model: Any, family: _Family) -> Any:
 
 def _blocks(model: nn.Module, transformer: nn.Module) -> list[nn.Module]:
     """The blocks, refused where another tool wrapped or exchanged them."""
-    found = list_of_blocks(transformer)
-    if not isinstance(found, nn.ModuleList):
-        raise UnsupportedModelError(
-            model,
-            f"its blocks are a {type(found).__name__}, not the nn.ModuleList that transformers makes",
-            "insert before another tool (torch.compile, say) wraps the blocks",
-            "changed",
-        )
     module = sys.modules[host_class(transformer).__module__]
     own = [cls for cls in vars(module).values() if getattr(cls, "__module__", "") == module.__name__]
-    blocks = list(found)
-    refuse_unusual_blocks(model, blocks, tuple(cls for cls in own if cls.__name__.endswith("Layer")))
-    return blocks
+    known = tuple(cls for cls in own if cls.__name__.endswith("Layer"))
+    return known_blocks(model, list_of_blocks(transformer), known, "transformers", nn.ModuleList)
 
 
 def _num_patches(embeddings: nn.Module, prefix: int) -> int | None:
