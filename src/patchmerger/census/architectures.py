@@ -30,12 +30,9 @@ _ON_CPU = ("Siglip2",)
 
 @dataclass(frozen=True)
 class Architecture:
-    """Something that a library can build.
+    """Something that a library can build: an architecture of timm or torchvision, or a class of transformers.
 
-    Attributes:
-        library: The library.
-        name: Its name: an architecture of timm or torchvision, or a class of transformers.
-        build: Makes it, on the meta device where it can run there.
+    ``build`` makes it, on the meta device where it can run there.
     """
 
     library: Library

@@ -63,12 +63,8 @@ class Finding:
 class Family:
     """Architectures that take a merger alike: of one class in timm and torchvision, of one model in transformers.
 
-    Attributes:
-        library: The library that makes them.
-        name: Their class; in transformers what the names of their classes begin with.
-        positions: What becomes of positions.
-        by_default: Whether ``insert`` takes them without being told about positions.
-        members: The architectures.
+    In transformers ``name`` is what the names of their classes begin with. ``by_default`` says whether ``insert`` takes
+    them without being told about positions.
     """
 
     library: str
@@ -85,14 +81,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Refused:
-    """Architectures that are refused for one reason.
-
-    Attributes:
-        kind: The class of the reason.
-        reason: The reason.
-        way_out: What would do.
-        members: The architectures.
-    """
+    """Architectures that are refused for one reason."""
 
     kind: str
     reason: str

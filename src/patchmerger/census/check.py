@@ -49,11 +49,8 @@ def observe_model(
 ) -> tuple[ObservedRun, int]:
     """What was seen of the plain model, and the number of its prefix tokens; all else is an error.
 
-    Args:
-        model: A model that takes a merger.
-        positions: As for ``insert``.
-        example: Makes an input of one image.
-        prepare: Gives the model, and its blocks, weights with which images can be told apart.
+    ``example`` makes an input of one image; ``prepare`` gives the model, and its blocks, weights with which images can
+    be told apart.
     """
     host = find_host(model)
     plain, num_prefix = _compare(model, example(), positions)

@@ -6,13 +6,14 @@ Nothing here asks a host's description for more than which modules are its block
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from patchmerger.hosts.example_inputs import Example
 from patchmerger.mechanism.subclassing import host_class
@@ -111,13 +112,7 @@ def constant_tokens(model: nn.Module, blocks: Sequence[nn.Module], example: Exam
     """Whether each token that arrives at the first block is the same for two images of noise.
 
     So prefix tokens (class, register tokens) can be told from patches. Only what stands before the blocks runs; it
-    must be on a real device, with weights that are not zero.
-
-    Args:
-        model: The model.
-        blocks: Its blocks.
-        example: An input; noise takes the place of its images.
-        seed: Of the noise.
+    must be on a real device, with weights that are not zero. Noise takes the place of the images of ``example``.
     """
     generator = torch.Generator().manual_seed(seed)
     first, second = (_tokens_at_first_block(model, blocks[0], _noise(example, generator)) for _ in range(2))
@@ -150,13 +145,7 @@ def _tokens_at_first_block(model: nn.Module, block: nn.Module, example: Example)
 
 @torch.no_grad()
 def fill_stem(model: nn.Module, blocks: Sequence[nn.Module], *, seed: int = 0) -> None:
-    """Move all but the blocks from the meta device to the CPU, with random weights.
-
-    Args:
-        model: A model on the meta device.
-        blocks: Its blocks, which stay there.
-        seed: Of the weights.
-    """
+    """Move all but the blocks, which stay there, from the meta device to the CPU, with random weights."""
     generator = torch.Generator().manual_seed(seed)
     for _, module in _outside(model, blocks):
         module.to_empty(device="cpu", recurse=False)
@@ -187,10 +176,4 @@ def _arrival(block: nn.Module, tell: Any) -> Iterator[None]:
 
 def _tensors(value: Any) -> list[Tensor]:
     """The tensors in what a module takes or gives, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return _tensors(list(value.values()))
-    if isinstance(value, list | tuple):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]

@@ -18,7 +18,7 @@ from patchmerger.census.check import observe_model, try_merger
 from patchmerger.census.observe import NotAsDescribedError, fill_stem
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.mechanism.subclassing import host_class
-from patchmerger.runs.files import write_text
+from patchmerger.runs.files import check_out, write_text
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.silence import silent_libraries
 
@@ -56,10 +56,7 @@ def take_census(
     missing = tuple(name for name in asked if not installed(name))
     if library in missing:
         raise ValueError(f"library ({library!r}) is not installed: pip install {library}")
-    if out is not None and out.is_dir():
-        raise ValueError(f"out ({out}) is a folder: name a file in it")
-    if out is not None and out.exists() and not overwrite:
-        raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
+    check_out(out, overwrite=overwrite)
     libraries = [name for name in asked if name not in missing]
     with silent_libraries():
         listed = [one for name in libraries for one in architectures(name, filter)]
@@ -68,7 +65,6 @@ def take_census(
         findings = _examine_all(listed)
     census = Census(findings, _versions(libraries), missing, command or "")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, census.as_json(), new=not overwrite)
     return census
 
@@ -84,13 +80,7 @@ def _examine_all(listed: Sequence[Architecture]) -> tuple[Finding, ...]:
 
 
 def examine(library: str, name: str, build: Callable[[], nn.Module]) -> Finding:
-    """Build one architecture and find out whether it takes a merger.
-
-    Args:
-        library: The library that makes it.
-        name: Its name there.
-        build: Makes it on the meta device.
-    """
+    """Build one architecture, on the meta device, and find out whether it takes a merger."""
     try:
         model = build().eval()
     except Exception as error:

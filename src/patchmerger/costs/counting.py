@@ -46,11 +46,7 @@ class PartCost:
 
 
 def on_meta(module: nn.Module) -> Any:
-    """A copy on the meta device, in eval mode and without hooks; no weight is copied.
-
-    Raises:
-        ValueError: Its weights are quantised or offloaded.
-    """
+    """A copy on the meta device, in eval mode and without hooks; no weight is copied. Quantised weights are refused."""
     refuse_unsupported_state(module, "counted", meta=True)
     computed = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
     tensors = [*module.parameters(), *module.buffers(), *computed]  # the last as pruning and weight norms leave them
@@ -80,15 +76,12 @@ def flop_counter() -> Iterator[FlopCounterMode]:
 def count_parts(
     model: nn.Module, image_size: tuple[int, int] | None = None, known: dict[Any, int] | None = None
 ) -> list[PartCost]:
-    """Count each part, in the order in which they run, for one image.
+    """Count each part, in the order in which they run, for one image of that size in pixels.
 
     Args:
         model: A supported model on the meta device, with or without mergers, that takes images of that size.
-        image_size: Height and width in pixels; ``None`` is the model's own.
+        image_size: Height and width; ``None`` is the model's own.
         known: FLOPs of blocks by what decides them, of a run of a like model before; those of this run are added.
-
-    Raises:
-        ValueError: The model does not take images of that size.
     """
     host = find_host(model)
     blocks = block_names(model, host)

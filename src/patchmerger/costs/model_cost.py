@@ -10,7 +10,7 @@ from timm.layers.patch_embed import PatchEmbed
 from torch import nn
 
 from patchmerger.costs.counting import PartCost, count_parts, on_meta
-from patchmerger.hosts import find_host
+from patchmerger.hosts import UnsupportedModelError, find_host
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
 from patchmerger.hosts.state import has_adapters
 from patchmerger.insertion.inserted import mergers
@@ -141,6 +141,14 @@ def cost(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> C
     changed = bool(mergers(clone)) or placed_embedding(clone) is not None
     flops = sum(part.flops for part in (count_parts(plain_model(clone), size, known) if changed else parts))
     return Cost(size or image_size_of(clone), tuple(parts), flops)
+
+
+def known_flops(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> int | None:
+    """FLOPs of one image, as :func:`cost` counts them; ``None`` for a model that cannot take a merger."""
+    try:
+        return cost(model, image_size).flops
+    except UnsupportedModelError:
+        return None
 
 
 def _checked(model: Any, image_size: int | tuple[int, int]) -> tuple[int, int]:

@@ -28,16 +28,11 @@ def cost_of(
     args: Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> Cost:
-    """The cost of a model that is found, not given.
+    """The cost of a model that is found, not given; arguments are those of ``find_model`` and :func:`cost`.
 
-    Args:
-        model: As in :func:`patchmerger.models.find_model`: a timm architecture, a folder, a safetensors file, a name
-            on the Hub.
-        merge: The merger to count with; ``None`` for the plain model. ``"auto"`` is the mergers that a saved model
-            has, and the default merger in a plain one.
-        architecture: For a safetensors file, timm's name of the architecture.
-        args: For an architecture or a safetensors file, arguments of ``timm.create_model``.
-        image_size: As in :func:`patchmerger.cost`.
+    ``merge`` is the merger to count with; ``None`` for the plain model. ``"auto"`` is the mergers that a saved model
+    has, and the default merger in a plain one. ``args`` are arguments of ``timm.create_model``, for an architecture
+    or a safetensors file.
 
     Raises:
         ValueError: The model is not known, arguments do not fit it, or it has another merger than is asked for.

@@ -80,11 +80,7 @@ class Placement:
 class _Merged:
     """FLOPs with some number of tokens: of each block after a merge, and of what else depends on that number.
 
-    Attributes:
-        blocks: By name, as far back as the extra is not due.
-        merger: The merger, from N tokens.
-        extra: What the first block after a merge costs more.
-        end: All after the blocks.
+    Blocks are as far back as the extra, what the first one after a merge costs more, is not due.
     """
 
     blocks: dict[str, int]
@@ -209,11 +205,7 @@ def interpolated(values: Mapping[int, int], at: int) -> int:
 
 
 def needed_positions(model: nn.Module) -> Positions | None:
-    """What ``insert`` must be told of positions for this model; ``None`` where its default will do.
-
-    Args:
-        model: A supported model without mergers, on the meta device.
-    """
+    """What ``insert`` must be told of positions for this plain model on the meta device; ``None`` where nothing."""
     try:
         insert(copy.deepcopy(model), 1, 1)
     except UnsupportedModelError as error:
@@ -237,12 +229,6 @@ def placements_within(costs: PlacementCosts, mergers: int, num_tokens: Sequence[
 
     Left out are those to which another one is preferable: as late in every place, as many tokens in each, and more
     so somewhere. So are pairs in which one of the two mergers would do.
-
-    Args:
-        costs: Of the model.
-        mergers: 1 or 2.
-        num_tokens: The numbers of tokens to choose from.
-        budget: FLOPs of one image.
     """
     found: list[Placement] = []
     descending = sorted(set(num_tokens), reverse=True)

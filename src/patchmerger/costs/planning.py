@@ -178,18 +178,10 @@ def meeting(
     speedup: float | None = None,
     gflops: float | None = None,
 ) -> list[Placement]:
-    """The placements that meet a budget, at least one, the one to try first at the front.
-
-    Args:
-        costs: Of the model.
-        name: What to call the model in errors.
-        mergers: One merger, or two.
-        num_tokens: Numbers of tokens to choose from.
-        speedup: The budget: as in :func:`plan`.
-        gflops: In its place.
+    """The placements that meet a budget as in :func:`plan`, at least one, the one to try first at the front.
 
     Raises:
-        ValueError: None meets it, or none is needed.
+        ValueError: None meets it, or none is needed; ``name`` is that of the model.
     """
     budget = _budget(costs, speedup, gflops)
     if gflops is not None and budget >= costs.cost.flops:

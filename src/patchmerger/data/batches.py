@@ -104,13 +104,7 @@ class EvaluationOrder(Sampler[list[int]]):
     """Every image once, in order; several ranks share each batch, the last, smaller one too.
 
     All ranks have as many batches, for ranks that share weights out run in step: a last batch with fewer images than
-    ranks is joined to the one before it.
-
-    Args:
-        size: The number of images n.
-        batch_size: Images a batch and rank.
-        rank: Which share of each batch is this process's.
-        world_size: How many processes share each batch.
+    ranks is joined to the one before it. Arguments are as for :class:`RunOrder`.
     """
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
@@ -131,11 +125,7 @@ class EvaluationOrder(Sampler[list[int]]):
 
 
 def seed_everything_on_cpu(number: int) -> None:
-    """Seeds torch's CPU generator, numpy's and Python's (``torch.manual_seed`` would take 0.4 ms for all devices).
-
-    Args:
-        number: From 0 to 2**64 - 1.
-    """
+    """Seeds torch's CPU generator, numpy's and Python's, in a tenth of the 0.4 ms that all devices take."""
     torch.default_generator.manual_seed(number)
     np.random.seed(number & 0xFFFFFFFF)
     random.seed(number)
@@ -154,15 +144,10 @@ def random_state_kept() -> Iterator[None]:
 
 
 class TrainImages(Dataset[Batch]):
-    """Training images, each varied under a random state of its own; the outer random state stays as it was.
+    """Training images, each varied under a random state of its own, that of (seed, epoch, index).
 
-    Where no other process reads them, and they are in memory, what is done to an image in each epoch alike, such as
-    resizing, is done once.
-
-    Args:
-        images: The training set.
-        transform: Varies one image.
-        seed: Together with the epoch and the index, what an image's random state depends on.
+    The outer random state stays as it was. Where no other process reads them, and they are in memory, what is done to
+    an image in each epoch alike, such as resizing, is done once.
     """
 
     def __init__(self, images: ImageSet, transform: Transform, *, seed: int) -> None:
@@ -204,12 +189,7 @@ class TrainImages(Dataset[Batch]):
 
 
 class EvaluationImages(Dataset[Batch]):
-    """Images fitted to one size.
-
-    Args:
-        images: A validation or test set.
-        transform: Fits one image.
-    """
+    """Images of a validation or test set, fitted to one size."""
 
     def __init__(self, images: ImageSet, transform: EvalTransform) -> None:
         self.images = images

@@ -57,11 +57,7 @@ def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, lost: list[str] | 
 
 
 def size_of(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Height and width of a picture, from its header alone.
-
-    Raises:
-        BadImageError: If the header is not that of an image, or of one with more than ``max_pixels``.
-    """
+    """Height and width of a picture, from its header alone; errors and ``max_pixels`` are those of :func:`decode`."""
     with _opened(picture, max_pixels) as image:
         return image.height, image.width
 

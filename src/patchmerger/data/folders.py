@@ -56,14 +56,7 @@ def read_folder(path: Path, data: DataSettings) -> EncodedDataset:
 
     Every file counts as an image, whatever its name, except hidden files and what file managers leave behind. Links
     are followed. Where a ``metadata.csv``, ``.jsonl`` or ``.parquet`` lies beside the images and says their labels,
-    these are taken. Where names leave a doubt of what a folder is, it is refused.
-
-    Args:
-        path: The folder.
-        data: Of it ``layout``, ``label`` and ``bad_files``.
-
-    Returns:
-        The dataset, not decoded, with its classes in alphabetical order; without labels where images lie in no folder.
+    these are taken; images that lie in no folder have none. Classes are in alphabetical order.
 
     Raises:
         ValueError: Folders that may be classes or splits, an empty class folder, classes that differ between splits,

@@ -35,12 +35,7 @@ class Stored(Protocol):
 
 
 class OnReading:
-    """Images that are decoded each time they are read: for datasets that do not fit in memory.
-
-    Args:
-        encoded: Where the images come from.
-        max_pixels: Of the largest image that is read.
-    """
+    """Images that are decoded each time they are read: for datasets that do not fit in memory."""
 
     def __init__(self, encoded: Encoded, max_pixels: int = MAX_PIXELS) -> None:
         self.encoded = encoded
@@ -60,12 +55,9 @@ class OnReading:
 
 
 class InMemory:
-    """Decoded images of any sizes, one after the other in one buffer.
+    """Decoded images, uint8 (3, H, W) of any sizes, one after the other in one buffer.
 
     One buffer, for a list of tensors would cost a file descriptor each when workers are spawned.
-
-    Args:
-        images: uint8 tensors (3, H, W).
     """
 
     def __init__(self, images: Sequence[Tensor]) -> None:
@@ -153,13 +145,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class BadFile:
-    """An image that cannot be read.
-
-    Attributes:
-        split: The split that it is in.
-        name: Its file, or its row in a table.
-        reason: What the decoder says.
-    """
+    """An image that cannot be read: its split, its file or its row in a table, and what the decoder says."""
 
     split: str
     name: str
@@ -172,13 +158,9 @@ class BadFile:
 def load_sets(
     encoded: dict[str, EncodedSet], data: DataSettings
 ) -> tuple[dict[str, ImageSet], tuple[str, ...], tuple[str, ...]]:
-    """Decodes small datasets into memory; of large ones reads every header.
+    """Decodes small datasets (``memory_gib``) into memory; of large ones reads every header.
 
     The size is estimated from some images of each split. While decoding, the peak is twice the decoded size.
-
-    Args:
-        encoded: The splits by name.
-        data: What is small (``memory_gib``), too large (``max_pixels``), and what becomes of ``bad_files``.
 
     Returns:
         The splits by name, the bad files that were left out, and what is lost in the others, in words; of large

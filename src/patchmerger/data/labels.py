@@ -35,15 +35,12 @@ class Classes:
 
     @staticmethod
     def of(names: Sequence[str] | None, values: Sequence[Any], column: str) -> Classes:
-        """The classes that are declared, else those of all ``values``.
+        """The classes that are declared, else those of all values.
 
         Args:
             names: What is declared: the name of each class number, which are then the labels.
             values: A label an image, or a list of them, or for each class whether the image has it.
             column: What holds them, for messages.
-
-        Raises:
-            ValueError: Values that are no classes, such as numbers that are not whole, or of several types.
         """
         rows = [row for value in values if (row := _several(value)) is not None]
         if rows and len(rows) < sum(not _missing(value) for value in values):
@@ -63,15 +60,7 @@ class Classes:
         return Classes(tuple(map(str, ordered)), {label: n for n, label in enumerate(ordered)}, kind, column)
 
     def targets(self, values: Sequence[Any], split: str) -> Tensor:
-        """Class numbers, int64 (n,), or float32 zeros and ones (n, C) where an image may have several labels.
-
-        Args:
-            values: As in ``of``.
-            split: The name of the split, for messages.
-
-        Raises:
-            ValueError: A label is missing, or none of the classes.
-        """
+        """Class numbers, int64 (n,), or float32 zeros and ones (n, C) where an image may have several labels."""
         if self.kind == "one":
             return torch.tensor([self._number(value, values, split) for value in values], dtype=torch.long)
         hot = torch.zeros(len(values), len(self.names))
@@ -122,11 +111,7 @@ def doubtful_classes(names: Sequence[str]) -> list[str]:
 
 
 def plain_label(value: Any, column: str) -> Label:
-    """One label in its plain form: a string, a whole number or a boolean; None where it is missing.
-
-    Raises:
-        ValueError: It is none of these.
-    """
+    """One label in its plain form: a string, a whole number or a boolean; None where it is missing."""
     if isinstance(value, Tensor | np.ndarray | np.generic):
         value = value.item()
     if isinstance(value, enum.Enum):

@@ -99,16 +99,13 @@ def identify_data(data: DataLike) -> DataSettings | OwnData:
     return identify_own(data.sets if isinstance(data, ImageDataset) else data)
 
 
+def settings_of(data: DataLike) -> DataSettings:
+    """The settings of images, for those that are not read by settings the default ones."""
+    return as_data_settings(data) if isinstance(data, str | os.PathLike | DataSettings) else DataSettings()
+
+
 def recorded_data(data: DataLike | None, settings: DataSettings | OwnData) -> DataSettings | OwnData:
-    """What settings record where images are given beside them: ``workers`` and ``crop_pct`` stay for one's own.
-
-    Args:
-        data: As in :func:`load_images`; ``None`` where the settings say what is read.
-        settings: What is recorded without it.
-
-    Raises:
-        TypeError: If ``data`` is something else; the message says what would do.
-    """
+    """What settings record where images are given beside them: ``workers`` and ``crop_pct`` stay for one's own."""
     if data is None:
         return settings
     known = identify_data(data)

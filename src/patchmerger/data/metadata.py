@@ -16,18 +16,11 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 def read_metadata(tables: dict[str, Path], images: dict[str, list[Path]], data: DataSettings) -> EncodedDataset | None:
-    """The images that the rows of a table name in the column ``file_name``, with the labels in another column.
+    """The images that the rows of tables name in ``file_name``, with the labels in another column, ``data.label``.
 
     Of one table for all images the splits are those in its column ``split``, or the folders that the file names begin
-    with, where all of these are names of splits.
-
-    Args:
-        tables: A table a split, beside its images.
-        images: All image files of each split, to be sure that none is left out.
-        data: Of it ``label``, the column of the labels, and ``bad_files``.
-
-    Returns:
-        The dataset, not decoded; ``None`` where no column holds labels.
+    with, where all of these are names of splits. ``images`` are all image files, to be sure that none is left out.
+    ``None`` where no column holds labels.
 
     Raises:
         ValueError: A table without ``file_name``, a file that is named twice or lies elsewhere, a label that is

@@ -38,12 +38,7 @@ _FORMS = (
 
 
 class DatasetImages:
-    """The images of a map-style dataset, read anew each time, so that what it draws at random stays so.
-
-    Args:
-        dataset: Gives (image, label), a dict of both, or an image.
-        name: What to call it in messages.
-    """
+    """The images of a map-style dataset, read anew each time, so that what it draws at random stays so."""
 
     def __init__(self, dataset: Any, name: str) -> None:
         self.dataset = dataset
@@ -70,14 +65,9 @@ class DatasetImages:
 
 
 def read_own(data: OwnDataset, *, validation: float = 0.1) -> ImageDataset:
-    """Makes a dataset of what people hand over.
+    """Makes a dataset of what people hand over; floats are passed on as they are, other images as uint8.
 
-    Args:
-        data: A dataset, or several by split. A lone one is the training split, of which others are held out.
-        validation: The share of the training images that is held out where there is no validation split.
-
-    Returns:
-        The dataset. Images that are floats are passed on as they are; others as uint8.
+    A lone dataset is the training split, of which others are held out.
 
     Raises:
         TypeError: Something else, or items that are no images with labels; the message says what would do.
@@ -124,12 +114,7 @@ def identify_own(data: OwnDataset) -> OwnData:
 
 
 def open_own(data: OwnDataset) -> dict[str, DatasetImages]:
-    """The images by train, validation and test, with the first of each looked at.
-
-    Raises:
-        TypeError: Something else, or items that are no images; the message says what would do.
-        ValueError: No training split, or an empty one.
-    """
+    """The images by train, validation and test, with the first of each looked at."""
     sets = {split: DatasetImages(part, f"{_name(part)} {split}") for split, part in _by_split(data).items()}
     for images in sets.values():
         if not len(images):
@@ -155,13 +140,8 @@ def _check_values(image: Tensor, where: str) -> None:
 def as_image(image: Any, where: str) -> Tensor:
     """An image as a tensor: uint8 (3, H, W), or float32 (3, H, W) as it is.
 
-    Args:
-        image: A picture of PIL, a file, its bytes, or an array or tensor of uint8 or floats: (3, H, W), (H, W, 3) or
-            (H, W), of one channel or with a fourth one for transparency, too.
-        where: What to call it in messages.
-
-    Raises:
-        TypeError: Something else; the message says what would do.
+    It may be a picture of PIL, a file, its bytes, or an array or tensor of uint8 or floats: (3, H, W), (H, W, 3) or
+    (H, W), of one channel or with a fourth one for transparency, too. ``where`` is what to call it in messages.
     """
     if isinstance(image, dict) and {"bytes", "path"} <= image.keys():
         image = picture_in(image)

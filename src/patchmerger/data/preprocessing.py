@@ -54,15 +54,7 @@ class Preprocessing:
 
 
 def known_preprocessing(preprocessing: Preprocessing | None, model: str) -> Preprocessing:
-    """How the images of a model are prepared, where that is known.
-
-    Args:
-        preprocessing: What is known; ``None`` where nothing is.
-        model: The name of the model.
-
-    Raises:
-        ValueError: It is not known.
-    """
+    """How the images of a model are prepared, by its name refused with the cure where that is not known."""
     if preprocessing is None:
         raise ValueError(
             f"model ({model}) does not say how its images are prepared: give preprocessing, such as "

@@ -40,7 +40,7 @@ _TORCHVISION_SPLITS = {
 
 
 def open_source(data: DataSettings) -> EncodedDataset:
-    """Finds the splits of a dataset; the first of these that fits.
+    """Finds the splits of a dataset, a ``"train"`` among them; the first of these that fits.
 
     1. ``"digits"``: scikit-learn's 1,797 scans of handwritten digits, 8×8 pixels, no files needed.
     2. ``"torchvision:NAME"``: the class NAME of ``torchvision.datasets``, never downloaded.
@@ -48,12 +48,6 @@ def open_source(data: DataSettings) -> EncodedDataset:
        layout that ``datasets.load_dataset`` reads), or of class folders, optionally within train, val and test folders.
     4. ``"name"`` or ``"owner/name"``: the folder ``$PATCHMERGER_DATA/name``.
     5. ``"owner/name"``: the Hugging Face Hub.
-
-    Args:
-        data: What to read.
-
-    Returns:
-        The splits, with a ``"train"`` among them.
 
     Raises:
         ValueError: If the source is none of these, or its contents do not make a training split.

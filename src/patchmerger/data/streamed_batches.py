@@ -21,12 +21,8 @@ Skipped = None
 class StreamedBatches(IterableDataset[Batch | None]):
     """The batches of one process in one pass through its share; within a worker, the worker's.
 
-    Args:
-        stream: The images.
-        transform: Varies one image.
-        order: Of the run: its seed, batch size and processes.
-        turn: (epoch, pass): what the order depends on, together with the seed.
-        skip: Batches of this process that need not be decoded.
+    ``turn`` is (epoch, pass): what the order depends on, together with the seed. The first ``skip`` batches of this
+    process need not be decoded.
     """
 
     def __init__(
@@ -83,13 +79,6 @@ class StreamLoader(Loader):
     Each epoch goes through the images anew, in an order of its own. What workers have left at the end of an epoch is
     put together to whole batches; fewer images than a batch are left out. A process whose share is used up before
     the epoch ends, because ``samples`` is more than there are, begins it again.
-
-    Args:
-        stream: The images.
-        transform: Varies one image.
-        order: Of the run: seed, batch size, epochs and processes.
-        workers: Processes that read ahead; 0 reads in this one.
-        pin_memory: Whether batches are put where a GPU fetches them fastest.
     """
 
     def __init__(

@@ -85,9 +85,6 @@ def stream_images(settings: DataSettings) -> ImageSplits:
     The test split is the one of that name, or else the validation split; nothing is held out of a stream. Classes are
     those that the table declares, else those found in the evaluation splits.
 
-    Args:
-        settings: Which images.
-
     Raises:
         ValueError: There is no training split or none to evaluate on, columns cannot be told, or the number of
             training images is neither known nor given.
@@ -144,19 +141,10 @@ def stream_images(settings: DataSettings) -> ImageSplits:
 
 
 def open_streams(source: str, subset: str | None) -> tuple[dict[str, datasets.IterableDataset], int | None]:
-    """Finds the splits of a source as ``datasets.load_dataset`` does, without reading them.
+    """The splits of a source by name, as ``datasets.load_dataset`` finds them, and how many training images there are.
 
-    Args:
-        source: A folder of tar or parquet files, ``"owner/name"`` of a dataset of the Hub (first looked for as the
-            folder ``$PATCHMERGER_DATA/name``).
-        subset: For a dataset of the Hub, its configuration.
-
-    Returns:
-        The splits by the names that they have there, and the number of training images where that is known.
-
-    Raises:
-        ValueError: The source is neither.
-        FileNotFoundError: It has no such files, or the Hub did not give them.
+    Nothing is read, so that the number may be unknown. The source is a folder of tar or parquet files, or
+    ``"owner/name"`` of a dataset of the Hub (first looked for as the folder ``$PATCHMERGER_DATA/name``).
     """
     place = _place(source)
     try:

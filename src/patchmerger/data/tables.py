@@ -53,15 +53,12 @@ def picture_in(item: Any) -> Picture:
 def read_table(
     table: datasets.Dataset | datasets.DatasetDict, *, image: str | None = None, label: str | None = None
 ) -> EncodedDataset:
-    """Finds images and labels in a dataset.
+    """Finds images and labels in a dataset; a lone one is the training split. Nothing is decoded.
 
     Args:
-        table: A dataset, or several by split. A lone one is the training split.
+        table: A dataset, or several by split.
         image: The image column; by default the only one with the ``Image`` feature, or else ``image``.
         label: The label column; by default the only one of class labels, or else the only one of ``LABELS``.
-
-    Returns:
-        The dataset, not decoded.
 
     Raises:
         ValueError: If a column is missing or ambiguous, a label is missing, or the classes of two splits differ.
@@ -105,11 +102,7 @@ def read_table(
 
 
 def check_parquet(folder: Path) -> None:
-    """Refuses parquet files that say of themselves what cannot be, before memory is taken for it.
-
-    Raises:
-        ValueError: A file that is no parquet file, or whose sizes do not fit the file.
-    """
+    """Refuses parquet files that say of themselves what cannot be, before memory is taken for it."""
     for path in sorted(folder.rglob("*.parquet")):
         size = path.stat().st_size
         try:
@@ -139,15 +132,7 @@ def class_label(feature: Any) -> tuple[str, ...] | None:
 
 
 def only_column(table: datasets.Dataset | datasets.IterableDataset, what: Literal["image", "label"]) -> str:
-    """The one column that is the image or the label, by its feature or else by its name.
-
-    Args:
-        table: Its features must be known.
-        what: Which of both.
-
-    Raises:
-        ValueError: There is none, or several.
-    """
+    """The one column that is the image or the label, by its feature or else by its name; features must be known."""
     features = table.features
     found = [
         name for name, f in features.items() if (isinstance(f, datasets.Image) if what == "image" else class_label(f))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.batches import key
-from patchmerger.data.loading import DataLike
+from patchmerger.data.loading import DataLike, settings_of
 from patchmerger.data.preprocessing import known_preprocessing
-from patchmerger.data.settings import as_data_settings
 from patchmerger.fewshot.features import FeatureFunction, extract_features, pre_logits
 from patchmerger.fewshot.results import FewShot, KShot
 from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
@@ -24,7 +22,7 @@ from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import find_model
 from patchmerger.runs.environment import environment, find_device
-from patchmerger.runs.files import write_json
+from patchmerger.runs.files import check_out, write_json
 
 STRENGTHS = tuple(2.0**power for power in range(-10, 21, 2))
 """The strengths of the penalty that are tried on the validation images."""
@@ -75,14 +73,14 @@ def few_shot(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size ({batch_size}) must be at least 1")
-    _check_out(out, overwrite)
+    check_out(out, overwrite=overwrite)
     place = find_device(device)
     found = find_model(model)
     known = known_preprocessing(preprocessing or found.preprocessing, found.name)
     image_size = square_input(found.model)
     images = load_images(data, seed=seed)
     check_images(images, settings.shots)
-    said = as_data_settings(data) if isinstance(data, str | os.PathLike | DataSettings) else DataSettings()
+    said = settings_of(data)
     before = next(found.model.parameters()).device
     net = found.model if hasattr(found.model, "forward_head") else Classifier(found.model)
     result = few_shot_images(
@@ -237,13 +235,3 @@ def _evaluate(
     strength, chosen_by = choose_strength(classifier, *validation, STRENGTHS)
     features, labels = test
     return accuracy(classifier.scores(classifier.project(features), strength), labels), chosen_by, strength
-
-
-def _check_out(out: Path | None, overwrite: bool) -> None:
-    if out is None:
-        return
-    if out.is_dir():
-        raise ValueError(f"out ({out}) is a folder: name a file in it")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
-    out.parent.mkdir(parents=True, exist_ok=True)

@@ -72,12 +72,7 @@ class RidgeClassifier:
         return (features.detach().cpu().double() - self.mean) * self.factor @ self.directions
 
     def scores(self, projected: Tensor, strength: float) -> Tensor:
-        """Class scores (B, C) of projected features (B, r).
-
-        Args:
-            projected: From :meth:`project`.
-            strength: λ, above 0.
-        """
+        """Class scores (B, C) of projected features (B, r), for a strength λ above 0."""
         return projected * self._shrink(strength) @ self.targets + self.bias
 
     def weights(self, strength: float) -> Tensor:
@@ -97,16 +92,9 @@ class RidgeClassifier:
 def choose_strength(
     classifier: RidgeClassifier, features: Tensor, labels: Tensor, strengths: Sequence[float]
 ) -> tuple[float, float]:
-    """The strength that is most accurate on held-out features, the largest of those that are equally so.
+    """The strength that is most accurate on held-out features (B, D), the largest of those that are equally so.
 
-    Args:
-        classifier: A fitted classifier.
-        features: Held-out features, (B, D).
-        labels: Their class numbers, int64 (B,).
-        strengths: Those to choose from.
-
-    Returns:
-        The strength, and its accuracy from 0 to 1.
+    Labels are class numbers, int64 (B,). Returns the strength, and its accuracy from 0 to 1.
     """
     projected = classifier.project(features)  # (B, r)
     accuracies = {strength: accuracy(classifier.scores(projected, strength), labels) for strength in strengths}

@@ -41,11 +41,7 @@ class Example:
 
 
 class ImageFeatures(nn.Module):
-    """A model of transformers that compares images with texts, as a function of the images.
-
-    Args:
-        model: The model itself, not a copy.
-    """
+    """A model of transformers that compares images with texts, itself, as a function of the images."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

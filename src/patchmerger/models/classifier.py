@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import example_input
+from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.subclassing import host_class
 
 
@@ -19,10 +20,9 @@ class Classifier(nn.Module):
     Shapes: B images of S × S pixels, C classes, D features.
 
     Args:
-        net: A supported model of timm, transformers or torchvision, or of one's own that gives (B, C).
+        net: A supported model of timm, transformers or torchvision, or of one's own that gives (B, C); not copied.
 
     Attributes:
-        net: The model itself, not a copy.
         channels: Of the images that it takes.
         num_outputs: C.
         arguments: What the model is called with beside the images; nothing at first.
@@ -79,13 +79,10 @@ class Classifier(nn.Module):
         return scores, seen[0].flatten(1)
 
     def _count(self, images: Tensor) -> int:
-        modes = [(module, module.training) for module in self.net.modules()]
-        with torch.no_grad():
-            whole = self.eval()._run(images)
+        with torch.no_grad(), eval_mode(self.net):
+            whole = self._run(images)
             self.gives_scores = self.gives_scores and (isinstance(whole, Tensor) or hasattr(whole, "logits"))
             output = _scores(whole, self.net)
-        for module, training in modes:
-            module.training = training
         if output.ndim != 2:
             raise ValueError(f"model ({host_class(self.net).__name__}) gives {tuple(output.shape)}, and not (B, C)")
         return int(output.shape[1])

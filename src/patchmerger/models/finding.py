@@ -132,11 +132,7 @@ def locate(model: str | Path, argument: str = "model") -> Path | str:
     """Where a model is: its file or folder (of a run: that of its model), or the name of an architecture of timm.
 
     A file ``model.safetensors`` beside its ``config.json`` is their folder.
-    A name on the Hub is downloaded, and the folder is that of the download.
-
-    Args:
-        model: As in :func:`find_model`.
-        argument: What to call it in errors.
+    A name on the Hub is downloaded, and the folder is that of the download. Errors call it ``argument``.
 
     Raises:
         ValueError: No folder, and no name that timm knows; a pickle.

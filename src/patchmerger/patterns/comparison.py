@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, combinations
@@ -15,9 +14,8 @@ from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
-from patchmerger.data.loading import DataLike
+from patchmerger.data.loading import DataLike, settings_of
 from patchmerger.data.preprocessing import known_preprocessing
-from patchmerger.data.settings import as_data_settings
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert
@@ -32,7 +30,7 @@ from patchmerger.patterns.similarity import (
     procrustes_similarity,
 )
 from patchmerger.runs.environment import environment, find_device
-from patchmerger.runs.files import write_json
+from patchmerger.runs.files import check_out, write_json
 from patchmerger.runs.serialisation import to_json
 
 MEASURES = ("cka", "procrustes", "iou", "nmi")
@@ -91,7 +89,7 @@ def compare_patterns(
 
     Source: Haurum, Escalera, Taylor and Moeslund, *Which Tokens to Use?*, arXiv 2308.04657, sections 5 and 6.
     """
-    _check_out(out, overwrite)
+    check_out(out, overwrite=overwrite)
     place = find_device(device)
     found = [_with_preprocessing(find_model(model), preprocessing) for model in models]
     if not found or len(found) + len(settings.reducers) < 2:
@@ -101,7 +99,7 @@ def compare_patterns(
         raise ValueError(f"models ({', '.join(names)}) names one twice")
     splits = load_images(data, seed=settings.seed)
     images = _drawn(splits, settings)
-    said = as_data_settings(data) if isinstance(data, str | os.PathLike | DataSettings) else DataSettings()
+    said = settings_of(data)
     for each in found:
         _check(each, splits)
     for _ in _with_reducers(found[0], settings):
@@ -135,14 +133,6 @@ def compare_patterns(
     if out is not None:
         write_json(out, result, new=not overwrite)
     return result
-
-
-def _check_out(out: Path | None, overwrite: bool) -> None:
-    if out is None:
-        return
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
-    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _drawn(splits: ImageSplits, settings: PatternSettings) -> ImageSet:

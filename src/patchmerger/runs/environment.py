@@ -50,10 +50,7 @@ def device_name(device: torch.device | str) -> str:
 
 
 def find_device(device: torch.device | str | None = None) -> torch.device:
-    """The device to work on, checked to be there.
-
-    Args:
-        device: A device, or ``None`` for the accelerator where there is one and the CPU otherwise.
+    """The device to work on, checked to be there; by default the accelerator where there is one, else the CPU.
 
     Raises:
         ValueError: The device is not there.

@@ -11,15 +11,10 @@ class MissingExtraError(ModuleNotFoundError):
 
 
 def import_extra(module: str, extra: str, what_for: str) -> Any:
-    """Import a module of a library that an extra brings.
-
-    Args:
-        module: Its name, such as ``"onnxruntime.quantization"``.
-        extra: The extra in ``pip install 'patchmerger[extra]'``.
-        what_for: What needs it, as the message begins.
+    """Import a module, such as ``"onnxruntime.quantization"``, of a library that an extra of patchmerger brings.
 
     Raises:
-        MissingExtraError: The library is not installed.
+        MissingExtraError: It is not installed; the message names what needs it, the library and the extra.
     """
     library = module.partition(".")[0]
     try:

@@ -16,12 +16,7 @@ _FULL = "no space is left on the disk: free some, and give the same command agai
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not JSON in UTF-8, or cut short.
-    """
+    """The content of a JSON file; ``ValueError`` with its path where it is not JSON in UTF-8, or cut short."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -37,6 +32,22 @@ def write_text(path: Path, text: str, *, new: bool = False) -> None:
     """Write ``text`` in UTF-8, atomically; ``new`` as for :func:`atomic_file`."""
     with atomic_file(path, new=new) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def check_out(out: Path | None, *, overwrite: bool) -> None:
+    """Refuse a file of results that cannot be written, and make its folder: before anything long begins.
+
+    Raises:
+        ValueError: It is a folder.
+        FileExistsError: It exists and ``overwrite`` is false.
+    """
+    if out is None:
+        return
+    if out.is_dir():
+        raise ValueError(f"out ({out}) is a folder: name a file in it")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -74,18 +85,13 @@ def _is_full(path: Path) -> bool:
 def atomic_file(path: Path, *, new: bool = False) -> Iterator[Path]:
     """A path beside ``path`` to write to; the file takes the place of ``path`` where nothing failed.
 
-    Its mode is what the umask gives, as for any new file.
-
-    Args:
-        path: The file.
-        new: It must not be there, also not when all is written: what another process wrote meanwhile stays.
-
-    Raises:
-        FileExistsError: ``new``, and it is there.
+    Its folders are made; its mode is what the umask gives, as for any new file. With ``new`` it must not be there, also
+    not when all is written: what another process wrote meanwhile stays, and ``FileExistsError`` is raised.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with full_disk_named(path, any_write_error=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             flush(partial)
             put_file(partial, path, new=new)
@@ -122,12 +128,7 @@ def flush(path: Path) -> None:
 def atomic_folder(target: Path, *, new: bool = False) -> Iterator[Path]:
     """A new folder beside ``target`` to write into; it takes the place of ``target`` where nothing failed.
 
-    Args:
-        target: The folder.
-        new: It must be empty or not there, also not when all is written.
-
-    Raises:
-        FileExistsError: ``new``, and something is in it.
+    With ``new`` that must be empty or not there, also not when all is written; else ``FileExistsError`` is raised.
     """
     made = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:

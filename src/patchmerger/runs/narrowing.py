@@ -9,10 +9,5 @@ S = TypeVar("S")
 
 
 def narrowed(settings: S, kind: type[S]) -> S:
-    """The part of ``settings`` that ``kind``, a base class of theirs, describes; its own checks run again.
-
-    Args:
-        settings: A dataclass.
-        kind: One that it inherits from.
-    """
+    """The part of ``settings`` that ``kind``, a base class of theirs, describes; its own checks run again."""
     return kind(**{field.name: getattr(settings, field.name) for field in fields(cast(Any, kind)) if field.init})

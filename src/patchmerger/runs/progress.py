@@ -8,13 +8,7 @@ from contextlib import contextmanager
 
 
 class Progress:
-    """Counts work that is done, and shows it where there is a terminal.
-
-    Args:
-        bar: A ``rich.progress.Progress``, or ``None`` to show nothing.
-        description: What is done.
-        total: Units of work.
-    """
+    """Counts units of work that are done on a bar of rich, or on none where there is no terminal."""
 
     def __init__(self, bar: object, description: str, total: float) -> None:
         self._bar: object = bar
@@ -33,14 +27,9 @@ class Progress:
 
 @contextmanager
 def progress_bar(description: str, total: float, *, shown: bool = True) -> Iterator[Progress]:
-    """A bar that goes away when it is done.
+    """A bar for so many units of work, on a terminal and if it is to be shown; it goes away when it is done.
 
     It is drawn when work advances and never by a thread of its own, which a benchmark would time too.
-
-    Args:
-        description: What is done.
-        total: Units of work.
-        shown: ``False`` shows nothing, as where there is no terminal.
     """
     if not (shown and sys.stderr.isatty()):
         yield Progress(None, description, total)

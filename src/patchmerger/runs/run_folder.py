@@ -104,22 +104,15 @@ class RunFolder:
     def _refuse_other(self, kind: str, recorded: dict[str, Any]) -> None:
         if (kind, recorded) == (self._kind, self.settings):
             return
-        ours, theirs = flatten({"type": self._kind, **self.settings}), flatten({"type": kind, **recorded})
-        changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-        listed = "; ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in changed[:5])
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        listed = differences({"type": self._kind, **self.settings}, {"type": kind, **recorded})
         raise ValueError(
-            f"out ({self.path}) belongs to a run with other settings ({listed}{more}): name another folder, or give "
+            f"out ({self.path}) belongs to a run with other settings ({listed}): name another folder, or give "
             "the same settings to resume it"
         )
 
 
 def read_settings(path: Path, kind: type[S]) -> S:
     """The settings of the run in a folder, as the dataclass that they were.
-
-    Args:
-        path: The folder of a run.
-        kind: The dataclass.
 
     Raises:
         FileNotFoundError: It is not the folder of a run.
@@ -156,6 +149,14 @@ def default_folder(command: str, name: str, settings: Any) -> Path:
 def fingerprint(settings: Any) -> str:
     """A hash of the settings, the same in every process."""
     return hashlib.sha256(json.dumps(to_json(settings), sort_keys=True).encode()).hexdigest()
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """The first settings that differ, in words; empty where none does."""
+    ours, theirs = flatten(ours), flatten(theirs)
+    changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    listed = "; ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in changed[:5])
+    return listed + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

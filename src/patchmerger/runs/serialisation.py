@@ -26,11 +26,9 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[T], value: Any) -> T:
-    """The ``kind`` that :func:`to_json` made ``value`` of; its own checks run again.
+    """The ``kind``, a dataclass or any other type with annotations, that ``to_json`` made ``value`` of.
 
-    Args:
-        kind: A dataclass, or any other type with annotations.
-        value: What JSON has of it.
+    Its own checks run again.
 
     Raises:
         ValueError: A field that ``kind`` does not have, or a value that it does not take; each is named.

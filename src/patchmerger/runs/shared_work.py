@@ -21,10 +21,7 @@ class SharedWork:
     process ends in whatever way: a lock file that was left behind locks nothing. A unit that fails leaves its error,
     and is tried again by a process that starts later.
 
-    Args:
-        folder: Where locks and errors are kept; it is made.
-        units: Their names.
-        done: Tells of a unit whether it is done, from what is on disk.
+    ``folder``, which is made, keeps locks and errors; ``done`` tells whether a unit is, from what is on disk.
     """
 
     def __init__(self, folder: Path, units: Sequence[str], done: Callable[[str], bool]) -> None:
@@ -37,10 +34,6 @@ class SharedWork:
         """Yield one unit after the other, locked while it is worked on, until all are done or have failed.
 
         Those that another process works on are waited for: it could be killed, and then they are taken over.
-
-        Args:
-            units: Which ones; by default all.
-            poll_seconds: Between two looks at those that others work on.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         pending = list(self.units if units is None else units)
@@ -64,12 +57,7 @@ class SharedWork:
                 time.sleep(poll_seconds)
 
     def lock(self, unit: str, *, timeout: float = 0) -> FileLock:
-        """The lock of a unit, for a ``with`` statement.
-
-        Args:
-            unit: Its name.
-            timeout: Seconds to wait for it; −1 waits for good. ``Timeout`` is raised after them.
-        """
+        """The lock of a unit, for a ``with`` statement; ``Timeout`` is raised after so many seconds, never for −1."""
         return FileLock(self._file(unit, "lock"), timeout=timeout)
 
     def settled(self, unit: str) -> bool:
@@ -98,15 +86,7 @@ class SharedWork:
 
 
 def shard_of(units: Sequence[str], shard: str) -> list[str]:
-    """The units of one of several shards.
-
-    Args:
-        units: All of them.
-        shard: "2/3" for the second of three.
-
-    Raises:
-        ValueError: Something else than such a fraction.
-    """
+    """The units of one of several shards, such as "2/3" for the second of three; ``ValueError`` for anything else."""
     number, slash, count = shard.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise ValueError(f"shard ({shard!r}) must be i/n with i from 1 to n, such as 1/2 and 2/2")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import nan
 from statistics import fmean, stdev
 
+import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 TRAINING_NOISE = "training noise (one seed)"
@@ -67,6 +69,12 @@ def over_images(ours: Sequence[float], theirs: Sequence[float], *, trainings: in
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; the latter is NaN for one value."""
     return fmean(values), stdev(values) if len(values) > 1 else nan
+
+
+def quartiles(values: ArrayLike) -> tuple[float, float, float]:
+    """First quartile, median and third quartile."""
+    low, middle, high = np.quantile(np.asarray(values, float), [0.25, 0.5, 0.75]).tolist()
+    return low, middle, high
 
 
 def _paired(ours: Sequence[float], theirs: Sequence[float], over: str, left_out: str | None = None) -> PairedDifference:

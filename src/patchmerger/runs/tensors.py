@@ -33,7 +33,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, on the CPU, each in the dtype that it was saved in.
 
     Raises:
-        FileNotFoundError: There is no such file.
         ValueError: It is damaged, or no safetensors file.
     """
     try:
@@ -44,12 +43,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor, from the header of the file: no tensor is read.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or no safetensors file.
-    """
+    """The shape of each tensor, from the header of the file; errors are those of :func:`read_tensors`."""
     try:
         with safe_open(path, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

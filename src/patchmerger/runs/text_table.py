@@ -8,9 +8,7 @@ from collections.abc import Sequence
 def text_table(rows: Sequence[Sequence[str]], *, with_total: bool = False) -> str:
     """Columns as wide as they need: the first one to the left, the others to the right, under a line.
 
-    Args:
-        rows: Cells; the first row is the header.
-        with_total: Draw a line above the last row too.
+    The first row is the header; with a total, there is a line above the last row too.
     """
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = [

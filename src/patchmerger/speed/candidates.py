@@ -24,14 +24,9 @@ from patchmerger.speed.settings import BenchSettings
 
 @dataclass(frozen=True)
 class Candidates:
-    """Models to measure side by side.
+    """Models to measure side by side, by name: ``"plain"``, ``"merged"``, and ``"vit-pytorch"`` where asked for.
 
-    Attributes:
-        models: By name: ``"plain"``, ``"merged"``, and ``"vit-pytorch"`` where asked for.
-        num_tokens: Tokens that each merger gives.
-        after: The blocks that the mergers stand after, counted from 1.
-        positions: What ``insert`` was told of positions.
-        placed: Tokens that the merged model places in an image; ``None`` where they are the patches of a grid.
+    ``placed`` are the tokens that the merged model places in an image; ``None`` where they are the patches of a grid.
     """
 
     models: dict[str, nn.Module]
@@ -42,13 +37,10 @@ class Candidates:
 
 
 def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, seed: int | None = None) -> Candidates:
-    """Build the models to measure for one name.
+    """Build the models to measure for one name, as :func:`patchmerger.models.find_model` knows them.
 
-    Args:
-        name: As in :func:`patchmerger.models.find_model`. A saved model that merges or places its
-            tokens is measured as it is, against the plain one.
-        settings: Where to merge, image size, and what to measure against.
-        seed: Of the random weights; ``None`` builds timm models on the meta device, without weights.
+    A saved model that merges or places its tokens is measured as it is, against the plain one. ``seed`` is that of the
+    random weights; ``None`` builds timm models on the meta device, without weights.
 
     Raises:
         ValueError: An unknown name, or arguments that the model cannot take.

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchmerger.costs.model_cost import cost
+from patchmerger.costs.model_cost import known_flops
 from patchmerger.data.loading import DataLike
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.exports.exporting import export
 from patchmerger.exports.parity import Parity
 from patchmerger.exports.runtimes import ExportedModel, open_exported
 from patchmerger.exports.settings import SUFFIXES, ExportSettings
-from patchmerger.hosts import UnsupportedModelError
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import find_model
@@ -36,14 +35,7 @@ _UNKNOWN = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class FormKey:
-    """What one form is.
-
-    Attributes:
-        model: The name of the model, or of the file.
-        merged: Whether it has mergers.
-        form: As in ``BenchSettings.formats``.
-        precision: Number format of its weights.
-    """
+    """What one form is: the name of the model or of the file, its form as in ``BenchSettings.formats``."""
 
     model: str
     merged: bool
@@ -83,12 +75,7 @@ class DeployedForm:
 
 
 def form_keys(models: dict[str, list[bool]], settings: BenchSettings) -> list[FormKey]:
-    """All forms of the models: each number format that a form has.
-
-    Args:
-        models: For each name whether its merged and its plain model are there.
-        settings: Forms and number formats.
-    """
+    """All forms in each number format that they have, of models by name, each merged or plain as listed."""
     return [
         FormKey(name, merged, form, precision)
         for name, kinds in models.items()
@@ -100,13 +87,9 @@ def form_keys(models: dict[str, list[bool]], settings: BenchSettings) -> list[Fo
 
 
 class FormBuilder:
-    """Makes the forms of one model, plain and merged.
+    """Makes the forms of one model, plain and merged, with random weights for architectures of timm.
 
-    Args:
-        name: As in :func:`~patchmerger.models.find_model`, with random weights for architectures of timm.
-        settings: What is measured.
-        data: Images to calibrate on and to compare on; noise where there are none.
-        folder: Where files are written.
+    ``data`` are images to calibrate on and to compare on; noise where there are none. Files are written to ``folder``.
     """
 
     def __init__(self, name: str, settings: BenchSettings, data: DataLike | None, folder: Path) -> None:
@@ -119,11 +102,7 @@ class FormBuilder:
     def make(self, key: FormKey) -> DeployedForm:
         """One form."""
         model = self.models["merged" if key.merged else "plain"]
-        try:
-            flops: int | None = cost(model).flops
-        except UnsupportedModelError:
-            flops = None
-        form: Form = key.form
+        flops, form = known_flops(model), key.form
         if form == "eager" or form == "frozen":
             return replace(_in_torch(model, key), flops=flops)
         noise = self.data is None

@@ -16,9 +16,10 @@ from patchmerger.data.loading import DataLike, read_images
 from patchmerger.data.splits import ImageSplits
 from patchmerger.exports.runtimes import is_exported, open_exported
 from patchmerger.runs.environment import cpu_has_bf16, environment
-from patchmerger.runs.files import write_json
+from patchmerger.runs.files import check_out, write_json
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.serialisation import to_json
+from patchmerger.runs.statistics import quartiles
 from patchmerger.speed.deployed_forms import DeployedForm, FormBuilder, FormKey, form_keys, of_file
 from patchmerger.speed.settings import BenchSettings, listed
 from patchmerger.speed.timed_steps import interleaved
@@ -41,20 +42,12 @@ def bench_deployment(
     overwrite: bool = False,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Measure plain and merged models in every form that they are deployed in, on the CPU.
+    """Measure plain and merged models in every form that they are deployed in, on the CPU; see :func:`bench`.
 
     Each form is made first: exported files by :func:`patchmerger.export`, which compares them with their model. At each
     batch size all forms are interleaved, so that a noisy machine slows all alike; ratios are medians of those within
-    the rounds. A form that cannot be made says why, and the others go on.
-
-    Args:
-        names: Names of models, or exported files, which are measured as they are.
-        settings: What is measured; its ``formats``.
-        data: Images to calibrate int8 on and to compare the files on. Without, noise serves for calibration, and
-            agreement is not measured.
-        out: JSON file for the result, written after each batch size.
-        overwrite: Replace the file if it exists.
-        command: The command line that asked for it, kept in the results.
+    the rounds. A form that cannot be made says why, and the others go on. Without ``data``, noise serves for
+    calibration, and agreement is not measured.
 
     Returns:
         The content of the JSON file: ``forms``, each with its ``key``, ``size``, ``parity`` (or an ``error``);
@@ -64,8 +57,7 @@ def bench_deployment(
         ValueError: No form could be made, or images of different sizes.
         FileExistsError: ``out`` exists and ``overwrite`` is false.
     """
-    if out is not None and out.exists() and not overwrite:
-        raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
+    check_out(out, overwrite=overwrite)
     content: dict[str, Any] = {
         "kind": KIND, "schema": SCHEMA, "command": command,
         "settings": {"models": names, **asdict(settings)}, "environment": _environment(), "forms": [], "rows": [],
@@ -77,7 +69,6 @@ def bench_deployment(
         for size in listed(settings.batch_size):
             content["rows"].append(_measure(forms, size, settings))
             if out is not None:
-                out.parent.mkdir(parents=True, exist_ok=True)
                 write_json(out, to_json(content), new=not overwrite and len(content["rows"]) == 1)
     result: dict[str, Any] = to_json(content)
     return result
@@ -187,8 +178,7 @@ def _ratio(others: list[float] | None, own: list[float]) -> list[float] | None:
     """How many times faster: first quartile, median and third quartile of the ratios within the rounds."""
     if others is None:
         return None
-    ratios = np.asarray(others) / np.asarray(own)
-    return [float(value) for value in np.quantile(ratios, [0.25, 0.5, 0.75])]
+    return list(quartiles(np.asarray(others) / np.asarray(own)))
 
 
 def _seconds(form: DeployedForm, images: Any) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +17,7 @@ from patchmerger.hosts import block_names, find_host
 from patchmerger.hosts.example_inputs import Example, example_input, fit_to_size
 from patchmerger.insertion.inserted import mergers
 from patchmerger.runs.environment import find_device
+from patchmerger.runs.statistics import quartiles
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.speed.timed_steps import DTYPES, interleaved
 
@@ -127,10 +128,10 @@ class _Run:
         found = []
         for index, (name, members) in enumerate(self.members.items()):
             seconds = [row[index] for row in times]
-            quarters = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
+            low, middle, high = quartiles(seconds)
             share = median(row[index] / sum(row) for row in times)
             work = batch_size * sum(flops[member] for member in members)
-            found.append(ForwardPart(name, median(seconds), (quarters[0], quarters[2]), share, work))
+            found.append(ForwardPart(name, middle, (low, high), share, work))
         return found
 
     def _mark_here(self, *_: Any) -> None:

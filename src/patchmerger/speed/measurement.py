@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from patchmerger.costs.model_cost import cost
-from patchmerger.hosts import UnsupportedModelError
+from patchmerger.costs.model_cost import known_flops
 from patchmerger.hosts.example_inputs import image_size_of
 from patchmerger.hosts.state import unsupported_state
 from patchmerger.runs.environment import environment, find_device
+from patchmerger.runs.serialisation import to_json
+from patchmerger.runs.statistics import quartiles
 from patchmerger.runs.text_table import text_table
 from patchmerger.speed.settings import Compile, Precision, TimingSettings, compile_name
 from patchmerger.speed.timed_steps import TimedStep, interleaved, timed_step
@@ -126,12 +126,12 @@ class Measurement:
 
     def speedup_over(self, name: str, other: str) -> tuple[float, tuple[float, float]]:
         """How many times faster ``name`` is than ``other``: median of the ratios within the rounds, and quartiles."""
-        low, middle, high = _quartiles(_ratios(self[other].round_seconds, self[name].round_seconds))
+        low, middle, high = quartiles(_ratios(self[other].round_seconds, self[name].round_seconds))
         return middle, (low, high)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, for JSON."""
-        record = json.loads(json.dumps(asdict(self)))
+        record = to_json(self)
         for timing, entry in zip(self.timings, record["timings"], strict=True):
             entry["speedup"] = timing.speedup
             entry["uncertain"] = timing.uncertain
@@ -208,7 +208,7 @@ def measure(
     first = next(models[baseline].parameters(), torch.empty(0))
     device = find_device(first.device if settings.device is None else settings.device)
     sizes = _sizes(models, baseline, image_size)
-    flops = {name: _flops(model, sizes[name]) for name, model in models.items()}
+    flops = {name: known_flops(model, sizes[name]) for name, model in models.items()}
     if settings.compile:
         torch.compiler.reset()
 
@@ -223,8 +223,8 @@ def measure(
     times, interrupted = _time(steps, settings, progress)
     timings = []
     for name, model in models.items():
-        low, ratio, high = _quartiles(_ratios(times[name], times[baseline]))
-        seconds = _quartiles(times[name])[1]
+        low, ratio, high = quartiles(_ratios(times[name], times[baseline]))
+        seconds = quartiles(times[name])[1]
         own, other = flops[name], flops[baseline]
         timings.append(
             Timing(
@@ -273,19 +273,6 @@ def _time(
 def _ratios(times: Sequence[float], others: Sequence[float]) -> list[float]:
     """Paired ratios: of the times in the same round."""
     return [ours / theirs for ours, theirs in zip(times, others, strict=True)]
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    quarters = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-    low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(quarters).tolist()
-    return low, middle, high
-
-
-def _flops(model: nn.Module, size: tuple[int, int] | None) -> int | None:
-    try:
-        return cost(model, size).flops
-    except UnsupportedModelError:
-        return None
 
 
 def _sizes(

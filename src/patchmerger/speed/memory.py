@@ -14,17 +14,10 @@ import torch
 
 
 def peak_of(step: Callable[[], None], device: torch.device) -> int | None:
-    """Bytes that ``step`` needs at most, beyond those that are held when it begins.
+    """Bytes that ``step`` needs at most, beyond those held when it begins; ``None`` where a device does not tell.
 
     On a GPU from the statistics of torch's allocator, on a CPU from the allocations that torch's profiler lists
     (buffers inside the kernels of other libraries are not among them).
-
-    Args:
-        step: What to run, once.
-        device: Where it runs.
-
-    Returns:
-        Bytes; ``None`` on a device that tells nothing of its memory.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

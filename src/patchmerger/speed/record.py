@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from patchmerger.runs.files import write_json
+from patchmerger.runs.run_folder import differences
 from patchmerger.runs.serialisation import to_json
 from patchmerger.speed.settings import Compile, Precision, compile_name
 
@@ -18,16 +19,7 @@ _SAME_PLACE = ("cpu", "device_name", "torch", "threads")
 
 @dataclass(frozen=True)
 class RowKey:
-    """What one row measures.
-
-    Attributes:
-        model: Its name, or its folder.
-        device: Where.
-        precision: ``"float32"``, ``"bf16"`` or ``"fp16"``.
-        compile: Whether the models are compiled, or ``"frozen"``.
-        training: A training step, or inference.
-        batch_size: Images in a batch.
-    """
+    """What one row measures: a model, by its name or its folder, on a device, in one way."""
 
     model: str
     device: str
@@ -44,12 +36,7 @@ class RowKey:
 
 
 class Record:
-    """Rows of a benchmark, in a JSON file where there is one.
-
-    Args:
-        path: The file; ``None`` keeps the rows in memory only.
-        head: What stands before the rows: ``command``, ``settings``, ``environment``.
-        overwrite: Begin anew where the file exists.
+    """Rows of a benchmark, in a JSON file where there is one, after a head: ``command``, ``settings``, ``environment``.
 
     Raises:
         FileExistsError: The file exists, and is finished or has other settings.
@@ -88,7 +75,6 @@ class Record:
     def save(self) -> None:
         """Write the file, where there is one."""
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, self.content)
 
 
@@ -101,9 +87,7 @@ def _go_on_with(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         raise FileExistsError(f"out ({path}) exists already and is no benchmark: {way_out}") from error
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("finished") is not False:
         raise FileExistsError(f"out ({path}) exists already: {way_out}")
-    ours, theirs = wanted["settings"], found["settings"]
-    if changed := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
-        listed = "; ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in changed)
+    if listed := differences(wanted["settings"], found["settings"]):
         raise FileExistsError(f"out ({path}) is unfinished and has other settings ({listed}): {way_out}")
     here, there = wanted["environment"], found["environment"]
     moved = [f"{key}: {there.get(key)} there, {here[key]} here" for key in _SAME_PLACE if there.get(key) != here[key]]

@@ -68,25 +68,14 @@ class PeakRates:
 
 @dataclass(frozen=True)
 class Matmul:
-    """A matmul or convolution in a model.
-
-    Attributes:
-        flops: 1 multiply-add = 2 FLOPs.
-        bytes: Of its weights, inputs and output.
-    """
+    """FLOPs of a matmul or convolution, 1 multiply-add = 2 FLOPs, and bytes of its weights, inputs and output."""
 
     flops: int
     bytes: int
 
 
 def measure_peak_rates(device: torch.device, precision: Precision, *, seconds: float = 0.5) -> PeakRates:
-    """Measure what the device can do at best.
-
-    Args:
-        device: The device.
-        precision: The number format of the matmul.
-        seconds: How long to measure each, at least.
-    """
+    """Measure what the device can do at best, each rate for so many seconds at least."""
     from torch.utils.benchmark import Timer
 
     rows, size = _GPU if device.type == "cuda" else _CPU
@@ -114,11 +103,8 @@ def matmuls_of(
 ) -> list[Matmul]:
     """The matmuls of a forward pass, found in a run on the meta device.
 
-    Args:
-        model: Any model that :func:`~patchmerger.hosts.example_inputs.example_input` knows an input for; not changed.
-        image_size: Pixels; ``None`` is the model's own.
-        batch_size: Images.
-        precision: Of weights and activations.
+    ``precision`` is that of weights and activations. The model, which is not changed, may be any that
+    :func:`~patchmerger.hosts.example_inputs.example_input` knows an input for.
     """
     clone = fit_to_size(on_meta(model), image_size).to(DTYPES[precision])
     example, encoder = example_input(clone, image_size, batch_size=batch_size).images_alone(clone)
@@ -130,13 +116,9 @@ def matmuls_of(
 
 
 def least_seconds(matmuls: Sequence[Matmul], rates: PeakRates, *, training: bool, params: int) -> float:
-    """The time that the peak rates allow for a batch.
+    """The time that the peak rates allow for a batch, of its forward pass or of a training step.
 
-    Args:
-        matmuls: Those of the forward pass.
-        rates: Of the device.
-        training: For a training step instead of inference.
-        params: Parameters of the model, for the optimiser.
+    ``params`` are the parameters of the model, for the optimiser.
     """
     forward = sum(max(m.flops / rates.flops_per_second, m.bytes / rates.bytes_per_second) for m in matmuls)
     return 3 * forward + _OPTIMIZER_BYTES * params / rates.bytes_per_second if training else forward

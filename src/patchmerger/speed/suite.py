@@ -96,13 +96,7 @@ def bench(
 
 
 class _Rows:
-    """Measures the rows that a record lacks.
-
-    Args:
-        record: Where they go.
-        keys: All rows, those of one model together.
-        settings: Of the benchmark.
-    """
+    """Measures the rows that a record lacks, those of one model together."""
 
     def __init__(self, record: Record, keys: Sequence[RowKey], settings: BenchSettings) -> None:
         self.record, self.settings = record, settings

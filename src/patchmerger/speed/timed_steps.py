@@ -25,13 +25,7 @@ _ROUNDS_TO_KEEP = 3
 
 @dataclass(frozen=True)
 class TimedStep:
-    """What is timed: one batch through a copy of a model.
-
-    Attributes:
-        run: The step.
-        model: The copy.
-        optimizer: Of a training step; ``None`` in inference.
-    """
+    """What is timed: one batch through a copy of a model, for training with an optimiser."""
 
     run: Callable[[], None]
     model: nn.Module
@@ -130,11 +124,7 @@ def interleaved(
 ) -> tuple[dict[str, list[T]], bool]:
     """Time each of ``names`` once in every round, in an order that rotates: a slow moment of the machine slows all.
 
-    Args:
-        names: What is timed.
-        rounds: How often.
-        time_once: Times one of them.
-        progress: Called after each round with the rounds done and the rounds in all; ``None`` shows a bar.
+    ``progress`` is called after each round with the rounds done and the rounds in all; ``None`` shows a bar.
 
     Returns:
         What ``time_once`` gave, by name and round, and whether an interrupt (Ctrl-C) cut the rounds short.

@@ -26,7 +26,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None:
             raise TypeError("storage_options are not supported")
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:  # Lightning's own is not flushed to disk
             try:
                 torch.save(checkpoint, partial)
@@ -41,12 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class KeepLast(Callback):
-    """Keeps one checkpoint, of the last good step.
-
-    Args:
-        folder: Of the run, whose fingerprint a checkpoint bears.
-        every: Steps (batches) between two checkpoints.
-    """
+    """Keeps one checkpoint, of the last good step: after every so many batches, signed with the run's fingerprint."""
 
     def __init__(self, folder: RunFolder, *, every: int) -> None:
         self.path = folder.path / CHECKPOINTS / LAST

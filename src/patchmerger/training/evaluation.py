@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +11,8 @@ import torch
 from torch import nn
 
 from patchmerger.data import DataSettings, ImageData, ImageSplits, Preprocessing, load_images
-from patchmerger.data.loading import DataLike
+from patchmerger.data.loading import DataLike, settings_of
 from patchmerger.data.preprocessing import known_preprocessing
-from patchmerger.data.settings import as_data_settings
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
@@ -68,7 +66,7 @@ def evaluate(
         raise ValueError(f"model ({found.name}) gives {net.num_outputs} features and no scores of classes")
     images = load_images(data, seed=seed, may_stream=True)
     _check_classes(found, net.num_outputs, images, data)
-    settings = as_data_settings(data) if isinstance(data, str | os.PathLike | DataSettings) else DataSettings()
+    settings = settings_of(data)
     prepared = replace(known, crop_pct=settings.crop_pct or known.crop_pct)
     loader = ImageData(
         images, image_size=square_input(found.model), preprocessing=prepared, epochs=1, workers=settings.workers,

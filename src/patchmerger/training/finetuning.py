@@ -37,27 +37,14 @@ Init: TypeAlias = str | Path
 
 @dataclass(frozen=True)
 class Start:
-    """A model that is ready to be trained.
-
-    Attributes:
-        model: The model, with a head for the classes at hand.
-        new_head: Whether the head starts anew; it is kept where the classes are those that it was trained on.
-    """
+    """A model that is ready to be trained; its head starts anew where it was trained on other classes."""
 
     model: nn.Module
     new_head: bool
 
 
 def content_of(init: Init) -> str:
-    """What a run records of the model that it starts from: a hash of its files, or its name in timm.
-
-    Args:
-        init: As in :func:`start_from`.
-
-    Raises:
-        ValueError: It is neither a folder nor a name that timm or the Hub knows.
-        FileNotFoundError: No model there.
-    """
+    """What a run records of the model that it starts from: a hash of its files, or its name in timm."""
     place = locate(init, "init")
     if isinstance(place, str):
         return place
@@ -74,11 +61,7 @@ def start_model(
 ) -> Start:
     """The model at step 0: the one that is given, loaded where ``recipe.init`` is, else new.
 
-    Args:
-        recipe: Its model, merger and init.
-        model: A model in memory.
-        class_names: Of the images.
-        native_size: Of the images, in pixels, for which the default model is made where none is named.
+    ``native_size`` is that of the images, in pixels, for which the default model is made where none is named.
     """
     if model is not None:
         return _given(model, recipe, len(class_names))
@@ -89,24 +72,18 @@ def start_model(
 
 
 def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: tuple[str, ...]) -> Start:
-    """Load a model to fine-tune.
+    """Load a model to fine-tune; ``init`` is as in :class:`~patchmerger.training.settings.Recipe`.
 
     Position embeddings are resized by timm where ``model.args`` has another ``img_size``. The mergers stay as they
     are, for what they give does not depend on the number of tokens that arrive.
 
     Args:
-        init: A folder that :func:`patchmerger.save` wrote, the folder of a run, an architecture of timm (its weights
-            are taken; with a tag, ``"ARCHITECTURE.TAG"``, those), ``"user/name"`` on the Hugging Face Hub, or a
-            safetensors file.
+        init: What to load; of an architecture of timm its weights, with a tag, ``"ARCHITECTURE.TAG"``, those.
         model: Of its settings only ``args``, and of those only ``img_size`` and drop rates: the rest is loaded. For a
             safetensors file, which holds weights alone, ``name`` and all of ``args``.
         merge: ``"auto"`` leaves the model as it was saved, merged or plain. A merger is put into a plain model, and
             must be the one that is there in a merged one.
         class_names: Of the images. The head is kept where the model was trained on these very classes.
-
-    Raises:
-        ValueError: Settings that contradict the model, or a model that is not one of timm's.
-        FileNotFoundError: No model there.
     """
     place = locate(init, "init")
     alone = isinstance(place, Path) and place.is_file()

@@ -89,14 +89,7 @@ def fit(
 def fit_settings(recipe: Recipe, seed: int, model: nn.Module | None = None) -> FitSettings:
     """What fixes a run: the recipe with every default in its place and ``init`` known by its content, and the seed.
 
-    Args:
-        recipe: As for :func:`fit`.
-        seed: As for :func:`fit`.
-        model: As for :func:`fit`; it is known by its weights.
-
-    Raises:
-        ValueError: ``init`` is neither a folder nor a name that timm or the Hub knows.
-        FileNotFoundError: No model there.
+    A model in memory is known by its weights.
     """
     full = recipe.resolved()
     init = None if recipe.init is None else content_of(recipe.init)
@@ -117,16 +110,9 @@ def fit_images(
     progress: bool = True,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Train on images that are loaded already; see :func:`fit`.
+    """Train on images that are loaded already, of this seed; see :func:`fit`.
 
-    Args:
-        images: Of this seed.
-        recipe: As for :func:`fit`; of ``data`` only ``crop_pct`` and ``workers`` are looked at.
-        model: As for :func:`fit`.
-        seed: As for :func:`fit`.
-        folder: The run's, with its :func:`fit_settings`.
-        progress: As for :func:`fit`.
-        command: As for :func:`fit`.
+    Of the recipe's ``data`` only ``crop_pct`` and ``workers`` are looked at. The folder has its :func:`fit_settings`.
     """
     recipe = recipe.resolved()
     data, training = recipe.data, recipe.training

@@ -18,13 +18,7 @@ from patchmerger.training.settings import TrainingSettings
 def make_optimizer(
     model: nn.Module, settings: TrainingSettings, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """The optimiser and the schedule of timm: a linear warm-up, then a cosine, updated at every step.
-
-    Args:
-        model: What is trained.
-        settings: How.
-        steps_per_epoch: Batches in an epoch.
-    """
+    """The optimiser and the schedule of timm: a linear warm-up, then a cosine, updated at every step."""
     optimizer = timm_optimizer(parameter_groups(model, settings), settings)
     updates = max(1, steps_per_epoch // settings.accumulate)  # of an epoch
     warmup = round(settings.warmup * updates)
@@ -43,12 +37,7 @@ def make_optimizer(
 
 
 def timm_optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimiser of timm; AdamW on a CPU steps all weights in one call, a fifth of the time for a small model.
-
-    Args:
-        groups: Of :func:`parameter_groups`.
-        settings: Its name and rate.
-    """
+    """The optimiser of timm; AdamW on a CPU steps all weights in one call, a fifth of the time for a small model."""
     on_cpu = all(p.device.type == "cpu" and not isinstance(p, DTensor) for group in groups for p in group["params"])
     fused = settings.optimizer == "adamw" and settings.precision != "16-mixed" and on_cpu
     options: dict[str, Any] = {"fused": True} if fused else {}

@@ -16,12 +16,7 @@ Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
 
 
 def check_optimizer(name: str, optimizer: str) -> None:
-    """Raise ``ValueError`` where timm has no such optimiser.
-
-    Args:
-        name: The setting's.
-        optimizer: Its value.
-    """
+    """Raise ``ValueError`` where timm has no such optimiser, with the name of the setting."""
     if optimizer in ("adamw", "sgd", "lamb"):
         return
     from timm.optim import list_optimizers  # timm imports torch

@@ -35,12 +35,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Share the weights of ``model`` out over the devices of ``mesh``, block by block, in place; once.
-
-    Args:
-        model: A supported model, with its mergers in it.
-        mesh: The devices, in one dimension.
-    """
+    """Share the weights of ``model``, mergers too, out over the devices of ``mesh``, block by block, in place; once."""
     if isinstance(model, FSDPModule):
         return
     for part in (*find_host(model).blocks, model):
@@ -56,12 +51,7 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def gather_weights(sharded: nn.Module, whole: nn.Module) -> None:
-    """Load the weights of ``sharded`` into ``whole``, on the first process; every process must call it.
-
-    Args:
-        sharded: A model after :func:`shard`.
-        whole: A copy that was made of it before.
-    """
+    """Load the weights of ``sharded`` into ``whole``, a copy of before, on the first process; all must call it."""
     weights = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if weights:  # on the first process only
         whole.load_state_dict(weights)

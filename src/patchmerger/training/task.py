@@ -180,12 +180,7 @@ _WAY_OUT = "lower training.lr, raise training.warmup_epochs, set training.clip_g
 
 
 def score(scores: Tensor, targets: Tensor) -> float:
-    """Accuracy (one label an image) or mean average precision (several), from 0 to 1.
-
-    Args:
-        scores: (B, C).
-        targets: (B,) class indices, or (B, C) with 1 for each label.
-    """
+    """Accuracy of scores (B, C) for targets (B,), or mean average precision for (B, C) of zeros and ones: 0 to 1."""
     num_classes = scores.shape[1]
     if targets.ndim == 2:
         return float(multilabel_average_precision(scores, targets.int(), num_labels=num_classes, average="macro"))

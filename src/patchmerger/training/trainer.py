@@ -99,12 +99,6 @@ def _logger(name: LoggerName, folder: RunFolder) -> Logger | bool:
 def train(trainer: pl.Trainer, task: TrainingTask, data: pl.LightningDataModule, folder: RunFolder) -> None:
     """Train from the last checkpoint on, or from the beginning where there is none.
 
-    Args:
-        trainer: Of :func:`make_trainer`.
-        task: What is trained.
-        data: The images.
-        folder: Of the run.
-
     Raises:
         OSError: The disk is full, say.
         ValueError: The checkpoint is damaged, or of another run.

@@ -39,12 +39,7 @@ def why_prefix_stays(model: Any) -> str | None:
 
 
 def patch_grid(model: Any, *, varies: bool = False) -> tuple[int, int] | Literal["varies"] | None:
-    """Rows and columns of the patches of ``model``; ``None`` where some are left out in training.
-
-    Args:
-        model: A timm model with ``patch_embed``.
-        varies: Whether it takes images of several sizes.
-    """
+    """Rows and columns of the patches of ``model``; ``None`` where some are left out in training."""
     if not isinstance(getattr(model, "patch_drop", None), nn.Identity | None):
         return None
     return "varies" if varies else tuple(model.patch_embed.grid_size)
@@ -75,11 +70,8 @@ class MergedFeatures(Subclass):
     def taken_features(self, given: dict[str, Any]) -> tuple[list[int], list[int]]:
         """Block indices whose features ``forward_intermediates`` gives, and those of them that are merged.
 
-        Args:
-            given: Its arguments, by name.
-
         Raises:
-            ValueError: It cannot give them.
+            ValueError: It cannot give them with these arguments.
         """
         taken, _ = feature_take_indices(len(self.blocks), given.get("indices"))
         merging = [i for i, block in enumerate(self.blocks) if is_merging(block)]
@@ -116,9 +108,8 @@ class MergedTransformer(MergedFeatures):
     def tell_grid(self, x: Any, patch_coord: Tensor | None = None) -> None:
         """Tell mergers that must know it where patches are.
 
-        Args:
-            x: Images (B, C, H, W), or patches as NaFlex has them.
-            patch_coord: Row and column of each patch, (B, N, 2), where the images of a batch differ in size.
+        ``x`` are images (B, C, H, W), or patches as NaFlex has them; ``patch_coord`` is row and column of each patch,
+        (B, N, 2), where the images of a batch differ in size.
         """
         if not needs_grid(self.blocks) or is_traced(x):
             return

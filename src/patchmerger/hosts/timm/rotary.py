@@ -47,10 +47,6 @@ def too_long_a_step(model: Any, grid: tuple[int, int]) -> str | None:
     """Why the centroids of merged tokens could not be found in images of ``grid`` patches; ``None`` if they can.
 
     Rotary tables that are stretched to a fixed extent turn the further from one patch to the next, the fewer they are.
-
-    Args:
-        model: A model with ``rope``, in training or not.
-        grid: Rows and columns of patches.
     """
     rope = model.rope
     if isinstance(rope, RotaryEmbeddingDinoV3):
@@ -90,11 +86,7 @@ class MergedRotaryTransformer(MergedTransformer):
 
 
 def refuse_long_step(model: Any, grid: tuple[int, int]) -> None:
-    """Refuse images of ``grid`` patches where merged tokens need centroids which could not be found.
-
-    Raises:
-        ValueError: They could not.
-    """
+    """Refuse images of ``grid`` patches where merged tokens need centroids which could not be found."""
     if not any_centroid(model.blocks):
         return
     reason = too_long_a_step(model, grid)
