@@ -6,7 +6,7 @@ import timm
 from patchmerger.costs.model_cost import cost
 from patchmerger.insertion.inserted import mergers
 from patchmerger.merger import PatchMerger
-from patchmerger.models.build import build_model
+from patchmerger.models.build import build_model, find_untrained
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reducers import AveragePool
 
@@ -69,3 +69,14 @@ def test_models_that_cannot_be_built_are_refused(settings, text):
         pytest.skip("timm has weights for it now")
     with pytest.raises(ValueError, match=text):
         build_model(settings, num_classes=3)
+
+
+def test_architectures_are_made_for_a_size_with_random_weights_or_none():
+    first, second, other = (find_untrained("vit_tiny_patch16_224", image_size=32, seed=s) for s in (0, 0, 1))
+    assert first.fingerprint == second.fingerprint != other.fingerprint
+    assert first.model.patch_embed.img_size == (32, 32)
+    assert next(find_untrained("vit_tiny_patch16_224").model.parameters()).is_meta
+    with pytest.raises(ValueError, match=r"image_size \(0, 0\)"):
+        find_untrained("vit_tiny_patch16_224", image_size=0)
+    with pytest.raises(ValueError, match=r"image_size \(33, 33\).*patch size.*\(32, 32\)"):
+        find_untrained("vit_tiny_patch16_224", image_size=33)

@@ -72,15 +72,6 @@ def test_a_safetensors_file_with_its_architecture(tmp_path):
     assert found.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
-def test_architectures_are_built_for_a_size_with_random_weights_or_none():
-    first, second, other = (
-        find_model("vit_tiny_patch16_224", image_size=32, weights="random", seed=s) for s in (0, 0, 1)
-    )
-    assert first.fingerprint == second.fingerprint != other.fingerprint
-    assert first.model.patch_embed.img_size == (32, 32)
-    assert next(find_model("vit_tiny_patch16_224", weights="meta").model.parameters()).is_meta
-
-
 def test_weights_tell_fingerprints_apart():
     model, other = make_vit(), make_vit()
     assert weights_fingerprint(model) == weights_fingerprint(other)
@@ -101,10 +92,6 @@ def test_names_that_mean_nothing_are_refused(tmp_path):
     without = next(name for name in timm.list_models("vit_*") if not timm.is_model_pretrained(name))
     with pytest.raises(ValueError, match=f"{without}.*timm has no weights"):
         find_model(without)
-    with pytest.raises(ValueError, match=r"image_size \(0, 0\)"):
-        find_model("vit_tiny_patch16_224", image_size=0, weights="meta")
-    with pytest.raises(ValueError, match=r"image_size \(33, 33\).*patch size.*\(32, 32\)"):
-        find_model("vit_tiny_patch16_224", image_size=33, weights="meta")
 
 
 @pytest.mark.parametrize(

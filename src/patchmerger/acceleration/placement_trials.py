@@ -23,7 +23,7 @@ from patchmerger.data.settings import Augmentation
 from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
 from patchmerger.hosts import find_host
-from patchmerger.models.build import square_input
+from patchmerger.hosts.example_inputs import square_input
 from patchmerger.models.classifier import Classifier
 
 SHARE = 0.2

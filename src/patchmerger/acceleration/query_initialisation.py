@@ -16,13 +16,12 @@ from patchmerger.acceleration.query_search import Calibrated, QuerySearch
 from patchmerger.acceleration.settings import QueryInit
 from patchmerger.data.loading import DataLike, load_images
 from patchmerger.hosts import find_host
-from patchmerger.hosts.example_inputs import example_input
+from patchmerger.hosts.example_inputs import example_input, square_input
 from patchmerger.insertion.inserted import InsertedMerger, mergers
 from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import PatchMerger
-from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import find_model
 

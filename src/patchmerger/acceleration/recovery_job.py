@@ -22,8 +22,8 @@ from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
+from patchmerger.hosts.example_inputs import square_input
 from patchmerger.mechanism.modes import learning_mode
-from patchmerger.models.build import square_input
 from patchmerger.runs.environment import default_precision, find_device
 from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.run_folder import RunFolder

@@ -32,8 +32,8 @@ from patchmerger.acceleration.teachers import Teacher
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import Augmentation, ImageSplits
 from patchmerger.hosts import find_host
+from patchmerger.hosts.example_inputs import square_input
 from patchmerger.insertion.inserted import mergers
-from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import read_json, write_json

@@ -11,12 +11,11 @@ from torch import nn
 
 from patchmerger.costs.counting import PartCost, count_parts, on_meta
 from patchmerger.hosts import UnsupportedModelError, find_host
-from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
+from patchmerger.hosts.example_inputs import check_patches, fit_to_size, image_size_of
 from patchmerger.hosts.state import has_adapters
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.placed_tokens import placed_embedding
 from patchmerger.mechanism.subclassing import host_class
-from patchmerger.models.build import check_patches
 from patchmerger.placing.in_model import plain_model
 from patchmerger.runs.text_table import text_table
 

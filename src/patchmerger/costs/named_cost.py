@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
-
 from patchmerger.costs.counting import on_meta
 from patchmerger.costs.model_cost import Cost, cost
 from patchmerger.costs.placements import needed_positions
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.placed_tokens import placed_embedding
-from patchmerger.models.build import apply_merge, build_model
-from patchmerger.models.finding import find_model, locate
-from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.models.build import apply_merge, find_untrained
+from patchmerger.models.settings import MergeSettings
 from patchmerger.placing.in_model import plain_model
 from patchmerger.runs.meta_device import meta_device
 
@@ -39,7 +36,7 @@ def cost_of(
         FileNotFoundError: There is no such folder or file.
         UnsupportedModelError: The model cannot take a merger.
     """
-    net = _plain_or_saved(model, architecture, dict(args or {}))
+    net = on_meta(find_untrained(model, architecture=architecture, model_args=args).model)
     if mergers(net) or placed_embedding(net) is not None:
         if merge is None:
             plain_model(net)
@@ -49,14 +46,3 @@ def cost_of(
         with meta_device():
             apply_merge(net, MergeSettings(positions=needed_positions(net)) if merge == "auto" else merge)
     return cost(net, image_size)
-
-
-def _plain_or_saved(model: str | Path, architecture: str | None, args: dict[str, Any]) -> nn.Module:
-    """The model on the meta device: an architecture without mergers, or a saved model as it is."""
-    name = locate(model)
-    if isinstance(name, Path) or architecture is not None:
-        saved: nn.Module = on_meta(find_model(model, architecture=architecture, model_args=args).model)
-        return saved
-    num_classes = args.pop("num_classes", 1000)
-    with meta_device():
-        return build_model(ModelSettings(name, args), num_classes=num_classes)

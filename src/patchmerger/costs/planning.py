@@ -14,7 +14,8 @@ from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
 from patchmerger.insertion.inserted import mergers as inserted
 from patchmerger.mechanism.options import Positions
-from patchmerger.models.finding import FoundModel, find_model
+from patchmerger.models.build import find_untrained
+from patchmerger.models.finding import FoundModel
 from patchmerger.reducers.names import METHODS, ReducerName, check_reducer_name
 from patchmerger.runs.text_table import text_table
 from patchmerger.speed.measurement import Measurement
@@ -145,7 +146,7 @@ def plan(
     """
     _check(speedup=speedup, gflops=gflops, mergers=mergers, limit=limit, measure=measure)
     check_reducer_name(reducer)
-    found_model = find_model(model, image_size=image_size, weights="meta")
+    found_model = find_untrained(model, image_size=image_size)
     name, known = found_model.name, found_model.model
     if inserted(known):
         raise ValueError(f"model ({name}) has a merger already: patchmerger.remove(model) takes it out")
@@ -158,7 +159,7 @@ def plan(
     found = meeting(costs, name, mergers, counts, speedup=speedup, gflops=gflops)
     measured = None
     if measure:
-        known = find_model(model, image_size=image_size, weights="random", seed=timing.seed).model
+        known = find_untrained(model, image_size=image_size, seed=timing.seed).model
         measured = measure_speed(
             {"plain": known, **{p.line: p.apply(copy.deepcopy(known)) for p in found[: min(measure, limit)]}},
             timing,

@@ -18,7 +18,7 @@ from patchmerger.fewshot.features import FeatureFunction, extract_features, pre_
 from patchmerger.fewshot.results import FewShot, KShot
 from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
 from patchmerger.fewshot.settings import FewShotSettings
-from patchmerger.models.build import square_input
+from patchmerger.hosts.example_inputs import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import find_model
 from patchmerger.runs.environment import environment, find_device

@@ -113,6 +113,28 @@ def image_size_of(model: nn.Module) -> tuple[int, int]:
     return size
 
 
+def square_input(model: nn.Module) -> int:
+    """The side of the square images that a model takes, in pixels.
+
+    Raises:
+        ValueError: They are not square, or the model does not say their size.
+    """
+    height, width = image_size_of(model)
+    if height != width:
+        raise ValueError(
+            f"model ({host_class(model).__name__}) takes images of {height} × {width} pixels; square ones are needed"
+        )
+    return height
+
+
+def check_patches(model: Any, size: tuple[int, int]) -> None:
+    """Refuse images, (height, width) in pixels, of which timm would cut the edges off."""
+    patch: tuple[int, int] = tuple(getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1)))
+    if any(pixels % side for pixels, side in zip(size, patch, strict=True)):
+        fitting = tuple(max(1, round(pixels / side)) * side for pixels, side in zip(size, patch, strict=True))
+        raise ValueError(f"image_size {size} does not divide by the patch size {patch}: take {fitting}, say")
+
+
 def fit_to_size(model: ModelT, image_size: int | tuple[int, int] | None) -> ModelT:
     """Set the input size of a timm model, in place, where it is another one and fixed."""
     own = getattr(getattr(model, "patch_embed", None), "img_size", None)

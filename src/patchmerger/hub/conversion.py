@@ -21,7 +21,7 @@ from patchmerger.hub.checkpoints import build_from_weights
 from patchmerger.hub.folders import check_target
 from patchmerger.hub.saving import save
 from patchmerger.hub.weights import Weights
-from patchmerger.models.build import check_model_name
+from patchmerger.models.finding import check_model_name
 from patchmerger.runs.tensors import read_tensors
 
 _SCALAR: Any = import_module("numpy._core.multiarray").scalar

@@ -1,20 +1,24 @@
-"""A model from settings: a timm ViT by name, with a merger or without."""
+"""A model from settings or by name, without trained weights: a timm ViT, with a merger or without."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from patchmerger.hosts import find_host
-from patchmerger.hosts.example_inputs import image_size_of
 from patchmerger.insertion.inserting import insert
 from patchmerger.merger import init_with_logit_std
+from patchmerger.models.finding import FoundModel, check_model_name, find_model, known_model, locate, size_in
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.presets import preset
+from patchmerger.runs.meta_device import meta_device
 from patchmerger.zoo import without_merger
 
 
@@ -45,6 +49,40 @@ def build_model(settings: ModelSettings, merge: MergeSettings | None = None, *, 
     return model if merge is None else apply_merge(model, merge)
 
 
+def find_untrained(
+    model: str | Path | nn.Module | FoundModel,
+    *,
+    architecture: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    seed: int | None = None,
+) -> FoundModel:
+    """Find a model whose weights do not matter: an architecture of timm is made without its own.
+
+    Args:
+        model: As in :func:`~patchmerger.models.find_model`.
+        architecture: For a safetensors file, timm's name of the architecture.
+        model_args: For an architecture or a safetensors file, arguments of ``timm.create_model``.
+        image_size: For an architecture, pixels to build it for, one number or (height, width); its own by default.
+        seed: Of the random weights of an architecture; ``None`` makes it on the meta device.
+
+    Raises:
+        ValueError: A model that is not known, or arguments that do not fit it.
+        FileNotFoundError: There is no such folder or file.
+    """
+    place = locate(model) if isinstance(model, str | Path) and architecture is None else None
+    if not isinstance(place, str):
+        return find_model(model, architecture=architecture, model_args=model_args)
+    size, args = size_in(image_size), {"num_classes": 1000, **(model_args or {})}
+    num_classes = args.pop("num_classes")
+    if size is not None:
+        args["img_size"] = size
+    with torch.random.fork_rng(devices=[]), meta_device() if seed is None else nullcontext():
+        torch.manual_seed(seed or 0)
+        made = build_model(ModelSettings(place, args), num_classes=num_classes)
+    return known_model(place, made.eval(), size)
+
+
 def apply_merge(model: nn.Module, merge: MergeSettings) -> nn.Module:
     """Insert the mergers that ``merge`` describes into ``model``, in place."""
     where: dict[str, Any] = {"after": merge.after, "prefix": merge.prefix, "positions": merge.positions}
@@ -70,34 +108,3 @@ def _without_merger(name: str, args: dict[str, Any]) -> dict[str, Any]:
         options = " and ".join(f"merge.{option}" for option in merging)
         raise ValueError(f"model.args ({args}) describe the merger of {name}: give {options} instead")
     return without
-
-
-def check_model_name(name: str) -> None:
-    """Raise ``ValueError`` with close names where timm does not know ``name``."""
-    architecture = name.split(".")[0]
-    if timm.is_model(architecture):
-        return
-    close = difflib.get_close_matches(architecture, timm.list_models(["vit_*", "deit*", "patchmerger_*"]), n=3)
-    close = close or difflib.get_close_matches(architecture, timm.list_models(), n=3)
-    hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
-    raise ValueError(f"model.name ({name!r}) is no architecture that timm {timm.__version__} knows; {hint}")
-
-
-def check_patches(model: Any, size: tuple[int, int]) -> None:
-    """Refuse images, (height, width) in pixels, of which timm would cut the edges off."""
-    patch: tuple[int, int] = tuple(getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1)))
-    if any(pixels % side for pixels, side in zip(size, patch, strict=True)):
-        fitting = tuple(max(1, round(pixels / side)) * side for pixels, side in zip(size, patch, strict=True))
-        raise ValueError(f"image_size {size} does not divide by the patch size {patch}: take {fitting}, say")
-
-
-def square_input(model: nn.Module) -> int:
-    """The side of the square images that a model takes, in pixels.
-
-    Raises:
-        ValueError: They are not square, or the model does not say their size.
-    """
-    height, width = image_size_of(model)
-    if height != width:
-        raise ValueError(f"model.args make a model for images of {height} × {width} pixels; square ones are needed")
-    return height

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import timm
 import torch
 from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.hosts.example_inputs import check_patches
 from patchmerger.hub.checkpoints import build_from_weights
 from patchmerger.hub.folders import CONFIG_NAME, PICKLES, PROCESSOR_NAME, WEIGHTS_NAME, find_folder, how_to_convert
 from patchmerger.hub.libraries import library_of_model
 from patchmerger.hub.saved_model import SavedModel
 from patchmerger.hub.saving import save
 from patchmerger.mechanism.subclassing import host_class
-from patchmerger.models.build import build_model, check_model_name, check_patches
-from patchmerger.models.settings import ModelSettings
-from patchmerger.runs.meta_device import meta_device
 from patchmerger.runs.tensors import read_tensors
-
-Weights: TypeAlias = Literal["trained", "random", "meta"]
 
 
 @dataclass(frozen=True)
@@ -84,21 +81,16 @@ def find_model(
     architecture: str | None = None,
     model_args: Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
-    weights: Weights = "trained",
-    seed: int = 0,
 ) -> FoundModel:
     """Find a model.
 
     Args:
         model: A folder (of ``patchmerger.save``, of a run, of timm or of transformers), a safetensors file, an
-            architecture of timm, ``"user/name"`` on the Hugging Face Hub, or a model; what was found already stays as
-            it is. A folder goes before a name.
+            architecture of timm with weights, ``"user/name"`` on the Hugging Face Hub, or a model; what was found
+            already stays as it is. A folder goes before a name.
         architecture: For a safetensors file, timm's name of the architecture.
         model_args: For a safetensors file, further arguments of ``timm.create_model``.
         image_size: For an architecture, pixels to build it for, one number or (height, width); its own by default.
-        weights: For an architecture, the weights: timm's ("trained"), random ones, or none ("meta": the model is on
-            the meta device).
-        seed: Of random weights.
 
     Returns:
         The model: as it is where it was given, else in eval mode.
@@ -112,10 +104,10 @@ def find_model(
     if architecture is not None and not str(model).endswith((".safetensors", *PICKLES)):
         raise ValueError(f"architecture ({architecture!r}) is for a safetensors file, and model ({model}) is none")
     if isinstance(model, nn.Module):
-        return _known(host_class(model).__name__, model)
+        return known_model(host_class(model).__name__, model)
     place = locate(model)
     if isinstance(place, Path) and place.is_file():
-        return _known(str(model), _from_file(place, architecture, dict(model_args or {})))
+        return known_model(str(model), _from_file(place, architecture, dict(model_args or {})))
     if model_args:
         raise ValueError(f"model_args ({model_args}) are for a safetensors file: model ({model}) knows its own")
     if isinstance(place, Path):
@@ -124,8 +116,35 @@ def find_model(
                 f"architecture ({architecture!r}) is for weights alone, and {CONFIG_NAME} beside {model} names it"
             )
         return _from_folder(str(model), place)
+    if not timm.is_model_pretrained(place):
+        raise ValueError(f"model ({place}): timm has no weights under that name, and random ones are of no use here")
+    size = size_in(image_size)
+    made: nn.Module = timm.create_model(place, pretrained=True, **({} if size is None else {"img_size": size}))
+    return known_model(place, made.eval(), size)
+
+
+def known_model(name: str, model: nn.Module, size: tuple[int, int] | None = None) -> FoundModel:
+    """A model in memory, and what its library says of it; of a class of one's own nothing is known.
+
+    Args:
+        name: What to call it.
+        model: The model.
+        size: What it was made for, (height, width), where it was made for a size.
+    """
+    if size is not None:
+        check_patches(model, size)
+    library = library_of_model(model)
+    if library is None:
+        return FoundModel(name, model)
+    return FoundModel(name, model, library.preprocessing_of(model), library.class_names_of(model))
+
+
+def size_in(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width of images, in pixels."""
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return _known(place, _from_timm(place, size, weights, seed))
+    if size is not None and min(size) < 1:
+        raise ValueError(f"image_size {size} must be at least one pixel high and wide")
+    return size
 
 
 def locate(model: str | Path, argument: str = "model") -> Path | str:
@@ -158,6 +177,17 @@ def locate(model: str | Path, argument: str = "model") -> Path | str:
     return name
 
 
+def check_model_name(name: str) -> None:
+    """Raise ``ValueError`` with close names where timm does not know ``name``."""
+    architecture = name.split(".")[0]
+    if timm.is_model(architecture):
+        return
+    close = difflib.get_close_matches(architecture, timm.list_models(["vit_*", "deit*", "patchmerger_*"]), n=3)
+    close = close or difflib.get_close_matches(architecture, timm.list_models(), n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
+    raise ValueError(f"model.name ({name!r}) is no architecture that timm {timm.__version__} knows; {hint}")
+
+
 def weights_fingerprint(model: nn.Module) -> str:
     """A hash of all weights, the same in every process."""
     digest = hashlib.sha256()
@@ -165,26 +195,6 @@ def weights_fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _from_timm(name: str, size: tuple[int, int] | None, weights: Weights, seed: int) -> nn.Module:
-    if size is not None and min(size) < 1:
-        raise ValueError(f"image_size {size} must be at least one pixel high and wide")
-    args: dict[str, Any] = {} if size is None else {"img_size": size}
-    if weights == "trained":
-        if not timm.is_model_pretrained(name):
-            raise ValueError(f"model ({name}): timm has no weights under that name, and random ones are of no use here")
-        model: nn.Module = timm.create_model(name, pretrained=True, **args)
-    elif weights == "meta":
-        with meta_device():
-            model = build_model(ModelSettings(name, args), num_classes=1000)
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = build_model(ModelSettings(name, args), num_classes=1000)
-    if size is not None:
-        check_patches(model, size)
-    return model.eval()
 
 
 def _from_file(path: Path, architecture: str | None, args: dict[str, Any]) -> nn.Module:
@@ -202,11 +212,3 @@ def _from_folder(name: str, folder: Path) -> FoundModel:
     if known.library == "transformers" and (folder / PROCESSOR_NAME).is_file():
         processor = import_module("transformers").AutoImageProcessor.from_pretrained(str(folder))
     return FoundModel(name, saved.load(), known.preprocessing, known.class_names, processor)
-
-
-def _known(name: str, model: nn.Module) -> FoundModel:
-    """A model in memory, and what its library says of it; of a class of one's own nothing is known."""
-    library = library_of_model(model)
-    if library is None:
-        return FoundModel(name, model)
-    return FoundModel(name, model, library.preprocessing_of(model), library.class_names_of(model))

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import ImageSet, Preprocessing
 from patchmerger.fewshot.features import extract_features
+from patchmerger.hosts.example_inputs import square_input
 from patchmerger.insertion.inserted import mergers
 from patchmerger.maps.reading import MergerMaps, read_maps
-from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.reducers.making import method_of
 

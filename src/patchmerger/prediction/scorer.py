@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.data.preprocessing import Preprocessing, known_preprocessing
+from patchmerger.hosts.example_inputs import square_input
 from patchmerger.mechanism.modes import eval_mode
-from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import find_model
 from patchmerger.prediction.class_names import IMAGENET_CLASSES, imagenet_class_names

@@ -17,7 +17,7 @@ from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.options import Positions
 from patchmerger.mechanism.placed_tokens import num_placed_tokens
-from patchmerger.models.finding import Weights, find_model
+from patchmerger.models.build import find_untrained
 from patchmerger.placing.in_model import plain_model
 from patchmerger.speed.settings import BenchSettings
 
@@ -45,11 +45,8 @@ def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, se
     Raises:
         ValueError: An unknown name, or arguments that the model cannot take.
     """
-    weights: Weights = "meta" if seed is None else "random"
     architecture = settings.architecture if name.endswith(".safetensors") else None
-    found = find_model(
-        name, architecture=architecture, image_size=settings.image_size, weights=weights, seed=seed or 0
-    ).model
+    found = find_untrained(name, architecture=architecture, image_size=settings.image_size, seed=seed).model
     positions: Positions | None
     saved, placed = mergers(found), num_placed_tokens(found)
     if saved and settings.reducer != "patchmerger":

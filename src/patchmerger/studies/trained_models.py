@@ -10,7 +10,7 @@ from torch import nn
 
 from patchmerger.acceleration.teachers import Teacher, check_classes, find_teacher
 from patchmerger.data import ImageDataset, ImageSplits, default_augmentation, read_images, split_images
-from patchmerger.models.build import square_input
+from patchmerger.hosts.example_inputs import square_input
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.run_folder import RESULTS_FILE, read_settings
 from patchmerger.training.fitting import native_size

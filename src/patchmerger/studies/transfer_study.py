@@ -12,7 +12,7 @@ from patchmerger.data import ImageSplits, read_images, split_images
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.fewshot.probe import check_images, few_shot_images
 from patchmerger.fewshot.settings import FewShotSettings
-from patchmerger.models.build import check_patches, square_input
+from patchmerger.hosts.example_inputs import check_patches, square_input
 from patchmerger.models.finding import find_model
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.environment import environment

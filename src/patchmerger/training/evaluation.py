@@ -13,8 +13,8 @@ from torch import nn
 from patchmerger.data import DataSettings, ImageData, ImageSplits, Preprocessing, load_images
 from patchmerger.data.loading import DataLike, settings_of
 from patchmerger.data.preprocessing import known_preprocessing
+from patchmerger.hosts.example_inputs import square_input
 from patchmerger.mechanism.modes import eval_mode
-from patchmerger.models.build import square_input
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import FoundModel, find_model
 from patchmerger.training.settings import Precision, TrainingSettings

@@ -14,7 +14,7 @@ import timm
 from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
+from patchmerger.hosts.example_inputs import check_patches, fit_to_size, image_size_of
 from patchmerger.hub import save
 from patchmerger.hub.checkpoints import build_from_weights, state_dict_mismatch
 from patchmerger.hub.folders import CONFIG_NAME
@@ -23,9 +23,9 @@ from patchmerger.hub.saved_changes import SavedMerger, describe_mergers, make_ch
 from patchmerger.hub.saved_model import SavedModel
 from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.subclassing import host_class
-from patchmerger.models.build import apply_merge, build_model, check_model_name, check_patches
+from patchmerger.models.build import apply_merge, build_model
 from patchmerger.models.classifier import Classifier
-from patchmerger.models.finding import locate
+from patchmerger.models.finding import check_model_name, locate
 from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.reducers.names import METHODS
 from patchmerger.runs.tensors import read_tensors

@@ -22,9 +22,9 @@ from patchmerger.data import (
 )
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.diagnosis import diagnose
+from patchmerger.hosts.example_inputs import check_patches, square_input
 from patchmerger.hub import save
 from patchmerger.insertion.inserted import mergers
-from patchmerger.models.build import check_patches, square_input
 from patchmerger.models.finding import weights_fingerprint
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder
