@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 Label = str | int | bool | None
 """A label in its plain form; None where there is none."""
@@ -108,6 +109,18 @@ def doubtful_classes(names: Sequence[str]) -> list[str]:
     if "-1" in names and len(names) > 2:
         remarks.append("the label -1, which often means none, counts as a class")
     return remarks
+
+
+def kept_labels(dataset: Any) -> Sequence[Any] | None:
+    """The list of labels that a map-style dataset keeps beside its items; ``None`` without one."""
+    if isinstance(dataset, Subset):
+        whole = kept_labels(dataset.dataset)
+        return None if whole is None else [whole[index] for index in dataset.indices]
+    for name in ("targets", "labels", "_labels"):
+        kept = getattr(dataset, name, None)
+        if isinstance(kept, list | tuple | Tensor | np.ndarray):
+            return kept.tolist() if isinstance(kept, Tensor | np.ndarray) else kept
+    return None
 
 
 def plain_label(value: Any, column: str) -> Label:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 
-from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
-from patchmerger.data.labels import Classes
+from patchmerger.data.encoded import EncodedDataset
 from patchmerger.data.settings import DataSettings
 from patchmerger.data.splits import SPLIT_NAMES
-from patchmerger.data.tables import LABELS, class_label, only_column, values_of
+from patchmerger.data.tables import LABELS, class_label, only_column, read_table, values_of
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
@@ -32,27 +32,21 @@ def read_metadata(tables: dict[str, Path], images: dict[str, list[Path]], data: 
     if label is None and not any(name in LABELS or class_label(first.features[name]) for name in first.column_names):
         return None
     label = label or only_column(first, "label")
-    files: dict[str, list[Path]] = {}
-    values = {}
-    remarks = []
+    made, files, remarks = {}, [], []
     for split, table in rows.items():
         for column in ("file_name", label):
             if column not in table.column_names:
                 raise ValueError(f"{tables[split]} has no column {column!r}; it has {', '.join(table.column_names)}")
-        files[split] = [_inside(tables[split], name) for name in table["file_name"]]
-        values[split] = values_of(table, label)
-        remarks += _check_complete(tables[split], files[split], images[split], data)
-    classes = Classes.of(class_label(first.features[label]), [v for some in values.values() for v in some], label)
+        files = [_inside(tables[split], name) for name in table["file_name"]]
+        remarks += _check_complete(tables[split], files, images[split], data)
+        columns = {"file_name": [str(file) for file in files], label: values_of(table, label)}
+        features = datasets.Features({"file_name": datasets.Value("string"), label: table.features[label]})
+        made[split] = datasets.Dataset.from_dict(columns, features)
     if list(rows) == ["train"]:
-        parts = _splits_within(tables["train"], first, files["train"])
-    else:
-        parts = {split: list(range(len(table))) for split, table in rows.items()}
-    splits = {}
-    for split, part in parts.items():
-        of = split if split in files else "train"
-        targets = classes.targets([values[of][row] for row in part], split)
-        splits[split] = EncodedSet(Encoded([files[of][row] for row in part]), targets)
-    return EncodedDataset(splits, classes.names, tuple(remarks))
+        parts = _splits_within(tables["train"], first, files)
+        made = {split: made["train"].select(part) for split, part in parts.items()}
+    found = read_table(made, image="file_name", label=label)
+    return replace(found, remarks=(*remarks, *found.remarks))
 
 
 def _read(path: Path) -> datasets.Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from patchmerger.data.batches import key, random_state_kept, seed_everything_on_cpu
 from patchmerger.data.decoding import BadImageError, decode
 from patchmerger.data.images import ImageSet, load_sets
-from patchmerger.data.labels import Classes
+from patchmerger.data.labels import Classes, kept_labels
 from patchmerger.data.settings import DataSettings, OwnData
 from patchmerger.data.splits import SPLIT_NAMES, ImageDataset, warn_of
 from patchmerger.data.tables import LABELS, class_label, only_column, picture_in, read_table
@@ -43,7 +43,10 @@ class DatasetImages:
     def __init__(self, dataset: Any, name: str) -> None:
         self.dataset = dataset
         self.name = name
-        self.columns = _columns(dataset)
+        self.columns: tuple[str, str | None] | None = None  # of a table without a transform of its own
+        if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
+            labelled = any(name in LABELS or class_label(feature) for name, feature in dataset.features.items())
+            self.columns = only_column(dataset, "image"), only_column(dataset, "label") if labelled else None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -77,7 +80,7 @@ def read_own(data: OwnDataset, *, validation: float = 0.1) -> ImageDataset:
     parts = {split: images.dataset for split, images in sets.items()}
     name = _name(parts["train"])
     if sets["train"].columns is not None and sets["train"].columns[1] is not None:
-        table = read_table(datasets.DatasetDict(parts))
+        table = read_table(parts)
         loaded, _, losses = load_sets(table.splits, DataSettings())
         remarks = (*table.remarks, *losses)
         warn_of(name, remarks, table.class_names)
@@ -202,14 +205,6 @@ def _map_style(data: Any) -> Any:
     return data
 
 
-def _columns(dataset: Any) -> tuple[str, str | None] | None:
-    """Image and label of a table of the Hugging Face library; None where it has a transform of its own, or is none."""
-    if not isinstance(dataset, datasets.Dataset) or dataset.format["type"] == "custom":
-        return None
-    labelled = any(name in LABELS or class_label(feature) for name, feature in dataset.features.items())
-    return only_column(dataset, "image"), only_column(dataset, "label") if labelled else None
-
-
 def _behind(loader: DataLoader[Any]) -> Any:
     """The dataset of a DataLoader, where nothing of the loader is lost but its batches."""
     if isinstance(loader.dataset, IterableDataset):
@@ -249,7 +244,7 @@ def _parts(item: Any, where: str) -> tuple[Any, Any]:
 
 def _labels(images: DatasetImages) -> list[Any]:
     """All labels: the list of them that the dataset keeps, where it agrees with its items, else item by item."""
-    known, count = _kept_labels(images.dataset), len(images)
+    known, count = kept_labels(images.dataset), len(images)
     with random_state_kept():
         if known is not None and len(known) == count and all(_same(known[i], images.item(i)[1]) for i in _some(images)):
             return list(known)
@@ -264,17 +259,6 @@ def _labels(images: DatasetImages) -> list[Any]:
 def _some(images: DatasetImages) -> list[int]:
     indices: list[int] = torch.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).long().tolist()
     return indices
-
-
-def _kept_labels(dataset: Any) -> Sequence[Any] | None:
-    if isinstance(dataset, Subset):
-        whole = _kept_labels(dataset.dataset)
-        return None if whole is None else [whole[index] for index in dataset.indices]
-    for name in ("targets", "labels", "_labels"):
-        kept = getattr(dataset, name, None)
-        if isinstance(kept, list | tuple | Tensor | np.ndarray):
-            return kept.tolist() if isinstance(kept, Tensor | np.ndarray) else kept
-    return None
 
 
 def _same(first: Any, second: Any) -> bool:

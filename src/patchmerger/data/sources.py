@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 
 from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
 from patchmerger.data.folders import local_folder, read_folder, some_images
+from patchmerger.data.labels import Classes, kept_labels
 from patchmerger.data.metadata import METADATA
 from patchmerger.data.settings import DataSettings
 from patchmerger.data.tables import check_parquet, read_table
@@ -129,17 +130,17 @@ def _open_torchvision(name: str, root: Path) -> EncodedDataset:
     parts = {split: part for split in _TORCHVISION_SPLITS if (part := _open_split(kind, name, root, split)) is not None}
     if "train" not in parts:
         raise FileNotFoundError(_not_there(kind, name, root))
-    class_names = getattr(parts["train"], "classes", None)
-    labels = {split: _labels(part, name) for split, part in parts.items()}
-    if class_names is None:
-        class_names = sorted({label for split in labels.values() for label in split})
-        numbers = {label: number for number, label in enumerate(class_names)}
-        labels = {split: [numbers[label] for label in values] for split, values in labels.items()}
+    labels = {split: _labels(part) for split, part in parts.items()}
+    names = getattr(parts["train"], "classes", None)
+    declared = None if names is None else [str(name) for name in names]  # of ImageNet tuples
+    classes = Classes.of(declared, [label for values in labels.values() for label in values], f"labels of {name}")
     splits = {
-        split: EncodedSet(Encoded(part, f"torchvision's {name} {split}", itemgetter(0)), torch.tensor(labels[split]))
+        split: EncodedSet(
+            Encoded(part, f"torchvision's {name} {split}", itemgetter(0)), classes.targets(labels[split], split)
+        )
         for split, part in parts.items()
     }
-    return EncodedDataset(splits, tuple(str(label) for label in class_names))
+    return EncodedDataset(splits, classes.names)
 
 
 def _open_split(kind: Any, name: str, root: Path, split: str) -> Any:
@@ -176,12 +177,8 @@ def _not_there(kind: Any, name: str, root: Path) -> str:
     )
 
 
-def _labels(dataset: Any, name: str) -> list[Any]:
-    for attribute in ("targets", "labels", "_labels"):
-        values = getattr(dataset, attribute, None)
-        if values is not None and len(values) == len(dataset):
-            return values.tolist() if hasattr(values, "tolist") else list(values)
-    labels = [dataset[index][1] for index in range(len(dataset))]
-    if not all(isinstance(label, int | str) for label in labels):
-        raise ValueError(f"torchvision's {name} has no class labels, but {type(labels[0]).__name__}")
-    return labels
+def _labels(dataset: Any) -> list[Any]:
+    kept = kept_labels(dataset)
+    if kept is not None and len(kept) == len(dataset):
+        return list(kept)
+    return [dataset[index][1] for index in range(len(dataset))]

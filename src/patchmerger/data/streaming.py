@@ -152,7 +152,9 @@ def open_streams(source: str, subset: str | None) -> tuple[dict[str, datasets.It
         streams = dict(builder.as_streaming_dataset())
     except (OSError, ValueError, RuntimeError) as error:
         raise FileNotFoundError(f"data.source ({source}) cannot be streamed: {error}") from error
-    return {str(name): _with_features(rows) for name, rows in streams.items()}, _count(builder)
+    # Some kinds of files tell their columns only in their first rows.
+    known = {name: rows if rows.features is not None else rows._resolve_features() for name, rows in streams.items()}
+    return known, _count(builder)
 
 
 def find_columns(rows: datasets.IterableDataset, image: str | None, label: str | None) -> tuple[str, str]:
@@ -191,11 +193,6 @@ def _place(source: str) -> str:
             '"owner/name" of a dataset on the Hugging Face Hub'
         )
     return source
-
-
-def _with_features(rows: datasets.IterableDataset) -> datasets.IterableDataset:
-    """With the columns known; some kinds of files tell them only in their first rows."""
-    return rows if rows.features is not None else rows._resolve_features()
 
 
 def _count(builder: Any) -> int | None:

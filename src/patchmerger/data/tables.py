@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -45,13 +46,13 @@ def picture_in(item: Any) -> Picture:
         return b""
     if item["bytes"] is not None:
         return cast(bytes, item["bytes"])
-    if Path(item["path"]).is_file():
-        return Path(item["path"])
-    return cast(Picture, datasets.Image().decode_example(item))
+    if "://" in item["path"]:
+        return cast(Picture, datasets.Image().decode_example(item))
+    return Path(item["path"])
 
 
 def read_table(
-    table: datasets.Dataset | datasets.DatasetDict, *, image: str | None = None, label: str | None = None
+    table: datasets.Dataset | Mapping[str, datasets.Dataset], *, image: str | None = None, label: str | None = None
 ) -> EncodedDataset:
     """Finds images and labels in a dataset; a lone one is the training split. Nothing is decoded.
 
@@ -63,7 +64,7 @@ def read_table(
     Raises:
         ValueError: If a column is missing or ambiguous, a label is missing, or the classes of two splits differ.
     """
-    named = dict(table) if isinstance(table, datasets.DatasetDict) else {"train": table}
+    named = dict(table) if isinstance(table, Mapping) else {"train": table}
     known = {name: SPLIT_NAMES[name.lower()] for name in named if name.lower() in SPLIT_NAMES}
     remarks = [f"splits not read: {', '.join(rest)}"] if (rest := [n for n in named if n not in known]) else []
     if "train" not in known.values():
