@@ -160,7 +160,7 @@ def test_files_that_are_something_else(tmp_path):
     with pytest.raises(ValueError, match=r"method \('sit'\)"):
         load_token_reduction(tmp_path / "sit.pth")
     (tmp_path / "broken.pth").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match=r"broken\.pth cannot be read"):
+    with pytest.raises(ValueError, match=r"broken\.pth is damaged, or no checkpoint"):
         load_token_reduction(tmp_path / "broken.pth")
     torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth has no cls_token"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,7 @@ from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.placed_tokens import placed_embedding
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.placing.in_model import plain_model
+from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.text_table import text_table
 
 
@@ -66,16 +67,8 @@ class Cost:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, for JSON."""
-        return {
-            "image_size": list(self.image_size),
-            "tokens": self.tokens,
-            "tokens_out": self.tokens_out,
-            "flops": self.flops,
-            "plain_flops": self.plain_flops,
-            "speedup": self.speedup,
-            "params": self.params,
-            "parts": [asdict(part) for part in self.parts],
-        }
+        derived = ("tokens", "tokens_out", "flops", "speedup", "params")
+        return {**to_json(self), **{name: getattr(self, name) for name in derived}}
 
     def __str__(self) -> str:
         """A table with a row for each run of equal parts."""

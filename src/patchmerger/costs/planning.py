@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from patchmerger.mechanism.options import Positions
 from patchmerger.models.build import find_untrained
 from patchmerger.models.finding import FoundModel
 from patchmerger.reducers.names import METHODS, ReducerName, check_reducer_name
+from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.text_table import text_table
 from patchmerger.speed.measurement import Measurement
 from patchmerger.speed.measurement import measure as measure_speed
@@ -47,15 +48,8 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, for JSON."""
-        return {
-            "model": self.model,
-            "image_size": list(self.image_size),
-            "plain_flops": self.plain_flops,
-            "budget": self.budget,
-            "speedup": self.speedup,
-            "placements": [{**asdict(p), "line": p.line} for p in self.placements],
-            "measured": self.measured and self.measured.as_dict(),
-        }
+        placements = [{**to_json(placement), "line": placement.line} for placement in self.placements]
+        return {**to_json(self), "placements": placements, "measured": self.measured and self.measured.as_dict()}
 
     def __str__(self) -> str:
         """A table of the placements, and the line that makes the first."""

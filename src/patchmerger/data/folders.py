@@ -6,16 +6,15 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import torch
 
 from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
 from patchmerger.data.labels import alike_names
-from patchmerger.data.metadata import METADATA, read_metadata
 from patchmerger.data.settings import DataSettings, Layout
 from patchmerger.data.splits import SPLIT_NAMES
+from patchmerger.data.tables import METADATA, read_metadata
 
 _IMAGES = "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pbm pnm avif heic heif jp2 jxl tga"
 IMAGES = frozenset(f".{ending}" for ending in _IMAGES.split())
@@ -101,7 +100,7 @@ def _read_tables(splits: dict[str, Path], data: DataSettings, remarks: list[str]
     if len(tables) < len(splits):
         without = next(folder for split, folder in splits.items() if split not in tables)
         raise ValueError(f"{some} lies beside images, but there is no such file in {without}: add or remove it")
-    images = {split: [f for f in _files_below(d) if f.suffix.lower() in IMAGES] for split, d in splits.items()}
+    images = {split: list(images_below(folder)) for split, folder in splits.items()}
     dataset = read_metadata(tables, images, data)
     if dataset is None:
         remarks.append(f"{some} is not read: it has no column label, and data.label names none")
@@ -138,7 +137,7 @@ def _find_splits(path: Path, layout: Layout, remarks: list[str]) -> dict[str, Pa
             raise ValueError(f"{by_split[split]} and {folder} both hold the {split} split: take one away")
         by_split[split] = folder
     others = [folder for folder in folders if folder not in inner]
-    strangers = [f for f in others if f.name.lower() not in SPLIT_NAMES and some_images(f)]
+    strangers = [f for f in others if f.name.lower() not in SPLIT_NAMES and any(images_below(f))]
     if strangers and layout == "auto":
         raise ValueError(
             f"{path} has the splits {', '.join(f.name for f in inner)} beside {', '.join(f.name for f in strangers)}, "
@@ -251,14 +250,9 @@ def _suggested_split(name: str) -> str | None:
     return words[0] if len(set(words)) == 1 else None
 
 
-def images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> Iterator[Path]:
     """The image files in a folder and in the folders in it, sorted folder by folder."""
-    return [file for file in _files_below(folder) if file.suffix.lower() in IMAGES]
-
-
-def some_images(folder: Path) -> list[Path]:
-    """At most one image file in a folder or below it."""
-    return list(islice((file for file in _files_below(folder) if file.suffix.lower() in IMAGES), 1))
+    return (file for file in _files_below(folder) if file.suffix.lower() in IMAGES)
 
 
 def _images_in(path: Path) -> list[Path]:

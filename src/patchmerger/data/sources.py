@@ -19,11 +19,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
-from patchmerger.data.folders import local_folder, read_folder, some_images
+from patchmerger.data.folders import images_below, local_folder, read_folder
 from patchmerger.data.labels import Classes, kept_labels
-from patchmerger.data.metadata import METADATA
 from patchmerger.data.settings import DataSettings
-from patchmerger.data.tables import check_parquet, read_table
+from patchmerger.data.tables import METADATA, check_parquet, read_table
 
 _TORCHVISION = "torchvision:"
 _TABLES = ("*.parquet", "*/*.parquet", "*.tar", "*/*.tar")
@@ -92,9 +91,9 @@ def _open_folder(path: Path, data: DataSettings) -> EncodedDataset:
     tables = [file for pattern in _TABLES for file in path.glob(pattern) if file.name not in METADATA]
     if not tables:
         return read_folder(path, data)
-    if images := some_images(path):
+    if (image := next(images_below(path), None)) is not None:
         raise ValueError(
-            f"{path} holds tables or shards ({tables[0].name}) and images ({images[0].relative_to(path)}): which are "
+            f"{path} holds tables or shards ({tables[0].name}) and images ({image.relative_to(path)}): which are "
             "meant? Move one kind away"
         )
     check_parquet(path)

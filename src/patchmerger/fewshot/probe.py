@@ -114,26 +114,20 @@ def few_shot_images(
     workers: int | None = None,
     progress: bool = True,
 ) -> FewShot:
-    """Measure the few-shot accuracy of any model, on images that are read.
+    """Measure the few-shot accuracy of any model, on images that are read; see :func:`few_shot`.
 
     Args:
         model: A model on the device to work on; it is left as it was.
         images: Training, validation and test images, with one label each.
-        settings: Numbers of images and of draws.
+        settings: As there.
         image_size: Height and width that images are fitted to.
         preprocessing: How they are resized, cropped and normalised.
         seed: Fixes the draws.
         features: From a model and normalised images (B, 3, S, S) to features (B, D); by default what its last layer
             sees.
-        batch_size: Images in a batch.
+        batch_size: As there.
         workers: Processes that load images; chosen by the number of cores by default.
-        progress: Show a progress bar, on a terminal.
-
-    Returns:
-        The accuracies.
-
-    Raises:
-        ValueError: Too few images of a class, or several labels an image; before any feature.
+        progress: As there.
     """
     validation = check_images(images, settings.shots)
     classes = len(images.class_names)

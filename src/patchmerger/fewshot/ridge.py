@@ -73,20 +73,10 @@ class RidgeClassifier:
 
     def scores(self, projected: Tensor, strength: float) -> Tensor:
         """Class scores (B, C) of projected features (B, r), for a strength λ above 0."""
-        return projected * self._shrink(strength) @ self.targets + self.bias
-
-    def weights(self, strength: float) -> Tensor:
-        """W, (D, C), of the standardised features.
-
-        Args:
-            strength: λ, above 0.
-        """
-        return self.directions * self._shrink(strength) @ self.targets
-
-    def _shrink(self, strength: float) -> Tensor:
         if not strength > 0:
             raise ValueError(f"strength ({strength}) must be above 0")
-        return self.singular_values / (self.singular_values**2 + strength)  # (r,)
+        shrink = self.singular_values / (self.singular_values**2 + strength)  # (r,)
+        return projected * shrink @ self.targets + self.bias
 
 
 def choose_strength(

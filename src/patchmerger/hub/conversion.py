@@ -79,7 +79,7 @@ def convert(
         raise FileNotFoundError(f"checkpoint ({path}) does not exist")
     out = path.with_name(path.name.split(".")[0]) if out is None else out
     check_target(Path(out).expanduser().resolve(), overwrite=overwrite)
-    content = read_tensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     weights = _choose(content, key, path)
     name = architecture or content.get("arch")
     if not isinstance(name, str):
@@ -91,8 +91,8 @@ def convert(
     return save(model, out, preprocessing=preprocessing, class_names=class_names, overwrite=overwrite)
 
 
-def _read_pickle(path: Path) -> Any:
-    """Tensors and plain values; nothing else is made."""
+def read_pickle(path: Path) -> Any:
+    """Tensors and plain values; ``ValueError`` where the file has anything else, which is not made."""
     try:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what is not understood is an error

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -76,6 +76,25 @@ def preprocessing_in(settings: Mapping[str, Any]) -> Preprocessing:
         settings["interpolation"],
         settings.get("crop_mode") or "center",
     )
+
+
+def describe_in_timms_form(config: Mapping[str, Any]) -> PlainConfig:
+    """From timm's newer format, with ``pretrained_cfg``, or the older flat one."""
+    settings = config.get("pretrained_cfg", config)
+    return PlainConfig(
+        architecture=config["architecture"],
+        num_classes=config.get("num_classes", settings.get("num_classes", 0)),
+        input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
+        preprocessing=preprocessing_in(settings),
+        class_names=names_in_order(config.get("label_names", settings.get("label_names"))),
+    )
+
+
+def names_in_order(names: Sequence[str] | Mapping[str, str] | None) -> tuple[str, ...] | None:
+    """In order of the classes; timm also takes a dict of class number → name, whose keys are strings in JSON."""
+    if isinstance(names, Mapping):
+        names = [names.get(str(i), str(i)) for i in range(1 + max(map(int, names)))] if names else None
+    return tuple(names) if names else None
 
 
 class Library(ABC):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.folders import CONFIG_NAME
-from patchmerger.hub.library import Library, PlainConfig, SaveOptions, preprocessing_in
+from patchmerger.hub.library import (
+    Library,
+    PlainConfig,
+    SaveOptions,
+    describe_in_timms_form,
+    names_in_order,
+    preprocessing_in,
+)
 from patchmerger.hub.saved_changes import KEY
 from patchmerger.hub.weights import write_weights
 from patchmerger.mechanism.subclassing import host_class
@@ -77,15 +84,8 @@ class Timm(Library):
             yield stage, getattr(model, stage)(image)
 
     def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
-        """From timm's newer format, with ``pretrained_cfg``, or the older flat one."""
-        settings = config.get("pretrained_cfg", config)
-        return PlainConfig(
-            architecture=config["architecture"],
-            num_classes=config.get("num_classes", settings.get("num_classes", 0)),
-            input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
-            preprocessing=preprocessing_in(settings),
-            class_names=_in_order(config.get("label_names", settings.get("label_names"))),
-        )
+        """In timm's form."""
+        return describe_in_timms_form(config)
 
     def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:
         """As ``model.pretrained_cfg`` says, for the model's own size."""
@@ -93,7 +93,7 @@ class Timm(Library):
 
     def class_names_of(self, model: nn.Module) -> tuple[str, ...] | None:
         """Those that the model was loaded with, where its head is still the one for them."""
-        known = _in_order(cast(Any, model).pretrained_cfg.get("label_names"))
+        known = names_in_order(cast(Any, model).pretrained_cfg.get("label_names"))
         return known if known and len(known) == getattr(model, "num_classes", 0) else None
 
     def _refuse_unnamed(self, model: nn.Module) -> None:
@@ -115,10 +115,3 @@ class Timm(Library):
 
 def _architecture(model: nn.Module) -> str:
     return str(getattr(model, "pretrained_cfg", {}).get("architecture") or "")
-
-
-def _in_order(names: Sequence[str] | Mapping[str, str] | None) -> tuple[str, ...] | None:
-    """In order of the classes; timm also takes a dict of class number → name, whose keys are strings in JSON."""
-    if isinstance(names, Mapping):
-        names = [names.get(str(i), str(i)) for i in range(1 + max(map(int, names)))] if names else None
-    return tuple(names) if names else None

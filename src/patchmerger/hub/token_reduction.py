@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from patchmerger.hub.checkpoints import build_from_weights
+from patchmerger.hub.conversion import read_pickle
 from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert
 from patchmerger.merger import PatchMerger
@@ -89,25 +91,18 @@ def _find(path: str | os.PathLike[str], file: str) -> Path:
     if found.is_file():
         return found
     if isinstance(path, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not found.suffix:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
         try:
             return Path(hf_hub_download(path, file))
         except (HfHubHTTPError, LocalEntryNotFoundError) as error:
             raise FileNotFoundError(
-                f"path ({path}): no {file} of that name on the Hugging Face Hub: {error}"
+                f"path ({path}): the Hugging Face Hub does not give {file} of it: {error}"
             ) from error
     raise FileNotFoundError(f"path ({path}) is no file, no folder with {file}, and no name on the Hugging Face Hub")
 
 
 def _read(source: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """The better weights of a checkpoint, and the arguments it was trained with."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{source} cannot be read as a checkpoint without running code in it: {error}") from error
+    content = read_pickle(source)
     if not isinstance(content, Mapping):
         raise ValueError(f"{source} holds a {type(content).__name__}, not a checkpoint")
     arguments = content.get("args")

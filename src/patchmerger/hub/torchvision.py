@@ -14,7 +14,7 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.folders import CONFIG_NAME
-from patchmerger.hub.library import Library, PlainConfig, SaveOptions, preprocessing_in
+from patchmerger.hub.library import Library, PlainConfig, SaveOptions, describe_in_timms_form
 from patchmerger.hub.saved_changes import KEY
 from patchmerger.hub.weights import write_weights
 from patchmerger.mechanism.subclassing import host_class
@@ -99,15 +99,8 @@ class Torchvision(Library):
         yield "forward", output
 
     def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
-        """As timm's, whose form it has."""
-        settings, names = config["pretrained_cfg"], config.get("label_names")
-        return PlainConfig(
-            architecture=config["architecture"],
-            num_classes=config["num_classes"],
-            input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
-            preprocessing=preprocessing_in(settings),
-            class_names=tuple(names) if names else None,
-        )
+        """In timm's form."""
+        return describe_in_timms_form(config)
 
     def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:
         """That of most of torchvision's weights: the model does not say."""

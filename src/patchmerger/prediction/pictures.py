@@ -86,7 +86,7 @@ def _files(path: Path) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"images ({path}) does not exist")
         return [path]
-    if files := images_below(path):
+    if files := list(images_below(path)):
         return files
     endings = ", ".join(sorted(IMAGES)[:4])
     raise ValueError(f"images ({path}) is a folder with no image in it or below: files with endings such as {endings}")

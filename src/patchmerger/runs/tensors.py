@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -38,14 +38,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         # Copies: the file's own are where it has them, not where kernels are fast and round alike, and change with it.
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is cut short or not a safetensors file ({error}); copy it again") from error
-
-
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor, from the header of the file; errors are those of :func:`read_tensors`."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is cut short or not a safetensors file ({error}); copy it again") from error
