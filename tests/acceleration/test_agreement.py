@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from patchmerger import insert
-from patchmerger.acceleration import agreement
+from patchmerger.acceleration import agreement, find_teacher
 from patchmerger.acceleration.agreement import HeldOutScores, at_chance, compare_scores, scored_within, scores_of
-from patchmerger.acceleration.teachers import find_teacher
-from patchmerger.data import load_images
+from patchmerger.data import Preprocessing, load_images
 from patchmerger.models.classifier import Classifier
 from trained_on_digits import trained_vit
 
@@ -68,8 +67,8 @@ def test_held_out_scores_are_those_of_the_whole_models(cache_gib, tmp_path, monk
     held = HeldOutScores(
         teacher, images, 2, tmp_path / "kept", cache_gib=cache_gib, device=torch.device("cpu"), **options
     )
-    merged = insert(copy.deepcopy(teacher.net), num_tokens=4, after=2)
-    expected = [scores_of(Classifier(net), images, teacher.preprocessing, **options) for net in (teacher.net, merged)]
+    merged = insert(copy.deepcopy(teacher.model), num_tokens=4, after=2)
+    expected = [scores_of(Classifier(net), images, teacher.preprocessing, **options) for net in (teacher.model, merged)]
     assert torch.allclose(held.of_plain(), expected[0], atol=1e-5)
     whole = []
     monkeypatch.setattr(agreement, "scores_of", lambda *args, **given: whole.append(1) or scores_of(*args, **given))
@@ -85,9 +84,9 @@ def test_held_out_scores_are_those_of_the_whole_models(cache_gib, tmp_path, monk
 
 @pytest.mark.parametrize(("seconds", "least", "expected"), [(1e-9, 10, 10), (1e9, 10, 360), (1e-9, 1000, 360)])
 def test_as_many_images_are_scored_as_there_is_time_for(seconds, least, expected):
-    teacher = find_teacher(trained_vit(), mean=(0.5,) * 3, std=(0.5,) * 3)
+    teacher = find_teacher(trained_vit(), preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3))
     count = scored_within(
-        seconds, Classifier(teacher.net), load_images("digits", seed=0).test, teacher.preprocessing, image_size=8,
+        seconds, Classifier(teacher.model), load_images("digits", seed=0).test, teacher.preprocessing, image_size=8,
         batch_size=8, workers=0, least=least,
     )  # fmt: skip
     assert count == expected

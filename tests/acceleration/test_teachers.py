@@ -6,7 +6,7 @@ import transformers
 from conftest import make_vit
 from models.test_classifier import transformers_vit
 from patchmerger import insert, save
-from patchmerger.acceleration.teachers import find_teacher
+from patchmerger.acceleration import find_teacher
 from patchmerger.data import Preprocessing
 
 
@@ -17,18 +17,18 @@ def test_given_numbers_go_before_known_ones(tmp_path):
         preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.5,) * 3),
         class_names=list("abcde"),
     )
-    teacher = find_teacher(tmp_path / "model", std=(0.1, 0.1, 0.2), crop_pct=0.9)
-    assert (teacher.preprocessing.mean, teacher.preprocessing.std) == ((0.1, 0.2, 0.3), (0.1, 0.1, 0.2))
-    assert teacher.preprocessing.crop_pct == 0.9
-    assert (teacher.num_classes, teacher.class_names) == (5, tuple("abcde"))
-    assert teacher.found.preprocessing == teacher.preprocessing
+    teacher = find_teacher(tmp_path / "model", crop_pct=0.9)
+    assert teacher.preprocessing == Preprocessing((0.1, 0.2, 0.3), (0.5,) * 3, crop_pct=0.9)
+    assert (teacher.classifier.num_outputs, teacher.class_names, teacher.image_size) == (5, tuple("abcde"), 32)
+    given = Preprocessing((0.4,) * 3, (0.1,) * 3)
+    assert find_teacher(tmp_path / "model", preprocessing=given).preprocessing == given
 
 
 def test_an_image_processor_stays_unless_numbers_are_given(tmp_path):
     processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.2, 0.3, 0.4])
     save(transformers_vit(), tmp_path / "vit", image_processor=processor)
-    assert list(find_teacher(tmp_path / "vit").found.image_processor.image_mean) == [0.2, 0.3, 0.4]
-    assert find_teacher(tmp_path / "vit", mean=(0.5, 0.5, 0.5)).found.image_processor is None
+    assert list(find_teacher(tmp_path / "vit").image_processor.image_mean) == [0.2, 0.3, 0.4]
+    assert find_teacher(tmp_path / "vit", crop_pct=0.9).image_processor is None
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,9 @@ def test_an_image_processor_stays_unless_numbers_are_given(tmp_path):
         (lambda: make_vit(in_chans=1), r"takes images of 1 channels; the images here have 3 \(RGB\)"),
         (lambda: make_vit(num_classes=0), "gives 32 features and no scores of classes: train a classifier"),
         (lambda: transformers.ViTModel(transformers_vit().config), "features and no scores of classes"),
-        (transformers_vit, "does not say how its images are normalised: give mean and std"),
+        (transformers_vit, "does not say how its images are prepared: give preprocessing"),
     ],
 )
 def test_models_that_cannot_be_accelerated_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         find_teacher(make())
-
-
-def test_numbers_that_mean_nothing_are_refused():
-    with pytest.raises(ValueError, match=r"std \(\(0.5, 0.5, 0.0\)\) above 0"):
-        find_teacher(make_vit(), std=(0.5, 0.5, 0.0))

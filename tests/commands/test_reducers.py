@@ -45,7 +45,7 @@ def test_every_command_takes_tome(host, tmp_path, capsys):
     assert "--reducer tome" in done(f"plan {plain} --speedup 1.2 --reducer tome")
     assert "ToMe to 4 tokens inside block 3" in done(
         f"accelerate --model {plain} --reducer tome --after 2 --num_tokens 4 --epochs 0.1 --rounds 1 --max_drop 100 "
-        f"--mean [0.5,0.5,0.5] --std [0.5,0.5,0.5] --recovery.batch_size 64 --recovery.accelerator cpu --out {run}"
+        f"{preprocessing} --recovery.batch_size 64 --recovery.accelerator cpu --out {run}"
     )
     (merger,) = mergers(patchmerger.load(run / "model"))
     assert (type(merger.module).__name__, merger.after, merger.num_tokens) == ("ToMe", 3, 4)

@@ -1,4 +1,5 @@
 from .accelerating import accelerate as accelerate
+from .accelerating import find_teacher as find_teacher
 from .distillation import distill as distill
 from .query_initialisation import calibrate as calibrate
 from .settings import PlacementSettings as PlacementSettings

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from patchmerger.acceleration.recovery_job import too_few_images
 from patchmerger.acceleration.run import AccelerationRun
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
-from patchmerger.acceleration.teachers import Teacher, check_classes, find_teacher
-from patchmerger.data import Augmentation, DataSettings, default_augmentation
+from patchmerger.data import Augmentation, DataSettings, ImageSplits, Preprocessing, default_augmentation
 from patchmerger.data.loading import DataLike, has_labels, identify_data, load_images
+from patchmerger.hosts import find_host
+from patchmerger.hub.libraries import savable_library
+from patchmerger.mechanism.blocks import is_merging
+from patchmerger.models.classifier import FoundClassifier, find_classifier
+from patchmerger.models.finding import FoundModel
 from patchmerger.runs.run_folder import RunFolder, default_folder
 
 
 def accelerate(
-    model: Any,
+    model: str | Path | nn.Module | FoundModel,
     data: DataLike = DataSettings(),
     *,
     placement: PlacementSettings = PlacementSettings(),
@@ -36,7 +44,7 @@ def accelerate(
 
     Args:
         model: The trained model: a folder (of patchmerger, of a run, of transformers), a timm architecture with
-            weights, a name on the Hugging Face Hub, a safetensors file, a model, or what ``find_teacher`` made of it.
+            weights, a name on the Hugging Face Hub, a model, or what :func:`find_teacher` gave.
         data: The images, as ``load_images`` takes them: a source, a dataset of your own, …; labels are optional.
         placement: Where to merge: for a wanted speed-up (2 by default), or after a given block.
         query_init: How the merger's queries begin.
@@ -74,7 +82,7 @@ def accelerate(
     teacher = model if isinstance(model, Teacher) else find_teacher(model, crop_pct=source.crop_pct)
     augmentation = augmentation or default_augmentation(source.source)
     settings: dict[str, Any] = {
-        "model": teacher.name, "weights": teacher.found.fingerprint, "preprocessing": teacher.preprocessing,
+        "model": teacher.name, "weights": teacher.fingerprint, "preprocessing": teacher.preprocessing,
         "data": source, "placement": placement, "query_init": query_init, "recovery": recovery,
         "augmentation": augmentation, "max_drop": drop, "labels": use_labels, "seed": seed,
     }  # fmt: skip
@@ -95,3 +103,62 @@ def accelerate(
         student = run.initialise_queries(chosen, query_init)
         run.recover(student, augmentation)
         return run.finish(student, chosen, drop, rounds=placement.rounds, command=command)
+
+
+@dataclass(frozen=True)
+class Teacher(FoundClassifier):
+    """A plain, trained classifier that can be made faster, and saved then."""
+
+
+def find_teacher(
+    model: str | Path | nn.Module | FoundModel,
+    *,
+    preprocessing: Preprocessing | None = None,
+    crop_pct: float | None = None,
+) -> Teacher:
+    """Find the plain, trained classifier that is to be made faster; it is put into eval mode.
+
+    Args:
+        model: As in :func:`~patchmerger.models.find_model`.
+        preprocessing: How images are prepared, in place of what is known of the model.
+        crop_pct: Share of the resized image that is kept in evaluation, likewise.
+
+    Raises:
+        ValueError: It is no classifier of RGB images, does not say how these are prepared, could not be saved, or has a
+            merger already.
+        FileNotFoundError: There is no such folder or file.
+    """
+    found = find_classifier(model, preprocessing=preprocessing, crop_pct=crop_pct)
+    savable_library(found.model)  # before hours of work
+    if any(is_merging(block) for block in find_host(found.model).blocks):
+        raise ValueError(
+            f"model ({found.name}) has a merger already: patchmerger.remove(model) takes it out; patchmerger.fit and "
+            "distill train it as it is"
+        )
+    found.model.eval()
+    return Teacher(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+def check_classes(teacher: FoundClassifier, images: ImageSplits, source: str) -> None:
+    """Refuse labels that the model's head has no outputs for."""
+    classes, outputs = len(images.class_names), teacher.classifier.num_outputs
+    if outputs != classes:
+        raise ValueError(
+            f"data ({source}) has {classes} classes, but the head of model ({teacher.name}) has {outputs}: "
+            "take the data that it was trained on, train a head for these first (patchmerger fit), or leave the labels "
+            "out (labels=false), so that the plain model alone is the teacher"
+        )
+    names = teacher.class_names
+    if names is None or names == images.class_names:
+        return
+    ours, theirs = (", ".join(named[:5]) for named in (images.class_names, names))
+    if sorted(names) == sorted(images.class_names):
+        raise ValueError(
+            f"data ({source}) has the model's classes in another order: {ours} … there, {theirs} … in model "
+            f"({teacher.name})"
+        )
+    warnings.warn(
+        f"data ({source}) names its classes {ours} …, model ({teacher.name}) {theirs} …: they are taken to be the same "
+        "ones, in this order",
+        stacklevel=3,
+    )

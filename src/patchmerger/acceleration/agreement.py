@@ -16,11 +16,10 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from patchmerger.acceleration.image_batches import normalized_batches
 from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit
 from patchmerger.acceleration.rear_half import RearHalf
-from patchmerger.acceleration.teachers import Teacher
 from patchmerger.data.images import ImageSet
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.mechanism.modes import eval_mode
-from patchmerger.models.classifier import Classifier, divergence
+from patchmerger.models.classifier import Classifier, FoundClassifier, divergence
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_images
@@ -99,7 +98,7 @@ class HeldOutScores:
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: FoundClassifier,
         images: ImageSet,
         after: int,
         folder: Path,
@@ -114,13 +113,13 @@ class HeldOutScores:
         self.teacher, self.images, self.after, self.folder = teacher, images, after, folder
         self.device, self.batch_size, self.progress = device, batch_size, progress
         self._fitted = {"image_size": image_size, "workers": workers}
-        self._plain = Classifier(copy.deepcopy(teacher.net).to(device))
+        self._plain = Classifier(copy.deepcopy(teacher.model).to(device))
         with torch.no_grad():
             front = RearHalf(self._plain, after).front(self._plain, next(self._batches(images.subset([0]))))
         (_, tokens, dim), classes, features = front.tokens.shape, front.scores.shape[1], front.features.shape[1]
         shape = KeptShape(tokens, dim, classes, features, "float32")
         fits = images_that_fit(shape, len(images), folder, cache_gib)[0] == len(images)
-        identity = {"teacher": teacher.found.fingerprint, "after": after, "images": len(images)}
+        identity = {"teacher": teacher.fingerprint, "after": after, "images": len(images)}
         self.kept = KeptTokens(folder, shape, len(images), identity) if fits else None
 
     def of_plain(self) -> Tensor:
@@ -212,7 +211,7 @@ def at_chance(scores: Tensor, targets: Tensor) -> bool:
     return score(scores, targets) <= chance + 3 * math.sqrt(chance * (1 - chance) / len(targets))
 
 
-def chance_warning(teacher: Teacher, accuracy: float, source: str) -> str:
+def chance_warning(teacher: FoundClassifier, accuracy: float, source: str) -> str:
     """What to say of a teacher that knows nothing of the data."""
     names = (
         "" if teacher.class_names is None else f"; the model's first classes are {', '.join(teacher.class_names[:3])}"
@@ -220,6 +219,6 @@ def chance_warning(teacher: Teacher, accuracy: float, source: str) -> str:
     mean, std = list(teacher.preprocessing.mean), list(teacher.preprocessing.std)
     return (
         f"model ({teacher.name}) is right on {100 * accuracy:.1f}% of the held-out images of {source}, no more than by "
-        f"chance among {teacher.num_classes} classes. The usual causes are a wrong normalisation (mean {mean}, std "
-        f"{std} are taken; mean= and std= change them) and classes in another order than the model's{names}"
+        f"chance among {teacher.classifier.num_outputs} classes. The usual causes are a wrong normalisation (mean "
+        f"{mean}, std {std} are taken; preprocessing changes them) and classes in another order than the model's{names}"
     )

@@ -18,13 +18,12 @@ from patchmerger.acceleration.placement import ChosenPlacement
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import RecoverySettings
-from patchmerger.acceleration.teachers import Teacher
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import square_input
-from patchmerger.models.classifier import Classifier
+from patchmerger.models.classifier import Classifier, FoundClassifier
 
 SHARE = 0.2
 """Of the length of the recovery to come, for each trial."""
@@ -48,7 +47,7 @@ class PlacementTrials:
         shared_cache: As for ``distill``.
     """
 
-    teacher: Teacher
+    teacher: FoundClassifier
     images: ImageSplits
     recovery: RecoverySettings
     labels: bool
@@ -70,7 +69,7 @@ class PlacementTrials:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            student = placement.merged(self.teacher.net, self._method)
+            student = placement.merged(self.teacher.model, self._method)
         if placement.reducer == "patchmerger":
             batch = calibration_batch(
                 self._splits.train, self.teacher.preprocessing, image_size=square_input(student), count=64,
@@ -78,18 +77,18 @@ class PlacementTrials:
             )  # fmt: skip
             calibrate(student.to(self._device), batch, method=self._method, seed=self.seed)
         distill(
-            student.cpu(), self.teacher.net, self._splits, preprocessing=self.teacher.preprocessing,
+            student.cpu(), self.teacher.model, self._splits, preprocessing=self.teacher.preprocessing,
             recovery=_shortened(self.recovery), labels=self.labels, augmentation=self.augmentation,
             workers=self.workers, seed=self.seed, out=out, shared_cache=self.shared_cache, progress=False,
         )  # fmt: skip
         held = self._held_out
         targets = held.targets if self.labels else None
-        found = compare_scores(self._scores(student), self._scores(self.teacher.net), targets)
+        found = compare_scores(self._scores(student), self._scores(self.teacher.model), targets)
         return {name: found[name] for name in ("divergence", "agreement", "accuracy", "images")}
 
     @property
     def _method(self) -> Any:
-        return recommended_query_init(recovers=True, grid=find_host(self.teacher.net).grid is not None)
+        return recommended_query_init(recovers=True, grid=find_host(self.teacher.model).grid is not None)
 
     @property
     def _device(self) -> Any:

@@ -28,13 +28,11 @@ from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.rear_recovery import last_frozen_block
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
-from patchmerger.acceleration.teachers import Teacher
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import Augmentation, ImageSplits
 from patchmerger.hosts import find_host
-from patchmerger.hosts.example_inputs import square_input
 from patchmerger.insertion.inserted import mergers
-from patchmerger.models.classifier import Classifier
+from patchmerger.models.classifier import Classifier, FoundClassifier
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.progress import progress_bar
@@ -63,7 +61,7 @@ class AccelerationRun:
     def __init__(
         self,
         folder: RunFolder,
-        teacher: Teacher,
+        teacher: FoundClassifier,
         images: ImageSplits,
         labels: bool,
         recovery: RecoverySettings,
@@ -75,7 +73,7 @@ class AccelerationRun:
         self.recovery, self.seed, self.progress, self.workers = recovery, seed, progress, workers
         self.test, self.targets = images.test, images.test.targets if labels else None
         self.device = device_of(recovery)
-        self.image_size = square_input(teacher.net)
+        self.image_size = teacher.image_size
         self.precision = recovery.precision or default_precision(self.device)
         self.speed_precision: SpeedPrecision = "float32" if self.precision == "32-true" else "bf16"
         self.evaluation: dict[str, dict[str, Any]] = {}
@@ -90,7 +88,10 @@ class AccelerationRun:
             chosen = self._try_placements(settings, augmentation)
         else:
             chosen = choose_placement(
-                self.teacher.net, settings, batch_size=min(16, self.recovery.batch_size), precision=self.speed_precision
+                self.teacher.model,
+                settings,
+                batch_size=min(16, self.recovery.batch_size),
+                precision=self.speed_precision,
             )
         measured = "" if chosen.measured is None else f", {chosen.measured:.2f}× measured"
         self._say(f"1/5 placement: {chosen.in_words}: {chosen.predicted:.2f}× by FLOPs{measured}")
@@ -101,7 +102,7 @@ class AccelerationRun:
 
     def _try_placements(self, settings: PlacementSettings, augmentation: Augmentation) -> ChosenPlacement:
         """Recover the candidates shortly, and take the one that differs least from the plain model."""
-        places = candidate_placements(self.teacher.net, settings, settings.candidates)
+        places = candidate_placements(self.teacher.model, settings, settings.candidates)
         trials = PlacementTrials(
             self.teacher, self.images, self.recovery, self.labels, augmentation, self.workers, self.seed
         )
@@ -117,7 +118,7 @@ class AccelerationRun:
 
     def _check_rear(self, chosen: ChosenPlacement) -> None:
         """Refuse now what could not be recovered from kept tokens later."""
-        classifier = Classifier(chosen.merged(self.teacher.net, "random"))
+        classifier = Classifier(chosen.merged(self.teacher.model, "random"))
         images = calibration_batch(
             self.images.train, self.teacher.preprocessing, image_size=self.image_size, count=2, seed=self.seed
         )
@@ -149,7 +150,7 @@ class AccelerationRun:
         if self.recovery.seconds is None:
             return len(self.test)
         return scored_within(
-            self.recovery.seconds / 3, Classifier(copy.deepcopy(self.teacher.net).to(self.device)), self.test,
+            self.recovery.seconds / 3, Classifier(copy.deepcopy(self.teacher.model).to(self.device)), self.test,
             self.teacher.preprocessing, image_size=self.image_size, batch_size=self.recovery.batch_size,
             workers=self.workers,
         )  # fmt: skip
@@ -161,9 +162,9 @@ class AccelerationRun:
         method = query_init.method
         if method == "best":
             method = recommended_query_init(
-                recovers=self.recovery.epochs != 0, grid=find_host(self.teacher.net).grid is not None
+                recovers=self.recovery.epochs != 0, grid=find_host(self.teacher.model).grid is not None
             )
-        student = placement.merged(self.teacher.net, method)
+        student = placement.merged(self.teacher.model, method)
         (merger,) = mergers(student)
         path = self.folder.path / "queries.safetensors"
         if path.exists():
@@ -177,7 +178,7 @@ class AccelerationRun:
             with progress_bar("2/5 queries", 1.0, shown=self.progress) as bar:
                 student.to(self.device)
                 found = calibrate(
-                    student, batch, method=method, plain=copy.deepcopy(self.teacher.net).to(self.device),
+                    student, batch, method=method, plain=copy.deepcopy(self.teacher.model).to(self.device),
                     seed=self.seed, batch_size=min(64, self.recovery.batch_size), multi_label=self.images.multi_label,
                     progress=lambda what, share: bar.describe(f"2/5 queries: {what}", share),
                 )  # fmt: skip
@@ -192,7 +193,7 @@ class AccelerationRun:
         """The model with another method in the merger's place, its parameters drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            student = placement.merged(self.teacher.net, "random")
+            student = placement.merged(self.teacher.model, "random")
         self._kept("query_init", lambda: {"method": None, "reducer": placement.reducer})
         self._evaluate("initialised", lambda: self.held_out.of_merged(student, same_front=True))
         self._say(f"2/5 {placement.reducer}: {self._in_words('initialised')}")
@@ -208,7 +209,7 @@ class AccelerationRun:
                 length = f"{self.recovery.steps} steps"
             self._say(f"3/5 recovery: {self.recovery.scope}, {self.recovery.budget or length}")
             self.recovered = distill(
-                student, self.teacher.net, self.images, preprocessing=self.teacher.preprocessing,
+                student, self.teacher.model, self.images, preprocessing=self.teacher.preprocessing,
                 recovery=self.recovery, labels=self.labels, augmentation=augmentation, workers=self.workers,
                 seed=self.seed, out=self.folder.path / "recovery", progress=self.progress,
             )  # fmt: skip
@@ -226,14 +227,14 @@ class AccelerationRun:
         """4. and 5. The speed, what was lost, and the model in its folder."""
         self._say("4/5 evaluation: measuring the speed")
         speed = measure_speed(
-            {"plain": self.teacher.net, "accelerated": student},
+            {"plain": self.teacher.model, "accelerated": student},
             TimingSettings(
                 batch_size=min(32, self.recovery.batch_size), precision=self.speed_precision, rounds=rounds,
                 device=str(self.device),
             ),
         )  # fmt: skip
         names = self.teacher.class_names or (self.images.class_names if self.labels else None)
-        self.teacher.found.save(student, self.folder.path / MODEL_FOLDER, class_names=names or None, overwrite=True)
+        self.teacher.save(student, self.folder.path / MODEL_FOLDER, class_names=names or None, overwrite=True)
         counted = cost(student)
         results: dict[str, Any] = {
             "command": command,
@@ -261,7 +262,7 @@ class AccelerationRun:
                 seconds = self.recovery.seconds
                 length = f"--epochs {max(1.0, 3 * self.recovered['epochs']):.3g}"
                 more = f"more training ({length if seconds is None else f'--budget {3 * seconds / 60:.2g}min'})"
-                results["advice"] = [more, *slower_but_safer(self.teacher.net, placement)]
+                results["advice"] = [more, *slower_but_safer(self.teacher.model, placement)]
         self.held_out.remove()
         self._say(f"5/5 keep: {self.folder.path / MODEL_FOLDER}")
         return self.folder.finish(results)

@@ -7,6 +7,7 @@ from typing import Any
 
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, QueryInitSettings, RecoverySettings
 from patchmerger.commands.shared_options import RunOptions, TrainedModelOptions
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import Augmentation, DataSettings
 from patchmerger.runs.narrowing import narrowed
 
@@ -32,8 +33,7 @@ class Command(RunOptions, PlacementSettings, TrainedModelOptions):
         augmentation: How training images are varied; padded crops and flips if not given (digits: none).
         architecture: For a safetensors file, the architecture in timm.
         model_args: For a safetensors file, further arguments of timm.create_model.
-        mean: Mean of each channel, in place of what the model says.
-        std: Standard deviation of each channel, likewise.
+        preprocessing: How images are prepared, in place of what is known of the model.
         seed: Fixes the images that are held out and all randomness.
     """
 
@@ -48,8 +48,7 @@ class Command(RunOptions, PlacementSettings, TrainedModelOptions):
     augmentation: Augmentation | None = None
     architecture: str | None = None
     model_args: dict[str, Any] | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    preprocessing: Preprocessing | None = None
     seed: int = 0
 
     def run(self, command: str) -> int:
@@ -59,19 +58,16 @@ class Command(RunOptions, PlacementSettings, TrainedModelOptions):
         if self.epochs is not None or self.budget is not None:
             recovery = replace(recovery, epochs=self.epochs, budget=self.budget)
 
-        from patchmerger.acceleration.accelerating import accelerate
-        from patchmerger.acceleration.teachers import find_teacher
+        from patchmerger.acceleration.accelerating import accelerate, find_teacher
+        from patchmerger.models.finding import find_model
         from patchmerger.reports.acceleration import report_acceleration
 
-        teacher = find_teacher(
-            self.model, architecture=self.architecture, model_args=self.model_args,
-            mean=None if self.mean is None else tuple(self.mean), std=None if self.std is None else tuple(self.std),
-            crop_pct=self.data.crop_pct,
-        )  # fmt: skip
+        found = find_model(self.model, architecture=self.architecture, model_args=self.model_args)
+        teacher = find_teacher(found, preprocessing=self.preprocessing, crop_pct=self.data.crop_pct)
         results = accelerate(
             teacher, self.data, placement=narrowed(self, PlacementSettings), query_init=query_init, recovery=recovery,
-            augmentation=self.augmentation, max_drop=self.max_drop, labels=self.labels, seed=self.seed, out=self.out,
-            progress=self.progress, command=command,
+            augmentation=self.augmentation, max_drop=self.max_drop,
+            labels=self.labels, seed=self.seed, out=self.out, progress=self.progress, command=command,
         )  # fmt: skip
         report_acceleration(results)
         return 0

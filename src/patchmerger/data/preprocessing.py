@@ -51,13 +51,3 @@ class Preprocessing:
             known = ", ".join(map(repr, INTERPOLATIONS))
             raise ValueError(f"interpolation ({self.interpolation!r}) must be one of {known}")
         check_choices(self)
-
-
-def known_preprocessing(preprocessing: Preprocessing | None, model: str) -> Preprocessing:
-    """How the images of a model are prepared, by its name refused with the cure where that is not known."""
-    if preprocessing is None:
-        raise ValueError(
-            f"model ({model}) does not say how its images are prepared: give preprocessing, such as "
-            "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
-        )
-    return preprocessing

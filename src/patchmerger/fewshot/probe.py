@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.batches import key
 from patchmerger.data.loading import DataLike, settings_of
-from patchmerger.data.preprocessing import known_preprocessing
 from patchmerger.fewshot.features import FeatureFunction, extract_features, pre_logits
 from patchmerger.fewshot.results import FewShot, KShot
 from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.hosts.example_inputs import square_input
 from patchmerger.models.classifier import Classifier
-from patchmerger.models.finding import find_model
+from patchmerger.models.finding import find_model, known_preprocessing
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.files import check_out, write_json
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -15,8 +14,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-
-from patchmerger.runs.files import read_json
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -62,16 +59,6 @@ def find_folder(folder: str | os.PathLike[str], revision: str | None, *, weights
             "patchmerger.save(model, folder)"
         )
     return path
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The content of a file of a saved model that holds a JSON object."""
-    if not path.is_file():
-        raise FileNotFoundError(f"folder ({path.parent}) has no {path.name}")
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not an object: it describes no model")
-    return content
 
 
 def how_to_convert(path: Path, conversion: str | None = None) -> str:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from patchmerger.hosts.registry import supported_inside
+from patchmerger.hosts import UnsupportedModelError, find_host
 from patchmerger.hosts.state import has_adapters, left_by_peft, refuse_unsupported_state, wrapped_by
 from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.hub.library import Library
@@ -82,10 +82,12 @@ def savable_library(model: nn.Module) -> Library:
 
 def _of_no_library(model: nn.Module) -> ValueError:
     """What is wrong with a class of one's own: what it holds, or another way to save it."""
-    inside = supported_inside(model)
-    if inside:
-        paths = " or ".join(f"model.{path}" for path in inside)
-        return ValueError(f"model ({host_class(model).__name__}) is not of {_names()}, but holds one: pass {paths}")
+    try:
+        find_host(model)
+    except UnsupportedModelError as error:
+        if error.inside:
+            paths = " or ".join(f"model.{path}" for path in error.inside)
+            return ValueError(f"model ({host_class(model).__name__}) is not of {_names()}, but holds one: pass {paths}")
     return ValueError(
         f"model ({host_class(model).__name__}) is not of {_names()}: no config could build a class of your own again; "
         "save its weights with safetensors.torch.save_model(model, path), and to load them make the model, "

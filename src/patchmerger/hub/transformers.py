@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from patchmerger.data.preprocessing import CropMode, Preprocessing
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.hosts.registry import supported_inside
-from patchmerger.hub.folders import CONFIG_NAME, PROCESSOR_NAME, read_object
+from patchmerger.hub.folders import CONFIG_NAME, PROCESSOR_NAME
 from patchmerger.hub.library import Library, PlainConfig, SaveOptions
 from patchmerger.hub.saved_changes import KEY, SavedChanges, insert_mergers
 from patchmerger.hub.weights import Weights
 from patchmerger.insertion.inserted import mergers as mergers_in
 from patchmerger.mechanism.subclassing import host_class
-from patchmerger.runs.files import write_json
+from patchmerger.runs.files import read_object, write_json
 
 # A merger is a child of its block: vit.encoder.layer.5.merger.weight. Qwen's visual.merger.… is not meant.
 _MERGER = re.compile(r"\.(?P<block>\d+)\.merger\.(?P<rest>.+)$")

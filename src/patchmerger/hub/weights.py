@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from patchmerger.hub.folders import INDEX_NAME, PICKLES, WEIGHTS_NAME, how_to_convert, read_object
+from patchmerger.hub.folders import INDEX_NAME, PICKLES, WEIGHTS_NAME, how_to_convert
+from patchmerger.runs.files import read_object
 from patchmerger.runs.tensors import read_tensors, write_tensors
 
 Weights = dict[str, Tensor]

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from patchmerger.data.decoding import BadImageError, decode
-from patchmerger.data.preprocessing import Preprocessing, known_preprocessing
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import normalize
 from patchmerger.maps.inputs import Inputs, ModelInputs, ShownImage
+from patchmerger.models.finding import known_preprocessing
 
 Array: TypeAlias = npt.NDArray[np.float32]
 _WINDOW = 400

@@ -1,17 +1,21 @@
-"""Scores and pooled features of a classifier of any library, alike."""
+"""A classifier of any library: found by its name, and run alike, for its scores and pooled features."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.subclassing import host_class
+from patchmerger.models.finding import FoundModel, find_model, known_preprocessing
 
 
 class Classifier(nn.Module):
@@ -24,6 +28,7 @@ class Classifier(nn.Module):
 
     Attributes:
         channels: Of the images that it takes.
+        image_size: Their height and width, in pixels.
         num_outputs: C.
         arguments: What the model is called with beside the images; nothing at first.
         gives_scores: Whether its outputs are scores of classes; else they are pooled features, C of them.
@@ -49,7 +54,7 @@ class Classifier(nn.Module):
             )
         self._keyword = example.name
         self.arguments: dict[str, Any] = {}
-        self.channels: int = example.images.shape[1]
+        self.channels, *self.image_size = example.images.shape[1:]
         self.gives_scores = 0 not in (getattr(net, "num_classes", None), getattr(net, "num_labels", None))
         self.num_outputs: int = self._count(example.images)
         self._head = [_find_head(net, self.num_outputs)]  # in a list, so that it is not registered twice
@@ -86,6 +91,69 @@ class Classifier(nn.Module):
         if output.ndim != 2:
             raise ValueError(f"model ({host_class(self.net).__name__}) gives {tuple(output.shape)}, and not (B, C)")
         return int(output.shape[1])
+
+
+@dataclass(frozen=True)
+class FoundClassifier(FoundModel):
+    """A classifier of RGB images, and what is known of it.
+
+    Attributes:
+        preprocessing: How its images are prepared.
+        classifier: The model as a function from images to scores.
+    """
+
+    preprocessing: Preprocessing
+    classifier: Classifier = field(kw_only=True, repr=False)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of its images, in pixels."""
+        return self.classifier.image_size[0]
+
+
+def find_classifier(
+    model: str | Path | nn.Module | FoundModel,
+    *,
+    preprocessing: Preprocessing | None = None,
+    crop_pct: float | None = None,
+    features: bool = False,
+) -> FoundClassifier:
+    """Find a trained classifier of RGB images, and how its images are prepared.
+
+    Args:
+        model: As in :func:`~patchmerger.models.find_model`.
+        preprocessing: How images are prepared, in place of what is known of the model.
+        crop_pct: Share of the resized image that is kept, likewise.
+        features: Take a model that gives features and no scores too.
+
+    Raises:
+        ValueError: A model that is not known, has no weights, is no classifier of square RGB images, or does not say
+            how its images are prepared.
+        FileNotFoundError: There is no such folder or file.
+    """
+    found = find_model(model)
+    classifier = Classifier(found.model)
+    height, width = classifier.image_size
+    check_channels(classifier.channels, found.name)
+    if height != width:
+        raise ValueError(f"model ({found.name}) takes images of {height} × {width} pixels; square ones are needed")
+    if not (classifier.gives_scores or features):
+        raise ValueError(
+            f"model ({found.name}) gives {classifier.num_outputs} features and no scores of classes: train a "
+            "classifier on them first"
+        )
+    known = known_preprocessing(preprocessing or found.preprocessing, found.name)
+    if len(known.mean) != 3:
+        raise ValueError(f"mean ({known.mean}) and std ({known.std}) must be three numbers each")
+    known = replace(known, crop_pct=crop_pct or known.crop_pct)
+    processor = found.image_processor if known == found.preprocessing else None
+    return FoundClassifier(found.name, found.model, known, found.class_names, processor, classifier=classifier)
+
+
+def check_channels(channels: int, model: str) -> None:
+    """Refuse a model of other images than RGB."""
+    if channels != 3:
+        raise ValueError(f"model ({model}) takes images of {channels} channels; the images here have 3 (RGB)")
 
 
 def _scores(output: Any, net: nn.Module) -> Tensor:

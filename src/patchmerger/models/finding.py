@@ -139,6 +139,16 @@ def known_model(name: str, model: nn.Module, size: tuple[int, int] | None = None
     return FoundModel(name, model, library.preprocessing_of(model), library.class_names_of(model))
 
 
+def known_preprocessing(preprocessing: Preprocessing | None, model: str) -> Preprocessing:
+    """How the images of a model are prepared, by its name refused with the cure where that is not known."""
+    if preprocessing is None:
+        raise ValueError(
+            f"model ({model}) does not say how its images are prepared: give preprocessing, such as "
+            "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
+        )
+    return preprocessing
+
+
 def size_in(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     """Height and width of images, in pixels."""
     size = (image_size, image_size) if isinstance(image_size, int) else image_size

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
 from patchmerger.data.loading import DataLike, settings_of
-from patchmerger.data.preprocessing import known_preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert
-from patchmerger.models.finding import FoundModel, find_model
+from patchmerger.models.finding import FoundModel, find_model, known_preprocessing
 from patchmerger.patterns.reading import ModelPatterns, StagePatterns, read_patterns
 from patchmerger.patterns.settings import PatternSettings
 from patchmerger.patterns.similarity import (

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from patchmerger.data.preprocessing import Preprocessing, known_preprocessing
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.exports.runtimes import open_exported
-from patchmerger.prediction.scorer import check_channels, names_of
+from patchmerger.models.classifier import check_channels
+from patchmerger.models.finding import known_preprocessing
+from patchmerger.prediction.scorer import names_of
 
 
 class ExportedScorer:

@@ -9,11 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from patchmerger.data.preprocessing import Preprocessing, known_preprocessing
-from patchmerger.hosts.example_inputs import square_input
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.mechanism.modes import eval_mode
-from patchmerger.models.classifier import Classifier
-from patchmerger.models.finding import find_model
+from patchmerger.models.classifier import Classifier, find_classifier
 from patchmerger.prediction.class_names import IMAGENET_CLASSES, imagenet_class_names
 from patchmerger.runs.environment import find_device
 
@@ -81,12 +79,9 @@ class ModelScorer:
         self.only_scores: str | None = None
         self.only_softmax: str | None = None
         place = None if isinstance(model, nn.Module) and device is None else find_device(device)
-        found = find_model(model)
-        self.name = found.name
-        self.preprocessing = known_preprocessing(preprocessing or found.preprocessing, found.name)
-        self.net = Classifier(found.model)
-        check_channels(self.net.channels, found.name)
-        self.image_size = square_input(found.model)
+        found = find_classifier(model, preprocessing=preprocessing, features=True)
+        self.name, self.net = found.name, found.classifier
+        self.preprocessing, self.image_size = found.preprocessing, found.image_size
         self.class_names, self.remark = names_of(
             class_names, found.class_names, self.net.num_outputs if _has_classes(self.net) else 0, found.name
         )
@@ -107,12 +102,6 @@ class ModelScorer:
         """Features (B, D) of normalised images (B, 3, S, S): what the last layer classifies."""
         with torch.inference_mode(), eval_mode(self.net):
             return self.net.with_features(images.to(self._like))[1].float()
-
-
-def check_channels(channels: int, model: str) -> None:
-    """Refuse a model of other images than RGB."""
-    if channels != 3:
-        raise ValueError(f"model ({model}) takes images of {channels} channels; the images here have 3 (RGB)")
 
 
 def names_of(

@@ -23,6 +23,21 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON ({error}): it is damaged or cut short") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not JSON, or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"folder ({path.parent}) has no {path.name}")
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not an object: it describes no model")
+    return content
+
+
 def write_json(path: Path, content: Any, *, new: bool = False) -> None:
     """Write ``content`` as JSON that people can read, atomically; ``new`` as for :func:`atomic_file`."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", new=new)

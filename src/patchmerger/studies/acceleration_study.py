@@ -66,10 +66,10 @@ def accelerate_study(
     if (known := finished(folder)) is not None:
         return known
     candidates = {
-        speedup: candidate_placements(trained[0].teacher.net, PlacementSettings(speedup), settings.candidates)
+        speedup: candidate_placements(trained[0].teacher.model, PlacementSettings(speedup), settings.candidates)
         for speedup in settings.speedups
     }
-    staged = {rate: staged_placement(trained[0].teacher.net, rate) for rate in settings.keep_rates}
+    staged = {rate: staged_placement(trained[0].teacher.model, rate) for rate in settings.keep_rates}
     folder.begin()
     study = _Study(settings, trained, candidates, staged, folder, progress)
     study.choose_places()
@@ -212,7 +212,7 @@ class _Study(TrainedStudy[Cell]):
 
     def _timed(self) -> dict[str, nn.Module]:
         """The models whose speed is measured: of each budget every method that computes something else."""
-        net = self.trained[0].teacher.net
+        net = self.trained[0].teacher.model
         models: dict[str, nn.Module] = {"plain": net}
         for (speedup, rate), name in product(_budgets(self.settings), self.settings.methods):
             if (timed := _timed_as(name, speedup, rate)) not in models:
@@ -226,7 +226,7 @@ class _Study(TrainedStudy[Cell]):
         if key not in self._matched:
             chosen = self.places.get(speedup) if speedup is not None else None
             if chosen is not None:
-                self._matched[key] = at_equal_flops(method, self.trained[0].teacher.net, chosen)
+                self._matched[key] = at_equal_flops(method, self.trained[0].teacher.model, chosen)
             elif keep_rate is not None:
                 self._matched[key] = self.staged[keep_rate]
             else:  # a plain model has no place
@@ -238,7 +238,7 @@ class _Study(TrainedStudy[Cell]):
         """Make the model, recover it, and evaluate it on the test images."""
         model, recovers = self.trained[cell.model], cell.epochs > 0
         place = self._place(cell.method, cell.speedup, cell.keep_rate)
-        method = Method(cell.method, model.teacher.net, place)
+        method = Method(cell.method, model.teacher.model, place)
         images = self.calibration_images(cell.model, self.settings.calibration_images)
         student = method.student(images, recovers=recovers, seed=model.seed)
         timed = _timed_as(cell.method, cell.speedup, cell.keep_rate)
@@ -248,7 +248,7 @@ class _Study(TrainedStudy[Cell]):
         if recovers:
             out = self.path / cell.name
             recovered = distill(
-                student, model.teacher.net, model.images, preprocessing=model.teacher.preprocessing,
+                student, model.teacher.model, model.images, preprocessing=model.teacher.preprocessing,
                 recovery=method.recovery(replace(self.settings.recovery, scope=cell.scope, epochs=cell.epochs)),
                 augmentation=model.augmentation, workers=self.workers_for(cell.model), seed=model.seed, out=out,
                 shared_cache=self.path / _CACHE, progress=False,

@@ -63,7 +63,7 @@ def place_study(
     folder = study_folder("place", settings, trained, out)
     if (known := finished(folder)) is not None:
         return known
-    budgets = {fraction: budget_of(trained[0].teacher.net, fraction, settings) for fraction in settings.fractions}
+    budgets = {fraction: budget_of(trained[0].teacher.model, fraction, settings) for fraction in settings.fractions}
     folder.begin()
     study = _Study(settings, trained, budgets, folder, progress)
     study.evaluate_cells()
@@ -130,7 +130,7 @@ class _Study(TrainedStudy[Cell]):
             "study": "place",
             **self.described(),
             "plain": [self.plain(number) for number in range(len(self.trained))],
-            "plain_flops": flops_of(self.trained[0].teacher.net),
+            "plain_flops": flops_of(self.trained[0].teacher.model),
             "budgets": {f"{fraction:g}": to_json(budget) for fraction, budget in self.budgets.items()},
             "cells": list(cells.values()),
             "curves": self._curves(cells),
@@ -147,7 +147,7 @@ class _Study(TrainedStudy[Cell]):
             out = self.path / cell.name
             merger_first = settings.recovery.merger_first if cell.method in MERGING_METHODS else 0.0
             trained = distill(
-                student, model.teacher.net, model.images, preprocessing=model.teacher.preprocessing,
+                student, model.teacher.model, model.images, preprocessing=model.teacher.preprocessing,
                 recovery=replace(settings.recovery, scope="all", epochs=settings.epochs, merger_first=merger_first),
                 augmentation=model.augmentation, workers=self.workers_for(cell.model), seed=model.seed, out=out,
                 progress=False,
@@ -165,7 +165,7 @@ class _Study(TrainedStudy[Cell]):
     def student(self, cell: Cell) -> nn.Module:
         """The model with fewer tokens, before any training."""
         model, budget = self.trained[cell.model], self.budgets[cell.fraction]
-        net = copy.deepcopy(model.teacher.net)
+        net = copy.deepcopy(model.teacher.model)
         if cell.method not in MERGING_METHODS:
             return place(net, budget.num_tokens, cast(Sampler, cell.method), seed=model.seed)
         merge = budget.merges[cell.method]
@@ -240,7 +240,7 @@ class _Study(TrainedStudy[Cell]):
         """Of each budget the placed tokens and the mergers, interleaved with the plain model."""
         if self.settings.rounds == 0:
             return None
-        net = self.trained[0].teacher.net
+        net = self.trained[0].teacher.model
         models: dict[str, nn.Module] = {"plain": net}
         for fraction, budget in self.budgets.items():
             models[f"{fraction:g}-{self.settings.sampler}"] = place(

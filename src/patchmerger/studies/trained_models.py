@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from patchmerger.acceleration.teachers import Teacher, check_classes, find_teacher
+from patchmerger.acceleration.accelerating import check_classes, find_teacher
 from patchmerger.data import ImageDataset, ImageSplits, default_augmentation, read_images, split_images
-from patchmerger.hosts.example_inputs import square_input
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.run_folder import RESULTS_FILE, read_settings
 from patchmerger.training.fitting import native_size
@@ -51,14 +50,14 @@ class TrainedModel:
 
     def __init__(self, folder: Path, run: FitSettings, images: ImageDataset) -> None:
         self.folder, self.seed, self.data = folder, run.seed, run.data
-        self.teacher: Teacher = find_teacher(folder)
+        self.teacher = find_teacher(folder)
         self.augmentation = run.augmentation or default_augmentation(run.data.source)
         self.images: ImageSplits = split_images(images, seed=self.seed)
         check_classes(self.teacher, self.images, self.data.source)
-        self.image_size = square_input(self.teacher.net)
+        self.image_size = self.teacher.image_size
         self.model = run.model.resolve(native_size(self.images))
         if run.init is not None:  # which says what it is
-            self.model = ModelSettings(_architecture(self.teacher.net), {"img_size": self.image_size})
+            self.model = ModelSettings(_architecture(self.teacher.model), {"img_size": self.image_size})
 
 
 def _architecture(net: nn.Module) -> str:

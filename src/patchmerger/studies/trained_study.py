@@ -56,7 +56,7 @@ def study_folder(kind: str, settings: Any, trained: Sequence[TrainedModel], out:
         trained: The plain models.
         out: The folder.
     """
-    recorded = {**to_json(settings), "models": [model.teacher.found.fingerprint for model in trained]}
+    recorded = {**to_json(settings), "models": [model.teacher.fingerprint for model in trained]}
     return RunFolder(out or default_folder(kind, "study", recorded), recorded)
 
 
@@ -146,7 +146,7 @@ class TrainedStudy(ABC, Generic[CellT]):
         with self.work.lock(f"plain-{number}", timeout=-1):
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_tensors(file, {"scores": self.scores(number, self.trained[number].teacher.net)})
+                write_tensors(file, {"scores": self.scores(number, self.trained[number].teacher.model)})
         return read_tensors(file)["scores"]
 
     def scores(self, number: int, net: nn.Module) -> Tensor:

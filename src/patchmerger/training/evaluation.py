@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +11,9 @@ from torch import nn
 
 from patchmerger.data import DataSettings, ImageData, ImageSplits, Preprocessing, load_images
 from patchmerger.data.loading import DataLike, settings_of
-from patchmerger.data.preprocessing import known_preprocessing
-from patchmerger.hosts.example_inputs import square_input
 from patchmerger.mechanism.modes import eval_mode
-from patchmerger.models.classifier import Classifier
-from patchmerger.models.finding import FoundModel, find_model
+from patchmerger.models.classifier import find_classifier
+from patchmerger.models.finding import FoundModel
 from patchmerger.training.settings import Precision, TrainingSettings
 from patchmerger.training.task import TrainingTask, score
 from patchmerger.training.trainer import quiet
@@ -59,17 +56,13 @@ def evaluate(
         ValueError: Classes that differ from the model's, no such split, or a model whose preprocessing is not known.
         FileNotFoundError: No such model or data.
     """
-    found = find_model(model)
-    known = known_preprocessing(preprocessing or found.preprocessing, found.name)
-    net = Classifier(found.model)
-    if not net.gives_scores:
-        raise ValueError(f"model ({found.name}) gives {net.num_outputs} features and no scores of classes")
+    settings = settings_of(data)
+    found = find_classifier(model, preprocessing=preprocessing, crop_pct=settings.crop_pct)
+    net, prepared = found.classifier, found.preprocessing
     images = load_images(data, seed=seed, may_stream=True)
     _check_classes(found, net.num_outputs, images, data)
-    settings = settings_of(data)
-    prepared = replace(known, crop_pct=settings.crop_pct or known.crop_pct)
     loader = ImageData(
-        images, image_size=square_input(found.model), preprocessing=prepared, epochs=1, workers=settings.workers,
+        images, image_size=found.image_size, preprocessing=prepared, epochs=1, workers=settings.workers,
         batch_size=min(batch_size, len(images.train)),  # an ImageData must be able to train
     )  # fmt: skip
     batches = loader.test_dataloader() if split == "test" else loader.val_dataloader()
