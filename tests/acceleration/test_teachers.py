@@ -37,10 +37,13 @@ def test_an_image_processor_stays_unless_numbers_are_given(tmp_path):
         (lambda: insert(make_vit()), r"has a merger already: patchmerger.remove\(model\)"),
         (lambda: make_vit(in_chans=1), r"takes images of 1 channels; the images here have 3 \(RGB\)"),
         (lambda: make_vit(num_classes=0), "gives 32 features and no scores of classes: train a classifier"),
-        (lambda: transformers.ViTModel(transformers_vit().config), "features and no scores of classes"),
         (transformers_vit, "does not say how its images are prepared: give preprocessing"),
     ],
 )
 def test_models_that_cannot_be_accelerated_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         find_teacher(make())
+    with pytest.raises(ValueError, match="features and no scores of classes"):
+        find_teacher(
+            transformers.ViTModel(transformers_vit().config), preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3)
+        )

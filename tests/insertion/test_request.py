@@ -75,7 +75,7 @@ def test_refused_beside_a_merger(vit, options, message):
 
 def test_one_way_with_the_prefix_in_one_model():
     model = insert(make_vit("pooling with prefix"), 4, prefix="merge")
-    with pytest.raises(ValueError, match=r"prefix \('keep'\) must be the same as that of blocks.1.merger"):
+    with pytest.raises(ValueError, match=r"prefix \('keep'\) must be that of the merger after block 2"):
         insert(model, 2, after=3)
 
 

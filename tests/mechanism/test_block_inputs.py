@@ -6,9 +6,9 @@ from timm.models.eva import EvaBlock
 from timm.models.gemma4_vit import Gemma4Block
 from torch import nn
 
-from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
+from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.rotary import Rope
-from patchmerger.mechanism.subclassing import Subclass, attach
+from patchmerger.mechanism.subclassing import Subclass, argument_names, attach
 
 PADDED = BlockInputs(padding="mask")
 REAL = torch.tensor([[True] * 5, [True, True, True, False, False]])

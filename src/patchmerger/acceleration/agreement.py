@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from patchmerger.acceleration.image_batches import normalized_batches
 from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit
 from patchmerger.acceleration.rear_half import RearHalf
+from patchmerger.data.batches import normalized_batches
 from patchmerger.data.images import ImageSet
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.mechanism.modes import eval_mode
@@ -45,8 +45,10 @@ def scores_of(
     """
     like, found = next(classifier.parameters()), []
     with eval_mode(classifier), torch.inference_mode(), progress_bar("evaluating", len(images), shown=progress) as bar:
-        for batch in normalized_batches(images, preprocessing, image_size, batch_size=batch_size, workers=workers):
-            found.append(classifier(batch.to(like)).float().cpu())
+        for batch in normalized_batches(
+            images, preprocessing, image_size, batch_size=batch_size, workers=workers, like=like
+        ):
+            found.append(classifier(batch).float().cpu())
             bar.advance(len(batch))
     return torch.cat(found)
 
@@ -162,12 +164,10 @@ class HeldOutScores:
         )  # fmt: skip
 
     def _batches(self, images: ImageSet) -> Iterator[Tensor]:
-        like = next(self._plain.parameters())
-        batches = normalized_batches(
-            images, self.teacher.preprocessing, batch_size=self.batch_size,
+        return normalized_batches(
+            images, self.teacher.preprocessing, batch_size=self.batch_size, like=next(self._plain.parameters()),
             **self._fitted,  # type: ignore[arg-type]
         )  # fmt: skip
-        return (batch.to(like) for batch in batches)
 
 
 def compare_scores(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> dict[str, Any]:

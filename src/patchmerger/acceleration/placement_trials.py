@@ -13,11 +13,11 @@ from torch import Tensor
 
 from patchmerger.acceleration.agreement import compare_scores, scores_of
 from patchmerger.acceleration.distillation import distill
-from patchmerger.acceleration.image_batches import calibration_batch, some_of
 from patchmerger.acceleration.placement import ChosenPlacement
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import RecoverySettings
+from patchmerger.data.batches import calibration_batch
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
@@ -104,7 +104,7 @@ class PlacementTrials:
 
     @property
     def _held_out(self) -> Any:
-        return some_of(self._splits.validation, _HELD_OUT, self.seed)  # type: ignore[arg-type]
+        return self._splits.validation.drawn(_HELD_OUT, self.seed)  # type: ignore[union-attr]
 
     def _scores(self, net: Any) -> Tensor:
         return scores_of(

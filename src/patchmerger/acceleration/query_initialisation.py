@@ -11,9 +11,9 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.image_batches import calibration_batch
 from patchmerger.acceleration.query_search import Calibrated, QuerySearch
 from patchmerger.acceleration.settings import QueryInit
+from patchmerger.data.batches import calibration_batch
 from patchmerger.data.loading import DataLike, load_images
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import example_input, square_input

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from patchmerger.acceleration.distillation_task import DistillationTask
-from patchmerger.acceleration.image_batches import some_of
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data.images import ImageSet
 from patchmerger.data.preprocessing import Preprocessing
@@ -72,7 +71,7 @@ class RecoveryJob:
     def watched(self) -> ImageSet:
         """A fixed sample of held-out images, or of training images where none are held out for validation."""
         held = self.data.train if self.data.validation is None else self.data.validation
-        return some_of(held, _WATCHED, self.seed)
+        return held.drawn(_WATCHED, self.seed)
 
     def say(self, text: str) -> None:
         """A line of progress."""

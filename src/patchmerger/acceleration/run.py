@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import HeldOutScores, at_chance, chance_warning, compare_scores, scored_within
 from patchmerger.acceleration.distillation import distill
-from patchmerger.acceleration.image_batches import calibration_batch, some_of
 from patchmerger.acceleration.placement import (
     ChosenPlacement,
     candidate_placements,
@@ -30,6 +29,7 @@ from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import Augmentation, ImageSplits
+from patchmerger.data.batches import calibration_batch
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.classifier import Classifier, FoundClassifier
@@ -130,7 +130,7 @@ class AccelerationRun:
         count = self._kept("evaluated", lambda: {"images": self._affordable()})["images"]
         if count < len(self.test):
             self._say(f"    evaluates on {count:,} of {len(self.test):,} held-out images, for which there is time")
-            self.test = some_of(self.test, count, self.seed)
+            self.test = self.test.drawn(count, self.seed)
             self.targets = self.test.targets if self.labels else None
         self.held_out = HeldOutScores(
             self.teacher, self.test, placement.after, self.folder.path / "evaluation",

@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from patchmerger.data.images import ImageSet, InMemory
-from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
+from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform, normalize
+from patchmerger.runs.environment import default_workers
 
 Batch = tuple[Tensor, Tensor]
 """Images, uint8 (B, 3, S, S), and targets, int64 (B,) or float32 (B, C)."""
@@ -255,6 +257,40 @@ class Loader:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes what ``state_dict`` gave."""
+
+
+def normalized_batches(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    image_size: int,
+    *,
+    batch_size: int = 128,
+    workers: int | None = None,
+    like: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """All images in order, prepared as in evaluation: batches of floats (B, 3, S, S).
+
+    Args:
+        images: The images.
+        preprocessing: How they are prepared.
+        image_size: Height and width S that they are fitted to.
+        batch_size: Images in a batch, B.
+        workers: Processes that load images; by default as many as there are cores for, where anything is to be done.
+        like: Has the device and dtype that they are given; float32 on the CPU by default.
+    """
+    dataset = EvaluationImages(images, EvalTransform(image_size, preprocessing))
+    if workers is None:
+        workers = 0 if dataset.as_they_are else default_workers()
+    like = torch.empty(0) if like is None else like
+    for pixels, _ in Loader(dataset, EvaluationOrder(len(images), batch_size), workers=workers):
+        yield normalize(pixels.to(like.device), preprocessing).to(like.dtype)
+
+
+def calibration_batch(
+    images: ImageSet, preprocessing: Preprocessing, *, image_size: int, count: int, seed: int
+) -> Tensor:
+    """Some images, drawn at random, as in evaluation: (n, 3, S, S)."""
+    return torch.cat(list(normalized_batches(images.drawn(count, seed), preprocessing, image_size)))
 
 
 def as_it_is(batch: Any) -> Any:

@@ -142,6 +142,10 @@ class ImageSet:
         rows = list(indices)
         return ImageSet(self.images, self.targets[rows], [self.rows[row] for row in rows])
 
+    def drawn(self, count: int, seed: int) -> ImageSet:
+        """At most ``count`` images, drawn at random."""
+        return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count].tolist())
+
 
 @dataclass(frozen=True)
 class BadFile:

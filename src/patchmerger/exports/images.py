@@ -130,8 +130,8 @@ def _name(data: DataLike) -> str:
 
 def _some_pixels(images: ImageSet, count: int, image_size: int, preprocessing: Preprocessing, seed: int) -> Tensor:
     """At most ``count`` images, drawn at random: (n, 3, S, S)."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    return EvaluationImages(images, EvalTransform(image_size, preprocessing)).__getitems__(order)[0]
+    drawn = images.drawn(count, seed)
+    return EvaluationImages(drawn, EvalTransform(image_size, preprocessing)).__getitems__(range(len(drawn)))[0]
 
 
 def _of_pixels(pixels: Tensor, preprocessing: Preprocessing, with_pixels: bool, source: str, *, real: bool) -> Images:

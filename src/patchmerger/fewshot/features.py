@@ -8,11 +8,10 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from patchmerger.data import EvalTransform, ImageSet, Loader, Preprocessing, normalize
-from patchmerger.data.batches import EvaluationImages, EvaluationOrder
+from patchmerger.data import ImageSet, Preprocessing
+from patchmerger.data.batches import normalized_batches
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
-from patchmerger.runs.environment import default_workers
 from patchmerger.runs.progress import progress_bar
 
 FeatureFunction: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
@@ -72,26 +71,19 @@ def extract_features(
     Raises:
         ValueError: ``features`` gives anything but one row of numbers for each image.
     """
-    loaders = [_loader(images, EvalTransform(image_size, preprocessing), batch_size, workers) for images in sets]
     like = next(model.parameters())
     extracted: list[Tensor] = []
     total = sum(len(images) for images in sets)
     with torch.inference_mode(), eval_mode(model), progress_bar("features", total, shown=progress) as bar:
-        for loader in loaders:
+        for images in sets:
             parts = []
-            for images, _ in loader:
-                part = features(model, normalize(images.to(like.device), preprocessing).to(like.dtype))
-                if part.ndim != 2 or len(part) != len(images):
-                    raise ValueError(f"features gives {tuple(part.shape)} for {len(images)} images, not (B, D)")
+            for batch in normalized_batches(
+                images, preprocessing, image_size, batch_size=batch_size, workers=workers, like=like
+            ):
+                part = features(model, batch)
+                if part.ndim != 2 or len(part) != len(batch):
+                    raise ValueError(f"features gives {tuple(part.shape)} for {len(batch)} images, not (B, D)")
                 parts.append(part.float().cpu())
-                bar.advance(len(images))
+                bar.advance(len(batch))
             extracted.append(torch.cat(parts))  # (n, D)
     return extracted
-
-
-def _loader(images: ImageSet, transform: EvalTransform, batch_size: int, workers: int | None) -> Loader:
-    dataset = EvaluationImages(images, transform)
-    order = EvaluationOrder(len(images), batch_size)
-    if workers is None:
-        workers = 0 if dataset.as_they_are else default_workers()
-    return Loader(dataset, order, workers=workers)

@@ -19,8 +19,7 @@ from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.merger import PatchMerger
 from patchmerger.placing.in_model import place_by_settings, placing_of
 from patchmerger.placing.settings import PlacingSettings
-from patchmerger.reducers.making import make_reducer, method_of, saved_arguments
-from patchmerger.reducers.names import ReducerName
+from patchmerger.reducers.names import ReducerName, make_reducer, method_of, saved_arguments
 from patchmerger.reducers.reducer import Reducer
 from patchmerger.runs.serialisation import from_json, to_json
 

@@ -11,11 +11,12 @@ from patchmerger.hosts import Host, UnsupportedModelError, find_host
 from patchmerger.hosts.attention import block_parts
 from patchmerger.hosts.state import refuse_adapters, unsupported_state
 from patchmerger.insertion.request import InsertionRequest, checked_request, num_tokens_kept, present_mergers
-from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
+from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.blocks import LaterBlock, MergeState, MergingBlock, is_merging, works_inside
 from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.mechanism.patch_grid import PatchGrid
 from patchmerger.mechanism.subclassing import (
+    argument_names,
     attach,
     detach,
     host_class,
@@ -119,7 +120,7 @@ def insert(
 
 def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
     """Subclass each block from the first merge on that needs it, and those parts that must know of a merge."""
-    num_tokens = present_mergers(host) | request.num_tokens
+    num_tokens = {number: state.num_tokens for number, state in present_mergers(host).items()} | request.num_tokens
     first = min(num_tokens)
     reducers = {number: cast(nn.Module, host.blocks[number - 1].merger) for number in num_tokens}
     located = [number for number, reducer in reducers.items() if needs_positions(reducer)]

@@ -12,9 +12,8 @@ from torch import nn
 
 from patchmerger.hosts import Host, UnsupportedModelError
 from patchmerger.hosts.example_inputs import example_input
-from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.block_inputs import BlockInputs
-from patchmerger.mechanism.blocks import is_merging
+from patchmerger.mechanism.blocks import MergeState, is_merging
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.options import Positions, Prefix
 from patchmerger.mechanism.subclassing import (
@@ -55,7 +54,7 @@ def checked_request(
     work between attention and MLP, so that the last block can have one too.
     """
     wanted = _num_tokens_by_block(host, num_tokens, after, len(host.blocks) - (0 if inside_blocks else 1))
-    num_kept = _num_kept_prefix_tokens(model, host, prefix)
+    num_kept = _num_kept_prefix_tokens(host, prefix)
     positions = _positions(model, host, positions)
     _check_blocks(model, host, wanted)
     _check_chain(host, wanted, num_kept)
@@ -143,16 +142,18 @@ def _num_tokens_by_block(
     return dict(sorted(zip(blocks, counts, strict=True)))
 
 
-def _num_kept_prefix_tokens(model: nn.Module, host: Host, prefix: Prefix) -> int:
+def _num_kept_prefix_tokens(host: Host, prefix: Prefix) -> int:
     """Prefix tokens that a merger leaves as they are with this ``prefix``."""
     if prefix not in ("keep", "merge"):
         raise ValueError(f"prefix ({prefix!r}) must be 'keep' or 'merge'")
     if prefix == "merge" and host.prefix_is_needed:
         raise ValueError(f"prefix ('merge') would merge tokens that are needed: {host.prefix_is_needed}; use 'keep'")
     num_kept = host.num_prefix_tokens if prefix == "keep" else 0
-    for present in mergers(model):
+    for number, present in present_mergers(host).items():
         if present.num_kept_prefix_tokens != num_kept:
-            raise ValueError(f"prefix ({prefix!r}) must be the same as that of {present.name}, which is there already")
+            raise ValueError(
+                f"prefix ({prefix!r}) must be that of the merger after block {number}, which is there already"
+            )
     return num_kept
 
 
@@ -182,10 +183,10 @@ def _positions(model: nn.Module, host: Host, positions: Positions | None) -> Pos
         raise ValueError(
             f"positions ({positions!r}) means nothing here: the blocks of {name} are given no positions; leave it out"
         )
-    for present in mergers(model):
+    for number, present in present_mergers(host).items():
         if present.positions != positions:
             raise ValueError(
-                f"positions ({positions!r}) must be those of {present.name}, which is there already "
+                f"positions ({positions!r}) must be those of the merger after block {number}, which is there already "
                 f"({present.positions!r})"
             )
     return positions
@@ -234,7 +235,8 @@ def _check_chain(host: Host, wanted: dict[int, int], num_kept_prefix_tokens: int
     arriving = host.num_patches
     if arriving is not None and num_kept_prefix_tokens == 0:
         arriving += host.num_prefix_tokens
-    for number, count in sorted((present_mergers(host) | wanted).items()):
+    present = {number: state.num_tokens for number, state in present_mergers(host).items()}
+    for number, count in sorted((present | wanted).items()):
         if arriving is not None and count > arriving:
             raise ValueError(
                 f"num_tokens ({count}) after block {number} is more than the {arriving} tokens that arrive"
@@ -242,6 +244,6 @@ def _check_chain(host: Host, wanted: dict[int, int], num_kept_prefix_tokens: int
         arriving = count
 
 
-def present_mergers(host: Host) -> dict[int, int]:
-    """The tokens that go on after each block that merges already."""
-    return {i: b.merge_state.num_tokens for i, b in enumerate(host.blocks, start=1) if is_merging(b)}
+def present_mergers(host: Host) -> dict[int, MergeState]:
+    """What each block that merges already does, by its number."""
+    return {number: block.merge_state for number, block in enumerate(host.blocks, start=1) if is_merging(block)}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchmerger.mechanism.rotary import Rope
-from patchmerger.mechanism.subclassing import host_class
 from patchmerger.mechanism.tracing import is_traced
 
 
@@ -107,10 +105,3 @@ def _seen_tokens(mask: Any, name: str, num_prefix: int) -> Tensor | None:
     if mask.ndim == 4:
         seen = seen[:, 0].any(dim=-2)  # a padded token is seen by no query
     return seen[:, num_prefix:]
-
-
-def argument_names(block: nn.Module) -> tuple[str, ...]:
-    """Names of the positional arguments of a block after the tokens, as its own class has them."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(host_class(block).forward).parameters.values()
-    return tuple(p.name for p in parameters if p.kind in kinds)[2:]

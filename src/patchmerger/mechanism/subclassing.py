@@ -131,6 +131,13 @@ def _change_class(module: nn.Module, cls: type[nn.Module]) -> None:
     module.__class__ = cls
 
 
+def argument_names(block: nn.Module) -> tuple[str, ...]:
+    """Names of the positional arguments of a block after the tokens, as its own class has them."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(host_class(block).forward).parameters.values()
+    return tuple(p.name for p in parameters if p.kind in kinds)[2:]
+
+
 def has_own_forward(module: nn.Module) -> bool:
     """Whether a ``forward`` in the ``__dict__`` of ``module`` hides that of its class.
 

@@ -132,6 +132,7 @@ def find_classifier(
         FileNotFoundError: There is no such folder or file.
     """
     found = find_model(model)
+    known = known_preprocessing(preprocessing or found.preprocessing, found.name)
     classifier = Classifier(found.model)
     height, width = classifier.image_size
     check_channels(classifier.channels, found.name)
@@ -142,7 +143,6 @@ def find_classifier(
             f"model ({found.name}) gives {classifier.num_outputs} features and no scores of classes: train a "
             "classifier on them first"
         )
-    known = known_preprocessing(preprocessing or found.preprocessing, found.name)
     if len(known.mean) != 3:
         raise ValueError(f"mean ({known.mean}) and std ({known.std}) must be three numbers each")
     known = replace(known, crop_pct=crop_pct or known.crop_pct)

@@ -16,7 +16,7 @@ from patchmerger.hosts.example_inputs import square_input
 from patchmerger.insertion.inserted import mergers
 from patchmerger.maps.reading import MergerMaps, read_maps
 from patchmerger.models.classifier import Classifier
-from patchmerger.reducers.making import method_of
+from patchmerger.reducers.names import method_of
 
 _ONE = 1 - 1e-4
 """A weight from which on a token is one patch and nothing else, as rounding leaves it."""

@@ -1,6 +1,6 @@
 """Every published method of getting from N tokens to M, behind the same ``insert``: one file a method.
 
-``names.py`` lists them, ``making.py`` makes one by its name, ``reducer.py`` says what a method is.
+``names.py`` lists them and makes one by its name, ``reducer.py`` says what a method is.
 """
 
 import lazy_loader

@@ -6,9 +6,9 @@ from .dynamicvit import DynamicViT as DynamicViT
 from .evit import EViT as EViT
 from .fixed import FixedPattern as FixedPattern
 from .kmedoids import KMedoids as KMedoids
-from .making import make_reducer as make_reducer
 from .names import METHODS as METHODS
 from .names import Method as Method
+from .names import make_reducer as make_reducer
 from .random_drop import RandomDrop as RandomDrop
 from .reducer import Reducer as Reducer
 from .sinkhorn import Sinkhorn as Sinkhorn

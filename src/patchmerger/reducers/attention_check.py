@@ -14,7 +14,7 @@ from patchmerger.mechanism.block_parts import BlockParts
 from patchmerger.mechanism.blocks import is_merging, needs_of, works_inside
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.subclassing import has_own_forward, host_class
-from patchmerger.reducers.making import method_of
+from patchmerger.reducers.names import method_of
 
 # Halves of a block are computed in the order of the whole; what is left is the rounding of a kernel's choice.
 _TOLERANCE = 50

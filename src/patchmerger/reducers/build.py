@@ -15,8 +15,7 @@ from patchmerger.mechanism.options import Norm, Positions, Prior
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import Init, PatchMerger
 from patchmerger.reducers.attention_check import check_attention
-from patchmerger.reducers.making import make_reducer, reducer_class
-from patchmerger.reducers.names import ReducerName, check_reducer_name
+from patchmerger.reducers.names import ReducerName, check_reducer_name, make_reducer, reducer_class
 
 
 def choose_reducers(

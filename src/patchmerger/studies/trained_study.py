@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import compare_scores
-from patchmerger.acceleration.image_batches import calibration_batch, normalized_batches
+from patchmerger.data.batches import calibration_batch, normalized_batches
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import environment

@@ -23,9 +23,9 @@ from patchmerger.hosts.transformers.subclasses import (
     UnmaskedHead,
     list_of_blocks,
 )
-from patchmerger.mechanism.block_inputs import BlockInputs, argument_names
+from patchmerger.mechanism.block_inputs import BlockInputs
 from patchmerger.mechanism.rotary import Rope
-from patchmerger.mechanism.subclassing import host_class
+from patchmerger.mechanism.subclassing import argument_names, host_class
 
 # Where a model keeps its Transformer.
 _TRANSFORMER = "vision_model"

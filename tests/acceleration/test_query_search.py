@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from patchmerger.acceleration.query_directions import kmeans_directions, whitened_directions
+from patchmerger.acceleration.query_search import kmeans_directions, whitened_directions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

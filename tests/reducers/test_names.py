@@ -12,8 +12,14 @@ from patchmerger.insertion import insert
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings
 from patchmerger.reducers.build import all_work_inside
-from patchmerger.reducers.making import make_reducer, method_of
-from patchmerger.reducers.names import METHODS, ReducerName, check_reducer_name, placement_in_words
+from patchmerger.reducers.names import (
+    METHODS,
+    ReducerName,
+    check_reducer_name,
+    make_reducer,
+    method_of,
+    placement_in_words,
+)
 from patchmerger.reducers.random_drop import RandomDrop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
