@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchmerger.reports.deployment import COLUMNS, draw_deployment, form_rows, models_of, notes, short_name
+from patchmerger.reports.deployment import notes, tables
+from patchmerger.reports.pictures.deployment import draw
 from patchmerger.runs.files import read_json, write_text
 from patchmerger.speed.deployment import KIND, SCHEMA
+from tools.markdown import given_paths, markdown_table, shown_table
 
 RESULTS, PAGE = Path("results"), Path("docs/deploy.md")
 
@@ -46,7 +47,7 @@ def render(measured: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _targets(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = ["## Against the targets", "", "| what | target | measured | in | |", "|---|---:|---:|---|---|"]
+    lines = []
     rows = [row for each in measured.values() for row in each["rows"]]
     timings = [(row["batch_size"], timing) for row in rows for timing in row["timings"] if timing["key"]["merged"]]
     base = [(size, t) for size, t in timings if "vit_base" in t["key"]["model"]]
@@ -69,24 +70,21 @@ def _targets(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if precision == "bf16" and value is None:
             continue  # measured only where the processor computes in it
         lines.append(_target(f"class agrees with the trained, merged eager model, {precision}", goal, value, worst))
-    return [*lines, "", _PROCESSOR, ""]
+    table = markdown_table(["what", "target", "measured", "in", ""], lines, (1, 2))
+    return ["## Against the targets", "", table, "", _PROCESSOR, ""]
 
 
-def _target(what: str, goal: float, value: float | None, found: Mapping[str, Any] | None) -> str:
+def _target(what: str, goal: float, value: float | None, found: Mapping[str, Any] | None) -> list[str]:
     if value is None or found is None:
-        return f"| {what} | ≥ {goal:g} | – | | not measured |"
+        return [what, f"≥ {goal:g}", "–", "", "not measured"]
     reached = "reached" if value >= goal else "**missed**"
-    return f"| {what} | ≥ {goal:g} | {value:.3g} | {found['key']['form']}, {found['key']['precision']} | {reached} |"
+    return [what, f"≥ {goal:g}", f"{value:.3g}", f"{found['key']['form']}, {found['key']['precision']}", reached]
 
 
 def _section(name: str, results: Mapping[str, Any]) -> str:
     lines = [f"## {name}", "", f"```console\n$ {results['command']}\n```", ""]
-    for row in results["rows"]:
-        for model in models_of(row):
-            lines += [f"{short_name(model)}, batch of {row['batch_size']}:", ""]
-            lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * 3 + "---:|" * (len(COLUMNS) - 3)]
-            lines += ["| " + " | ".join(cells) + " |" for cells in form_rows(results, row, model)]
-            lines.append("")
+    for table in tables(results):
+        lines += [f"{table.caption}:", "", shown_table(table), ""]
     lines += [f"- {line}" for line in notes(results)]
     if (RESULTS / f"{name}.png").is_file():
         lines += ["", f"![Images a second in each form](../results/{name}.png)"]
@@ -95,12 +93,11 @@ def _section(name: str, results: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and draw the pictures; the folder of results and the page may be given."""
-    given = [Path(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
-    folder, page = (*given, *(RESULTS, PAGE)[len(given) :])
+    folder, page = given_paths(arguments, RESULTS, PAGE)
     read = {path.stem: read_json(path) for path in sorted(folder.glob("deploy-*.json"))}
     found = {name: each for name, each in read.items() if (each.get("kind"), each.get("schema")) == (KIND, SCHEMA)}
     for name, each in found.items():
-        draw_deployment(each, folder / f"{name}.png")
+        draw(each, folder / f"{name}.png")
     write_text(page, render(found))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,6 +10,7 @@ from textwrap import shorten
 from patchmerger.census.census import Census, Family, Refused, read_census
 from patchmerger.census.check import NUM_TOKENS
 from patchmerger.runs.files import write_text
+from tools.markdown import given_paths, markdown_table
 
 RESULTS, PAGE = Path("results/hosts.json"), Path("docs/hosts.md")
 
@@ -140,7 +140,7 @@ def _counts(census: Census) -> str:
     ]
     totals = [sum(counts.get(status, 0) for counts in census.counts.values()) for status in statuses]
     rows.append(["**all**", *(f"**{total:,}**" for total in totals)])
-    return _table(["", *statuses], rows, numbers=range(1, 5))
+    return markdown_table(["", *statuses], rows, numbers=range(1, 5))
 
 
 def _merged(title: str, families: Sequence[Family]) -> str:
@@ -153,7 +153,9 @@ def _merged(title: str, families: Sequence[Family]) -> str:
             names.append(f"**{family.name}**: {listed}\n")
             listed = _among(family)
         rows.append([f"`{family.name}`", count, prefixes, positions, listed])
-    table = _table(["family", "architectures", "prefix", "positions", "which, or among them"], rows, numbers=(1,))
+    table = markdown_table(
+        ["family", "architectures", "prefix", "positions", "which, or among them"], rows, numbers=(1,)
+    )
     details = ["<details><summary>The long families by name</summary>\n", *names, "</details>\n"] if names else []
     return "\n".join([f"### {title}\n", f"{table}\n", *details])
 
@@ -170,7 +172,7 @@ def _refused(kind: str, groups: Sequence[Refused]) -> str:
     for group in groups:
         classes = "; ".join(f"{library}: {', '.join(names)}" for library, names in group.classes.items())
         rows.append([group.reason, group.way_out, str(len(group.members)), classes])
-    table = _table(["reason", "what would do", "architectures", "classes"], rows, numbers=(2,))
+    table = markdown_table(["reason", "what would do", "architectures", "classes"], rows, numbers=(2,))
     return f"### {KINDS.get(kind, kind)} ({total:,}, *{kind}*)\n\n{table}\n"
 
 
@@ -181,26 +183,15 @@ def _others(census: Census) -> str:
         reasons = {f: shorten(f.reason or "", limit, placeholder=" …") for f in census.of_status(status)}
         rows = [[f"`{finding.name}` ({finding.library})", reason] for finding, reason in reasons.items()]
         if rows:
-            text += f"## {title}\n\n{_table(['architecture', 'error'], rows)}\n\n"
+            text += f"## {title}\n\n{markdown_table(['architecture', 'error'], rows, ())}\n\n"
     return text.rstrip("\n") + "\n" if text else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
-    line = ["---:" if place in numbers else "---" for place in range(len(head))]
-    cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in (head, line, *rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Make the page.
-
-    Args:
-        arguments: The census and the page to write; by default those of this repository.
-    """
-    paths = [Path(argument) for argument in arguments]
-    results, page = paths or (RESULTS, PAGE)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the page; the census and the page may be given."""
+    results, page = given_paths(arguments, RESULTS, PAGE)
     write_text(page, render(read_census(results)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

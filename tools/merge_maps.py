@@ -14,7 +14,7 @@ from typing import Any
 
 from patchmerger.maps.settings import ShowSettings
 from patchmerger.maps.showing import read_shown, show
-from patchmerger.reports.map_pictures import draw_grid
+from patchmerger.reports.pictures.map_pictures import draw_grid
 from patchmerger.runs.files import write_json
 from patchmerger.runs.tensors import read_tensors, write_tensors
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from patchmerger.reports.map_pixels import token_colours
+from patchmerger.reports.pictures.map_pixels import token_colours
 from patchmerger.runs.files import write_text
 
 FIGURE = Path("docs/figures/method.svg")

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchmerger.reports.acceleration_study import draw_accuracies, method_handles, recoveries
-from patchmerger.reports.map_pictures import draw_rows
-from patchmerger.reports.numbers import counted, model_text
-from patchmerger.reports.style import head, picture
+from patchmerger.reports.parts.numbers import counted, model_text
+from patchmerger.reports.pictures.accelerate_study import draw_accuracies, method_handles, recoveries
+from patchmerger.reports.pictures.map_pictures import draw_rows
+from patchmerger.reports.pictures.style import head, picture
 from patchmerger.runs.files import read_json
 from patchmerger.runs.tensors import read_tensors
 

@@ -7,13 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchmerger.reports.acceleration_study import draw_accelerations
-from patchmerger.reports.comparison import draw_comparison
-from patchmerger.reports.patterns import draw_patterns
-from patchmerger.reports.placing_study import draw_placing
-from patchmerger.reports.speed import draw_speed
-from patchmerger.reports.sweep import draw_sweep
-from patchmerger.reports.transfer import draw_transfer
+from patchmerger.reports.pictures import accelerate_study, bench, compare, patterns, place_study, sweep, transfer
 from patchmerger.runs.files import read_json
 from tools.merge_maps import draw_maps
 from tools.overview import MAPS, draw_overview
@@ -22,12 +16,12 @@ RESULTS = Path("results")
 
 
 DRAWN: dict[str, Callable[[Any, Path], None]] = {
-    "compare": draw_comparison,
-    "sweep": draw_sweep,
-    "transfer": draw_transfer,
-    "accelerate": draw_accelerations,
-    "place": draw_placing,
-    "patterns": draw_patterns,
+    "compare": compare.draw,
+    "sweep": sweep.draw,
+    "transfer": transfer.draw,
+    "accelerate": accelerate_study.draw,
+    "place": place_study.draw,
+    "patterns": patterns.draw,
     "show": draw_maps,
 }
 """What draws the results of each study."""
@@ -44,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
         results = read_json(path)
         draw = DRAWN.get(results["study"]) if "study" in results else None
         if draw is None and "profiles" in results and path.with_suffix(".png").exists():
-            draw = draw_speed  # a benchmark, of which some have a picture
+            draw = bench.draw  # a benchmark, of which some have a picture
         if draw is not None:
             draw(results, path.with_suffix(".png"))
             print(path.with_suffix(".png"))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchmerger.reports.speed import rounds_text
+from patchmerger.reports.pictures.bench import rounds_text
 from patchmerger.runs.files import read_json, write_text
 from patchmerger.speed.roofline import PeakRates
 from patchmerger.speed.settings import compile_name
+from tools.markdown import given_paths
 from tools.speed_targets import TARGETS, Row, Target, activations, merged_timing
 
 RESULTS, PAGE = Path("results"), Path("docs/measured-speed.md")
@@ -135,8 +135,7 @@ def _profile(profile: Mapping[str, Any]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page; the folder of results and the page may be given."""
-    given = [Path(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
-    results, page = (*given, *(RESULTS, PAGE)[len(given) :])
+    results, page = given_paths(arguments, RESULTS, PAGE)
     found = {path.stem: read_json(path) for path in sorted(results.glob("bench-*.json"))}
     write_text(page, render({name: b for name, b in found.items() if b["rows"]}))
 

@@ -13,7 +13,7 @@ from patchmerger.census.architectures import Architecture
 from patchmerger.census.census import Census, Finding, read_census
 from patchmerger.census.survey import take_census
 from patchmerger.cli import main as run
-from patchmerger.reports.census import show_census
+from patchmerger.reports.hosts import show
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -134,7 +134,7 @@ def test_a_library_that_is_not_installed(monkeypatch, capsys):
     census = survey_all(monkeypatch)
     assert census.missing == ("transformers",)
     assert {finding.library for finding in census.findings} == {"timm", "torchvision"}
-    assert show_census(census) == 0
+    assert show(census) == 0
     assert "transformers is not installed: its models were left out" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"library \('transformers'\) is not installed: pip install transformers"):
         take_census(library="transformers")
@@ -167,13 +167,13 @@ def test_families_and_reasons():
 
 
 def test_the_table(monkeypatch, capsys):
-    monkeypatch.setattr("patchmerger.reports.census._FEW", 0)
-    assert show_census(CENSUS) == 0
+    monkeypatch.setattr("patchmerger.reports.hosts._FEW", 0)
+    assert show(CENSUS) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["timm", "5", "3", "0", "0"] in rows
     assert ["VisionTransformer", "timm", "0,", "1", "–", "3"] in rows
     assert ["Beit", "timm", "1", "drop", "1"] in rows
-    assert ["not", "one", "sequence", "it", "convolves", "3"] in rows
+    assert ["not", "one", "sequence", "it", "convolves", "take", "a", "ViT", "3"] in rows
     assert ["DinatModel", "(transformers):", "not", "buildable;", "ImportError:", "needs", "natten"] in rows
 
 

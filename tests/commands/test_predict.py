@@ -93,7 +93,7 @@ def test_nothing_is_left_of_a_file_that_was_not_finished(photos, monkeypatch, ca
     def stop(*_, **__):
         raise OSError("stopped")
 
-    monkeypatch.setattr("patchmerger.reports.predictions.json.dumps", stop)
+    monkeypatch.setattr("patchmerger.reports.predict.json.dumps", stop)
     assert main(["predict", "model", "photos", "--out", "found.jsonl"]) == 2
     assert "stopped" in capsys.readouterr().err
     assert not list(photos.glob("*found*"))

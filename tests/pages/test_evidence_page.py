@@ -101,8 +101,8 @@ def test_normalised_values_against_raw_ones_seed_by_seed():
     for name, metrics, validation in (("paper", [0.54, 0.53], [0.5, 0.6]), ("merged", [0.53, 0.5], [0.51, 0.58])):
         found["variants"][name] |= {"metrics": metrics, "history": [[{"val_metric": value}] for value in validation]}
     assert remarks(found)[-1].endswith(
-        "on test images +1.00, +3.00: +2.00 [-10.71, +14.71]; "
-        "on validation images -1.00, +2.00: +0.50 [-18.56, +19.56]."
+        "on test images +1.00, +3.00: +2.00 [−10.71, +14.71]; "
+        "on validation images −1.00, +2.00: +0.50 [−18.56, +19.56]."
     )
     assert not any("Normalised" in remark for remark in remarks(SMALL))
 

@@ -15,7 +15,7 @@ from patchmerger.insertion import insert
 from patchmerger.patterns import PatternSettings, compare_patterns, linear_cka, read_patterns
 from patchmerger.reports.html.kinds import section_of
 from patchmerger.reports.html.reading import Source
-from patchmerger.reports.patterns import short_names, show_patterns
+from patchmerger.reports.patterns import names_of, report
 from trained_on_digits import trained_vit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -134,17 +134,17 @@ def test_the_command(folders, tmp_path, capsys):
     results = json.loads(out.read_text())
     section = section_of(Source(out, results))
     best = max(results["models"][1:], key=lambda model: model["accuracy"])
-    assert short_names([model["name"] for model in results["models"]])[results["models"].index(best)] in section.verdict
+    assert names_of(results)[best["name"]] in section.verdict
     assert [len(table.rows) for table in section.tables[:2]] == [len(results["models"]), len(results["pairs"])]
     assert len(section.pictures) == 1
     assert not section.missing
     page = render({"patterns-vit-small-cifar10": results})
     assert "rank correlation with the drop in accuracy: CKA of features τ = " in page
-    assert all(f"| {name} |" in page for name in short_names([model["name"] for model in results["models"]]))
+    assert all(f"| {name} |" in page for name in names_of(results).values())
 
 
 def test_few_models_are_shown_without_correlations(folders, capsys):
-    show_patterns(compare_patterns(folders, "digits", PatternSettings(images=20), progress=False))
+    report(compare_patterns(folders, "digits", PatternSettings(images=20), progress=False))
     assert "need at least four pairs: name more models" in capsys.readouterr().out
 
 
@@ -180,7 +180,13 @@ def test_models_that_cannot_be_compared(folders):
         compare_patterns(folders[::-1], "digits", PatternSettings(reducers=("atc",)), progress=False)
 
 
-def test_short_names():
-    assert short_names(["runs/a/model", "runs/b", "atc 0.5"]) == ["a", "b", "atc 0.5"]
-    assert short_names(["one/seed-0/model", "two/seed-0/model"]) == ["one/seed-0", "two/seed-0"]
-    assert short_names(["vit_tiny", "user/name"]) == ["vit_tiny", "name"]
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["runs/a/model", "runs/b", "atc 0.5"], ["a", "b", "atc 0.5"]),
+        (["one/seed-0/model", "two/seed-0/model"], ["one/seed-0", "two/seed-0"]),
+        (["vit_tiny", "user/name"], ["vit_tiny", "name"]),
+    ],
+)
+def test_short_names(names, short):
+    assert list(names_of({"models": [{"name": name} for name in names]}).values()) == short

@@ -14,7 +14,7 @@ from patchmerger.hub import describe
 from patchmerger.maps.showing import read_shown, show
 from patchmerger.models.settings import ModelSettings
 from patchmerger.placing import PlacingSettings, placing_of, positions_in
-from patchmerger.reports.map_pictures import draw_image
+from patchmerger.reports.pictures.map_pictures import draw_image
 from patchmerger.speed.candidates import build_candidates
 from patchmerger.training.finetuning import start_from
 

@@ -12,7 +12,7 @@ from patchmerger import insert, preset, save
 from patchmerger.data import Preprocessing
 from patchmerger.maps import ShowSettings, read_shown, show
 from patchmerger.reducers import AveragePool
-from patchmerger.reports.map_pixels import (
+from patchmerger.reports.pictures.map_pixels import (
     borders,
     enlarge,
     overlay,
@@ -21,7 +21,7 @@ from patchmerger.reports.map_pixels import (
     taken_overlay,
     token_colours,
 )
-from patchmerger.reports.merge_maps import picture_names, report_show
+from patchmerger.reports.show import picture_names, report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -100,7 +100,7 @@ def photos(tmp_path):
 def drawn(model, photos, tmp_path, *, grid=False, data=None):
     folder = save(model, tmp_path / "model", preprocessing=HALF)
     results = show(folder, photos, data, ShowSettings(examples=1, limit=8), out=tmp_path / "out")
-    assert report_show(results, read_shown(tmp_path / "out")[1], grid=grid) == 0
+    assert report(results, read_shown(tmp_path / "out")[1], grid=grid) == 0
     return results, sorted(path.name for path in (tmp_path / "out").glob("*.png"))
 
 
@@ -140,5 +140,5 @@ def test_the_same_maps_give_the_same_files(photos, tmp_path):
     results, _ = drawn(insert(make_vit(), 4), photos[:1], tmp_path)
     files = [tmp_path / "out" / name for name in ("same-name.png", "same-name.svg")]
     before = [file.read_bytes() for file in files]
-    report_show(results, read_shown(tmp_path / "out")[1])
+    report(results, read_shown(tmp_path / "out")[1])
     assert [file.read_bytes() for file in files] == before

@@ -1,6 +1,6 @@
 """What tables say of intervals that leave training noise out, and of the model."""
 
-from patchmerger.reports.numbers import (
+from patchmerger.reports.parts.numbers import (
     interval_heading,
     left_out_text,
     model_name,

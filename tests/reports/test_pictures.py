@@ -8,19 +8,15 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from patchmerger.reports import style
-from patchmerger.reports.acceleration_study import draw_accelerations
-from patchmerger.reports.comparison import draw_comparison
-from patchmerger.reports.sweep import draw_sweep
-from patchmerger.reports.transfer import draw_transfer
+from patchmerger.reports.pictures import accelerate_study, compare, style, sweep, transfer
 
 RESULTS = Path(__file__).parents[2] / "results"
 DRAWN = {
-    "merger-cifar10-small": draw_comparison,
-    "cifar10-small": draw_comparison,
-    "sweep-cifar10-small": draw_sweep,
-    "transfer-small": draw_transfer,
-    "accelerate-vit-small-cifar10": draw_accelerations,
+    "merger-cifar10-small": compare.draw,
+    "cifar10-small": compare.draw,
+    "sweep-cifar10-small": sweep.draw,
+    "transfer-small": transfer.draw,
+    "accelerate-vit-small-cifar10": accelerate_study.draw,
 }
 
 

@@ -1,7 +1,7 @@
 """The table of predictions, where paths are longer than the terminal is wide."""
 
 from patchmerger.prediction.outcomes import PredictedClass, Prediction
-from patchmerger.reports.predictions import show_predictions
+from patchmerger.reports.predict import show_predictions
 
 
 def test_of_a_long_path_the_end_is_shown(capsys, monkeypatch):

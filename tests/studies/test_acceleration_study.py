@@ -14,7 +14,8 @@ from patchmerger.costs import cost
 from patchmerger.hosts import find_host
 from patchmerger.hub import load
 from patchmerger.models.settings import ModelSettings
-from patchmerger.reports.acceleration_study import PICTURE_FILE, report_accelerations
+from patchmerger.reports.accelerate_study import report
+from patchmerger.reports.pictures.accelerate_study import FILE
 from patchmerger.studies.acceleration_study import accelerate_study, cells_of
 from patchmerger.studies.methods import Method, at_equal_flops, blocks_within, cut
 from patchmerger.studies.trained_settings import AccelerationStudySettings
@@ -67,8 +68,8 @@ def test_a_grid_is_measured_and_shown(study, trained, capsys):
         assert (curve["behind"] is None) == (curve["method"] in ("located", "plain"))  # which has no speed-up
     assert results["places"]["1.4"]["predicted"] >= 1.4
     assert not (out / "kept").exists()
-    report_accelerations(results)
-    assert (out / PICTURE_FILE).stat().st_size > 10_000
+    report(results)
+    assert (out / FILE).stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "fewer blocks" in printed
     assert f"{100 * still['accuracy']:.2f}" in printed
@@ -111,7 +112,7 @@ def test_keep_rates_at_three_depths(trained, tmp_path, capsys):
         assert (curve["behind"] is None) == (method == "located")
     assert found["located", 0.0]["flops"] == pytest.approx(whole / stages["predicted"], rel=0.02)
     assert found["located", 0.0]["flops"] < found["tome", 0.0]["flops"] < whole
-    report_accelerations(results)
+    report(results)
     assert "keep 0.5" in capsys.readouterr().out
 
 

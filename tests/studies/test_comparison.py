@@ -12,7 +12,8 @@ from patchmerger.data import DataSettings
 from patchmerger.hub import load
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reports.comparison import PICTURE_FILE, report_comparison
+from patchmerger.reports.compare import report
+from patchmerger.reports.pictures.compare import FILE
 from patchmerger.runs.run_folder import RunFolder, read_settings
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies import comparison as module
@@ -89,12 +90,12 @@ def test_speed_is_measured_for_inference_and_training(results):
 
 
 def test_the_picture_and_the_table(out, results, capsys):
-    report_comparison(results)
-    with Image.open(out / PICTURE_FILE) as picture:
+    report(results)
+    with Image.open(out / FILE) as picture:
         assert picture.width > 1200
         assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
     printed = capsys.readouterr().out
-    for word in ("17→5", "GFLOPs", "− plain, points", "[95% interval]", "images/s", "speed-up", "shallow"):
+    for word in ("17 → 5", "GFLOPs", "− plain, points", "[95% interval]", "images/s", "speed-up", "shallow"):
         assert word in printed
     assert printed.count("paired over 2 seeds") == 2
 

@@ -14,7 +14,8 @@ from patchmerger.data import Augmentation
 from patchmerger.hub import load
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import ModelSettings
-from patchmerger.reports.demonstration import PICTURE_FILE, report_demonstration
+from patchmerger.reports.demo import report
+from patchmerger.reports.pictures.demo import FILE
 from patchmerger.studies import demonstration as module
 from patchmerger.training.settings import TrainingSettings
 
@@ -70,11 +71,11 @@ def test_both_models_side_by_side(two: dict[str, Any], capsys) -> None:
         folder = out / f"seed-{seed}"
         assert not mergers(load(folder / "plain" / "model"))
         assert len(mergers(load(folder / "merged" / "model"))) == 1
-    report_demonstration(results)
+    report(results)
     shown = capsys.readouterr().out
     assert f"{100 * plain['accuracy']:.2f}" in shown
     assert f"{100 * merged['accuracy']:.2f}" in shown
-    with Image.open(out / PICTURE_FILE) as picture:
+    with Image.open(out / FILE) as picture:
         assert picture.width > 500
     assert module.demo(seeds=2, out=out, progress=False) == results
 

@@ -16,7 +16,8 @@ from tools.evidence.page import render
 from patchmerger.hub import load
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reports.sweep import PICTURE_FILE, report_sweep, show_sweep
+from patchmerger.reports.pictures.sweep import FILE
+from patchmerger.reports.sweep import report, show
 from patchmerger.studies.cells import check_cells, grid_cells
 from patchmerger.studies.merger_sweep import sweep
 from patchmerger.studies.settings import Grid, SweepSettings
@@ -80,12 +81,12 @@ def test_a_cell_is_compared_with_plain_in_accuracy_cost_and_speed(results):
 
 
 def test_the_picture_and_the_table(out, results, capsys):
-    assert report_sweep(results) == 0
-    with Image.open(out / PICTURE_FILE) as picture:
+    assert report(results) == 0
+    with Image.open(out / FILE) as picture:
         assert picture.width > 1000
         assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
     printed = capsys.readouterr().out
-    for word in ("plain", "two", "8, 2", "GFLOPs", "− plain, points", "speed-up", "rank"):
+    for word in ("plain", "two", "8 after 1, 2 after 3", "GFLOPs", "− plain, points", "speed-up", "rank"):
         assert word in printed
 
 
@@ -114,7 +115,7 @@ def test_a_failed_cell_is_shown_loses_no_other_and_is_tried_again(tmp_path, monk
     assert results["errors"] == {"after-1-tokens-4/seed-0": "FloatingPointError: the loss is nan"}
     assert results["cells"]["after-1-tokens-4"]["metric_mean"] is None
     assert results["cells"]["after-3-tokens-4"]["metric_mean"] is not None
-    assert show_sweep(results) == 1
+    assert show(results) == 1
     assert "tries again what failed" in capsys.readouterr().out
     again = sweep(settings, out=out, progress=False)
     assert again["errors"] == {}
@@ -128,7 +129,7 @@ def test_shards_make_up_the_whole(tmp_path, monkeypatch):
     first = sweep(settings, shard="1/2", out=out, progress=False)
     assert first["missing"] == ["after-2-tokens-2/seed-0"]
     assert not (tmp_path / "run" / "results.json").exists()
-    show_sweep(first)
+    show(first)
     whole = sweep(settings, shard="2/2", out=out, progress=False)
     assert whole["missing"] == []
     monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)

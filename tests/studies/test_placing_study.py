@@ -12,7 +12,8 @@ from patchmerger.costs import cost
 from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.html.kinds import section_of
 from patchmerger.reports.html.reading import Source
-from patchmerger.reports.placing_study import PICTURE_FILE, report_placing
+from patchmerger.reports.pictures.place_study import FILE
+from patchmerger.reports.place_study import report
 from patchmerger.studies.placing_budgets import budget_of
 from patchmerger.studies.placing_study import place_study
 from patchmerger.studies.trained_settings import PlacingStudySettings
@@ -75,8 +76,8 @@ def test_a_grid_is_evaluated_and_shown(study, trained, capsys):
     page = render({"place-vit-small-cifar10": {**results, "command": "patchmerger place-study"}})
     assert "merging at the same FLOPs in" in page
     assert page.count("| fine-tuned |") == 3
-    report_placing(results)
-    assert (out / PICTURE_FILE).stat().st_size > 10_000
+    report(results)
+    assert (out / FILE).stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "uses the labels" in printed
     assert "patches dropped at random" in printed

@@ -18,7 +18,8 @@ from patchmerger.data import DataSettings
 from patchmerger.hub import load
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.reports.transfer import PICTURE_FILE, report_transfer
+from patchmerger.reports.pictures.transfer import FILE
+from patchmerger.reports.transfer import report
 from patchmerger.runs.run_folder import RunFolder, read_settings
 from patchmerger.studies.settings import FineTuning, TransferSettings
 from patchmerger.studies.transfer_study import transfer
@@ -92,8 +93,8 @@ def test_the_differences_are_paired_over_seeds(results):
 
 
 def test_the_picture_and_the_table(out, results, capsys):
-    report_transfer(results)
-    with Image.open(out / PICTURE_FILE) as picture:
+    report(results)
+    with Image.open(out / FILE) as picture:
         assert picture.width >= 1500
         assert len(picture.convert("RGB").resize((64, 32)).getcolors(64 * 32)) > 10
     printed = capsys.readouterr().out

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from patchmerger.reports.acceleration_study import asked_order, asked_text, difference_of, method_text
-from patchmerger.reports.numbers import counted, difference_text, model_text
+from patchmerger.reports.accelerate_study import asked_order, asked_text, difference_of
+from patchmerger.reports.parts.numbers import counted, difference_text, method_text, model_text, spread_text
+from tools.markdown import markdown_table
 
 Results = Mapping[str, Any]
 
@@ -23,7 +24,7 @@ def verdict(found: Results) -> str:
     lost = [100 * row["difference"]["images"]["mean"] for row in rows if row["method"] == first]
     others = [difference_of(row["behind"]) for row in rows if row["behind"] is not None]
     above = sum(other is not None and other["low"] > 0 for other in others)
-    points = ", ".join(f"{value:+.1f}" for value in lost)
+    points = ", ".join(f"{value:+.1f}".replace("-", "−") for value in lost)
     ours = [row for row in rows if row["method"] == first]
     times = [f"{row['speedup']:g} times" for row in ours if not row.get("keep_rate")]
     rates = [f"{row['keep_rate']:g}" for row in ours if row.get("keep_rate")]
@@ -71,7 +72,7 @@ def conditions(found: Results) -> str:
     )
 
 
-def table(found: Results) -> tuple[list[str], list[list[str]]]:
+def table(found: Results) -> str:
     """A row for each speed-up and method, after the longest recovery, with what it had before any."""
     first = found["settings"]["methods"][0]
     timings = {timing["name"]: timing for timing in found["speed"]["timings"]}
@@ -83,7 +84,7 @@ def table(found: Results) -> tuple[list[str], list[list[str]]]:
             method_text(row["method"]), *_tokens(found, row), f"{timing['predicted_speedup']:.2f}",
             f"{timing['speedup']:.2f}",
             "–" if start is None else f"{100 * start['accuracy']:.1f}",
-            f"{100 * row['accuracy']:.2f}{_spread(row)}", difference_text(difference_of(row["difference"])),
+            spread_text(row["accuracy"], row["sd"]), difference_text(difference_of(row["difference"])),
             f"{100 * row['agreement']:.1f}", difference_text(difference_of(row["behind"])),
         ])  # fmt: skip
     counts = ["tokens"] if _have_tokens(found) else []
@@ -91,7 +92,7 @@ def table(found: Results) -> tuple[list[str], list[list[str]]]:
         "method", *counts, "fewer FLOPs, times", "inference, times as fast", "before recovery, %", "accuracy, %",
         "− plain, points [95% interval]", "agreement, %", f"{method_text(first)} − it, points [95% interval]",
     ]  # fmt: skip
-    return head, rows
+    return markdown_table(head, rows)
 
 
 def remarks(found: Results) -> Sequence[str]:
@@ -132,7 +133,3 @@ def _placed(found: Results) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]
     """The rows of a speed-up, each with its placement."""
     places = found["places"]
     return [(row, places[key]) for row in longest(found) if (key := asked_text(row)) in places]
-
-
-def _spread(row: Mapping[str, Any]) -> str:
-    return "" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"

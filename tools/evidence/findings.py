@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from patchmerger.reports.numbers import difference_text
+from patchmerger.reports.parts.numbers import difference_text, signed
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_seeds
 from tools.evidence.kinds import KINDS
@@ -140,7 +140,7 @@ def _control(control: str, stage: str, merged: Results, variant: Results) -> Evi
     theirs: Sequence[float] = (variant["stages"][stage] if stage else variant)["metrics"]
     claim = f"Better than {control}{f', {stage}' if stage else ''}"
     if len(ours) < 2:
-        return EvidenceFinding("controls", claim, False, f"{100 * (ours[0] - theirs[0]):+.2f} points, of one seed")
+        return EvidenceFinding("controls", claim, False, f"{signed(100 * (ours[0] - theirs[0]))} points, of one seed")
     difference = over_seeds(ours, theirs)
     return EvidenceFinding("controls", claim, difference.low > 0, f"{difference_text(to_json(difference))} points")
 
@@ -158,7 +158,7 @@ def _values(found: Results) -> str:
 
 def _gaps(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """The difference of each seed, and of several their mean with its interval."""
-    each = ", ".join(f"{100 * (a - b):+.2f}" for a, b in zip(ours, theirs, strict=True))
+    each = ", ".join(signed(100 * (a - b)) for a, b in zip(ours, theirs, strict=True))
     return each if len(ours) < 2 else f"{each}: {difference_text(to_json(over_seeds(ours, theirs)))}"
 
 

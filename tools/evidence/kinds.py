@@ -20,8 +20,8 @@ class Kind(Protocol):
     def conditions(self, found: Mapping[str, Any], /) -> str:
         """Data, models and device, in sentences."""
 
-    def table(self, found: Mapping[str, Any], /) -> tuple[list[str], list[list[str]]]:
-        """The head and the rows."""
+    def table(self, found: Mapping[str, Any], /) -> str:
+        """The numbers, in Markdown."""
 
     def remarks(self, found: Mapping[str, Any], /) -> Sequence[str]:
         """What a reader must know of the numbers."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchmerger.reports.numbers import counted, difference_text, mean_text, model_text
+from patchmerger.reports.parts.numbers import counted, difference_text, mean_text, model_text
 from patchmerger.runs.files import read_json, write_text
 from patchmerger.runs.statistics import mean_sd
 from tools.evidence.findings import Results, findings, kind_of, remarks, speedups, verdict
 from tools.evidence.kinds import KINDS
 from tools.evidence.studies import EXPECTED, STUDIES, Study
+from tools.markdown import given_paths, markdown_table
 
 RESULTS, PAGE = Path("results"), Path("docs/evidence.md")
 
@@ -66,7 +66,7 @@ def _section(study: Study, found: Results | None) -> str:
     else:
         kind = KINDS.get(kind_of(found))
         own = {"sweep": _sweep_table, "transfer": _transfer_table}.get(kind_of(found), _comparison_table)
-        table = own(found) if kind is None else _table(*kind.table(found))
+        table = own(found) if kind is None else kind.table(found)
         parts += [f"{_conditions(found)}\n", f"{table}\n"]
         parts += [f"- {finding}" for finding in findings(found)]
         parts += [f"- {remark}" for remark in (*remarks(found), study.caveat) if remark]
@@ -127,7 +127,7 @@ def _comparison_table(found: Results) -> str:
     head += ["inference, times as fast", "training step, times as fast", "rank of A"]
     if all(row[-1] == "–" for row in rows):  # results from before A was diagnosed
         head, rows = head[:-1], [row[:-1] for row in rows]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _transfer_table(found: Results) -> str:
@@ -136,7 +136,7 @@ def _transfer_table(found: Results) -> str:
         for name, variant in found["variants"].items():
             own = variant["stages"][stage]
             rows.append([stage, name, _mean(own), difference_text(own["difference"])])
-    return _table(["stage", "variant", "accuracy, %", f"− {found['baseline']}, points [95% interval]"], rows)
+    return markdown_table(["stage", "variant", "accuracy, %", f"− {found['baseline']}, points [95% interval]"], rows)
 
 
 def _sweep_table(found: Results) -> str:
@@ -156,7 +156,7 @@ def _sweep_table(found: Results) -> str:
         "− plain, points [95% interval]",
         "inference, times as fast",
     ]
-    return _table([*head, "rank of A"], rows)
+    return markdown_table([*head, "rank of A"], rows)
 
 
 def _ranks(diagnoses: Sequence[Mapping[str, Any]]) -> str:
@@ -169,27 +169,17 @@ def _mean(own: Results) -> str:
     return "failed" if own["metric_mean"] is None else mean_text(own)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    line = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, line, *rows))
-
-
 def read_results(folder: Path) -> dict[str, Results]:
     """The result files of the studies that are in ``folder``, by name."""
     files = {study.file: folder / f"{study.file}.json" for study in STUDIES}
     return {name: read_json(file) for name, file in files.items() if file.exists()}
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Make the page.
-
-    Args:
-        arguments: The folder of the results and the page to write; by default those of this repository.
-    """
-    paths = [Path(argument) for argument in arguments]
-    results, page = paths or (RESULTS, PAGE)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the page; the folder of the results and the page may be given."""
+    results, page = given_paths(arguments, RESULTS, PAGE)
     write_text(page, render(read_results(results)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from patchmerger.reports.numbers import counted
-from patchmerger.reports.patterns import MEASURES, correlation_notes, pair_of, short_names, stages_text
+from patchmerger.reports.parts.numbers import counted
+from patchmerger.reports.patterns import MEASURES, correlation_notes, models_table
+from tools.markdown import shown_table
 
 Results = Mapping[str, Any]
 
@@ -38,21 +39,9 @@ def conditions(found: Results) -> str:
     )
 
 
-def table(found: Results) -> tuple[list[str], list[list[str]]]:
+def table(found: Results) -> str:
     """A row for each model, against the first."""
-    first, rows = found["models"][0], []
-    for name, model in zip(short_names([m["name"] for m in found["models"]]), found["models"], strict=True):
-        pair = pair_of(found, first["name"], model["name"])
-        against = ["–"] * 4
-        if pair is not None:
-            drop = 100 * (first["accuracy"] - model["accuracy"])
-            against = [
-                f"{drop:.1f}", f"{100 * pair['agreement']:.1f}", f"{pair['cka']:.3f}", f"{pair['procrustes']:.3f}"
-            ]  # fmt: skip
-        accuracy = f"{100 * model['accuracy']:.1f}"
-        rows.append([name, stages_text(model), f"{model['flops'] / 1e9:.3g}", accuracy, *against])
-    head = ["model", "tokens", "GFLOPs", "accuracy, %", "drop, points", "agreement, %", "CKA", "Procrustes"]
-    return head, rows
+    return shown_table(models_table(found))
 
 
 def remarks(found: Results) -> Sequence[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from patchmerger.reports.numbers import counted, difference_text, model_text
-from patchmerger.reports.placing_study import WORDS, training_text
+from patchmerger.reports import place_study
+from patchmerger.reports.parts.numbers import counted, model_text
+from patchmerger.reports.pictures.place_study import WORDS
 from patchmerger.studies.trained_settings import MERGING_METHODS
+from tools.markdown import shown_table
 
 Results = Mapping[str, Any]
 
@@ -41,24 +43,9 @@ def conditions(found: Results) -> str:
     )
 
 
-def table(found: Results) -> tuple[list[str], list[list[str]]]:
+def table(found: Results) -> str:
     """A row for each number of tokens, training and method."""
-    rows = [
-        [
-            f"{row['num_tokens']} ({100 * row['fraction']:g}%)", WORDS[row["method"]], training_text(row),
-            f"{100 * row['flops'] / found['plain_flops']:.0f}",
-            f"{100 * row['accuracy']:.2f}" + ("" if row["sd"] is None else f" ± {100 * row['sd']:.2f}"),
-            difference_text(row["difference"]), difference_text(row["ahead"]),
-            "–" if row["oracle"] is None else f"{100 * row['oracle_initial']:.1f} → {100 * row['oracle']:.1f}",
-        ]
-        for row in sorted(found["curves"], key=lambda row: (-row["fraction"], row["fine_tuned"]))
-    ]  # fmt: skip
-    first = WORDS[found["settings"]["methods"][0]]
-    head = [
-        "tokens", "method", "training", "FLOPs, % of plain", "accuracy, %", "− plain, points [95% interval]",
-        f"− {first}, points [95% interval]", "oracle, %",
-    ]  # fmt: skip
-    return head, rows
+    return shown_table(place_study.table(found))
 
 
 def remarks(found: Results) -> Sequence[str]:

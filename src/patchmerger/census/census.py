@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -193,6 +194,18 @@ def matches(name: str, filter: str) -> bool:
     return fnmatchcase(name.lower(), filter.lower())
 
 
+def census_of(content: Mapping[str, Any]) -> Census:
+    """The census in the content of a file that ``patchmerger hosts --out`` wrote.
+
+    Raises:
+        KeyError: It is of another kind; or TypeError, IndexError.
+    """
+    reasons = content["reasons"]
+    findings = [{**one, **(reasons[one["why"]] if "why" in one else {})} for one in content["findings"]]
+    found = tuple(Finding(**{name: value for name, value in one.items() if name != "why"}) for one in findings)
+    return Census(found, content["versions"], tuple(content["missing"]), content["command"])
+
+
 def read_census(path: Path) -> Census:
     """Read a census from JSON.
 
@@ -202,12 +215,8 @@ def read_census(path: Path) -> Census:
     Raises:
         ValueError: It is no such file.
     """
-    content = read_json(path)
     try:
-        reasons = content["reasons"]
-        findings = [{**one, **(reasons[one["why"]] if "why" in one else {})} for one in content["findings"]]
-        found = tuple(Finding(**{name: value for name, value in one.items() if name != "why"}) for one in findings)
-        return Census(found, content["versions"], tuple(content["missing"]), content["command"])
+        return census_of(read_json(path))
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} is no census: `patchmerger hosts --out FILE` writes one") from error
 

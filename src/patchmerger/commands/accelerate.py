@@ -60,7 +60,7 @@ class Command(RunOptions, PlacementSettings, TrainedModelOptions):
 
         from patchmerger.acceleration.accelerating import accelerate, find_teacher
         from patchmerger.models.finding import find_model
-        from patchmerger.reports.acceleration import report_acceleration
+        from patchmerger.reports.accelerate import report
 
         found = find_model(self.model, architecture=self.architecture, model_args=self.model_args)
         teacher = find_teacher(found, preprocessing=self.preprocessing, crop_pct=self.data.crop_pct)
@@ -69,5 +69,5 @@ class Command(RunOptions, PlacementSettings, TrainedModelOptions):
             augmentation=self.augmentation, max_drop=self.max_drop,
             labels=self.labels, seed=self.seed, out=self.out, progress=self.progress, command=command,
         )  # fmt: skip
-        report_acceleration(results)
+        report(results)
         return 0

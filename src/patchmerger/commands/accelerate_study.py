@@ -19,11 +19,11 @@ class Command(RunOptions, AccelerationStudySettings):
 
     def run(self, command: str) -> int:
         """Accelerate all, and show the table."""
-        from patchmerger.reports.acceleration_study import report_accelerations
+        from patchmerger.reports.accelerate_study import report
         from patchmerger.studies.acceleration_study import accelerate_study
 
         results = accelerate_study(
             narrowed(self, AccelerationStudySettings), out=self.out, command=command, progress=self.progress
         )
-        report_accelerations(results)
+        report(results)
         return 0

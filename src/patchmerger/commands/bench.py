@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from patchmerger.commands.shared_options import FileOptions
+from patchmerger.commands.shared_options import PictureOptions
 from patchmerger.data.settings import DataSettings
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.speed.settings import BenchSettings
@@ -25,7 +24,7 @@ class _Models:
 
 
 @dataclass(frozen=True)
-class Command(FileOptions, BenchSettings, _Models):
+class Command(PictureOptions, BenchSettings, _Models):
     """Measure how much faster Vision Transformers are with a merger than without.
 
     Timm's models have random weights and all run on random images, for speed does not depend on them. In each row the
@@ -43,26 +42,20 @@ class Command(FileOptions, BenchSettings, _Models):
     """
 
     data: DataSettings | None = None
-    picture: Path | None = None
 
     def run(self, command: str) -> int:
         """Measure, and show the tables; the status says whether any row was measured."""
-        from patchmerger.reports.deployment import draw_deployment, show_deployment
-        from patchmerger.reports.speed import draw_speed, show_speed
+        self.check_picture()
+
+        from patchmerger.reports import bench as speed_report
+        from patchmerger.reports import deployment as deployment_report
         from patchmerger.speed.deployment import KIND
         from patchmerger.speed.suite import bench
 
-        if self.picture is not None and self.picture.exists() and not self.overwrite:
-            raise FileExistsError(f"picture ({self.picture}) exists already: take another name, or --overwrite true")
         results = bench(
             self.models, narrowed(self, BenchSettings), data=self.data, out=self.out, overwrite=self.overwrite,
             command=command,
         )  # fmt: skip
         if results.get("kind") == KIND:
-            if self.picture is not None:
-                draw_deployment(results, self.picture)
-            show_deployment(results)
-            return 0
-        if self.picture is not None and results["finished"]:
-            draw_speed(results, self.picture)
-        return show_speed(results, resumable=self.out is not None)
+            return deployment_report.report(results, self.picture)
+        return speed_report.report(results, self.picture, resumable=self.out is not None)

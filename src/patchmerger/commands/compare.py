@@ -24,10 +24,10 @@ class Command(RunOptions, ComparisonSettings):
 
     def run(self, command: str) -> int:
         """Compare, and show the table."""
-        from patchmerger.reports.comparison import report_comparison
+        from patchmerger.reports.compare import report
         from patchmerger.studies.comparison import compare
 
         results = compare(narrowed(self, ComparisonSettings), out=self.out, command=command, progress=self.progress)
         if is_first_process():
-            report_comparison(results)
+            report(results)
         return 0

@@ -22,8 +22,8 @@ class Command:
 
     def run(self, command: str) -> int:
         """Train, accelerate, and show the result."""
-        from patchmerger.reports.demonstration import report_demonstration
+        from patchmerger.reports.demo import report
         from patchmerger.studies.demonstration import demo
 
-        report_demonstration(demo(seeds=self.seeds, out=self.out, progress=self.progress, command=command))
+        report(demo(seeds=self.seeds, out=self.out, progress=self.progress, command=command))
         return 0

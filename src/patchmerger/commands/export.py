@@ -53,11 +53,12 @@ class Command(ExportSettings, _Model):
         self.check_name(self.out)
 
         from patchmerger.exports.exporting import export
-        from patchmerger.reports.exports import show_export
+        from patchmerger.reports.export import show
+        from patchmerger.runs.files import read_json
 
         result = export(
             self.model, self.out, narrowed(self, ExportSettings), data=self.data, architecture=self.architecture,
             preprocessing=self.preprocessing, overwrite=self.overwrite, command=command,
         )  # fmt: skip
-        show_export(result)
+        show(read_json(result.record), str(result.path))
         return 0

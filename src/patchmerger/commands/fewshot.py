@@ -38,12 +38,12 @@ class Command(FileOptions, FewShotSettings, TrainedModelOptions):
     def run(self, command: str) -> int:
         """Measure, and show the table."""
         from patchmerger.fewshot.probe import few_shot
-        from patchmerger.reports.few_shot import show_few_shot
+        from patchmerger.reports.fewshot import show
 
         result = few_shot(
             self.model, self.data, narrowed(self, FewShotSettings), seed=self.seed, batch_size=self.batch_size,
             preprocessing=self.preprocessing, device=self.device, out=self.out, overwrite=self.overwrite,
             progress=self.progress, command=command,
         )  # fmt: skip
-        show_few_shot(result)
+        show(result.as_dict())
         return 0

@@ -25,10 +25,10 @@ class Command(RunOptions, FitSettings):
 
     def run(self, command: str) -> int:
         """Train, and show the result."""
-        from patchmerger.reports.training import show_fit
+        from patchmerger.reports.fit import show
         from patchmerger.training.fitting import fit
 
         results = fit(narrowed(self, Recipe), seed=self.seed, out=self.out, progress=self.progress, command=command)
         if is_first_process():
-            show_fit(results)
+            show(results)
         return 0

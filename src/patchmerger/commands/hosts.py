@@ -29,16 +29,16 @@ class Command(FileOptions):
     def run(self, command: str) -> int:
         """Show what was found; the status is 1 where something failed."""
         from patchmerger.census.census import shipped_census
-        from patchmerger.reports.census import show_census
+        from patchmerger.reports.hosts import show
 
         names = self.filter != "*"
         if not self.fresh and self.out is None:
             known = shipped_census().matching(self.library, self.filter)
             if known.findings:
-                return show_census(known, names=names, again="--fresh true")
+                return show(known, names=names, again="--fresh true")
         from patchmerger.census.survey import take_census
 
         census = take_census(
             library=self.library, filter=self.filter, out=self.out, overwrite=self.overwrite, command=command
         )
-        return show_census(census, names=names)
+        return show(census, names=names)

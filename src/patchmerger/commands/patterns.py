@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from patchmerger.commands.shared_options import FileOptions
+from patchmerger.commands.shared_options import PictureOptions
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import DataSettings
 from patchmerger.patterns.settings import PatternSettings
@@ -25,7 +24,7 @@ class _Models:
 
 
 @dataclass(frozen=True)
-class Command(FileOptions, PatternSettings, _Models):
+class Command(PictureOptions, PatternSettings, _Models):
     """Compare how models reduce the tokens of the same images, and what that does to features and accuracy.
 
     For every two models: which patches both keep (IoU), how alike they group the patches (normalised mutual
@@ -46,23 +45,19 @@ class Command(FileOptions, PatternSettings, _Models):
     batch_size: int = 128
     preprocessing: Preprocessing | None = None
     device: str | None = None
-    picture: Path | None = None
     progress: bool = True
 
     def run(self, command: str) -> int:
         """Compare, and show the tables."""
-        from patchmerger.patterns.comparison import compare_patterns
-        from patchmerger.reports.patterns import draw_patterns, show_patterns
+        self.check_picture()
 
-        if self.picture is not None and self.picture.exists() and not self.overwrite:
-            raise FileExistsError(f"picture ({self.picture}) exists already: take another name, or --overwrite true")
+        from patchmerger.patterns.comparison import compare_patterns
+        from patchmerger.reports.patterns import report
+
         results = compare_patterns(
             self.models, self.data, narrowed(self, PatternSettings), batch_size=self.batch_size,
             preprocessing=self.preprocessing, device=self.device, out=self.out, overwrite=self.overwrite,
             progress=self.progress, command=command,
         )  # fmt: skip
-        if self.picture is not None:
-            self.picture.parent.mkdir(parents=True, exist_ok=True)
-            draw_patterns(results, self.picture)
-        show_patterns(results)
+        report(results, self.picture)
         return 0

@@ -20,11 +20,11 @@ class Command(RunOptions, PlacingStudySettings):
 
     def run(self, command: str) -> int:
         """Place and evaluate all, and show the table."""
-        from patchmerger.reports.placing_study import report_placing
+        from patchmerger.reports.place_study import report
         from patchmerger.studies.placing_study import place_study
 
         results = place_study(
             narrowed(self, PlacingStudySettings), out=self.out, command=command, progress=self.progress
         )
-        report_placing(results)
+        report(results)
         return 0

@@ -71,7 +71,7 @@ class Command:
 
         from patchmerger.prediction.pictures import find_pictures
         from patchmerger.prediction.predictor import Predictor
-        from patchmerger.reports.predictions import (
+        from patchmerger.reports.predict import (
             report_bad_images,
             show_predictions,
             write_csv,

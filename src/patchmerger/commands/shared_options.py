@@ -56,3 +56,23 @@ class FileOptions:
 
     out: Path | None = None
     overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class PictureOptions(FileOptions):
+    """Where the result is drawn, in one file.
+
+    Args:
+        picture: PNG file to draw.
+    """
+
+    picture: Path | None = None
+
+    def check_picture(self) -> None:
+        """Refuse a picture that exists, before long work.
+
+        Raises:
+            FileExistsError: It exists and is not to be replaced.
+        """
+        if self.picture is not None and self.picture.exists() and not self.overwrite:
+            raise FileExistsError(f"picture ({self.picture}) exists already: take another name, or --overwrite true")

@@ -49,10 +49,10 @@ class Command(ShowSettings, TrainedModelOptions):
     def run(self, command: str) -> int:
         """Read the maps, draw the pictures, and print the table; the status is 1 where an image cannot be read."""
         from patchmerger.maps.showing import read_shown, show
-        from patchmerger.reports.merge_maps import report_show
+        from patchmerger.reports.show import report
 
         results = show(
             self.model, self.images, self.data, narrowed(self, ShowSettings), out=self.out, overwrite=self.overwrite,
             preprocessing=self.preprocessing, device=self.device, progress=self.progress, command=command,
         )  # fmt: skip
-        return report_show(results, read_shown(self.out)[1], grid=self.grid)
+        return report(results, read_shown(self.out)[1], grid=self.grid)

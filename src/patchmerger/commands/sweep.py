@@ -28,10 +28,10 @@ class Command(RunOptions, SweepSettings):
 
     def run(self, command: str) -> int:
         """Train the grid, and show the table; the status is 1 where a cell failed."""
-        from patchmerger.reports.sweep import report_sweep
+        from patchmerger.reports.sweep import report
         from patchmerger.studies.merger_sweep import sweep
 
         results = sweep(
             narrowed(self, SweepSettings), shard=self.shard, out=self.out, command=command, progress=self.progress
         )
-        return report_sweep(results)
+        return report(results)

@@ -39,7 +39,7 @@ class Command:
 
     def run(self, command: str) -> int:
         """Evaluate, and show the result."""
-        from patchmerger.reports.training import show_evaluation
+        from patchmerger.reports.fit import show_evaluation
         from patchmerger.training.evaluation import evaluate
 
         result = evaluate(

@@ -25,9 +25,9 @@ class Command(RunOptions, TransferSettings):
 
     def run(self, command: str) -> int:
         """Train and evaluate, and show the table."""
-        from patchmerger.reports.transfer import report_transfer
+        from patchmerger.reports.transfer import report
         from patchmerger.studies.transfer_study import transfer
 
         results = transfer(narrowed(self, TransferSettings), out=self.out, command=command, progress=self.progress)
-        report_transfer(results)
+        report(results)
         return 0

@@ -1,288 +1,149 @@
-"""The table and the picture of ``patchmerger sweep``."""
+"""What ``patchmerger sweep`` shows: a grid of mergers, by block and number of tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from rich.markup import escape
-from rich.table import Table
 
-from patchmerger.reports.numbers import (
-    counted,
-    difference_text,
-    interval_heading,
-    left_out_text,
-    mean_text,
-    settings_text,
-    speed_text,
-    uncertain_text,
-)
-from patchmerger.reports.style import (
-    GREY,
-    head,
-    label_beside,
-    limit_percent,
-    ordered_colours,
-    picture,
-    shared_legend,
-    speed_bars,
-)
-from patchmerger.reports.tables import new_table, print_notes, print_table, report_console
+from patchmerger.reports.parts import cells, charts, numbers
+from patchmerger.reports.parts.colours import chart_colours
+from patchmerger.reports.parts.diagrams import diagram
+from patchmerger.reports.parts.section import Figure, Results, Section, difference_figure, speed_figure
+from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
+from patchmerger.reports.pictures import sweep as picture
 
-PICTURE_FILE = "sweep.png"
-
-# Settings that a grid may vary beside block and number of tokens, as tables call them.
-OPTIONS = {"norm": "norm", "scale": "scale", "logit_std": "logit std"}
-# The first cells outside the grid are marked a, b, c, …
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-Cells = list[dict[str, Any]]
+_FURTHER = "further"
 
 
-def report_sweep(results: dict[str, Any]) -> int:
+def report(results: Results) -> int:
     """Draw the picture of ``patchmerger sweep`` into its folder, and print the table; the exit status is returned."""
     if not results["missing"]:
-        draw_sweep(results, Path(results["folder"]) / PICTURE_FILE)
-    return show_sweep(results)
+        picture.draw(results, Path(results["folder"]) / picture.FILE)
+    return show(results)
 
 
-def show_sweep(results: dict[str, Any]) -> int:
+def show(results: Results) -> int:
     """Print the table of ``patchmerger sweep``; the exit status is 1 where a cell failed."""
     console = report_console()
-    print_table(console, _sweep_table(results), keys=2)
+    print_table(console, table(results))
     for unit, error in results["errors"].items():
         console.print(f"[bold]failed[/bold] {escape(unit)}: {escape(error)}", soft_wrap=True)
-    if results["errors"]:
-        console.print("The same command tries again what failed.")
-    if results["missing"]:
-        console.print(
-            f"{len(results['missing'])} runs are not done, so speed is not measured and nothing is drawn yet."
-        )
-    uncertain = uncertain_text(
+    timings = [
         (f"{name} in {mode}", measured["timings"][1])
         for name, cell in results["cells"].items()
         for mode, measured in (cell["speed"] or {}).items()
-    )
+    ]
+    missing = f"{len(results['missing'])} runs are not done, so speed is not measured and nothing is drawn yet."
     print_notes(
-        console, uncertain, left_out_text(_differences(results)), f"Results, picture and models: {results['folder']}"
-    )
+        console, "The same command tries again what failed." if results["errors"] else None,
+        missing if results["missing"] else None, numbers.uncertain_text(timings),
+        numbers.left_out_text(cell["difference"] for cell in results["cells"].values()),
+        f"Results, picture and models: {results['folder']}",
+    )  # fmt: skip
     return 1 if results["errors"] else 0
 
 
-def _sweep_table(results: dict[str, Any]) -> Table:
-    title = f"{results['settings']['data']['source']}, {counted(results['settings']['seeds'], 'seed')}"
-    varied = _varied(results)
-    columns = ("GFLOPs", f"{results['metric']}\n%", interval_heading("plain", _differences(results)), "trained\ns",
-               "speed-up\n(predicted)", "speed-up\nin training", "rank\nof A", "queries\nalike")  # fmt: skip
-    table = new_table([], ["merged\nafter", "tokens\nM", *(OPTIONS[name] for name in varied), *columns], title=title)
+def table(results: Results) -> Table:
+    """The plain model, and a row for each merger; what failed or is not done has no numbers."""
     plain = results["plain"]
-    table.add_row("plain", "", *("" for _ in varied), *_columns(plain, plain, None))
-    for name, cell in results["cells"].items():
-        merge, speed = cell["merge"], cell["speed"]
-        if cell["options"] is None:
-            first, options = [escape(name), _listed(merge["num_tokens"])], ["–"] * len(varied)
-        else:
-            first = [_listed(merge["after"]), _listed(merge["num_tokens"])]
-            options = [str(cell["options"][option]) for option in varied]
-        table.add_row(*first, *options, *_columns(cell, plain, speed))
-    return table
+    every = {"plain": plain, **results["cells"]}
+    groups = {name: "plain" if cell is plain else _group(cell) for name, cell in every.items()}
+    colours = chart_colours(dict.fromkeys(groups.values()))
+    rows = []
+    for name, cell in every.items():
+        speed, mergers = cell.get("speed") or {}, (cell["merger"] or {}).values()
+        inference, training = (speed[mode]["timings"][1] if speed else None for mode in ("inference", "training"))
+        ranks = [merger["effective_rank"] for merger in mergers]
+        alike = [merger["similarity"] for merger in mergers if merger["similarity"] is not None]
+        merges = ", ".join(f"{m['num_tokens']} after {m['after']}" for m in cell.get("mergers") or ()) or "–"
+        rows.append([
+            Cell(name, None, colours[groups[name]]), Cell(merges), cells.number(cell["flops"], ".3g", 1e9),
+            cells.metric(cell), cells.difference(cell["difference"]), cells.speed(inference),
+            cells.number(plain["flops"] / cell["flops"]), cells.speed(training),
+            cells.number(cell.get("train_seconds"), ",.0f"), _listed(ranks, ".1f"), _listed(alike, ".2f"),
+        ])  # fmt: skip
+    settings, heading = (
+        results["settings"],
+        numbers.interval_heading("plain", [c["difference"] for c in every.values()]),
+    )
+    columns = [
+        "merger", "tokens\nafter block", "GFLOPs", f"{results['metric']},\n%", heading, "speed-up",
+        "predicted\nby FLOPs", "speed-up\nin training", "trained,\ns", "rank\nof A", "queries\nalike",
+    ]  # fmt: skip
+    caption = f"{numbers.source_text(settings['data'])}, {numbers.counted(settings['seeds'], 'seed')}"
+    return Table(caption, columns, rows, cells.SPEED_NOTE)
 
 
-def _columns(cell: dict[str, Any], plain: dict[str, Any], speed: dict[str, Any] | None) -> list[str]:
-    gflops = f"{cell['flops'] / 1e9:.3g}"
-    if cell["metric_mean"] is None:
-        accuracy = ["–", "–", "–"]
-    else:
-        accuracy = [mean_text(cell), difference_text(cell["difference"]), f"{cell['train_seconds']:.0f}"]
-    if cell is plain:
-        speeds = ["1", "1"]
-    elif speed is None:
-        speeds = [f"– ({plain['flops'] / cell['flops']:.2f})", "–"]
-    else:
-        inference, training = (speed_text(speed[mode]["timings"][1]) for mode in ("inference", "training"))
-        speeds = [f"{inference} ({plain['flops'] / cell['flops']:.2f})", training]
-    mergers = (cell["merger"] or {}).values()
-    ranks = [f"{m['effective_rank']:.1f}" for m in mergers]
-    alike = [f"{m['similarity']:.2f}" for m in mergers if m["similarity"] is not None]
-    return [gflops, *accuracy, *speeds, ", ".join(ranks), ", ".join(alike)]
+def _listed(values: list[float], form: str) -> Cell:
+    """A number of each merger of a model, sorted by the last."""
+    return Cell(", ".join(format(value, form) for value in values) or "–", values[-1] if values else None)
 
 
-def _listed(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else "half" if value is None else str(value)
+def _group(cell: Results) -> str:
+    """What the colour of a cell is of: its block, or that it is beside the grid."""
+    return _FURTHER if cell["options"] is None else f"after block {cell['merge']['after']}"
 
 
-def _varied(results: dict[str, Any]) -> list[str]:
-    """The settings that vary beside block and number of tokens."""
-    return list(dict.fromkeys(name for cell in results["cells"].values() for name in cell["options"] or {}))
+def describe(section: Section, results: Results) -> None:
+    """Fill a section with the results of a sweep."""
+    section.title = section.attempt("title", lambda: _title(results), "A sweep")
+    best = section.attempt("verdict", lambda: _best(results), None)
+    if best is not None:
+        section.verdict = section.attempt("verdict", lambda: _verdict(results, best), "")
+        section.add(section.figures, "figures", lambda: _figures(results, best))
+        cell, model = results["cells"][best], results.get("model")
+        section.add(section.diagrams, "diagram", lambda: diagram(f"Block by block: {best}", cell, model))
+    section.add(section.charts, "accuracy against speed", lambda: _chart(results))
+    section.add(section.tables, "table", lambda: table(results))
+    section.missing += [f"{name} (not trained yet)" for name in results.get("missing") or ()]
+    section.missing += [f"{name} ({error})" for name, error in (results.get("errors") or {}).items()]
 
 
-def _differences(results: dict[str, Any]) -> list[dict[str, Any] | None]:
-    return [cell["difference"] for cell in results["cells"].values()]
+def _title(results: Results) -> str:
+    model, settings = numbers.model_text(results["model"]), results["settings"]
+    return f"{model} on {numbers.source_text(settings['data'])}: {numbers.budget_text(settings)}"
 
 
-def draw_sweep(results: dict[str, Any], path: Path) -> None:
-    """Draw the results of ``patchmerger sweep`` as a PNG.
-
-    Two rows for each combination of the settings that vary beside block and number of tokens. Left: the metric against
-    GFLOPs, a line for each number of tokens, the block that is merged after in each marker. Right: the same against
-    the measured speed-up in inference. Below: the difference to the plain model for each block and number.
-
-    Args:
-        results: The content of its ``results.json``.
-        path: The file.
-    """
-    cells = [{**cell, "name": name} for name, cell in results["cells"].items()]
-    gridded = [cell for cell in cells if cell["options"] is not None]
-    further = [cell for cell in cells if cell["options"] is None and cell["metric_mean"] is not None]
-    rows = list(dict.fromkeys(_options_text(cell["options"]) for cell in gridded))
-    counts = sorted({cell["merge"]["num_tokens"] for cell in gridded})
-    colours = dict(zip(counts, ordered_colours(len(counts)), strict=True))
-    with picture(path, columns=2, rows=2 * len(rows), note=_note(results)) as (figure, panels):
-        for number, row in enumerate(rows):
-            cost, speed, heat = _with_a_wide_one(panels[4 * number : 4 * number + 4])
-            chosen = [cell for cell in gridded if _options_text(cell["options"]) == row]
-            title = f", {row}" if row else ""
-            _points(cost, results, chosen, further, colours, _gflops)
-            head(cost, f"Accuracy against cost{title}")
-            cost.set_xlabel("GFLOPs of one image")
-            _points(speed, results, chosen, further, colours, _speedup)
-            head(speed, f"Accuracy against measured speed{title}")
-            speed.set_xlabel("inference, times as fast as plain")
-            _heat_map(heat, results, chosen)
-        lines = [Line2D([], [], color=colours[count], marker="o", ms=9, lw=1.5) for count in counts]
-        letters = [Line2D([], [], color=GREY, marker="s", ms=6, mfc="white", lw=0) for _ in further]
-        shared_legend(
-            figure,
-            [Line2D([], [], color=GREY, marker="*", ms=12, lw=1, ls="--"), *lines, *letters],
-            ["plain", *(f"{count} tokens" for count in counts),
-             *(f"{letter}: {cell['name']}" for letter, cell in _lettered(further))],
-            title=settings_text(results["settings"], results["model"]),
-        )  # fmt: skip
+def _trained(results: Results) -> dict[str, Results]:
+    """The cells whose accuracy and speed are known."""
+    known = ("metric_mean", "speed")
+    return {name: cell for name, cell in results["cells"].items() if all(cell[key] is not None for key in known)}
 
 
-def _note(results: dict[str, Any]) -> str:
-    seeds = results["settings"]["seeds"]
-    spread = f"Accuracy: mean ± standard deviation of {seeds} seeds (of plain a band). " if seeds > 1 else ""
+def _best(results: Results) -> str:
+    trained = _trained(results)
+    return max(trained, key=lambda name: trained[name]["metric_mean"])
+
+
+def _verdict(results: Results, best: str) -> str:
+    cell, plain = results["cells"][best], results["plain"]
     return (
-        "In the markers: the block that is merged after; squares with letters: mergers outside the grid. Vertical axes "
-        f"do not begin at 0. {spread}\nSpeed: median of the paired ratios of interleaved rounds, bars: their "
-        f"quartiles; {results['environment']['device_name']}."
+        f"Of {len(results['cells'])} mergers, **{best}** ({numbers.merges_text(cell['mergers'])}) keeps most: it is "
+        f"{numbers.times_text(_timing(cell))} and {numbers.change_text(cell['difference'], results['metric'])}: "
+        f"{100 * cell['metric_mean']:.2f}% against {100 * plain['metric_mean']:.2f}%. It was chosen on these test "
+        "images, so its accuracy is optimistic."
     )
 
 
-def _options_text(options: dict[str, Any]) -> str:
-    return ", ".join(f"{OPTIONS[name]} {value}" for name, value in options.items())
+def _figures(results: Results, best: str) -> list[Figure]:
+    cell, fastest = results["cells"][best], max(map(_timing, _trained(results).values()), key=lambda t: t["speedup"])
+    return [
+        speed_figure(_timing(cell), "plain, the most accurate"),
+        *([] if cell["difference"] is None else [difference_figure(cell["difference"])]),
+        speed_figure(fastest, "plain, the fastest"),
+        Figure(str(len(results["cells"])), "mergers tried"),
+    ]
 
 
-def _lettered(further: Cells) -> list[tuple[str, dict[str, Any]]]:
-    return [(_LETTERS[place % len(_LETTERS)], cell) for place, cell in enumerate(further)]
-
-
-def _with_a_wide_one(panels: Sequence[Axes]) -> tuple[Axes, Axes, Axes]:
-    """Of two rows of two panels the upper ones, and one as wide as both in the place of the lower ones."""
-    first, second, wide, spare = panels
-    place, last = wide.get_subplotspec(), spare.get_subplotspec()
-    if place is not None and last is not None:
-        wide.set_subplotspec(place.get_gridspec()[last.rowspan.start, :])
-    spare.remove()
-    return first, second, wide
-
-
-Against = Callable[[dict[str, Any]], tuple[float, list[list[float]] | None] | None]
-"""Where a cell stands on the horizontal axis, with error bars; ``None`` where that is not known."""
-
-
-def _gflops(cell: dict[str, Any]) -> tuple[float, None]:
-    return float(cell["flops"]) / 1e9, None
-
-
-def _speedup(cell: dict[str, Any]) -> tuple[float, list[list[float]] | None] | None:
-    if "speed" not in cell:
-        return 1.0, None  # the plain model
-    if cell["speed"] is None:
-        return None
-    timing = cell["speed"]["inference"]["timings"][1]
-    return timing["speedup"], speed_bars(timing["ratio_quartiles"], timing["speedup"])
-
-
-def _points(
-    axes: Axes, results: dict[str, Any], cells: Cells, further: Cells, colours: dict[int, str], against: Against
-) -> None:
-    plain = results["plain"]
-    if plain["metric_mean"] is not None:
-        height, sd = 100 * plain["metric_mean"], 100 * (plain["metric_sd"] or 0)
-        axes.axhline(height, color=GREY, lw=1, ls="--")
-        axes.axhspan(height - sd, height + sd, color=GREY, alpha=0.1, lw=0)
-        found = against(plain)
-        axes.plot(0 if found is None else found[0], height, "*", ms=14, color=GREY, zorder=4)
-    for count, colour in colours.items():
-        line = [cell for cell in cells if cell["merge"]["num_tokens"] == count and cell["metric_mean"] is not None]
-        line.sort(key=lambda cell: cell["merge"]["after"])
-        placed = [(found[0], 100 * cell["metric_mean"]) for cell in line if (found := against(cell)) is not None]
-        if placed:
-            axes.plot(*zip(*placed, strict=True), "-", color=colour, lw=1.5, zorder=2)
-        for cell in line:
-            _point(axes, cell, against, str(cell["merge"]["after"]), colour, "o")
-    labels = []
-    for letter, cell in _lettered(further):
-        _point(axes, cell, against, "", "white", "s")
-        if (found := against(cell)) is not None:
-            labels.append((found[0], 100 * cell["metric_mean"], letter))
-    axes.margins(x=0.1, y=0.12)
-    limit_percent(axes)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    points = [(found[0], 100 * cell["metric_mean"]) for cell in (*cells, plain) if cell["metric_mean"] is not None
-              and (found := against(cell)) is not None]  # fmt: skip
-    label_beside(axes, labels, points)
-    axes.set_ylabel(f"test {results['metric']}, %")
-
-
-def _point(axes: Axes, cell: dict[str, Any], against: Against, text: str, colour: str, marker: str) -> None:
-    """A marker with a text in it, and its error bars."""
-    found = against(cell)
-    if found is None:
-        return
-    (x, bars), y, sd = found, 100 * cell["metric_mean"], 100 * (cell["metric_sd"] or 0)
-    edge = GREY if colour == "white" else colour
-    axes.errorbar(
-        x, y, xerr=bars, yerr=sd or None, fmt=marker, ms=11 if text else 6, capsize=2, lw=1, color=colour, ecolor=edge,
-        mec=edge, zorder=3,
+def _chart(results: Results) -> charts.Chart:
+    trained, plain = _trained(results), 100 * results["plain"]["metric_mean"]
+    points = [charts.variant_point(_group(cell), cell, _timing(cell), name) for name, cell in trained.items()]
+    return charts.accuracy_against(
+        [charts.Point("plain", 1.0, plain), *points], plain, metric=f"test {results['metric']}",
+        caption=f"{charts.SPEED_CAPTION} Colours are of blocks. {charts.AXES_CAPTION}",
     )  # fmt: skip
-    axes.annotate(text, (x, y), ha="center", va="center", color="white", fontsize=8, weight="bold", zorder=5)
 
 
-def _heat_map(axes: Axes, results: dict[str, Any], cells: Cells) -> None:
-    places = sorted({cell["merge"]["after"] for cell in cells})
-    counts = sorted({cell["merge"]["num_tokens"] for cell in cells}, reverse=True)
-    base = results["plain"]["metric_mean"]
-    values = [[float("nan")] * len(places) for _ in counts]
-    for cell in cells:
-        if cell["metric_mean"] is not None:
-            row, column = counts.index(cell["merge"]["num_tokens"]), places.index(cell["merge"]["after"])
-            values[row][column] = 100 * (cell["metric_mean"] - (base or 0))
-    known = [value for line in values for value in line if value == value]
-    # White is the plain model; where it has failed, the colours show the metric itself.
-    reach = max([abs(value) for value in known], default=1) or 1
-    limits = (-reach, reach) if base is not None else (min(known, default=0), max(known, default=1))
-    image = axes.imshow(
-        values, cmap="RdBu" if base is not None else "Blues", vmin=limits[0], vmax=limits[1], aspect="auto"
-    )
-    for row, line in enumerate(values):
-        for column, value in enumerate(line):
-            failed = value != value
-            dark = not failed and base is not None and abs(value) > 0.6 * reach
-            text = "failed" if failed else f"{value:+.1f}".replace("-", "−") if base is not None else f"{value:.1f}"
-            axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
-    axes.set_xticks(range(len(places)), [str(place) for place in places])
-    axes.set_yticks(range(len(counts)), [str(count) for count in counts])
-    axes.set_xlabel("merged after block")
-    axes.set_ylabel("tokens that go on, M")
-    what = "points above (blue) or below plain (red)" if base is not None else f"test {results['metric']}, %"
-    axes.set_title(what[0].upper() + what[1:], loc="left", weight="bold")
-    axes.spines[:].set_visible(False)
-    axes.figure.colorbar(image, ax=axes, fraction=0.05)
+def _timing(cell: Results) -> Results:
+    return next(t for t in cell["speed"]["inference"]["timings"] if t["name"] != "plain")

@@ -1,160 +1,155 @@
-"""The table and the picture of ``patchmerger transfer``."""
+"""What ``patchmerger transfer`` shows: variants trained upstream, then few-shot and fine-tuned on other images."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from rich.markup import escape
+from patchmerger.reports.parts import cells, charts, numbers
+from patchmerger.reports.parts.colours import chart_colours
+from patchmerger.reports.parts.diagrams import diagram
+from patchmerger.reports.parts.section import Figure, Results, Section, speed_figure
+from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
+from patchmerger.reports.pictures import transfer as picture
 
-from patchmerger.reports.numbers import (
-    counted,
-    difference_text,
-    interval_heading,
-    left_out_text,
-    mean_text,
-    settings_text,
-    shown_text,
-    speed_text,
-    uncertain_text,
-)
-from patchmerger.reports.style import GREY, head, picture, shared_legend, variant_colours, variant_markers
-from patchmerger.reports.tables import new_table, print_notes, print_table, report_console
-
-PICTURE_FILE = "transfer.png"
+_TUNED = "fine-tuned"
 
 
-def report_transfer(results: dict[str, Any]) -> None:
-    """Draw the picture of ``patchmerger transfer`` into its folder, and print the table."""
-    draw_transfer(results, Path(results["folder"]) / PICTURE_FILE)
-    show_transfer(results)
+def report(results: Results) -> None:
+    """Draw the picture of ``patchmerger transfer`` into its folder, and print the table and what it means."""
+    picture.draw(results, Path(results["folder"]) / picture.FILE)
+    show(results)
 
 
-def show_transfer(results: dict[str, Any]) -> None:
+def show(results: Results) -> None:
     """Print the table of ``patchmerger transfer`` and what it means."""
-    console = report_console()
-    settings, baseline = results["settings"], results["baseline"]
-    differences = [
-        stage["difference"] for variant in results["variants"].values() for stage in variant["stages"].values()
-    ]
-    sources = f"{settings['data']['source']} → {settings['downstream']['source']}"
-    title = f"{sources}, {counted(settings['seeds'], 'seed')}"
-    columns = (
-        "GFLOPs",
-        "accuracy\n%",
-        interval_heading(baseline, differences),
-        "seconds",
-        "images/s",
-        "times\nas fast",
-    )
-    table = new_table(["stage", "variant"], columns, title=title)
-    stages = list(results["variants"][baseline]["stages"])
-    for stage in stages:
-        for name, variant in results["variants"].items():
-            found = variant["stages"][stage]
-            base = results["variants"][baseline]["stages"][stage]
-            # All k share one pass for the features.
-            timed = "train_seconds" in found or stage == stages[1]
-            seconds = found.get("train_seconds", found.get("feature_seconds"))
-            table.add_row(
-                stage if name == next(iter(results["variants"])) else "",
-                escape(name),
-                f"{found.get('flops', variant['flops']) / 1e9:.3g}",
-                mean_text(found),
-                difference_text(found["difference"]),
-                f"{seconds:.0f}" if timed else "",
-                f"{found['images_per_second']:,.0f}" if timed else "",
-                f"{found['images_per_second'] / base['images_per_second']:.2f}" if timed else "",
-                end_section=name == list(results["variants"])[-1],
-            )
-    print_table(console, table, keys=2)
-    for name in results["variants"]:
-        if name != baseline:
-            console.print(escape(_transfer_verdict(name, results)), soft_wrap=True)
-    uncertain = uncertain_text(
-        (f"{t['name']} in {mode}", t)
+    console, baseline, variants = report_console(), results["baseline"], results["variants"]
+    print_table(console, table(results))
+    timings = [
+        (f"{name} in {mode}", timing)
         for mode, measured in results["speed"].items()
-        for t in measured["timings"]
-        if t["name"] != baseline
-    )
+        for name, timing in numbers.timings_of(measured).items()
+        if name != baseline
+    ]
     print_notes(
-        console, uncertain, left_out_text(differences),
+        console, *(_outcome(results, name) for name in variants if name != baseline), numbers.uncertain_text(timings),
+        numbers.left_out_text(_differences(results)),
         "Seconds and images/s: of training, and of making the features that all k share, one after another; the "
         "speed-ups above are of interleaved rounds.",
         f"Results, picture and models: {results['folder']}",
     )  # fmt: skip
 
 
-def _transfer_verdict(name: str, results: dict[str, Any]) -> str:
+def table(results: Results) -> Table:
+    """A row for each stage and variant."""
+    settings, variants, baseline = results["settings"], results["variants"], results["baseline"]
+    colours, stages = chart_colours(variants), list(variants[baseline]["stages"])
+    rows = []
+    for stage in stages:
+        base = variants[baseline]["stages"][stage]
+        for name, variant in variants.items():
+            found = variant["stages"][stage]
+            # All k share one pass for the features.
+            timed = "train_seconds" in found or stage == stages[1]
+            seconds = found.get("train_seconds", found.get("feature_seconds"))
+            times = found["images_per_second"] / base["images_per_second"] if timed else None
+            rows.append([
+                Cell(name, None, colours[name]), Cell(stage),
+                cells.number(found.get("flops", variant["flops"]), ".3g", 1e9), cells.metric(found),
+                cells.difference(found["difference"]), cells.number(seconds if timed else None, ",.0f"),
+                cells.rate(found) if timed else Cell("–"), cells.number(times),
+            ])  # fmt: skip
+    heading = numbers.interval_heading(
+        baseline, [row["difference"] for v in variants.values() for row in v["stages"].values()]
+    )
+    columns = ["variant", "stage", "GFLOPs", "accuracy,\n%", heading, "seconds", "images/s", "times\nas fast"]
+    sources = f"{numbers.source_text(settings['data'])} → {numbers.source_text(settings['downstream'])}"
+    caption = f"{sources}, {numbers.counted(settings['seeds'], 'seed')}"
+    note = "Seconds and images a second: in training, or in the one pass that gives features."
+    return Table(caption, columns, rows, note, keys=2)
+
+
+def _differences(results: Results) -> list[Results | None]:
+    return [found["difference"] for variant in results["variants"].values() for found in variant["stages"].values()]
+
+
+def _outcome(results: Results, name: str) -> str:
     """One line on a variant: where it is better or worse, and how much faster."""
-    found = results["variants"][name]["stages"]
-    known = {stage: shown_text(s["difference"]) for stage, s in found.items() if s["difference"] is not None}
+    found, speed = results["variants"][name]["stages"], results["speed"]
+    known = {stage: numbers.shown_text(s["difference"]) for stage, s in found.items() if s["difference"] is not None}
     parts = [f"{text}: {', '.join(s for s in known if known[s] == text)}" for text in dict.fromkeys(known.values())]
-    speed = {mode: {t["name"]: speed_text(t) for t in results["speed"][mode]["timings"]} for mode in results["speed"]}
-    faster = f"{speed['training'][name]} in training, {speed['inference'][name]} in inference"
+    faster = [
+        f"{numbers.speed_text(numbers.timings_of(speed[mode])[name])} in {mode}" for mode in ("training", "inference")
+    ]
     predicted = 1 / results["variants"][name]["flops_ratio"]
-    return f"{name}: {'; '.join(parts)}. Speed-up {faster} ({predicted:.2f} predicted)."
+    return f"{name}: {'; '.join(parts)}. Speed-up {', '.join(faster)} ({predicted:.2f} predicted)."
 
 
-def draw_transfer(results: dict[str, Any], path: Path) -> None:
-    """Draw the results of ``patchmerger transfer`` as a PNG.
-
-    Left: the metric of each stage. Right: the paired difference to the baseline in points, with its 95% interval.
-
-    Args:
-        results: The content of its ``results.json``.
-        path: The file.
-    """
-    variants, baseline, seeds = results["variants"], results["baseline"], results["settings"]["seeds"]
-    stages = list(variants[baseline]["stages"])
-    with picture(path, columns=2, note=_note(results)) as (figure, (left, right)):
-        colours, markers = variant_colours(variants), variant_markers(variants)
-        for number, (name, variant) in enumerate(variants.items()):
-            looks: dict[str, Any] = {"fmt": markers[name], "ms": 7, "capsize": 3, "lw": 1.2, "color": colours[name]}
-            _stages(left, variant["stages"], stages, _shift(number, len(variants)), looks)
-            if name != baseline:
-                _differences(right, variant["stages"], stages, _shift(number - 1, len(variants) - 1), looks)
-        left.set_ylim(bottom=0)
-        left.set_ylabel("test accuracy, %")
-        head(left, "Each stage")
-        right.axhline(0, color=GREY, lw=1, ls="--")
-        right.set_ylabel("points")
-        head(right, f"Minus {baseline}, paired, 95% interval{', one seed' if seeds == 1 else ''}")
-        for axes in (left, right):
-            axes.set_xticks(range(len(stages)), stages, fontsize=9)
-            axes.set_xlim(-0.6, len(stages) - 0.4)
-        handles = [Line2D([], [], color=colours[name], marker=markers[name], ms=8, lw=0) for name in variants]
-        labels = [f"{name}, {variant['flops'] / 1e9:.3g} GFLOPs" for name, variant in variants.items()]
-        shared_legend(figure, handles, labels, title=settings_text(results["settings"]))
+def describe(section: Section, results: Results) -> None:
+    """Fill a section with the results of a study of transfer."""
+    section.title = section.attempt("title", lambda: _title(results), "Transfer")
+    chosen = section.attempt("verdict", lambda: _chosen(results), None)
+    if chosen is not None:
+        section.verdict = section.attempt("verdict", lambda: _verdict(results, chosen), "")
+        section.add(section.figures, "figures", lambda: _figures(results, chosen))
+        found = results["variants"][chosen]
+        section.add(section.remarks, "interval", lambda: numbers.over_text(found["stages"][_TUNED]["difference"]))
+        model = (results.get("settings") or {}).get("model")
+        section.add(section.diagrams, "diagram", lambda: diagram(f"Block by block: {chosen}", found, model))
+    section.add(section.charts, "accuracy by stage", lambda: _stages(results))
+    for stage in ("upstream", _TUNED):
+        section.add(section.charts, f"training curves, {stage}", partial(_curves, results, stage))
+    section.add(section.tables, "table", lambda: table(results))
 
 
-def _note(results: dict[str, Any]) -> str:
-    seeds = results["settings"]["seeds"]
-    tuned = counted(results["settings"]["finetuning"]["training"]["epochs"], "epoch")
-    if seeds > 1:
-        return f"Fine-tuned for {tuned}. Left: mean ± standard deviation of {seeds} seeds. Right: over the seeds."
+def _title(results: Results) -> str:
+    settings, data = results["settings"], results["data"]
+    upstream, downstream = (numbers.source_text(data[which]) for which in ("upstream", "downstream"))
+    model = numbers.model_text(settings["model"])
+    return f"{model}, from {upstream} to {downstream}: {numbers.budget_text(settings)}"
+
+
+def _chosen(results: Results) -> str | None:
+    """The variant that the verdict is on: the first that is not the baseline."""
+    return next((name for name in results["variants"] if name != results["baseline"]), None)
+
+
+def _verdict(results: Results, name: str) -> str:
+    ours, theirs = (results["variants"][each]["stages"][_TUNED] for each in (name, results["baseline"]))
+    timing = numbers.timings_of(results["speed"]["inference"])[name]
     return (
-        f"Fine-tuned for {tuned}. Intervals are over the test images (few-shot: over the draws) of one training each, "
-        "and leave out training noise."
+        f"Fine-tuned on other images, **{name}** is {numbers.times_text(timing, results['baseline'])} and "
+        f"{numbers.change_text(ours['difference'], ours['metric'])}: {100 * ours['metric_mean']:.2f}% against "
+        f"{100 * theirs['metric_mean']:.2f}%."
     )
 
 
-def _stages(axes: Axes, found: dict[str, Any], stages: list[str], shift: float, looks: dict[str, Any]) -> None:
-    sds = [100 * (found[stage]["metric_sd"] or 0) for stage in stages]
-    places = [place + shift for place in range(len(stages))]
-    means = [100 * found[stage]["metric_mean"] for stage in stages]
-    axes.errorbar(places, means, yerr=sds if any(sds) else None, **looks)
+def _figures(results: Results, name: str) -> list[Figure]:
+    timing, stages = numbers.timings_of(results["speed"]["inference"])[name], results["variants"][name]["stages"]
+    known = {stage: stages[stage]["difference"] for stage in ("upstream", _TUNED) if stage in stages}
+    return [
+        speed_figure(timing, f"{results['baseline']}, inference"),
+        *(Figure(numbers.signed(100 * d["mean"]), f"points, {stage}") for stage, d in known.items() if d is not None),
+    ]
 
 
-def _differences(axes: Axes, found: dict[str, Any], stages: list[str], shift: float, looks: dict[str, Any]) -> None:
-    for place, stage in enumerate(stages):
-        difference = found[stage]["difference"]
-        if difference is not None:
-            mean, low, high = (100 * difference[key] for key in ("mean", "low", "high"))
-            axes.errorbar(place + shift, mean, yerr=[[mean - low], [high - mean]], **looks)
+def _stages(results: Results) -> charts.Chart:
+    bars = {
+        name: [
+            (stage, 100 * found["metric_mean"], f"{numbers.mean_text(found)}%; − {results['baseline']}: "
+             f"{numbers.difference_text(found['difference'])} points")
+            for stage, found in variant["stages"].items()
+        ]
+        for name, variant in results["variants"].items()
+    }  # fmt: skip
+    return charts.stages(
+        "Accuracy by stage", bars, metric="test accuracy",
+        caption="Upstream on the images that it was trained on; k-shot: a linear classifier on frozen features of k "
+        "images a class; fine-tuned on the other images.",
+    )  # fmt: skip
 
 
-def _shift(number: int, count: int) -> float:
-    return 0.16 * (number - (count - 1) / 2)
+def _curves(results: Results, stage: str) -> charts.Chart:
+    variants = results["variants"].items()
+    curves = [charts.curve(name, variant["stages"][stage]["history"]) for name, variant in variants]
+    return charts.training_curves(curves, title=f"Training curves, {stage}")

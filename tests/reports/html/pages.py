@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from patchmerger.reports.html.kinds import section_of
-from patchmerger.reports.html.parts import Section
 from patchmerger.reports.html.reading import Source
+from patchmerger.reports.parts.section import Section
 
 RESULTS = Path(__file__).parents[3] / "results"
 

@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 import pytest
 
 from patchmerger.cli import main
-from patchmerger.reports.html.colours import contrast, on_dark
 from patchmerger.reports.html.page import render, write_report
-from patchmerger.reports.style import variant_colours
+from patchmerger.reports.parts.colours import contrast, on_dark
+from patchmerger.reports.pictures.style import variant_colours
 from reports.html.pages import RESULTS, Page, results_of, section
 
 FILES = [

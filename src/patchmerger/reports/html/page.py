@@ -14,10 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from patchmerger import __version__
-from patchmerger.reports.html.colours import dark_scheme, on_dark
 from patchmerger.reports.html.kinds import section_of
-from patchmerger.reports.html.parts import Section
 from patchmerger.reports.html.reading import Unread, read_sources
+from patchmerger.reports.parts.colours import dark_scheme, on_dark
+from patchmerger.reports.parts.section import Section
 from patchmerger.runs.files import write_text
 
 TITLE = "PatchMerger report"

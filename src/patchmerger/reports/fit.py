@@ -1,0 +1,78 @@
+"""What ``patchmerger fit`` and ``patchmerger test`` show: one training run; one evaluation."""
+
+from __future__ import annotations
+
+from patchmerger.reports.parts import charts, numbers
+from patchmerger.reports.parts.diagrams import Diagram, diagram
+from patchmerger.reports.parts.section import Figure, Results, Section
+from patchmerger.reports.parts.tables import report_console
+
+
+def show(results: Results) -> None:
+    """Print the result of ``patchmerger fit``."""
+    console, images = report_console(), results["images"]
+    console.print(images["description"])
+    for bad in images["skipped"]:
+        console.print(f"  left out: {bad}")
+    console.print(
+        f"test {results['metric']}: [bold]{100 * results['test_metric']:.2f}%[/bold] on {images['test']:,} images; "
+        f"{results['flops'] / 1e9:.3g} GFLOPs an image, {results['params']:,} parameters, "
+        f"predicted speed-up {results['predicted_speedup']:.2f}; trained for {results['seconds']:.0f} s "
+        f"({results['images_per_second']:,.0f} images/s)"
+    )
+    console.print(f"Model and logs: {results['folder']}", soft_wrap=True)
+
+
+def show_evaluation(result: Results) -> None:
+    """Print the result of ``patchmerger test``."""
+    console = report_console()
+    console.print(result["data"])
+    for name, value in result.get("per_class", {}).items():
+        console.print(f"  {name}: {100 * value:.2f}%")
+    console.print(
+        f"{result['split']} {result['metric']}: [bold]{100 * result['value']:.2f}%[/bold] "
+        f"on {result['images']:,} images"
+    )
+
+
+def describe(section: Section, results: Results) -> None:
+    """Fill a section with the results of a training run."""
+    section.title = section.attempt("title", lambda: _title(results), "A training run")
+    section.verdict = section.attempt("verdict", lambda: _verdict(results), "")
+    section.add(section.figures, "figures", lambda: _figures(results))
+    section.add(section.diagrams, "diagram", lambda: _diagram(results))
+    section.add(section.charts, "training curve", lambda: _curve(results))
+
+
+def _title(results: Results) -> str:
+    settings = results["settings"]
+    model, data = numbers.model_text(settings["model"]), numbers.source_text(settings["data"])
+    return f"{model} on {data}: {numbers.counted(settings['training']['epochs'], 'epoch')}"
+
+
+def _verdict(results: Results) -> str:
+    what = "merged" if results["mergers"] else "plain"
+    return (
+        f"The {what} model reaches **{100 * results['test_metric']:.2f}% {results['metric']}** on "
+        f"{results['images']['test']:,} test images after {results['seconds']:,.0f} s of training."
+    )
+
+
+def _figures(results: Results) -> list[Figure]:
+    figures = [
+        Figure(f"{100 * results['test_metric']:.2f}%", f"{results['metric']} on test images"),
+        Figure(numbers.count_text(results["params"]), "parameters"),
+        Figure(f"{results['flops'] / 1e9:.3g}", "GFLOPs an image"),
+    ]
+    if results["mergers"]:
+        figures.append(Figure(f"{results['predicted_speedup']:.2f}×", "fewer FLOPs than without a merger"))
+    return figures
+
+
+def _diagram(results: Results) -> Diagram | None:
+    return diagram("Block by block", results, results["settings"]["model"])
+
+
+def _curve(results: Results) -> charts.Chart:
+    curve = charts.curve("merged" if results["mergers"] else "plain", [results["history"]])
+    return charts.training_curves([curve], title="Training curve", metric=f"validation {results['metric']}")

@@ -1,0 +1,143 @@
+"""The section of a report on the results of one command: its parts, and what they lack."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from patchmerger.reports.parts.charts import Chart
+from patchmerger.reports.parts.diagrams import Diagram
+from patchmerger.reports.parts.numbers import signed
+from patchmerger.reports.parts.tables import Table
+from patchmerger.runs.run_folder import flatten
+
+P = TypeVar("P")
+Results = Mapping[str, Any]
+
+_LACKING = (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError, StopIteration)
+_ENVIRONMENT = {
+    "device_name": "device", "device": "kind of device", "cpu_capability": "vector instructions",
+    "cpu_count": "CPUs at hand", "threads": "threads", "load_average": "load of the machine", "platform": "platform",
+    "python": "python", "torch": "torch", "timm": "timm", "cuda": "CUDA", "onnx": "onnx", "onnxruntime": "onnxruntime",
+    "openvino": "openvino", "nncf": "nncf",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that sums something up: "1.68×", "times as fast as plain"."""
+
+    value: str
+    label: str
+
+
+def difference_figure(difference: Results, against: str = "plain") -> Figure:
+    """A paired difference."""
+    return Figure(signed(100 * difference["mean"]), f"points of accuracy against {against}")
+
+
+def speed_figure(timing: Results, against: str = "plain, inference") -> Figure:
+    """A measured speed-up."""
+    return Figure(f"{timing['speedup']:.2f}×", f"as fast as {against}")
+
+
+def agreement_figure(agreement: float) -> Figure:
+    """On how many images a model has the class of the plain one."""
+    return Figure(f"{100 * agreement:.1f}%", "of images: the same class as plain")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file, inside of the page.
+
+    Attributes:
+        source: A data URI.
+        text: What it shows, in words.
+    """
+
+    source: str
+    text: str
+
+    @classmethod
+    def read(cls, file: Path, text: str) -> Picture:
+        """That of a PNG."""
+        return cls(f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}", text)
+
+
+@dataclass
+class Section:
+    """What a report says of the results of one command.
+
+    Attributes:
+        kind: The command.
+        title: What was done on what.
+        origin: The folder or file.
+        verdict: One sentence with its numbers; ``**bold**`` where it matters.
+        details: Settings, versions and the like, folded away: by title, then by name.
+        command: The command line that asked for it.
+        missing: What is left out, and why.
+    """
+
+    kind: str
+    origin: str
+    title: str = ""
+    verdict: str = ""
+    remarks: list[str] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    diagrams: list[Diagram] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    details: dict[str, dict[str, str]] = field(default_factory=dict)
+    command: str | None = None
+    missing: list[str] = field(default_factory=list)
+
+    def attempt(self, what: str, make: Callable[[], P], default: P) -> P:
+        """What ``make`` gives; where the results lack what it needs, ``default``, and ``what`` is named as missing."""
+        try:
+            return make()
+        except _LACKING as error:
+            self.missing.append(f"{what} ({_reason(error)})")
+            return default
+
+    def add(self, parts: list[P], what: str, make: Callable[[], list[P] | P | None]) -> None:
+        """Add to ``parts`` what ``make`` gives: some, one, or nothing; what the results lack is named as missing."""
+        made = self.attempt(what, make, None)
+        parts += made if isinstance(made, list) else [made] if made else []
+
+    def add_details(self, results: Results) -> None:
+        """Settings, versions, device and command, to be folded away."""
+        settings, environment = results.get("settings"), results.get("environment")
+        if isinstance(settings, Mapping):
+            self.details["Settings"] = {key: _written(value) for key, value in flatten(dict(settings)).items()}
+        elif "Settings" not in self.details:
+            self.missing.append("settings (the results have none)")
+        if isinstance(environment, Mapping):
+            known = {name: environment.get(key) for key, name in _ENVIRONMENT.items()}
+            self.details["Device and versions"] = {
+                name: _written(value) for name, value in known.items() if value is not None
+            }
+        elif isinstance(versions := results.get("versions"), Mapping):
+            self.details["Versions"] = {name: _written(version) for name, version in versions.items()}
+        else:
+            self.missing.append("device and versions (the results have none)")
+        self.command = results.get("command")
+        if self.command is None:
+            self.missing.append("the command line (the results have none: they were made in Python)")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return f"the results have no {error.args[0]!r}"
+    if isinstance(error, StopIteration):
+        return "the results do not have it"
+    return "the results are of another form" + (f": {error}" if isinstance(error, ValueError) and str(error) else "")
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "–" if value is None else str(value)

@@ -1,0 +1,113 @@
+"""The picture of ``patchmerger accelerate-study``: accuracy kept against FLOPs and measured speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from patchmerger.reports.parts import numbers
+from patchmerger.reports.pictures import style
+
+FILE = "accelerations.png"
+
+
+def draw(results: Mapping[str, Any], path: Path) -> None:
+    """Draw the results of ``patchmerger accelerate-study`` as a PNG.
+
+    For each recovery a row of two panels, a line for each method: accuracy against times fewer FLOPs, and against the
+    measured speed-up. Accuracy without any recovery is in the table, and drawn only where nothing was recovered.
+
+    Args:
+        results: The content of its ``results.json``.
+        path: The file.
+    """
+    methods = [m for m in results["settings"]["methods"] if m != "plain"]
+    rows_of = recoveries(results)
+    with style.picture(path, columns=2, rows=len(rows_of), note=_note(results)) as (figure, panels):
+        for place, recovery in enumerate(rows_of):
+            left, right = panels[2 * place : 2 * place + 2]
+            draw_accuracies(left, results, recovery, by="predicted_speedup")
+            draw_accuracies(right, results, recovery, by="speedup")
+            left.set_ylabel("test accuracy, %")
+            right.sharey(left)
+            style.head(left, "without recovery" if recovery == "none" else f"recovery: {recovery}")
+            style.head(right, f"the same, measured on {device_text(results)}")
+        handles, labels = method_handles(methods)
+        style.shared_legend(figure, handles, labels, title=numbers.models_text(results))
+
+
+def recovery_text(row: Mapping[str, Any], *, short: bool = False) -> str:
+    """For how long was trained, and what."""
+    length = f"{row['epochs']:g} epoch{'' if row['epochs'] == 1 else 's'}"
+    return "none" if not row["epochs"] else length if short else f"{row['scope']}, {length}"
+
+
+def recoveries(results: Mapping[str, Any]) -> list[str]:
+    """The recoveries that are drawn, in words: those with any training, where there are some."""
+    found = list(dict.fromkeys(recovery_text(row) for row in results["curves"] if row["method"] != "plain"))
+    return [recovery for recovery in found if recovery != "none"] or found
+
+
+def device_text(results: Mapping[str, Any]) -> str:
+    """What the speed was measured on, as short as it can be said."""
+    return str(results["speed"]["environment"]["device_name"]).removeprefix("NVIDIA ").split(" @ ")[0]
+
+
+def draw_accuracies(axes: Axes, results: Mapping[str, Any], recovery: str, *, by: str) -> None:
+    """Draw a line for each method: accuracy against "predicted_speedup" (by FLOPs) or the measured "speedup"."""
+    methods = [m for m in results["settings"]["methods"] if m != "plain"]
+    colours, markers = style.variant_colours(methods), style.variant_markers(methods)
+    for method in methods:
+        rows = [r for r in results["curves"] if r["method"] == method and recovery_text(r) == recovery]
+        for staged in (False, True):
+            line = [row for row in rows if bool(row.get("keep_rate")) == staged]
+            if line:
+                _line(axes, results, line, by, colours[method], markers[method])
+    axes.axhline(100 * numbers.plain_accuracy(results), color=style.GREY, lw=1, ls=":")
+    words = {"predicted_speedup": "times fewer FLOPs than plain", "speedup": "inference, times as fast as plain"}
+    axes.set_xlabel(words[by])
+
+
+def method_handles(methods: Sequence[str]) -> tuple[list[Line2D], list[str]]:
+    """The legend of the methods, with plain before them."""
+    colours, markers = style.variant_colours(methods), style.variant_markers(methods)
+    handles = [Line2D([], [], color=colours[m], marker=markers[m], lw=1.8) for m in methods]
+    plain = Line2D([], [], color=style.GREY, lw=1, ls=":")
+    return [plain, *handles], ["plain", *map(numbers.method_text, methods)]
+
+
+def _note(results: Mapping[str, Any]) -> str:
+    models = len(results["models"])
+    asked = [
+        f"Speed-up asked for {wanted}: {place['num_tokens']} tokens after block {place['after']}."
+        for wanted, place in results["places"].items()
+    ] + [
+        f"Keep rate {rate}: {', '.join(map(str, place['num_tokens']))} tokens after blocks "
+        f"{', '.join(map(str, place['after']))}."
+        for rate, place in results.get("stages", {}).items()
+    ]
+    spread = f"Mean ± standard deviation of {models} models. " if models > 1 else ""
+    return (
+        f"{' '.join(asked)}\n{spread}Speed: median of the paired ratios of interleaved rounds, bars: their quartiles; "
+        f"{results['speed']['environment']['device_name']}.\nAxes do not begin at 0."
+    )
+
+
+def _line(
+    axes: Axes, results: Mapping[str, Any], rows: list[dict[str, Any]], by: str, colour: str, marker: str
+) -> None:
+    """One method, from the slowest to the fastest by FLOPs: a measured speed-up need not rise with it."""
+    timings = numbers.timings_of(results["speed"])
+    rows = sorted(rows, key=lambda row: timings[row["timed_as"]]["predicted_speedup"])
+    of_rows = [timings[row["timed_as"]] for row in rows]
+    bars = [numbers.speed_bar(t) for t in of_rows]
+    sds = [100 * (row["sd"] or 0) for row in rows]
+    axes.errorbar(
+        [t[by] for t in of_rows], [100 * row["accuracy"] for row in rows], yerr=sds if any(sds) else None,
+        xerr=list(zip(*bars, strict=True)) if by == "speedup" else None, fmt=f"{marker}-", ms=5,
+        lw=1.8, elinewidth=1, capsize=3, color=colour,
+    )  # fmt: skip

@@ -1,0 +1,163 @@
+"""How all pictures look: colours that people with colour blindness tell apart, sizes, titles, notes and legends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from patchmerger.reports.parts.numbers import speed_bar
+from patchmerger.runs.files import atomic_file
+
+GREY = "#4d5562"
+PANEL = (5.0, 3.7)
+"""Width and height of one panel, in inches."""
+
+_LOOK: Any = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
+    "svg.hashsalt": "patchmerger", "svg.fonttype": "none",
+}  # fmt: skip
+
+# Okabe and Ito's colours; a variant of a known name has the same one in every picture.
+_VARIANTS = {
+    "plain": GREY, "merged": "#d55e00", "located": "#009e73", "paper": "#cc79a7", "average": "#0072b2",
+    "shallow": "#e69f00",
+}  # fmt: skip
+_FURTHER = ("#56b4e9", "#7a4b2a", "#8d5fbf", "#8a8f2a")
+_MARKERS = {"plain": "*", "merged": "o", "located": "s", "paper": "D", "average": "^", "shallow": "v"}
+_FURTHER_MARKERS = ("P", "X", "h", "<", ">")
+
+
+def variant_colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each variant; those that are ready-made always have the same."""
+    further = cycle(_FURTHER)
+    return {name: _VARIANTS.get(name) or next(further) for name in names}
+
+
+def variant_markers(names: Iterable[str]) -> dict[str, str]:
+    """A marker for each variant, so that no picture needs its colours to be read."""
+    further = cycle(_FURTHER_MARKERS)
+    return {name: _MARKERS.get(name) or next(further) for name in names}
+
+
+def ordered_colours(count: int) -> list[str]:
+    """Colours from dark to light for an ordered quantity, such as numbers of tokens; none means a variant."""
+    colours = mpl.colormaps["viridis"]
+    return [mpl.colors.to_hex(colours(0.88 * place / max(count - 1, 1))) for place in range(count)]
+
+
+@contextmanager
+def picture(
+    path: Path,
+    *,
+    columns: int,
+    rows: int = 1,
+    note: str,
+    title: str | None = None,
+    panel: tuple[float, float] | None = None,
+    also_svg: bool = False,
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure that is written as a PNG, atomically, once it is drawn.
+
+    Args:
+        path: The file.
+        columns: Panels beside each other.
+        rows: Panels above each other.
+        note: Below the panels, what a reader must know: what bars and bands are, which axes are cut.
+        title: What is shown, of what, where no shared legend says it.
+        panel: Width and height of one panel, in inches, where it is no pair of axes: panels stand close together then.
+        also_svg: Write an SVG beside it, for print.
+
+    Yields:
+        The figure and its panels, row by row.
+    """
+    width, height = panel or PANEL
+    size = (columns * width, rows * height + 0.9)
+    with mpl.rc_context(_LOOK):
+        figure = Figure(figsize=size, dpi=150, layout="constrained")
+        pads = {"w_pad": 0.12, "h_pad": 0.06} if panel is None else {"w_pad": 0.04, "h_pad": 0.04}
+        figure.get_layout_engine().set(**pads)  # type: ignore[union-attr]
+        panels = figure.subplots(rows, columns, squeeze=False)
+        if title is not None:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=GREY, wrap=True)
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY, wrap=True)
+        yield figure, list(panels.flat)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for kind in ("png", "svg")[: 1 + also_svg]:
+            with atomic_file(path.with_suffix(f".{kind}")) as partial:
+                # Without the date, the same results give the same file.
+                figure.savefig(partial, format=kind, metadata={"Date": None} if kind == "svg" else None)
+
+
+def shared_legend(
+    figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, title: str, columns: int = 7
+) -> None:
+    """One legend for all panels, outside of them, so that it covers no data.
+
+    Args:
+        figure: The figure.
+        handles: A line or marker for each label.
+        labels: What they mean.
+        title: Above them: what was trained on what.
+        columns: Labels in a line, at most.
+    """
+    legend = figure.legend(
+        handles, labels, loc="outside upper left", ncols=min(columns, len(labels)), frameon=False, fontsize=9,
+        title=title, title_fontsize=9, alignment="left", handletextpad=0.4, columnspacing=1.4,
+    )  # fmt: skip
+    legend.get_title().set_color(GREY)
+
+
+def head(axes: Axes, title: str) -> None:
+    """The title of a panel, and its grid."""
+    axes.set_title(title, loc="left", weight="bold")
+    axes.grid(alpha=0.25)
+
+
+def limit_percent(axes: Axes) -> None:
+    """From end to end at least one point, and nothing above 100%, with enough left that no marker is cut."""
+    low, high = axes.get_ylim()
+    wider = max(0.0, 1.0 - (high - low)) / 2
+    axes.set_ylim(low - wider, min(high + wider, 101.0))
+
+
+def error_bar(timing: Mapping[str, Any]) -> list[list[float]]:
+    """The error bar of a speed-up, from quartile to quartile."""
+    return [[end] for end in speed_bar(timing)]
+
+
+def label_beside(
+    axes: Axes, labels: Sequence[tuple[float, float, str]], others: Sequence[tuple[float, float]] = ()
+) -> None:
+    """Texts to the right of their points, moved up so that none covers another or a marker, and joined to its point.
+
+    The limits of the axes must be set before.
+
+    Args:
+        axes: The panel.
+        labels: Where each point is, and its text.
+        others: Further markers that no text may cover.
+    """
+    across, size = 16.0, 11.0  # from a point to its text, and the size of a text or a marker, in 1/72 inch
+    in_points = 72 / axes.figure.dpi * axes.transData.transform([(x, y) for x, y, *_ in (*labels, *others)] or [(0, 0)])
+    covered = [(float(x), float(y)) for x, y in in_points]
+    order = sorted(range(len(labels)), key=lambda number: labels[number][1])
+    for number in order:
+        x, y, text = labels[number]
+        left, bottom = in_points[number]
+        up = 0.0
+        while any(abs(left + across - x) < size and abs(bottom + up - y) < size for x, y in covered):
+            up += 1.0
+        covered.append((left + across, bottom + up))
+        axes.annotate(
+            text, (x, y), xytext=(across, up), textcoords="offset points", ha="center", va="center", fontsize=9,
+            weight="bold", color=GREY, zorder=6,
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 1, "shrinkB": 3},
+        )  # fmt: skip
