@@ -34,7 +34,7 @@ def guarding(body: str) -> list[str]:
 
 
 def test_a_table_is_written_where_stdout_is_not_utf8():
-    body = "from patchmerger.runs.text_table import text_table; print(text_table([['a', 'b'], ['2 × 2', '→ 1']]))"
+    body = "from patchmerger.runs.text import text_table; print(text_table([['a', 'b'], ['2 × 2', '→ 1']]))"
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "cp1252"}
     done = subprocess.run(guarding(body), capture_output=True, env=environment, check=True)
     assert done.stdout.splitlines() == [b"a        b", b"----------", b"2 \xd7 2  -> 1"]  # cp1252 has ×

@@ -42,7 +42,7 @@ def test_digits() -> None:
     images = read_images(DataSettings("digits"))
     values, targets = load_digits(return_X_y=True)
     train = images.sets["train"]
-    assert (len(train), train.size, images.class_names) == (1797, (8, 8), tuple("0123456789"))
+    assert (len(train), train[0].shape, images.class_names) == (1797, (3, 8, 8), tuple("0123456789"))
     assert torch.equal(train.targets, torch.from_numpy(targets))
     expected = torch.from_numpy(values.reshape(-1, 1, 8, 8) * 255 / 16).round().byte().expand(-1, 3, -1, -1)
     assert torch.equal(train.gather(range(1797)), expected)

@@ -109,8 +109,11 @@ def answer(status: int) -> Any:
             lambda: errors.RepositoryNotFoundError("404", response=answer(404)),
             "Hub has no model of that name, or a priv",
         ),
-        (lambda: errors.GatedRepoError("403", response=answer(403)), "is gated: accept its terms on its page, then"),
-        (lambda: errors.RevisionNotFoundError("404", response=answer(404)), "has no revision 'v9'"),
+        (
+            lambda: errors.GatedRepoError("403", response=answer(403)),
+            "gates the model of that name: accept its terms",
+        ),
+        (lambda: errors.RevisionNotFoundError("404", response=answer(404)), "but not its revision 'v9'"),
     ],
 )
 def test_what_the_hub_answers(error, message, monkeypatch):

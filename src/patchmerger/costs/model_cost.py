@@ -18,7 +18,7 @@ from patchmerger.mechanism.placed_tokens import placed_embedding
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.placing.in_model import plain_model
 from patchmerger.runs.serialisation import to_json
-from patchmerger.runs.text_table import text_table
+from patchmerger.runs.text import text_table
 
 
 @dataclass(frozen=True)

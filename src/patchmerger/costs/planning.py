@@ -18,7 +18,7 @@ from patchmerger.models.build import find_untrained
 from patchmerger.models.finding import FoundModel
 from patchmerger.reducers.names import METHODS, ReducerName, check_reducer_name
 from patchmerger.runs.serialisation import to_json
-from patchmerger.runs.text_table import text_table
+from patchmerger.runs.text import text_table
 from patchmerger.speed.measurement import Measurement
 from patchmerger.speed.measurement import measure as measure_speed
 from patchmerger.speed.settings import TimingSettings

@@ -196,7 +196,14 @@ class EvaluationImages(Dataset[Batch]):
     def __init__(self, images: ImageSet, transform: EvalTransform) -> None:
         self.images = images
         self.transform = transform
-        self.as_they_are = transform.keeps(images.size)
+
+    @property
+    def as_they_are(self) -> bool:
+        """Whether images are at hand and need no fitting, by the first of them: processes that load are no use then."""
+        if not isinstance(self.images.images, InMemory):
+            return False
+        first = self.images[0]
+        return self.transform(first) is first
 
     def __len__(self) -> int:
         return len(self.images)
@@ -206,11 +213,9 @@ class EvaluationImages(Dataset[Batch]):
         return self.transform(self.images[index]), self.images.targets[index]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A whole batch, in one indexing where nothing is to be done to the images."""
-        targets = self.images.targets[list(indices)]
-        if self.as_they_are:
-            return self.images.gather(indices), targets
-        return torch.stack([self.transform(self.images[index]) for index in indices]), targets
+        """A whole batch."""
+        fitted = [self.transform(self.images[index]) for index in indices]
+        return torch.stack(fitted), self.images.targets[list(indices)]
 
 
 class Loader:

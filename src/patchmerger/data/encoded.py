@@ -11,21 +11,19 @@ from torch import Tensor
 from patchmerger.data.decoding import Picture
 
 
+@dataclass(eq=False)
 class Encoded:
     """Images that are not decoded yet.
 
-    Args:
+    Attributes:
         items: One an image: the path of its file, a picture, or what ``picture`` takes.
         origin: What to call them in messages; ``None`` for files, which are called by their paths.
         picture: The picture in an item; the item itself by default.
     """
 
-    def __init__(
-        self, items: Sequence[Any], origin: str | None = None, picture: Callable[[Any], Picture] | None = None
-    ) -> None:
-        self.items = items
-        self.origin = origin
-        self.picture = picture
+    items: Sequence[Any]
+    origin: str | None = None
+    picture: Callable[[Any], Picture] | None = None
 
     def __len__(self) -> int:
         return len(self.items)

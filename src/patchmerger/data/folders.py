@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from patchmerger.data.labels import alike_names
 from patchmerger.data.settings import DataSettings, Layout
 from patchmerger.data.splits import SPLIT_NAMES
 from patchmerger.data.tables import METADATA, read_metadata
+from patchmerger.runs.text import some_of
 
 _IMAGES = "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pbm pnm avif heic heif jp2 jxl tga"
 IMAGES = frozenset(f".{ending}" for ending in _IMAGES.split())
@@ -159,28 +160,28 @@ def _class_folders(path: Path, data: DataSettings) -> list[Path]:
     inside = {folder: {inner.name for inner in _folders(folder)} for folder in folders}
     if len(folders) == 1:
         (only,) = folders
-        cure = f"; give {only}, which has the folders {_some(sorted(inside[only]))}" if inside[only] else ""
+        cure = f"; give {only}, which has the folders {some_of(sorted(inside[only]))}" if inside[only] else ""
         raise ValueError(f"{path} has only one class, {only.name}: nothing to tell apart{cure}{_instead(path)}")
     names = {folder.name.lower() for folder in folders}
     if (names & _ANNOTATIONS and names & _CONTAINERS) or any(
         folder.name.lower() in _CONTAINERS and inside[folder] for folder in folders
     ):
         raise ValueError(
-            f"{path} has the folders {_some([folder.name for folder in folders])}, which do not look like classes: "
+            f"{path} has the folders {some_of([folder.name for folder in folders])}, which do not look like classes: "
             'images belong into one folder a class. If these are the classes, set layout to "classes"'
         )
     for folder, within in inside.items():
         if len({split for name in within if (split := _suggested_split(name))}) > 1:
             raise ValueError(
-                f"{folder} holds {_some(sorted(within))}: splits come first, such as {path / 'train' / folder.name}. "
+                f"{folder} holds {some_of(sorted(within))}: splits come first, such as {path / 'train' / folder.name}. "
                 'If they are parts of one class, set layout to "classes"'
             )
         twins = [other.name for other in folders if len(within) > 1 and inside[other] == within]
         if len(twins) > 1:
             raise ValueError(
-                f"{path} has the folders {_some(twins)} with the same folders in each ({_some(sorted(within))}): which "
-                "are the classes? For splits call the outer ones train, validation and test; if they are the classes, "
-                'set layout to "classes"'
+                f"{path} has the folders {some_of(twins)} with the same folders in each ({some_of(sorted(within))}): "
+                "which are the classes? For splits call the outer ones train, validation and test; if they are the "
+                'classes, set layout to "classes"'
             )
     return folders
 
@@ -202,7 +203,7 @@ def _without_labels(path: Path, remarks: list[str]) -> EncodedDataset:
     if not files:
         raise ValueError(f"{path} has no class folders: images belong into one folder a class{_instead(path)}")
     if unread := _label_files(path):
-        remarks = [*remarks, f"{_some([file.name for file in unread])} not read{_CURE}"]
+        remarks = [*remarks, f"{some_of([file.name for file in unread])} not read{_CURE}"]
     targets = torch.zeros(len(files), dtype=torch.long)
     return EncodedDataset({"train": EncodedSet(Encoded(files), targets)}, (), tuple(remarks))
 
@@ -213,13 +214,13 @@ _CURE = ": labels are read from folders or from metadata.csv (or .jsonl, .parque
 def _instead(path: Path) -> str:
     """What lies there in place of class folders."""
     if unread := [file for file in _plain_files(path) if file.suffix.lower() in _LABEL_ENDINGS]:
-        return f". {_some([file.name for file in unread])} is not read{_CURE}"
+        return f". {some_of([file.name for file in unread])} is not read{_CURE}"
     found = sorted(file.name for file in _plain_files(path))
-    return f". It has {_some(found)}" if found else ""
+    return f". It has {some_of(found)}" if found else ""
 
 
 def _loose(images: list[Path], folder: Path, data: DataSettings) -> str:
-    text = f"{len(images)} images lie beside the class folders of {folder} ({_some([file.name for file in images])})"
+    text = f"{len(images)} images lie beside the class folders of {folder} ({some_of([file.name for file in images])})"
     if data.bad_files == "error":
         raise ValueError(f'{text}: sort them in, or leave them out with bad_files="skip"')
     return f"not read: {text}"
@@ -301,7 +302,3 @@ def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             yield from _files_below(child, (*above, real))
         else:
             yield child
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -16,6 +16,7 @@ from patchmerger.data.decoding import BadImageError, Picture, decode, size_of
 from patchmerger.data.encoded import Encoded, EncodedSet
 from patchmerger.data.settings import MAX_PIXELS, DataSettings
 from patchmerger.runs.environment import usable_cores
+from patchmerger.runs.text import some_of
 
 T = TypeVar("T")
 _SAMPLE = 64
@@ -34,12 +35,12 @@ class Stored(Protocol):
         """Image ``index``, uint8 (3, H, W)."""
 
 
+@dataclass(eq=False)
 class OnReading:
     """Images that are decoded each time they are read: for datasets that do not fit in memory."""
 
-    def __init__(self, encoded: Encoded, max_pixels: int = MAX_PIXELS) -> None:
-        self.encoded = encoded
-        self.max_pixels = max_pixels
+    encoded: Encoded
+    max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -75,12 +76,6 @@ class InMemory:
     def __getitem__(self, index: int) -> Tensor:
         return self.buffer[self.starts[index] : self.starts[index + 1]].view(3, *self.sizes[index])
 
-    def all_of_one_size(self) -> Tensor | None:
-        """All images as one view (n, 3, H, W), or None where their sizes differ."""
-        if len(set(self.sizes)) != 1:
-            return None
-        return self.buffer.view(len(self), 3, *self.sizes[0])
-
 
 class ImageSet:
     """Images with their targets.
@@ -106,36 +101,17 @@ class ImageSet:
         self.rows = list(range(len(images)) if rows is None else rows)
         if len(self.rows) != len(targets):
             raise ValueError(f"there are {len(self.rows)} images but {len(targets)} targets")
-        self._pixels = images.all_of_one_size() if isinstance(images, InMemory) else None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Tensor:
         """Image ``index`` as uint8 RGB (3, H, W); not to be written to."""
-        row = self.rows[index]
-        return self.images[row] if self._pixels is None else self._pixels[row]
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Height and width where all images are in memory and of one size, else None."""
-        return None if self._pixels is None else (self._pixels.shape[2], self._pixels.shape[3])
+        return self.images[self.rows[index]]
 
     def gather(self, indices: Sequence[int]) -> Tensor:
-        """Several images of one size at once.
-
-        Args:
-            indices: B indices of this set.
-
-        Returns:
-            A new uint8 tensor (B, 3, H, W).
-
-        Raises:
-            ValueError: If the images are not in memory or not of one size (``size`` is None).
-        """
-        if self._pixels is None:
-            raise ValueError("gather needs images of one size in memory; read them one by one")
-        return self._pixels[[self.rows[index] for index in indices]]
+        """The images at ``indices``, which must be of one size: uint8 (B, 3, H, W)."""
+        return torch.stack([self[index] for index in indices])
 
     def subset(self, indices: Sequence[int]) -> ImageSet:
         """The images at ``indices``, in that order, sharing the pixels of this set."""
@@ -197,19 +173,14 @@ def load_sets(
             _each(whole, split.images, _sample(len(split.images)))
             loaded[name] = ImageSet(OnReading(split.images, data.max_pixels), split.targets[rows], rows)
     if bad and data.bad_files == "error":
-        raise ValueError(_report(bad, sum(len(split.images) for split in encoded.values())))
+        shown = some_of([str(file) for file in bad], _SHOWN, between="\n  ")
+        raise ValueError(
+            f"{len(bad)} of {sum(len(split.images) for split in encoded.values())} files cannot be read as images:\n"
+            f'  {shown}\nTake them away, or leave them out with bad_files="skip"'
+        )
     some = "" if in_memory else f" of {sum(len(_sample(len(split.images))) for split in encoded.values())} looked at"
     losses = tuple(f"{count}{some} images {what}" for what, count in sorted(Counter(lost).items()))
     return loaded, tuple(str(file) for file in bad), losses
-
-
-def _report(bad: list[BadFile], count: int) -> str:
-    shown = "\n  ".join(str(file) for file in bad[:_SHOWN])
-    more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    return (
-        f"{len(bad)} of {count} files cannot be read as images:\n  {shown}{more}\n"
-        'Take them away, or leave them out with bad_files="skip"'
-    )
 
 
 def _bytes_per_image(images: Encoded, header: Callable[[Picture], tuple[int, int]]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -18,6 +19,7 @@ Skipped = None
 """In the place of a batch that was used before the run was interrupted: read, but not decoded."""
 
 
+@dataclass(eq=False)
 class StreamedBatches(IterableDataset[Batch | None]):
     """The batches of one process in one pass through its share; within a worker, the worker's.
 
@@ -25,14 +27,11 @@ class StreamedBatches(IterableDataset[Batch | None]):
     process need not be decoded.
     """
 
-    def __init__(
-        self, stream: ImageStream, transform: Transform, order: RunOrder, *, turn: tuple[int, int], skip: int
-    ) -> None:
-        self.stream = stream
-        self.transform = transform
-        self.order = order
-        self.turn = turn
-        self.skip = skip
+    stream: ImageStream
+    transform: Transform
+    order: RunOrder
+    turn: tuple[int, int]
+    skip: int
 
     def __iter__(self) -> Iterator[Batch | None]:
         worker = get_worker_info()

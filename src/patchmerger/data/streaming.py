@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ Row = tuple[Picture, Any]
 """An encoded image and its label or labels."""
 
 
+@dataclass(eq=False)
 class ImageStream(ImageSet):
     """A training set that can only be read in order; asked for an image by its number, it refuses.
 
-    Args:
-        rows: The training split.
+    Attributes:
+        table: The training split.
         image: The column of the images.
         label: The column of the labels; a dotted name reaches into one that holds several values.
         classes: Of the labels.
@@ -37,17 +39,13 @@ class ImageStream(ImageSet):
         data: Of it the buffer from which images are drawn, their largest size and what becomes of bad ones.
     """
 
+    table: datasets.IterableDataset
+    image: str
+    label: str
+    classes: Classes
+    samples: int
+    data: DataSettings
     random_access = False
-
-    def __init__(
-        self, rows: datasets.IterableDataset, image: str, label: str, classes: Classes, samples: int, data: DataSettings
-    ) -> None:
-        self.table = rows
-        self.image, self.label = image, label
-        self.classes = classes
-        self.samples = samples
-        self.data = data
-        self._pixels = None
 
     def __len__(self) -> int:
         return self.samples

@@ -75,10 +75,6 @@ class EvalTransform:
         cropped: Tensor = image if list(image.shape[1:]) == size else functional.center_crop(image, size)
         return cropped
 
-    def keeps(self, size: tuple[int, int] | None) -> bool:
-        """Whether images of this height and width come out as they went in."""
-        return size == (self.image_size, self.image_size) and self.resized == self.image_size
-
 
 class TrainTransform:
     """Random crop, flip, automatic augmentation and erasing, in this order.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from patchmerger.hub.weights import Weights
 from patchmerger.runs.meta_device import meta_device
+from patchmerger.runs.text import some_of
 
 # What wrappers put before the names: DataParallel and DDP, torch.compile, Lightning and other trainers.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.", "student.", "teacher.", "state_dict.",
@@ -79,7 +80,7 @@ def state_dict_mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str 
         ("other shapes", shapes),
     ):
         if found:
-            return f"{what}: {', '.join(found[:3])}" + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+            return f"{what}: {some_of(found, 3)}"
     return None
 
 
@@ -112,8 +113,8 @@ def _without_prefixes(weights: Weights, model: nn.Module, source: Path) -> tuple
         if len(known & shorter.keys()) > len(known & best.keys()):
             if len(shorter) < len(named) or any(name not in known for name in rest):
                 raise ValueError(
-                    f"{source}: most names begin with {prefix!r}, but {_some(rest)} do not: save the state dict of the "
-                    "model alone"
+                    f"{source}: most names begin with {prefix!r}, but {some_of(rest, 2)} do not: save the state dict "
+                    "of the model alone"
                 )
             best, removed = shorter, prefixes
         named = shorter
@@ -125,7 +126,7 @@ def _without_bookkeeping(weights: Weights, model: nn.Module) -> tuple[Weights, l
     known = model.state_dict().keys()
     beside = [name for name in weights if _BOOKKEEPING.match(name) and name not in known]
     kept = {name: tensor for name, tensor in weights.items() if name not in beside}
-    return kept, [f"left out {_some(sorted(beside))}, which are not the model's"] if beside else []
+    return kept, [f"left out {some_of(sorted(beside), 2)}, which are not the model's"] if beside else []
 
 
 def _without_chunks(weights: Weights, model: nn.Module) -> tuple[Weights, list[str]]:
@@ -223,7 +224,3 @@ def _sizes(weights: Mapping[str, Any]) -> dict[str, int]:
         sizes |= {"embed_dim": int(patches.shape[0]), "in_chans": int(patches.shape[1]),
                   "patch_size": int(patches.shape[2])}  # fmt: skip
     return sizes
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

@@ -26,6 +26,15 @@ _NAME = re.compile(r"(hf[-_]hub:)?(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
+_ANSWERS: dict[type[Exception], str] = {  # first those that are a kind of another
+    GatedRepoError: "gates the model of that name: accept its terms on its page, then log in with `hf auth login`",
+    RevisionNotFoundError: "has a model of that name, but not {which}",
+    RepositoryNotFoundError: "has no model of that name, or a private one: `hf auth login` lets you in",
+    HFValidationError: "has no model of that name",
+    LocalEntryNotFoundError: "cannot be reached; nor was {which} downloaded before",
+}
+
+
 def find_folder(folder: str | os.PathLike[str], revision: str | None, *, weights: bool = True) -> Path:
     """The folder of a saved model; a name on the Hub is downloaded, unless a folder here has that name.
 
@@ -114,24 +123,11 @@ def _check_folder(folder: str | os.PathLike[str]) -> Path:
 
 def _download(name: str, revision: str | None, wanted: list[str]) -> Path:
     """The model's files in the cache of huggingface_hub; what is there already is not fetched again."""
-    missing = f"folder ({name}) does not exist here, and"
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, library_name="patchmerger"))
-    except GatedRepoError as error:
+    except (*_ANSWERS,) as error:
+        said = next(said for kind, said in _ANSWERS.items() if isinstance(error, kind))
+        which = "it" if revision is None else f"its revision {revision!r}"
         raise FileNotFoundError(
-            f"{missing} the model of that name on the Hugging Face Hub is gated: accept its terms on its page, then "
-            "log in with `hf auth login`"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise FileNotFoundError(
-            f"{missing} the model of that name on the Hugging Face Hub has no revision {revision!r}"
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"{missing} the Hugging Face Hub has no model of that name, or a private one: `hf auth login` lets you in"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"{missing} the Hugging Face Hub, where a model may have that name, cannot be reached; nor was "
-            f"{'it' if revision is None else f'its revision {revision!r}'} downloaded before ({error})"
+            f"folder ({name}) does not exist here, and the Hugging Face Hub {said.format(which=which)} ({error})"
         ) from error

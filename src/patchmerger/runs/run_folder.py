@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from patchmerger.runs.files import read_json, remove_partials, write_json
 from patchmerger.runs.serialisation import from_json, to_json
+from patchmerger.runs.text import some_of
 
 S = TypeVar("S")
 SETTINGS_FILE = "settings.json"
@@ -155,8 +156,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     """The first settings that differ, in words; empty where none does."""
     ours, theirs = flatten(ours), flatten(theirs)
     changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-    listed = "; ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in changed[:5])
-    return listed + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+    return some_of([f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in changed], between="; ")
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from patchmerger.hosts.state import unsupported_state
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import quartiles
-from patchmerger.runs.text_table import text_table
+from patchmerger.runs.text import text_table
 from patchmerger.speed.settings import Compile, Precision, TimingSettings, compile_name
 from patchmerger.speed.timed_steps import TimedStep, interleaved, timed_step
 

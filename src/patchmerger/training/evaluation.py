@@ -14,6 +14,7 @@ from patchmerger.data.loading import DataLike, settings_of
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import find_classifier
 from patchmerger.models.finding import FoundModel
+from patchmerger.runs.text import some_of
 from patchmerger.training.settings import Precision, TrainingSettings
 from patchmerger.training.task import TrainingTask, score
 from patchmerger.training.trainer import quiet
@@ -104,11 +105,7 @@ def _check_classes(found: FoundModel, outputs: int, images: ImageSplits, data: D
     ours, theirs = images.class_names, found.class_names
     if theirs and ours != tuple(theirs) and ours != tuple(map(str, range(outputs))):
         raise ValueError(
-            f"data ({name}) has the classes {_some(ours)}, but model ({found.name}) was trained on {_some(theirs)}"
+            f"data ({name}) has the classes {some_of(ours)}, but model ({found.name}) was trained on {some_of(theirs)}"
         )
     if len(ours) != outputs:
         raise ValueError(f"data ({name}) has {len(ours)} classes, but model ({found.name}) has {outputs} outputs")
-
-
-def _some(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:5]) + (f", … ({len(names)})" if len(names) > 5 else "")

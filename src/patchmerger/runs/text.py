@@ -1,4 +1,4 @@
-"""Tables as plain text, for objects that are printed."""
+"""Tables and lists as plain text, for objects that are printed and for messages."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def text_table(rows: Sequence[Sequence[str]], *, with_total: bool = False) -> st
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
     ending = [rule, lines.pop()] if with_total else []
     return "\n".join([lines[0], rule, *lines[1:], *ending])
+
+
+def some_of(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
+    """The first names, and how many more there are."""
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
