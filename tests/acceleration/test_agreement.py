@@ -63,9 +63,10 @@ def test_chance_is_told_from_knowledge():
 @pytest.mark.parametrize("cache_gib", [1.0, 1e-6])
 def test_held_out_scores_are_those_of_the_whole_models(cache_gib, tmp_path, monkeypatch):
     images, teacher = load_images("digits", seed=0).test.subset(range(50)), find_teacher(trained_vit())
-    options = {"image_size": 8, "batch_size": 16, "workers": 0, "progress": False}
+    fitting = {"batch_size": 16, "workers": 0, "progress": False}
+    options = {"image_size": 8, **fitting}
     held = HeldOutScores(
-        teacher, images, 2, tmp_path / "kept", cache_gib=cache_gib, device=torch.device("cpu"), **options
+        teacher, images, 2, tmp_path / "kept", cache_gib=cache_gib, device=torch.device("cpu"), **fitting
     )
     merged = insert(copy.deepcopy(teacher.model), num_tokens=4, after=2)
     expected = [scores_of(Classifier(net), images, teacher.preprocessing, **options) for net in (teacher.model, merged)]

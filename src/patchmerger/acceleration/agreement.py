@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from patchmerger.models.classifier import Classifier, FoundClassifier, divergenc
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_images
+from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.training.task import score
 
 _BINS = 15
@@ -91,7 +92,6 @@ class HeldOutScores:
         after: The block that is merged after, counted from 1.
         folder: Where its tokens are kept, where they fit.
         cache_gib: Into how many GiB.
-        image_size: Height and width that images are fitted to.
         device: The device to work on.
         batch_size: Images in a batch.
         workers: Processes that load images.
@@ -106,7 +106,6 @@ class HeldOutScores:
         folder: Path,
         *,
         cache_gib: float,
-        image_size: int,
         device: torch.device,
         batch_size: int,
         workers: int | None,
@@ -114,7 +113,7 @@ class HeldOutScores:
     ) -> None:
         self.teacher, self.images, self.after, self.folder = teacher, images, after, folder
         self.device, self.batch_size, self.progress = device, batch_size, progress
-        self._fitted = {"image_size": image_size, "workers": workers}
+        self._fitted = {"image_size": teacher.image_size, "workers": workers}
         self._plain = Classifier(copy.deepcopy(teacher.model).to(device))
         with torch.no_grad():
             front = RearHalf(self._plain, after).front(self._plain, next(self._batches(images.subset([0]))))
@@ -168,6 +167,54 @@ class HeldOutScores:
             images, self.teacher.preprocessing, batch_size=self.batch_size, like=next(self._plain.parameters()),
             **self._fitted,  # type: ignore[arg-type]
         )  # fmt: skip
+
+
+class Evaluation:
+    """How good the plain and merged models are on held-out images; the scores of each are computed once, and kept.
+
+    Args:
+        held_out: Computes the scores.
+        folder: Where they are kept.
+        labels: Whether the targets of the images are labels.
+
+    Attributes:
+        metric: What ``accuracy`` is: "accuracy", "mAP" with several labels an image, "agreement" without labels.
+        found: What :func:`compare_scores` says of each model, by name.
+    """
+
+    def __init__(self, held_out: HeldOutScores, folder: Path, *, labels: bool) -> None:
+        self.held_out, self.folder = held_out, folder
+        self.targets = held_out.images.targets if labels else None
+        self.metric = "agreement" if self.targets is None else "mAP" if self.targets.ndim == 2 else "accuracy"
+        self.found: dict[str, dict[str, Any]] = {}
+        self._compare("plain", held_out.of_plain)
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the plain model predicts labels no better than by chance."""
+        return self.targets is not None and at_chance(self._scores("plain"), self.targets)
+
+    def add(self, name: str, model: nn.Module, *, same_front: bool) -> str:
+        """Evaluate a merged model, as :meth:`HeldOutScores.of_merged`; returns in words how good it is."""
+        found = self._compare(name, lambda: self.held_out.of_merged(model, same_front=same_front))
+        agreement = f"agrees with the plain model on {100 * found['agreement']:.1f}%"
+        if found["accuracy"] is None:
+            return agreement
+        lost = 100 * (found["accuracy"] - self.found["plain"]["accuracy"])
+        return f"{self.metric} {100 * found['accuracy']:.2f}% ({lost:+.2f} points), {agreement}"
+
+    def _compare(self, name: str, scores: Callable[[], Tensor]) -> dict[str, Any]:
+        path = self._path(name)
+        if not path.exists():
+            write_tensors(path, {"scores": scores()})
+        self.found[name] = compare_scores(self._scores(name), self._scores("plain"), self.targets)
+        return self.found[name]
+
+    def _scores(self, name: str) -> Tensor:
+        return read_tensors(self._path(name))["scores"]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"scores-{name}.safetensors"
 
 
 def compare_scores(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from patchmerger.acceleration.agreement import HeldOutScores, at_chance, chance_warning, compare_scores, scored_within
+from patchmerger.acceleration.agreement import Evaluation, HeldOutScores, chance_warning, scored_within
 from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.placement import (
     ChosenPlacement,
@@ -28,7 +28,7 @@ from patchmerger.acceleration.rear_recovery import last_frozen_block
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.costs.model_cost import cost
-from patchmerger.data import Augmentation, ImageSplits
+from patchmerger.data import Augmentation, ImageSet, ImageSplits
 from patchmerger.data.batches import calibration_batch
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
@@ -71,13 +71,9 @@ class AccelerationRun:
     ) -> None:
         self.folder, self.teacher, self.images, self.labels = folder, teacher, images, labels
         self.recovery, self.seed, self.progress, self.workers = recovery, seed, progress, workers
-        self.test, self.targets = images.test, images.test.targets if labels else None
         self.device = device_of(recovery)
-        self.image_size = teacher.image_size
         self.precision = recovery.precision or default_precision(self.device)
         self.speed_precision: SpeedPrecision = "float32" if self.precision == "32-true" else "bf16"
-        self.evaluation: dict[str, dict[str, Any]] = {}
-        self.metric = "mAP" if labels and images.multi_label else "accuracy"
 
     def choose_placement(self, settings: PlacementSettings, augmentation: Augmentation) -> ChosenPlacement:
         """1. Where to merge; the folder is made after it, as it is the last step that refuses bad input."""
@@ -120,38 +116,37 @@ class AccelerationRun:
         """Refuse now what could not be recovered from kept tokens later."""
         classifier = Classifier(chosen.merged(self.teacher.model, "random"))
         images = calibration_batch(
-            self.images.train, self.teacher.preprocessing, image_size=self.image_size, count=2, seed=self.seed
+            self.images.train, self.teacher.preprocessing, image_size=self.teacher.image_size, count=2, seed=self.seed
         )
         rear = RearHalf(classifier, last_frozen_block(self.recovery, chosen.after))
         rear.check(classifier, images.to(next(classifier.parameters())))
 
     def evaluate_teacher(self, placement: ChosenPlacement, source: str) -> None:
         """The plain model on the held-out images; with a budget, on as many as it scores in a third of it."""
-        count = self._kept("evaluated", lambda: {"images": self._affordable()})["images"]
-        if count < len(self.test):
-            self._say(f"    evaluates on {count:,} of {len(self.test):,} held-out images, for which there is time")
-            self.test = self.test.drawn(count, self.seed)
-            self.targets = self.test.targets if self.labels else None
-        self.held_out = HeldOutScores(
-            self.teacher, self.test, placement.after, self.folder.path / "evaluation",
-            cache_gib=self.recovery.cache_gib / 2, image_size=self.image_size, device=self.device,
-            batch_size=2 * self.recovery.batch_size, workers=self.workers, progress=self.progress,
+        test = self.images.test
+        count = self._kept("evaluated", lambda: {"images": self._affordable(test)})["images"]
+        if count < len(test):
+            self._say(f"    evaluates on {count:,} of {len(test):,} held-out images, for which there is time")
+            test = test.drawn(count, self.seed)
+        held_out = HeldOutScores(
+            self.teacher, test, placement.after, self.folder.path / "evaluation",
+            cache_gib=self.recovery.cache_gib / 2, device=self.device, batch_size=2 * self.recovery.batch_size,
+            workers=self.workers, progress=self.progress,
         )  # fmt: skip
-        self._evaluate("plain", self.held_out.of_plain)
-        if self.targets is None:
-            return
-        accuracy = self.evaluation["plain"]["accuracy"]
-        self._say(f"    the plain model: {self.metric} {100 * accuracy:.2f}%")
-        if at_chance(self._scores("plain"), self.targets):
+        self.evaluation = Evaluation(held_out, self.folder.path, labels=self.labels)
+        accuracy = self.evaluation.found["plain"]["accuracy"]
+        if accuracy is not None:
+            self._say(f"    the plain model: {self.evaluation.metric} {100 * accuracy:.2f}%")
+        if self.evaluation.at_chance:
             warnings.warn(chance_warning(self.teacher, accuracy, source), stacklevel=3)
 
-    def _affordable(self) -> int:
-        """Held-out images to evaluate on."""
+    def _affordable(self, test: ImageSet) -> int:
+        """How many held-out images to evaluate on."""
         if self.recovery.seconds is None:
-            return len(self.test)
+            return len(test)
         return scored_within(
-            self.recovery.seconds / 3, Classifier(copy.deepcopy(self.teacher.model).to(self.device)), self.test,
-            self.teacher.preprocessing, image_size=self.image_size, batch_size=self.recovery.batch_size,
+            self.recovery.seconds / 3, Classifier(copy.deepcopy(self.teacher.model).to(self.device)), test,
+            self.teacher.preprocessing, image_size=self.teacher.image_size, batch_size=self.recovery.batch_size,
             workers=self.workers,
         )  # fmt: skip
 
@@ -171,7 +166,7 @@ class AccelerationRun:
             merger.module.load_state_dict(read_tensors(path))
         else:
             batch = calibration_batch(
-                self.images.train, self.teacher.preprocessing, image_size=self.image_size,
+                self.images.train, self.teacher.preprocessing, image_size=self.teacher.image_size,
                 count=min(query_init.images, 64) if method == "located" else query_init.images,  # nothing is chosen
                 seed=self.seed,
             )  # fmt: skip
@@ -185,8 +180,7 @@ class AccelerationRun:
             student.cpu()
             self._kept("query_init", found.as_dict)
             write_tensors(path, merger.module.state_dict())
-        self._evaluate("initialised", lambda: self.held_out.of_merged(student, same_front=True))
-        self._say(f"2/5 queries: {self._in_words('initialised')}")
+        self._say(f"2/5 queries: {self.evaluation.add('initialised', student, same_front=True)}")
         return student
 
     def _without_queries(self, placement: ChosenPlacement) -> nn.Module:
@@ -195,8 +189,7 @@ class AccelerationRun:
             torch.manual_seed(self.seed)
             student = placement.merged(self.teacher.model, "random")
         self._kept("query_init", lambda: {"method": None, "reducer": placement.reducer})
-        self._evaluate("initialised", lambda: self.held_out.of_merged(student, same_front=True))
-        self._say(f"2/5 {placement.reducer}: {self._in_words('initialised')}")
+        self._say(f"2/5 {placement.reducer}: {self.evaluation.add('initialised', student, same_front=True)}")
         return student
 
     def recover(self, student: nn.Module, augmentation: Augmentation) -> None:
@@ -216,10 +209,9 @@ class AccelerationRun:
         student.cpu()
         frozen = set(self.recovered["phases"]) <= {"rear"} and self.recovery.frozen_blocks in (
             None,
-            self.held_out.after,
+            self.evaluation.held_out.after,
         )
-        self._evaluate("recovered", lambda: self.held_out.of_merged(student, same_front=frozen))
-        self._say(f"    recovered: {self._in_words('recovered')}")
+        self._say(f"    recovered: {self.evaluation.add('recovered', student, same_front=frozen)}")
 
     def finish(
         self, student: nn.Module, placement: ChosenPlacement, drop: float, *, rounds: int, command: str | None
@@ -240,13 +232,13 @@ class AccelerationRun:
             "command": command,
             "settings": self.folder.settings,
             "data": self.images.description,
-            "metric": self.metric if self.labels else "agreement",
+            "metric": self.evaluation.metric,
             "placement": placement.as_dict(),
             "block_tokens": list(counted.block_tokens),
             "tokens_out": counted.tokens_out,
             "query_init": read_json(self.folder.path / "query_init.json"),
             "recovery": self.recovered,
-            "evaluation": self.evaluation,
+            "evaluation": self.evaluation.found,
             "speedup": {"predicted": placement.predicted, "measured": speed["accelerated"].speedup},
             "speed": speed.as_dict(),
             "max_drop": drop if self.labels else None,
@@ -256,26 +248,17 @@ class AccelerationRun:
             "folder": str(self.folder.path),
         }
         if self.labels:
-            lost = 100 * (self.evaluation["plain"]["accuracy"] - self.evaluation["recovered"]["accuracy"])
+            found = self.evaluation.found
+            lost = 100 * (found["plain"]["accuracy"] - found["recovered"]["accuracy"])
             results["met"] = lost <= drop
             if not results["met"]:
                 seconds = self.recovery.seconds
                 length = f"--epochs {max(1.0, 3 * self.recovered['epochs']):.3g}"
                 more = f"more training ({length if seconds is None else f'--budget {3 * seconds / 60:.2g}min'})"
                 results["advice"] = [more, *slower_but_safer(self.teacher.model, placement)]
-        self.held_out.remove()
+        self.evaluation.held_out.remove()
         self._say(f"5/5 keep: {self.folder.path / MODEL_FOLDER}")
         return self.folder.finish(results)
-
-    def _evaluate(self, name: str, scores: Callable[[], Tensor]) -> None:
-        """Scores on the held-out images, computed once, and how they compare."""
-        path = self.folder.path / f"scores-{name}.safetensors"
-        if not path.exists():
-            write_tensors(path, {"scores": scores()})
-        self.evaluation[name] = compare_scores(self._scores(name), self._scores("plain"), self.targets)
-
-    def _scores(self, name: str) -> Tensor:
-        return read_tensors(self.folder.path / f"scores-{name}.safetensors")["scores"]
 
     def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a step found, made once."""
@@ -288,11 +271,3 @@ class AccelerationRun:
     def _say(self, text: str) -> None:
         if self.progress:
             print(text, file=sys.stderr, flush=True)
-
-    def _in_words(self, name: str) -> str:
-        found = self.evaluation[name]
-        agreement = f"agrees with the plain model on {100 * found['agreement']:.1f}%"
-        if found["accuracy"] is None:
-            return agreement
-        lost = 100 * (found["accuracy"] - self.evaluation["plain"]["accuracy"])
-        return f"{self.metric} {100 * found['accuracy']:.2f}% ({lost:+.2f} points), {agreement}"

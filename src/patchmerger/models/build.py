@@ -16,18 +16,18 @@ from patchmerger.hosts import find_host
 from patchmerger.insertion.inserting import insert
 from patchmerger.merger import init_with_logit_std
 from patchmerger.models.finding import FoundModel, check_model_name, find_model, known_model, locate, size_in
-from patchmerger.models.settings import MergeSettings, ModelSettings
+from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.presets import preset
 from patchmerger.runs.meta_device import meta_device
 from patchmerger.zoo import without_merger
 
 
-def build_model(settings: ModelSettings, merge: MergeSettings | None = None, *, num_classes: int) -> nn.Module:
+def build_model(settings: ModelSettings, merge: Merge = None, *, num_classes: int) -> nn.Module:
     """Build a timm model, with a merger where ``merge`` is given.
 
     Args:
         settings: The model; its name must be given (see :meth:`ModelSettings.resolve`).
-        merge: The merger; ``None`` for the plain model.
+        merge: The merger; ``"auto"`` is the default one, ``None`` none.
         num_classes: Outputs of the head.
 
     Raises:
@@ -46,7 +46,9 @@ def build_model(settings: ModelSettings, merge: MergeSettings | None = None, *, 
         )
     except (TypeError, AssertionError) as error:
         raise ValueError(f"model.args ({settings.args}) do not fit {settings.name}: {error}") from error
-    return model if merge is None else apply_merge(model, merge)
+    if merge is None:
+        return model
+    return apply_merge(model, MergeSettings() if merge == "auto" else merge)
 
 
 def find_untrained(

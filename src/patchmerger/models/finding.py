@@ -119,7 +119,8 @@ def find_model(
     if not timm.is_model_pretrained(place):
         raise ValueError(f"model ({place}): timm has no weights under that name, and random ones are of no use here")
     size = size_in(image_size)
-    made: nn.Module = timm.create_model(place, pretrained=True, **({} if size is None else {"img_size": size}))
+    args: dict[str, Any] = {} if size is None else {"img_size": size}
+    made: nn.Module = timm.create_model(place, pretrained=True, **args)
     return known_model(place, made.eval(), size)
 
 

@@ -59,8 +59,7 @@ def resolve_variants(variants: Variants, recipe: Recipe, merge: MergeSettings) -
 
 def build_recipe(recipe: Recipe, *, num_classes: int) -> nn.Module:
     """The model of a recipe that says whether it is merged."""
-    merge = MergeSettings() if recipe.merge == "auto" else recipe.merge
-    return build_model(recipe.model, merge, num_classes=num_classes)
+    return build_model(recipe.model, recipe.merge, num_classes=num_classes)
 
 
 def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> tuple[ModelSettings, MergeSettings | None]:
@@ -105,4 +104,4 @@ def _with_depth(settings: ModelSettings, depth: int) -> ModelSettings:
 def _build_bare(model: ModelSettings, merge: Merge) -> nn.Module:
     """A model without weights, to be looked at."""
     with meta_device():
-        return build_recipe(Recipe(model=replace(model, pretrained=False), merge=merge), num_classes=0)
+        return build_model(replace(model, pretrained=False), merge, num_classes=0)

@@ -67,8 +67,8 @@ def start_model(
         return _given(model, recipe, len(class_names))
     if recipe.init is not None:
         return start_from(recipe.init, recipe.model, recipe.merge, class_names=class_names)
-    merge = MergeSettings() if recipe.merge == "auto" else recipe.merge
-    return Start(build_model(recipe.model.resolve(native_size), merge, num_classes=len(class_names)), new_head=True)
+    made = build_model(recipe.model.resolve(native_size), recipe.merge, num_classes=len(class_names))
+    return Start(made, new_head=True)
 
 
 def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: tuple[str, ...]) -> Start:
