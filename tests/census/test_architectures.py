@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from patchmerger.census import architectures as module
-from patchmerger.census.architectures import architectures
+from patchmerger.census import survey as module
+from patchmerger.census.survey import architectures
 
 
 def names(library: str, filter: str = "*") -> list[str]:

@@ -9,9 +9,8 @@ import pytest
 from tools.hosts_page import main, render
 
 from patchmerger.census import survey as module
-from patchmerger.census.architectures import Architecture
 from patchmerger.census.census import Census, Finding, read_census
-from patchmerger.census.survey import take_census
+from patchmerger.census.survey import Architecture, take_census
 from patchmerger.cli import main as run
 from patchmerger.reports.hosts import show
 

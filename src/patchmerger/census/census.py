@@ -207,14 +207,7 @@ def census_of(content: Mapping[str, Any]) -> Census:
 
 
 def read_census(path: Path) -> Census:
-    """Read a census from JSON.
-
-    Args:
-        path: A file that ``patchmerger hosts --out`` wrote.
-
-    Raises:
-        ValueError: It is no such file.
-    """
+    """Read a census from a file that ``patchmerger hosts --out`` wrote; ``ValueError`` for any other."""
     try:
         return census_of(read_json(path))
     except (KeyError, TypeError, IndexError) as error:

@@ -1,26 +1,43 @@
-"""The census: every architecture of timm, transformers and torchvision is built, and tried with a merger."""
+"""The census: every architecture of timm, transformers and torchvision is named, built, and tried with a merger."""
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from patchmerger.census.architectures import Architecture, architectures, installed
-from patchmerger.census.census import LIBRARIES, Census, Finding, Libraries, Library
+from patchmerger.census.census import LIBRARIES, Census, Finding, Libraries, Library, matches
 from patchmerger.census.check import observe_model, try_merger
 from patchmerger.census.observe import NotAsDescribedError, fill_stem
 from patchmerger.hosts.example_inputs import example_input
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import check_out, write_text
+from patchmerger.runs.meta_device import meta_device
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.silence import silent_libraries
+
+# What is mapped to no image encoder or classifier and yet is one: towers of larger models, videos, spectrograms.
+_TOWERS = re.compile(
+    r"(Vision(Model|Encoder|Transformer|TransformerPretrainedModel|ModelWithProjection)|ImageModel|ViTModel"
+    r"|ForImageClassification|ForVideoClassification)$"
+)
+_OTHERS = ("ASTForAudioClassification", "ASTModel", "RadioModel", "Sapiens2Model")
+
+# Not the defaults: ViTMAE leaves patches out at random, also when it is not trained.
+_OPTIONS: dict[str, dict[str, Any]] = {"ViTMAEModel": {"mask_ratio": 0.0}}
+
+# What does not run on the meta device: SigLIP 2 reads the size of each image off a tensor.
+_ON_CPU = ("Siglip2",)
 
 
 def take_census(
@@ -63,7 +80,8 @@ def take_census(
         if not listed:
             raise ValueError(_no_match(libraries, filter))
         findings = _examine_all(listed)
-    census = Census(findings, _versions(libraries), missing, command or "")
+    versions = {name: version(name) for name in ("patchmerger", "torch", *libraries)}
+    census = Census(findings, {"python": platform.python_version(), **versions}, missing, command or "")
     if out is not None:
         write_text(out, census.as_json(), new=not overwrite)
     return census
@@ -120,6 +138,78 @@ def _no_match(libraries: Sequence[Library], filter: str) -> str:
     return f"filter ({filter!r}) matches no architecture of {', '.join(libraries)}; {hint}"
 
 
-def _versions(libraries: Sequence[Library]) -> dict[str, str]:
-    versions = {name: version(name) for name in ("patchmerger", "torch", *libraries)}
-    return {"python": platform.python_version(), **versions}
+@dataclass(frozen=True)
+class Architecture:
+    """Something that a library can build: an architecture of timm or torchvision, or a class of transformers.
+
+    ``build`` makes it, on the meta device where it can run there.
+    """
+
+    library: Library
+    name: str
+    build: Callable[[], nn.Module]
+
+
+def installed(library: Library) -> bool:
+    """Whether ``library`` can be imported."""
+    return importlib.util.find_spec(library) is not None
+
+
+def architectures(library: Library, filter: str = "*") -> list[Architecture]:
+    """Everything that ``library`` names and that ``filter`` (``"vit_*"``, say) lets through, in its order."""
+    listed = {"timm": _of_timm, "transformers": _of_transformers, "torchvision": _of_torchvision}[library]()
+    return [
+        Architecture(library, name, make if name.startswith(_ON_CPU) else partial(_on_meta, make))
+        for name, make in listed
+        if matches(name, filter)
+    ]
+
+
+def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        with meta_device():
+            return make()
+    except RuntimeError as error:
+        if "meta tensor" not in str(error):  # which is no fault of the model
+            raise
+    return make()
+
+
+def _of_timm() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    import timm
+
+    for name in timm.list_models(exclude_filters="patchmerger_*"):  # the zoo is made of these
+        yield name, partial(timm.create_model, name)
+
+
+def _of_torchvision() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    """Image classifiers: those whose builders stand in ``torchvision.models`` itself."""
+    from torchvision import models
+
+    for name in models.list_models(module=models):
+        yield name, partial(models.get_model, name)
+
+
+def _of_transformers() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    """The classes that model types are mapped to as image encoders or classifiers, and towers by their names."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    names = {name for name in dir(transformers) if _TOWERS.search(name) and not name.startswith("Auto")}
+    mappings: tuple[dict[str, Any], ...] = (
+        auto.MODEL_FOR_IMAGE_MAPPING_NAMES,
+        auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    )
+    for mapping in mappings:
+        for mapped in mapping.values():
+            names |= {mapped} if isinstance(mapped, str) else set(mapped)
+    for name in sorted(names.union(_OTHERS), key=str.lower):
+        yield name, partial(_make_transformer, name)
+
+
+def _make_transformer(name: str) -> nn.Module:
+    import transformers
+
+    cls: Any = getattr(transformers, name)
+    model: nn.Module = cls(cls.config_class(**_OPTIONS.get(name, {})))
+    return model

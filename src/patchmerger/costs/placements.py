@@ -90,14 +90,10 @@ class _Merged:
 
 
 class PlacementCosts:
-    """FLOPs of a model for every placement of one merger or two.
+    """FLOPs of a plain model on the meta device for every placement of one merger or two.
 
-    Args:
-        plain: A supported model without mergers, on the meta device.
-        image_size: Pixels; ``None`` is the model's own.
-        positions: What ``insert`` is given for positions; by default what the model needs.
-        reducer: The method.
-        earliest: The first block to merge after, or inside of.
+    ``positions`` are given to ``insert``; by default what the model needs. ``earliest`` is the first block to merge
+    after, or inside of.
 
     Raises:
         UnsupportedModelError: The model cannot take a merger, or not this one.

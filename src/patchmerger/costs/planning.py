@@ -188,7 +188,6 @@ def meeting(
 
 
 def _budget(costs: PlacementCosts, speedup: float | None, gflops: float | None) -> float:
-    """FLOPs of one image at most."""
     return gflops * 1e9 if gflops is not None else costs.cost.flops / (speedup or 1)
 
 

@@ -219,17 +219,11 @@ class EvaluationImages(Dataset[Batch]):
 
 
 class Loader:
-    """Batches for Lightning, read by a DataLoader.
+    """Batches for Lightning, read by a DataLoader from a dataset that gives whole batches.
 
     Not a DataLoader itself: those Lightning takes apart to put in samplers of its own. That there is a ``state_dict``
-    tells it that the loader can go on within an epoch; the place itself is kept by ``ImageData``, for workers
-    read ahead and a loader cannot know how many batches were used.
-
-    Args:
-        dataset: Gives whole batches.
-        order: The indices of each batch.
-        workers: Processes that read ahead; 0 reads in this one.
-        pin_memory: Whether batches are put where a GPU fetches them fastest.
+    tells it that the loader can go on within an epoch; the place itself is kept by ``ImageData``, for workers read
+    ahead and a loader cannot know how many batches were used.
     """
 
     def __init__(self, dataset: Any, order: Collection[Any], *, workers: int = 0, pin_memory: bool = False) -> None:

@@ -48,12 +48,9 @@ class EncodedSet:
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """A dataset that is found but not decoded.
+    """A dataset that is found but not decoded, by ``"train"``, ``"validation"`` and ``"test"``.
 
-    Attributes:
-        splits: Images and targets, by ``"train"`` and, where there are such splits, ``"validation"`` and ``"test"``.
-        class_names: The name of each class number; none without labels.
-        remarks: What a user should know, such as a folder that is not read.
+    Without labels there are no class names. ``remarks`` are what a user should know, such as a folder that is not read.
     """
 
     splits: dict[str, EncodedSet]

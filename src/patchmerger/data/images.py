@@ -78,16 +78,10 @@ class InMemory:
 
 
 class ImageSet:
-    """Images with their targets.
+    """Images with their targets, class numbers, int64 (n,), or with several labels an image, float32 (n, C) of 0 and 1.
 
-    Args:
-        images: Where the pixels come from.
-        targets: Class numbers, int64 (n,), or with several labels an image, float32 zeros and ones (n, C).
-        rows: Which of ``images`` belong to this set, in order; all of them by default.
-            Sets that are made of one another share their pixels.
-
-    Attributes:
-        random_access: Whether images can be read by their number.
+    ``rows`` are those of ``images`` that belong to this set, in order; all of them by default. Sets that are made of
+    one another share their pixels. Where ``random_access`` is false, images cannot be read by their number.
 
     Raises:
         ValueError: If there are not as many targets as images.

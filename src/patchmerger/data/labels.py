@@ -20,13 +20,10 @@ Label = str | int | bool | None
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a dataset.
+    """The classes of a dataset: their names, and the number of each label.
 
-    Attributes:
-        names: The name of each class number.
-        numbers: The class number of each label.
-        kind: Whether labels are ``"one"`` an image, ``"several"`` in a list, or ``"hot"``: a yes or no for each class.
-        column: What holds the labels, for messages.
+    ``kind`` says whether labels are ``"one"`` an image, ``"several"`` in a list, or ``"hot"``: a yes or no for each
+    class; ``column`` what holds them, for messages.
     """
 
     names: tuple[str, ...]
@@ -38,10 +35,8 @@ class Classes:
     def of(names: Sequence[str] | None, values: Sequence[Any], column: str) -> Classes:
         """The classes that are declared, else those of all values.
 
-        Args:
-            names: What is declared: the name of each class number, which are then the labels.
-            values: A label an image, or a list of them, or for each class whether the image has it.
-            column: What holds them, for messages.
+        ``names`` are declared: the name of each class number, which are then the labels. Values are a label an image,
+        or a list of them, or for each class whether the image has it.
         """
         rows = [row for value in values if (row := _several(value)) is not None]
         if rows and len(rows) < sum(not _missing(value) for value in values):

@@ -48,14 +48,7 @@ def load_images(data: DataLike, *, seed: int, may_stream: bool = False, labels_n
 def read_images(data: DataLike, *, labels_needed: bool = True) -> ImageDataset:
     """Reads, checks and, if small, decodes a dataset: the slow part, which several seeds can share.
 
-    Args:
-        data: Which images, as in :func:`load_images`.
-        labels_needed: Whether images without labels are refused.
-
-    Raises:
-        TypeError: If ``data`` is something else; the message says what would do.
-        ValueError: If the source or its contents are not usable; the message names what is wrong.
-        FileNotFoundError: If the files of the source are not there.
+    Arguments and errors are as for :func:`load_images`.
     """
     if isinstance(data, ImageSplits):
         raise TypeError("data (ImageSplits) holds the images of one seed: give what they were read from")
@@ -83,14 +76,7 @@ def read_images(data: DataLike, *, labels_needed: bool = True) -> ImageDataset:
 
 
 def identify_data(data: DataLike) -> DataSettings | OwnData:
-    """What the settings of a run record of its data: ``DataSettings``, or of a dataset of one's own a hash.
-
-    Args:
-        data: As in :func:`load_images`.
-
-    Raises:
-        TypeError: If ``data`` is something else; the message says what would do.
-    """
+    """What the settings of a run record of its data: ``DataSettings``, or of a dataset of one's own a hash."""
     if isinstance(data, str | os.PathLike | DataSettings):
         return as_data_settings(data)
     if isinstance(data, ImageSplits):

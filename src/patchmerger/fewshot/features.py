@@ -21,15 +21,8 @@ FeatureFunction: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
 def pre_logits(model: nn.Module, images: Tensor) -> Tensor:
     """What the last layer of a model classifies: its tokens, pooled and normalised.
 
-    Args:
-        model: A model of timm, or any model as a :class:`~patchmerger.models.classifier.Classifier`.
-        images: Normalised images, (B, 3, S, S).
-
-    Returns:
-        Features, (B, D).
-
-    Raises:
-        TypeError: The model is neither.
+    Images are normalised, (B, 3, S, S); the model is one of timm, or any as a
+    :class:`~patchmerger.models.classifier.Classifier`, else ``TypeError`` is raised. Returns features, (B, D).
     """
     if isinstance(model, Classifier):
         return model.with_features(images)[1]

@@ -172,12 +172,7 @@ def few_shot_images(
 def draw(labels: Tensor, num_classes: int, shots: int, draws: int, seed: int) -> Tensor:
     """Draw training images of each class; the first k of them are the draw for k < ``shots``.
 
-    Args:
-        labels: Class numbers, int64 (n,).
-        num_classes: C.
-        shots: Images of each class.
-        draws: How often; a draw does not depend on how many there are.
-        seed: What the draws depend on.
+    Labels are class numbers, int64 (n,). A draw does not depend on how many there are.
 
     Returns:
         Indices of images, int64 (draws, C, shots).

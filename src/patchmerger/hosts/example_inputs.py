@@ -59,12 +59,11 @@ def example_input(
     batch_size: int = 1,
     seed: int | None = None,
 ) -> Example:
-    """Make an input for a model of timm, transformers or torchvision, or of one's own.
+    """Make an input for a model of timm, transformers or torchvision, or of one's own, on its device and in its dtype.
 
     Args:
-        model: The model; its device and dtype are those of the input.
-        image_size: Pixels, one number or (height, width); ``None`` is the model's own. A model of one's own is asked
-            for its ``image_size`` or ``img_size``.
+        model: The model; one of one's own is asked for its ``image_size`` or ``img_size``.
+        image_size: Pixels, one number or (height, width); ``None`` is the model's own.
         batch_size: Images.
         seed: Of the noise (normal, standard deviation 1); ``None`` for zeros.
 

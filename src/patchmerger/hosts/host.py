@@ -116,14 +116,10 @@ class Host:
 def known_blocks(
     model: nn.Module, held: Any, known: tuple[type[nn.Module], ...], library: str, *containers: type[nn.Module]
 ) -> list[nn.Module]:
-    """The blocks of ``model``, refused where another tool wrapped or exchanged them.
+    """The blocks in ``held``, refused where another tool wrapped or exchanged them.
 
-    Args:
-        model: The model.
-        held: What holds its blocks.
-        known: Classes of blocks that are known to run on any number of tokens.
-        library: The library that made it.
-        containers: What that keeps its blocks in, first what it does for this model.
+    ``known`` are classes of blocks that are known to run on any number of tokens, ``containers`` what the library keeps
+    them in, first what it does for this model.
     """
     if not isinstance(held, containers):
         raise UnsupportedModelError(

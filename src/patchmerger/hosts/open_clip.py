@@ -40,5 +40,4 @@ class MergedOpenClipTransformer(MergedFeatures):
 
     @property
     def blocks(self) -> nn.ModuleList:  # type: ignore[override]
-        """Where open_clip keeps them."""
         return self.transformer.resblocks  # type: ignore[no-any-return]

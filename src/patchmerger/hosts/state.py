@@ -103,16 +103,9 @@ def saved_with_adapter(module: nn.Module) -> nn.Module | None:
 
 
 def refuse_unsupported_state(model: nn.Module, done: str, *, meta: bool = False) -> None:
-    """Refuse a model with which nothing exact can be done in the state that its weights are in.
+    """Refuse a model with which nothing exact can be ``done`` ("saved", say) in the state that its weights are in.
 
-    Args:
-        model: Any model.
-        done: What was to be done with it, as in "it cannot be saved": ``"saved"``.
-        meta: Take a model that is on the meta device as a whole, which holds no weights.
-
-    Raises:
-        ValueError: It is quantised, sparse, lazy, offloaded, partitioned or, unless ``meta``, on the meta device; the
-            message says what would do.
+    With ``meta`` one that is on the meta device as a whole, which holds no weights, is taken.
     """
     found = unsupported_state(model, meta=meta)
     if found is not None:

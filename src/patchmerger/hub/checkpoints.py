@@ -35,16 +35,11 @@ _FOREIGN = {
 def build_from_weights(
     weights: Mapping[str, Any], architecture: str, model_args: Mapping[str, Any], source: Path
 ) -> nn.Module:
-    """The timm model of someone's own weights, in eval mode; a warning says what was done to them.
+    """The timm model of someone's own weights, a flat state dict, in eval mode; a warning says what was done to them.
 
     What is certain is done: a prefix before every name is left out (DataParallel, torch.compile, Lightning), the number
-    of classes, the image size and average pooling with ``fc_norm`` are read off the weights where they are not given.
-
-    Args:
-        weights: A flat state dict.
-        architecture: timm's name.
-        model_args: Further arguments of ``timm.create_model``.
-        source: Their file, for messages.
+    of classes, the image size and average pooling with ``fc_norm`` are read off the weights where ``model_args`` do not
+    say them. ``source`` is their file, for messages.
 
     Raises:
         ValueError: The weights are of another form or another model; the message names which, and the cure.

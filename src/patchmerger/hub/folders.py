@@ -36,13 +36,10 @@ _ANSWERS: dict[type[Exception], str] = {  # first those that are a kind of anoth
 
 
 def find_folder(folder: str | os.PathLike[str], revision: str | None, *, weights: bool = True) -> Path:
-    """The folder of a saved model; a name on the Hub is downloaded, unless a folder here has that name.
+    """The folder of a saved model, or of that of a run; a name on the Hub is downloaded, unless a folder has it.
 
-    Args:
-        folder: The folder of a model or of a run, ``"user/name"``, ``"user/name@revision"`` or either with
-            ``"hf-hub:"`` before it.
-        revision: Branch, tag or commit of a name on the Hub.
-        weights: Whether weights are downloaded too.
+    A name is ``"user/name"``, ``"user/name@revision"`` or either with ``"hf-hub:"`` before it; ``weights`` says whether
+    they are downloaded too.
 
     Raises:
         FileNotFoundError: There is no such folder, and no such model on the Hub or no way to reach it.

@@ -25,7 +25,6 @@ class SaveOptions:
     image_processor: Any = None
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
         if not isinstance(self.preprocessing, Preprocessing | None):
             raise TypeError(
                 f"preprocessing ({self.preprocessing!r}) must be a patchmerger.data.Preprocessing(mean, std)"

@@ -24,13 +24,9 @@ def check_rebuilt(library: Library, model: nn.Module, rebuilt: nn.Module, read: 
     """Refuse a model whose weights, settings or outputs are not those of what was read back from its folder.
 
     Heads, activations and the like leave no trace in the weights, and a fresh network can hide them from its outputs
-    too (a head of zeros, a small LayerScale), so the settings of all parts are compared as well.
-
-    Args:
-        library: That of the model.
-        model: The model.
-        rebuilt: The one that was built from the folder; it gets the model's own weights.
-        read: The weights in the folder, under the names that ``rebuilt`` has for them.
+    too (a head of zeros, a small LayerScale), so the settings of all parts are compared as well. ``rebuilt``, which
+    gets the model's own weights, was built from the folder, and ``read`` are the weights there, under the names that it
+    has.
     """
     weights = model.state_dict()
     difference = (

@@ -46,14 +46,6 @@ class SavedConfig(PlainConfig):
 class SavedModel:
     """The folder of a saved model, whose config is read once.
 
-    Args:
-        folder: Where config and weights are.
-
-    Attributes:
-        config: The content of its ``config.json``.
-        library: That of the model.
-        changes: Its mergers, and how its tokens are placed.
-
     Raises:
         FileNotFoundError: There is no ``config.json``.
         ValueError: It is broken, or written by a newer version.

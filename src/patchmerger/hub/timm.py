@@ -84,7 +84,6 @@ class Timm(Library):
             yield stage, getattr(model, stage)(image)
 
     def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
-        """In timm's form."""
         return describe_in_timms_form(config)
 
     def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:

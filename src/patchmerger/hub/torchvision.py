@@ -62,7 +62,6 @@ class Torchvision(Library):
         write_weights(model, folder)
 
     def make(self, folder: Path, config: dict[str, Any]) -> nn.Module:
-        """From the arguments in the config."""
         if config.get("architecture") != _ARCHITECTURE:
             raise ValueError(
                 f"{folder / CONFIG_NAME} names the architecture {config.get('architecture')!r}; of torchvision only "
@@ -99,7 +98,6 @@ class Torchvision(Library):
         yield "forward", output
 
     def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
-        """In timm's form."""
         return describe_in_timms_form(config)
 
     def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:

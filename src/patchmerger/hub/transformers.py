@@ -138,7 +138,6 @@ class Transformers(Library):
         )
 
     def class_names_of(self, model: nn.Module) -> tuple[str, ...] | None:
-        """As ``model.config`` says."""
         return _class_names(cast(Any, model).config.to_dict() | {"architectures": [host_class(model).__name__]})
 
 

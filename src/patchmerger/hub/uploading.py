@@ -84,26 +84,23 @@ def model_card(saved: SavedConfig, name: str) -> ModelCard:
         tags=tags,
     )
     classes = f" with {saved.num_classes} classes" if saved.num_classes else ""
-    lines = [f"# {name}", "", f"A `{saved.architecture}` of {saved.library}{classes}.", ""]
+    paragraphs = [f"# {name}", f"A `{saved.architecture}` of {saved.library}{classes}."]
     if saved.placing is not None:
-        lines += [
+        paragraphs.append(
             f"It looks at an image through {saved.placing.num_tokens} windows, placed by the sampler "
             f'"{saved.placing.sampler}" ([arXiv 2507.01654](https://arxiv.org/abs/2507.01654)), in place of a grid of '
-            "patches.",
-            "",
-        ]
+            "patches."
+        )
     if saved.mergers:
-        lines += [
+        merged = [
+            f"- after block {m.after}, {METHODS[m.reducer].title} leaves {m.num_tokens} tokens" for m in saved.mergers
+        ]
+        paragraphs += [
             "Tokens are merged on the way, so that the later blocks have less to do "
             "([arXiv 2202.12015](https://arxiv.org/abs/2202.12015)):",
-            "",
-            *(
-                f"- after block {m.after}, {METHODS[m.reducer].title} leaves {m.num_tokens} tokens"
-                for m in saved.mergers
-            ),
-            "",
+            "\n".join(merged),
         ]
     if changed:
-        lines += [f"{saved.library} alone knows nothing of this; load the model with patchmerger:", ""]
-    lines += ["```python", "import patchmerger", "", f'model = patchmerger.load("{name}")', "```", ""]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))
+        paragraphs.append(f"{saved.library} alone knows nothing of this; load the model with patchmerger:")
+    paragraphs.append(f'```python\nimport patchmerger\n\nmodel = patchmerger.load("{name}")\n```\n')
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(paragraphs))

@@ -21,9 +21,7 @@ def write_weights(model: nn.Module, folder: Path) -> None:
 def read_weights(folder: Path, conversion: str | None = None) -> Weights:
     """All the weights in a folder, each in the dtype that it was saved in.
 
-    Args:
-        folder: The folder.
-        conversion: How pickled weights are to be converted, for the error that refuses them.
+    ``conversion`` is how pickled weights are to be converted, for the error that refuses them.
 
     Raises:
         FileNotFoundError: There are none, or a shard that the index names is missing.

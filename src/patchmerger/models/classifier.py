@@ -198,11 +198,8 @@ def _linear(net: nn.Module, num_outputs: int) -> nn.Linear | None:
 def divergence(scores: Tensor, target: Tensor, *, temperature: float = 1.0, multi_label: bool = False) -> Tensor:
     """How far scores are from those of another model: mean over the images of ``T² KL(softmax(t/T) ‖ softmax(s/T))``.
 
-    Args:
-        scores: s, (B, C).
-        target: t, (B, C), those of the model to be matched.
-        temperature: T. With a higher one the classes that both think unlikely count for more.
-        multi_label: Compare a yes or no for each class instead, and sum over the classes.
+    Scores s and their target t are (B, C); with a higher temperature T the classes that both think unlikely count for
+    more. With several labels an image a yes or no for each class is compared instead, and summed over the classes.
 
     Returns:
         A scalar, 0 where both agree, in nats.

@@ -12,17 +12,11 @@ import torch
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Describe the machine, for the record beside every measured number.
+    """Describe the machine, for the record beside every measured number: plain values of the device and of versions.
 
-    Args:
-        device: The device that the numbers are measured on.
-
-    Returns:
-        Plain Python values: ``device`` (its kind) and ``device_name``, ``cpu``, ``cpu_capability`` (the vector
-        instructions that torch uses), ``cpu_count`` (CPUs that this process may use), ``threads`` (of torch),
-        ``load_average`` (runnable processes in the last minute, this one included: above ``cpu_count`` others
-        competed for the CPU, and several threads suffer most), ``platform``, the versions of ``python``,
-        ``torch`` and ``timm``, and ``cuda``, ``None`` without it.
+    ``load_average`` are the runnable processes in the last minute, this one included: above ``cpu_count``, the CPUs
+    that this process may use, others competed for the CPU, and several threads suffer most. ``cpu_capability`` are the
+    vector instructions that torch uses.
     """
     device = torch.device(device)
     return {

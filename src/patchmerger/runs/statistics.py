@@ -38,28 +38,14 @@ class PairedDifference:
 
 
 def over_seeds(ours: Sequence[float], theirs: Sequence[float]) -> PairedDifference:
-    """Student's t interval over runs that share their seed (and so their images, order and split).
-
-    Args:
-        ours: One value for each seed.
-        theirs: The other model's, for the same seeds.
-
-    Raises:
-        ValueError: Unequal lengths, or fewer than two pairs.
-    """
+    """Student's t interval over runs, at least two, that share their seed (and so their images, order and split)."""
     return _paired(ours, theirs, "seeds")
 
 
 def over_images(ours: Sequence[float], theirs: Sequence[float], *, trainings: int = 1) -> PairedDifference:
     """Interval over the test images: for one run each it knows nothing of the spread between seeds.
 
-    Args:
-        ours: For each test image, whether the model was right, or the share of the trainings whose model was.
-        theirs: The other model's, for the same images.
-        trainings: How many there were of each.
-
-    Raises:
-        ValueError: Unequal lengths, or fewer than two images.
+    Values are, for each test image, whether the model was right, or the share of so many trainings whose model was.
     """
     return _paired(
         [float(a) for a in ours], [float(b) for b in theirs], "images", None if trainings > 1 else TRAINING_NOISE

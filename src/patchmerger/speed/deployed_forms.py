@@ -43,7 +43,6 @@ class FormKey:
     precision: FilePrecision
 
     def __str__(self) -> str:
-        """As the progress bar and the errors name it."""
         return f"{self.model} {'merged' if self.merged else 'plain'}, {self.form}, {self.precision}"
 
 

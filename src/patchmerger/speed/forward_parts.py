@@ -123,7 +123,6 @@ class _Run:
         return [b - a for a, b in zip(self.marks[:-1], self.marks[1:], strict=True)]
 
     def parts(self, times: list[list[float]], cost: Cost, batch_size: int) -> list[ForwardPart]:
-        """The parts, from the seconds in each round."""
         flops = {part.name: part.flops for part in cost.parts}
         found = []
         for index, (name, members) in enumerate(self.members.items()):

@@ -69,7 +69,8 @@ def limited_to_free_memory(device: torch.device) -> Iterator[None]:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = _virtual_bytes() + free
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    limit = held + free
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     if soft != resource.RLIM_INFINITY:
@@ -118,8 +119,3 @@ def _free_bytes() -> int | None:
     if limit.is_file() and used.is_file() and (most := limit.read_text().strip()).isdigit():
         free = min(free, int(most) - int(used.read_text()))
     return max(0, free)
-
-
-def _virtual_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * os.sysconf("SC_PAGE_SIZE")

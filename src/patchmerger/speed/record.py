@@ -29,7 +29,6 @@ class RowKey:
     batch_size: int
 
     def __str__(self) -> str:
-        """As the progress bar and the errors name it."""
         what = "training step" if self.training else "inference"
         compiled = f", {compile_name(self.compile)}" if self.compile else ""
         return f"{self.model} on {self.device}, {what}, batch of {self.batch_size}, {self.precision}{compiled}"
@@ -68,12 +67,10 @@ class Record:
         self.save()
 
     def finish(self) -> None:
-        """Mark it as finished, and save."""
         self.content["finished"] = True
         self.save()
 
     def save(self) -> None:
-        """Write the file, where there is one."""
         if self.path is not None:
             write_json(self.path, self.content)
 

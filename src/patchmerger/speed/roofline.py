@@ -42,14 +42,9 @@ _CPU, _GPU = (1024, 2**26), (8192, 2**30)
 
 @dataclass(frozen=True)
 class PeakRates:
-    """The two peak rates of a device.
+    """The two peak rates of a device, the best of several: of a large square matmul, and of a copy, read and written.
 
-    Attributes:
-        device: Its name.
-        precision: The number format of the matmul.
-        threads: Threads of torch, which they depend on.
-        flops_per_second: Of a large square matmul, 1 multiply-add = 2 FLOPs; the best of several.
-        bytes_per_second: Read and written by a large copy; the best of several.
+    They depend on the threads of torch; 1 multiply-add = 2 FLOPs.
     """
 
     device: str
@@ -59,7 +54,6 @@ class PeakRates:
     bytes_per_second: float
 
     def __str__(self) -> str:
-        """In words."""
         return (
             f"peak rates of {self.device}, {self.threads} threads: {self.flops_per_second / 1e9:,.0f} GFLOPs/s in "
             f"{self.precision}, {self.bytes_per_second / 1e9:,.1f} GB/s"

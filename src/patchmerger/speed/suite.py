@@ -180,7 +180,6 @@ class _Rows:
         return {"models": parts, "rounds": timing.rounds, "warmup": timing.warmup, "environment": where, "error": None}
 
     def _least_seconds(self, key: RowKey, candidates: Candidates, rates: PeakRates) -> dict[str, float]:
-        """What the roofline allows for each of the models."""
         least = {}
         for name, model in candidates.models.items():
             place = key.model, key.precision, key.batch_size, name

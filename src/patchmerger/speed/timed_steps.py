@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,7 +32,6 @@ class TimedStep:
     optimizer: torch.optim.Optimizer | None = None
 
     def __call__(self) -> None:
-        """Run one step."""
         self.run()
 
     def memory(self, device: torch.device) -> tuple[int | None, int | None]:
@@ -45,11 +44,9 @@ class TimedStep:
                     held.append(parameter.grad)
             held += [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
         activations = peak_of(self.run, device)
-        return None if activations is None else _bytes(held) + activations, activations
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(x.numel() * x.element_size() for x in tensors)
+        if activations is None:
+            return None, None
+        return sum(x.numel() * x.element_size() for x in held) + activations, activations
 
 
 def timed_step(

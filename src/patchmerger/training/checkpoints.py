@@ -56,12 +56,10 @@ class KeepLast(Callback):
             trainer.save_checkpoint(self.path)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after each validation."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             trainer.save_checkpoint(self.path)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Sign the checkpoint."""
         checkpoint[_RUN] = self.run
 
 

@@ -12,14 +12,7 @@ import torch
 from torch import nn
 
 from patchmerger.costs.model_cost import cost
-from patchmerger.data import (
-    Augmentation,
-    EvalTransform,
-    ImageData,
-    ImageSplits,
-    ImageStream,
-    load_images,
-)
+from patchmerger.data import Augmentation, EvalTransform, ImageData, ImageSplits, ImageStream, load_images
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.diagnosis import diagnose
 from patchmerger.hosts.example_inputs import check_patches, square_input

@@ -30,7 +30,6 @@ class ShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint without running any code in it."""
         return super().load_checkpoint(checkpoint_path, weights_only=True)
 
 

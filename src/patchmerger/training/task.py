@@ -25,19 +25,12 @@ T = TypeVar("T")
 
 
 class TrainingTask(pl.LightningModule):
-    """Trains a model on batches of (uint8 images, targets).
+    """Trains a model that gives class scores (B, C) on batches of (uint8 images, targets).
 
-    Order and randomness are functions of (seed, step): before every step the random state is set anew, so that a
-    run that was interrupted and one that was not see the same dropout, mixup and stochastic depth.
+    Order and randomness are functions of (seed, step): before every step the random state is set anew, so that a run
+    that was interrupted and one that was not see the same dropout, mixup and stochastic depth.
 
-    Args:
-        model: Any model that gives class scores (B, C).
-        settings: How to train it.
-        seed: Of the run.
-        steps_per_epoch: Batches in an epoch.
-        num_classes: C.
-        multi_label: Whether targets are (B, C), several labels an image, instead of (B,).
-        preprocessing: How images are normalised.
+    With ``multi_label`` targets are (B, C), several labels an image, instead of (B,).
     """
 
     def __init__(
@@ -89,7 +82,6 @@ class TrainingTask(pl.LightningModule):
         return scores.float()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Set the random state of this step."""
         seed_step(self.seed, batch_idx, self.global_rank)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -136,7 +128,6 @@ class TrainingTask(pl.LightningModule):
         self._scores.append((self(images).cpu(), targets.cpu()))
 
     def on_validation_epoch_start(self) -> None:
-        """Start collecting."""
         self._scores: list[tuple[Tensor, Tensor]] = []
 
     def on_validation_epoch_end(self) -> None:
@@ -151,7 +142,6 @@ class TrainingTask(pl.LightningModule):
             self.history.append({"epoch": step / self.steps_per_epoch, "val_metric": value, "train_loss": loss})
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Scores and targets."""
         images, targets = batch
         return self(images).cpu(), targets.cpu()
 
@@ -165,11 +155,9 @@ class TrainingTask(pl.LightningModule):
         scheduler.step_update(num_updates=self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the training curve."""
         checkpoint["history"] = copy.deepcopy(self.history)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the training curve."""
         self.history = list(checkpoint["history"])
 
     def _where(self, batch_idx: int) -> str:

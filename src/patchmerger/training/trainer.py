@@ -139,13 +139,11 @@ class Stopwatch(Callback):
         return self.images / self.seconds if self.seconds else float("nan")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start."""
         self._since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add a step."""
         now = time.perf_counter()
         self.seconds += now - self._since
         self.images += len(batch[0]) * trainer.world_size
@@ -156,11 +154,9 @@ class Stopwatch(Callback):
         self._since = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
         return {"seconds": self.seconds, "images": self.images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint."""
         self.seconds, self.images = state_dict["seconds"], state_dict["images"]
 
 
@@ -176,7 +172,6 @@ class ProgressBar(TQDMProgressBar):
     init_predict_tqdm = init_validation_tqdm
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Name the bar."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description("training")
 

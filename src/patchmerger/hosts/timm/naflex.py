@@ -17,7 +17,6 @@ from patchmerger.mechanism.tracing import is_traced
 
 
 def describe_naflex(model: Any) -> Host:
-    """Describe a ``NaFlexVit``."""
     return Host(
         blocks=timm_blocks(model, (*PLAIN_BLOCKS, EvaBlock), nn.Sequential),
         dim=model.embed_dim,

@@ -15,7 +15,6 @@ from patchmerger.mechanism.subclassing import Subclass, attach, detach, mixin_of
 
 
 def describe_beit(model: Any) -> Host:
-    """Describe a BEiT."""
     # The first block keeps its bias table whatever is merged, so it tells whether there is one.
     own = model.blocks[0].attn.relative_position_bias_table is not None
     shared = None if model.rel_pos_bias is None else "shared_rel_pos_bias"
@@ -23,7 +22,6 @@ def describe_beit(model: Any) -> Host:
 
 
 def describe_relpos(model: Any) -> Host:
-    """Describe a ``VisionTransformerRelPos``."""
     own = model.blocks[0].attn.rel_pos is not None
     shared = None if model.shared_rel_pos is None else "shared_rel_pos"
     return _describe(model, (RelPosBlock, ResPostRelPosBlock), UnbiasedRelPosAttention if own else None, shared)

@@ -119,7 +119,6 @@ class MergedSiglip2Classifier(Subclass):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """As transformers has it."""
         if pixel_attention_mask is not None:
             spatial_shapes = _ShapesAndMask(spatial_shapes, pixel_attention_mask)
         return super().forward(pixel_values, None, spatial_shapes, *args, **kwargs)  # type: ignore[misc]

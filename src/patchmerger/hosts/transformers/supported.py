@@ -40,8 +40,7 @@ class _Family:
         prefix: Tokens before the patches, as a number or as the configuration has it.
         around: The classes that hold one of those, to classify or to compare with text.
         any_size: Whether it takes images of every size, so that the number of patches is open.
-        grid: ``"varies"`` where the size of the images says it at each call, or a function of the Transformer; ``None``
-            where its tokens are no grid of patches.
+        grid: As in :class:`Host`, or a function of the Transformer.
         inputs: What its blocks are called with that counts on N tokens.
         others: What else a :class:`Host` should say, for the whole model and its Transformer.
     """
