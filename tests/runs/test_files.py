@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from patchmerger.runs.files import atomic_file, atomic_folder, read_json, write_json
+from patchmerger.runs.files import atomic_file, atomic_folder, made_once, read_json, write_json
 
 
 @dataclass
@@ -110,3 +110,8 @@ def test_what_another_process_wrote_meanwhile_stays(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "model"}
     write_json(tmp_path / "new.json", {}, new=True)
     assert (tmp_path / "new.json").read_text() == "{}\n"
+
+
+def test_what_a_file_holds_is_made_once(tmp_path):
+    made = [made_once(tmp_path / "new" / "found.json", lambda number=number: {"number": number}) for number in (1, 2)]
+    assert made == [{"number": 1}, {"number": 1}]

@@ -71,22 +71,15 @@ def distill(
         ValueError: Settings or images that do not fit, or a folder of another call; before any training.
         FloatingPointError: The loss is not finite.
     """
-    if out is None:
-        with tempfile.TemporaryDirectory() as passing:
-            return distill(
-                student, teacher, data, preprocessing=preprocessing, recovery=recovery, labels=labels,
-                augmentation=augmentation, workers=workers, seed=seed, out=Path(passing), shared_cache=shared_cache,
-                progress=progress,
-            )  # fmt: skip
     recovery.weight_of_labels(labels)
     images = load_images(data, seed=seed, labels_needed=labels)
-    job = RecoveryJob(
-        student, teacher, images, preprocessing, recovery, labels, augmentation, workers, seed, Path(out), progress,
-        shared_cache,
-    )  # fmt: skip
     both = recovery.scope == "rear-then-all"
     phases: dict[str, Any] = {}
-    with _devices_kept(student, teacher), eval_mode(teacher):
+    with tempfile.TemporaryDirectory() as passing, _devices_kept(student, teacher), eval_mode(teacher):
+        job = RecoveryJob(
+            student, teacher, images, preprocessing, recovery, labels, augmentation, workers, seed,
+            Path(passing if out is None else out), progress, shared_cache,
+        )  # fmt: skip
         if recovery.scope != "all":
             phases["rear"] = recover_rear(job, 1 - _SHARE_OF_ALL if both else 1.0)
         if recovery.scope != "rear":

@@ -22,7 +22,6 @@ from patchmerger.data.settings import Augmentation
 from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
 from patchmerger.hosts import find_host
-from patchmerger.hosts.example_inputs import square_input
 from patchmerger.models.classifier import Classifier, FoundClassifier
 
 SHARE = 0.2
@@ -72,7 +71,7 @@ class PlacementTrials:
             student = placement.merged(self.teacher.model, self._method)
         if placement.reducer == "patchmerger":
             batch = calibration_batch(
-                self._splits.train, self.teacher.preprocessing, image_size=square_input(student), count=64,
+                self._splits.train, self.teacher.preprocessing, image_size=self.teacher.image_size, count=64,
                 seed=self.seed,
             )  # fmt: skip
             calibrate(student.to(self._device), batch, method=self._method, seed=self.seed)
@@ -109,7 +108,7 @@ class PlacementTrials:
     def _scores(self, net: Any) -> Tensor:
         return scores_of(
             Classifier(copy.deepcopy(net).to(self._device)), self._held_out, self.teacher.preprocessing,
-            image_size=square_input(net), workers=self.workers, progress=False,
+            image_size=self.teacher.image_size, workers=self.workers, progress=False,
         )  # fmt: skip
 
 

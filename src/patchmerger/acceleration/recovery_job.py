@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from patchmerger.data.transforms import Transform
 from patchmerger.hosts.example_inputs import square_input
 from patchmerger.mechanism.modes import learning_mode
 from patchmerger.runs.environment import default_precision, find_device
-from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.files import made_once
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.training.settings import Precision
@@ -50,12 +50,15 @@ class RecoveryJob:
     out: Path
     progress: bool
     shared_cache: Path | None = None
-    image_size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", square_input(self.student))
         if len(self.data.train) < self.recovery.batch_size:
             raise too_few_images(self.recovery, len(self.data.train))
+
+    @cached_property
+    def image_size(self) -> int:
+        """Height and width of the images, in pixels."""
+        return square_input(self.student)
 
     @cached_property
     def device(self) -> torch.device:
@@ -102,11 +105,7 @@ class RecoveryJob:
 
     def length(self, name: str, make: Any) -> dict[str, Any]:
         """How long a phase is; found once, and the same after an interruption."""
-        file = self.out / f"{name}-length.json"
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, make())
-        found: dict[str, Any] = read_json(file)
+        found: dict[str, Any] = made_once(self.out / f"{name}-length.json", make)
         return found
 
 
@@ -154,10 +153,8 @@ def train_phase(
         student.load_state_dict(read_tensors(weights), strict=False)
         return folder.results
     stopwatch, images = Stopwatch(), watched_images or len(job.watched)
-    before_path = folder.path / "before.json"
     before_state = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
-    if not before_path.exists():
-        write_json(before_path, task.to(job.device).watch(watched()))
+    before = float(made_once(folder.path / "before.json", lambda: task.to(job.device).watch(watched())))
     trainer = make_trainer(task.settings, folder, stopwatch, progress=job.progress and sys.stdout.isatty())
     trainer.limit_train_batches = steps
     trainer.val_check_interval = min(steps, loader.steps_per_epoch, math.ceil(steps / 4))
@@ -166,7 +163,7 @@ def train_phase(
     if task.ema is not None:
         averaged: Any = task.final_model
         student.load_state_dict(averaged.net.state_dict())
-    before, after = float(read_json(before_path)), task.to(job.device).watch(watched())
+    after = task.to(job.device).watch(watched())
     if after < before:
         student.load_state_dict(before_state)
         job.say(

@@ -34,7 +34,7 @@ from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.classifier import Classifier, FoundClassifier
 from patchmerger.runs.environment import default_precision, environment
-from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.files import made_once, read_json
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.tensors import read_tensors, write_tensors
@@ -262,10 +262,7 @@ class AccelerationRun:
 
     def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a step found, made once."""
-        path = self.folder.path / f"{name}.json"
-        if not path.exists():
-            write_json(path, make())
-        found: dict[str, Any] = read_json(path)
+        found: dict[str, Any] = made_once(self.folder.path / f"{name}.json", make)
         return found
 
     def _say(self, text: str) -> None:

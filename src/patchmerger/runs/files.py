@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,14 @@ def read_object(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any, *, new: bool = False) -> None:
     """Write ``content`` as JSON that people can read, atomically; ``new`` as for :func:`atomic_file`."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", new=new)
+
+
+def made_once(path: Path, make: Callable[[], Any]) -> Any:
+    """The content of a JSON file, which is written with what ``make`` gives where there is none; its folder too."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, make())
+    return read_json(path)
 
 
 def write_text(path: Path, text: str, *, new: bool = False) -> None:

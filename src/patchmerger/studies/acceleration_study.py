@@ -18,7 +18,7 @@ from patchmerger.acceleration.placement_trials import PlacementTrials, best_plac
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, Scope
 from patchmerger.costs.model_cost import cost
-from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.files import made_once, read_json, write_json
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd, over_images, over_seeds
@@ -203,11 +203,8 @@ class _Study(TrainedStudy[Cell]):
 
     def _speed(self) -> dict[str, Any]:
         """Measured once, in a file of its own: without it and the results, the speed is measured where one likes."""
-        file = self.path / _SPEED_FILE
-        if not file.exists():
-            timing = self.timing(self.settings.speed_batch_size, self.settings.rounds)
-            write_json(file, measure(self._timed(), timing).as_dict())
-        found: dict[str, Any] = read_json(file)
+        timing = self.timing(self.settings.speed_batch_size, self.settings.rounds)
+        found: dict[str, Any] = made_once(self.path / _SPEED_FILE, lambda: measure(self._timed(), timing).as_dict())
         return found
 
     def _timed(self) -> dict[str, nn.Module]:
