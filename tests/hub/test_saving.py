@@ -84,9 +84,7 @@ def weight_changed(change):
 
 def test_an_existing_folder_is_kept(saved):
     before = (saved / "model.safetensors").read_bytes()
-    with pytest.raises(
-        FileExistsError, match=r"is not empty: choose another, or replace the model with overwrite=True"
-    ):
+    with pytest.raises(FileExistsError, match=r"is not empty: take another, or replace the model with overwrite=True"):
         save(make_vit(), saved)
     assert (saved / "model.safetensors").read_bytes() == before
 

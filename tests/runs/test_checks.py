@@ -28,7 +28,9 @@ class Further(Settings):
 
 @pytest.mark.parametrize("kind", [Settings, Further])
 def test_a_literal_is_one_of_its_values(kind):
-    check_choices(kind("green", "red", ["blue"]))  # of a list nothing is known
+    check_choices(kind("green", "red", ["green", "red"]))
+    with pytest.raises(ValueError, match=r"colours \('blue'\) must be one of 'red', 'green'"):
+        check_choices(kind("green", "red", ["red", "blue"]))
     with pytest.raises(ValueError, match=r"colour \('blue'\) must be one of 'red', 'green'"):
         check_choices(kind("blue"))
     with pytest.raises(ValueError, match=r"colour \(None\) must be one of"):

@@ -113,5 +113,5 @@ def test_what_cannot_be_built(name, arguments, message):
 def test_another_method_in_the_mergers_place():
     candidates = build_candidates("vit_tiny_patch16_224", BenchSettings(num_tokens=8, reducer="tome"))
     assert type(candidates.models["merged"].blocks[5].merger).__name__ == "ToMe"
-    with pytest.raises(ValueError, match=r"against \('vit-pytorch'\) has a PatchMerger, so reducer \('tome'\)"):
+    with pytest.raises(ValueError, match=r"against \('vit-pytorch'\) has a PatchMerger: leave reducer \('tome'\)"):
         BenchSettings(reducer="tome", against="vit-pytorch")

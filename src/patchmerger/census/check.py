@@ -59,9 +59,7 @@ def observe_model(
     _check_prefix(constant_tokens(model, host.blocks, example()), num_prefix)
     patches = plain.arriving[0] - num_prefix
     if host.num_patches not in (None, patches):
-        raise NotAsDescribedError(
-            f"num_patches is {host.num_patches} in its description, but {patches} tokens are no prefix"
-        )
+        raise NotAsDescribedError(f"num_patches is described as {host.num_patches}, but {patches} tokens are no prefix")
     return plain, num_prefix
 
 

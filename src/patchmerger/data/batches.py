@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -226,7 +226,14 @@ class Loader:
     ahead and a loader cannot know how many batches were used.
     """
 
-    def __init__(self, dataset: Any, order: Collection[Any], *, workers: int = 0, pin_memory: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        order: RunOrder | EvaluationOrder | list[list[Key]],
+        *,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
         self.dataset = dataset
         self.order = order
         self.workers = workers

@@ -76,9 +76,7 @@ class DataSettings:
             raise ValueError(f"crop_pct ({self.crop_pct}) must be above 0 and at most 1")
         check_choices(self)
         if not 1 <= self.max_pixels <= _PILLOW_LIMIT:
-            raise ValueError(
-                f"max_pixels ({self.max_pixels}) must be from 1 to {_PILLOW_LIMIT}, which Pillow reads at most"
-            )
+            raise ValueError(f"max_pixels ({self.max_pixels}) must be from 1 to {_PILLOW_LIMIT}, as Pillow has it")
         check_at_least(0, self, "memory_gib", "workers")
         check_at_least(1, self, "shuffle_buffer")
         if self.samples is not None and not self.streaming:

@@ -81,9 +81,7 @@ def read_table(
     for column in (image, label):
         for name in known:
             if column not in named[name].column_names:
-                raise ValueError(
-                    f"split {name} has no column {column!r}; its columns are {', '.join(named[name].column_names)}"
-                )
+                raise ValueError(f"split {name} has no column {column!r}; it has {', '.join(named[name].column_names)}")
     values = {name: values_of(named[name], label) for name in known}
     for name in [name for name, split in known.items() if split == "test"]:
         if all(value in (None, -1) for value in values[name]):
@@ -223,8 +221,7 @@ def _splits_within(table: Path, rows: datasets.Dataset, files: list[Path]) -> di
     if not all(name.lower() in SPLIT_NAMES for name in said):
         if "split" in rows.column_names:
             raise ValueError(
-                f"{table} has a column split with {', '.join(sorted(set(said))[:5])}: it must say train, validation or "
-                "test"
+                f"{table} has a column split with {', '.join(sorted(set(said))[:5])}: not train, validation or test"
             )
         return {"train": list(range(len(said)))}
     found: dict[str, list[int]] = {}

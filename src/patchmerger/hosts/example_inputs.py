@@ -106,9 +106,7 @@ def image_size_of(model: nn.Module) -> tuple[int, int]:
         return _size_of_transformers(_vision_config(model))
     size = _size_of_timm(model) if library == "timm" else _size_of_attribute(model)
     if size is None:
-        raise ValueError(
-            f"image_size (None) must be given: {host_class(model).__name__} does not say the size of its images"
-        )
+        raise ValueError(f"image_size (None) must be given: {host_class(model).__name__} does not say its own")
     return size
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
@@ -128,7 +128,7 @@ def known_blocks(
             "insert before another tool (torch.compile, say) wraps the blocks",
             "changed",
         )
-    blocks = list(held)
+    blocks: list[nn.Module] = [*cast(Any, held)]
     refuse_unusual_blocks(model, blocks, known)
     return blocks
 

@@ -132,9 +132,7 @@ def _choose(content: Any, key: str | None, path: Path) -> Weights:
     found = {str(name): part for name, part in content.items() if _is_state_dict(part)}
     if key is not None:
         if key not in found:
-            raise ValueError(
-                f"key ({key!r}) is none of the weights in {path}: {', '.join(found) or 'there is one set'}"
-            )
+            raise ValueError(f"key ({key!r}) is none of the weights in {path}: {', '.join(found) or 'one set'}")
         return _tensors(found[key])
     if _is_state_dict(content):
         return _tensors(content)

@@ -83,9 +83,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"folder ({target}) is a file")
     held = {path.name for path in target.iterdir()}
     if held and not overwrite:
-        raise FileExistsError(
-            f"folder ({target}) is not empty: choose another, or replace the model with overwrite=True"
-        )
+        raise FileExistsError(f"folder ({target}) is not empty: take another, or replace the model with overwrite=True")
     ours = (CONFIG_NAME, WEIGHTS_NAME, INDEX_NAME, PROCESSOR_NAME)
     others = sorted(name for name in held if name not in ours and not _SHARD.fullmatch(name))
     if others:

@@ -26,9 +26,7 @@ class SaveOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.preprocessing, Preprocessing | None):
-            raise TypeError(
-                f"preprocessing ({self.preprocessing!r}) must be a patchmerger.data.Preprocessing(mean, std)"
-            )
+            raise TypeError(f"preprocessing ({self.preprocessing!r}) must be patchmerger.data.Preprocessing(mean, std)")
         if self.preprocessing is not None and self.image_processor is not None:
             raise ValueError("preprocessing and image_processor are both given: give one of them")
         names = self.class_names

@@ -28,9 +28,7 @@ def refuse_absurd_depth(config: Mapping[str, Any], weights: Mapping[str, Tensor]
         if isinstance(value, dict):
             refuse_absurd_depth(value, weights, source)
         elif type(value) is int and name.endswith(("depth", "layers")) and value > max(len(weights), 64):
-            raise ValueError(
-                f"{source} says {name} {value}, but its weights are {len(weights)} tensors: copy both again"
-            )
+            raise ValueError(f"{source} says {name} {value}, but there are {len(weights)} tensors: copy both again")
 
 
 @contextmanager

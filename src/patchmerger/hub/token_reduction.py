@@ -94,9 +94,7 @@ def _find(path: str | os.PathLike[str], file: str) -> Path:
         try:
             return Path(hf_hub_download(path, file))
         except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-            raise FileNotFoundError(
-                f"path ({path}): the Hugging Face Hub does not give {file} of it: {error}"
-            ) from error
+            raise FileNotFoundError(f"path ({path}): the Hugging Face Hub gives no {file} of it: {error}") from error
     raise FileNotFoundError(f"path ({path}) is no file, no folder with {file}, and no name on the Hugging Face Hub")
 
 

@@ -188,9 +188,7 @@ def _refuse_unreadable(model: nn.Module) -> None:
     """Refuse what ``save_pretrained`` writes in another form than the one that is read back."""
     name = host_class(model).__name__
     if getattr(_transformers(), name, None) is not host_class(model):
-        raise ValueError(
-            f"model ({name}) is a part of a model of transformers, which no config names: save the whole model"
-        )
+        raise ValueError(f"model ({name}) is a part of a model, which no config names: save the whole model")
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(f"model ({name}) has adapters (PEFT), whose weights alone would be saved: merge them first")
     if getattr(cast(Any, model).config, "quantization_config", None) is not None:

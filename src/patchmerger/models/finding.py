@@ -112,9 +112,7 @@ def find_model(
         raise ValueError(f"model_args ({model_args}) are for a safetensors file: model ({model}) knows its own")
     if isinstance(place, Path):
         if architecture is not None:
-            raise ValueError(
-                f"architecture ({architecture!r}) is for weights alone, and {CONFIG_NAME} beside {model} names it"
-            )
+            raise ValueError(f"architecture ({architecture!r}) is for weights alone: {CONFIG_NAME} in {model} names it")
         return _from_folder(str(model), place)
     if not timm.is_model_pretrained(place):
         raise ValueError(f"model ({place}): timm has no weights under that name, and random ones are of no use here")

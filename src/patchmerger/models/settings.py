@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.reducers.names import ReducerName, check_reducer_name
-from patchmerger.runs.checks import check_choices
+from patchmerger.runs.checks import check_choices, check_counts
 
 Preset: TypeAlias = Literal["default", "paper", "vit-pytorch", "mean", "located"]
 
@@ -53,9 +53,9 @@ class MergeSettings:
     def __post_init__(self) -> None:
         check_reducer_name(self.reducer, "merge.reducer")
         check_choices(self, "merge.")
-        _check_counts("num_tokens", self.num_tokens, "the paper uses 8")
+        check_counts(self, "num_tokens", prefix="merge.", advice=", or a list of them; the paper uses 8")
         if self.after is not None:
-            _check_counts("after", self.after, "blocks are counted from 1")
+            check_counts(self, "after", prefix="merge.", advice=", or a list of them; blocks are counted from 1")
         elif isinstance(self.num_tokens, Sequence):
             raise ValueError(f"merge.num_tokens ({self.num_tokens}) is a list: say after which blocks in merge.after")
         if self.keep_rate is not None:
@@ -131,9 +131,3 @@ class ModelSettings:
         small: dict[str, Any] = {"img_size": size, "patch_size": size // 8, "embed_dim": 48, "depth": 4, "num_heads": 2}
         small |= {"class_token": False, "global_pool": "avg"}
         return replace(self, name="vit_tiny_patch16_224", args=small | self.args)
-
-
-def _check_counts(name: str, value: Any, advice: str) -> None:
-    numbers = value if isinstance(value, list | tuple) else [value]
-    if not numbers or any(type(n) is not int or n < 1 for n in numbers):
-        raise ValueError(f"merge.{name} ({value!r}) must be a whole number of at least 1, or a list of them; {advice}")

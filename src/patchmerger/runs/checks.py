@@ -7,21 +7,31 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def check_choices(settings: Any, prefix: str = "") -> None:
-    """Each setting whose annotation is a ``Literal``, or that or ``None``, has one of its values.
+    """Each setting of a dataclass whose annotation is a ``Literal``, a list of it, or ``None`` has values of it.
 
-    Args:
-        settings: A dataclass.
-        prefix: What stands before the names on the command line, such as ``"training."``.
+    ``prefix`` is what stands before the names on the command line, such as ``"training."``.
     """
     for name, kind in get_type_hints(type(settings)).items():
         members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-        named = [member for member in members if get_origin(member) is Literal]
-        if not named or any(member is not type(None) for member in members if member not in named):
+        literals = [get_args(member)[0] if get_origin(member) is list else member for member in members]
+        literals = [literal for literal in literals if literal is not type(None)]
+        if any(get_origin(literal) is not Literal for literal in literals):
             continue
-        allowed = [value for member in named for value in get_args(member)]
+        allowed = list(dict.fromkeys(value for literal in literals for value in get_args(literal)))
         value = getattr(settings, name)
-        if value not in allowed and not (value is None and type(None) in members):
-            raise ValueError(f"{prefix}{name} ({value!r}) must be one of {', '.join(map(repr, allowed))}")
+        several = isinstance(value, list | tuple) and any(get_origin(member) is list for member in members)
+        for one in value if several else [value]:
+            if one not in allowed and not (value is None and type(None) in members):
+                raise ValueError(f"{prefix}{name} ({one!r}) must be one of {', '.join(map(repr, allowed))}")
+
+
+def check_counts(settings: Any, *names: str, prefix: str = "", advice: str = "") -> None:
+    """Each of these settings is ``None``, or whole numbers of at least 1: one, or a list of them."""
+    for name in names:
+        value = getattr(settings, name)
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if value is not None and (not numbers or any(type(number) is not int or number < 1 for number in numbers)):
+            raise ValueError(f"{prefix}{name} ({value!r}) must be a whole number of at least 1{advice}")
 
 
 def check_at_least(least: int, settings: Any, *names: str, prefix: str = "") -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from patchmerger.exports.settings import PRECISIONS
 from patchmerger.exports.settings import Precision as ExportPrecision
 from patchmerger.reducers.names import ReducerName
-from patchmerger.runs.checks import check_choices
+from patchmerger.runs.checks import check_choices, check_counts
 
 Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 """The number format: inference casts the weights to it, training uses autocast."""
@@ -61,7 +61,7 @@ class TimingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_counts(batch_size=self.batch_size, rounds=self.rounds, warmup=self.warmup)
+        check_counts(self, "batch_size", "rounds", "warmup")
         check_choices(self)
         check_compile(self.compile, training=self.training)
 
@@ -117,20 +117,11 @@ class BenchSettings:
             values = listed(getattr(self, name))
             if len(set(values)) < len(values) or not values:
                 raise ValueError(f"{name} ({values}) must be different ones, and at least one")
-        for size in listed(self.batch_size):
-            _check_counts(batch_size=size)
-        for precision in listed(self.precision):
-            if precision not in get_args(FilePrecision):
-                raise ValueError(f"precision ({precision!r}) must be one of {_listing(get_args(FilePrecision))}")
+        check_choices(self)
+        check_counts(self, "batch_size", "rounds", "warmup", "image_size", "images")
         self._check_formats()
         if self.against is not None and self.reducer != "patchmerger":
-            raise ValueError(
-                f"against ({self.against!r}) has a PatchMerger, so reducer ({self.reducer!r}) cannot be given"
-            )
-        _check_counts(rounds=self.rounds, warmup=self.warmup)
-        if self.image_size is not None:
-            _check_counts(image_size=self.image_size)
-        check_choices(self)
+            raise ValueError(f"against ({self.against!r}) has a PatchMerger: leave reducer ({self.reducer!r}) out")
         for compile in listed(self.compile):
             check_compile(compile, training=self.mode == "training")
 
@@ -144,10 +135,6 @@ class BenchSettings:
             return
         if len(set(self.formats)) < len(self.formats) or not self.formats:
             raise ValueError(f"formats ({list(self.formats)}) must be different ones, and at least one")
-        for form in self.formats:
-            if form not in get_args(Form):
-                raise ValueError(f"formats ({form!r}) must be of {_listing(get_args(Form))}")
-        _check_counts(images=self.images)
         meaningless = {
             "against": self.against is not None, "profile": self.profile, "compile": self.compile is not False,
             "mode": self.mode == "training", "device": self.device not in (None, "cpu"),
@@ -189,13 +176,3 @@ def compile_name(compile: Compile) -> str:
     if not compile:
         return "eager"
     return "compiled, frozen" if compile == "frozen" else "compiled"
-
-
-def _check_counts(**numbers: Any) -> None:
-    for name, number in numbers.items():
-        if type(number) is not int or number < 1:
-            raise ValueError(f"{name} ({number}) must be a whole number of at least 1")
-
-
-def _listing(values: tuple[Any, ...]) -> str:
-    return ", ".join(map(repr, values))

@@ -124,9 +124,7 @@ class TrainingSettings:
             multi_label: Whether an image may have several labels.
         """
         if multi_label and self.loss != "sigmoid":
-            raise ValueError(
-                "training.loss ('softmax') takes one label an image, and these have several: use 'sigmoid'"
-            )
+            raise ValueError("training.loss ('softmax') takes one label an image, these have several: use 'sigmoid'")
         if multi_label and (self.mixup or self.cutmix):
             raise ValueError("training.mixup and training.cutmix take one label an image, and these have several")
 
@@ -138,9 +136,7 @@ class TrainingSettings:
         if name == "fsdp" and self.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(f"training.precision ({self.precision!r}) with strategy 'fsdp': use 32-true or bf16-mixed")
         if name == "fsdp" and self.compile:
-            raise ValueError(
-                "training.compile is not supported with training.strategy 'fsdp': use 'ddp', or no compile"
-            )
+            raise ValueError("training.compile is not supported with training.strategy 'fsdp': use 'ddp' or no compile")
 
 
 def check_data(name: str, data: object) -> None:
