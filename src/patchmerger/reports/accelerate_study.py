@@ -76,9 +76,7 @@ def table(results: Results) -> Table:
         "method", "asked\nfor", "recovery", "speed-up", "predicted\nby FLOPs", "accuracy,\n%", heading, "agreement,\n%",
         f"{first} − it,\npoints [95% interval]",
     ]  # fmt: skip
-    plain = 100 * numbers.plain_accuracy(results)
-    caption = f"test accuracy; plain: {plain:.2f}% ({numbers.counted(len(results['models']), 'model')})"
-    return Table(caption, columns, rows, cells.SPEED_NOTE, keys=3)
+    return Table(f"All methods: {numbers.plain_text(results)}", columns, rows, cells.SPEED_NOTE, keys=3)
 
 
 def _timing(results: Results, row: Results) -> Results:

@@ -193,7 +193,8 @@ def _figures(results: Results) -> list[Figure]:
 
 def _diagrams(results: Results) -> list[Diagram]:
     found = {row["key"]["model"]: row for row in reversed(results["rows"])}
-    made = [diagram(numbers.model_name(name), row) for name, row in reversed(found.items())]
+    known = {name: {key: row[key] for key in ("block_tokens", "tokens_out")} for name, row in reversed(found.items())}
+    made = [diagram(numbers.model_name(name), tokens) for name, tokens in known.items()]
     return [each for each in made if each is not None]
 
 

@@ -57,7 +57,7 @@ def table(results: Results) -> Table:
         "variant", "tokens", "GFLOPs", "params", f"{results['metric']},\n%", heading, "images/s", "speed-up",
         "predicted\nby FLOPs", "speed-up\nin training", "trained,\ns",
     ]  # fmt: skip
-    caption = f"{numbers.source_text(settings['data'])}, {numbers.counted(settings['seeds'], 'seed')}"
+    caption = f"All variants: {numbers.source_text(settings['data'])}, {numbers.counted(settings['seeds'], 'seed')}"
     return Table(caption, columns, rows, "Speed-ups are times as fast as the baseline; ? marks uncertain ones.")
 
 

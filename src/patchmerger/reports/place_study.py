@@ -48,8 +48,7 @@ def table(results: Results) -> Table:
     heading = numbers.interval_heading("plain", [row["difference"] for row in curves])
     first = WORDS[results["settings"]["methods"][0]]
     columns = ["method", "tokens", "training", "accuracy,\n%", heading, f"− {first},\npoints", "FLOPs,\n% of plain"]
-    models = numbers.counted(len(results["models"]), "model")
-    caption = f"test accuracy; plain: {100 * numbers.plain_accuracy(results):.2f}% ({models})"
+    caption = f"All methods: {numbers.plain_text(results)}"
     return Table(caption, [*columns, "oracle,\n%"] if oracle else columns, rows, keys=3)
 
 

@@ -71,7 +71,7 @@ def table(results: Results) -> Table:
         "merger", "tokens\nafter block", "GFLOPs", f"{results['metric']},\n%", heading, "speed-up",
         "predicted\nby FLOPs", "speed-up\nin training", "trained,\ns", "rank\nof A", "queries\nalike",
     ]  # fmt: skip
-    caption = f"{numbers.source_text(settings['data'])}, {numbers.counted(settings['seeds'], 'seed')}"
+    caption = f"All mergers: {numbers.source_text(settings['data'])}, {numbers.counted(settings['seeds'], 'seed')}"
     return Table(caption, columns, rows, cells.SPEED_NOTE)
 
 

@@ -64,7 +64,7 @@ def table(results: Results) -> Table:
     )
     columns = ["variant", "stage", "GFLOPs", "accuracy,\n%", heading, "seconds", "images/s", "times\nas fast"]
     sources = f"{numbers.source_text(settings['data'])} → {numbers.source_text(settings['downstream'])}"
-    caption = f"{sources}, {numbers.counted(settings['seeds'], 'seed')}"
+    caption = f"All stages: {sources}, {numbers.counted(settings['seeds'], 'seed')}"
     note = "Seconds and images a second: in training, or in the one pass that gives features."
     return Table(caption, columns, rows, note, keys=2)
 

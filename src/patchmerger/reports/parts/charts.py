@@ -123,7 +123,8 @@ def accuracy_against(
             "error_y": {**_BAR, "array": [p.spread or 0 for p in own], "color": colour,
                         "visible": any(p.spread for p in own)},
             "marker": {
-                "color": colour, "size": 15 if symbol == "star" else 11, "line": {"width": 2, "color": colour},
+                "color": colour, "size": 8 if ticks else 15 if symbol == "star" else 11,
+                "line": {"width": 2, "color": colour},
                 "symbol": [symbol + ("-open" if p.uncertain else "") for p in own],
             },
             "line": {"color": colour, "width": 1.5, "dash": "dash" if name in dashed else "solid"},

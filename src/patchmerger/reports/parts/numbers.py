@@ -106,6 +106,12 @@ def plain_accuracy(results: Mapping[str, Any]) -> float:
     return float(sum(accuracies) / len(accuracies))
 
 
+def plain_text(results: Mapping[str, Any]) -> str:
+    """What the accuracies of a study of trained models are held against."""
+    models = counted(len(results["models"]), "model")
+    return f"test accuracy; that of plain is {100 * plain_accuracy(results):.2f}% ({models})"
+
+
 def timings_of(measured: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The timings of a measurement by name."""
     return {timing["name"]: timing for timing in measured["timings"]}
