@@ -11,7 +11,7 @@ from conftest import make_vit
 from models.test_classifier import transformers_vit
 from patchmerger.data import EvalTransform, Preprocessing, decode, normalize
 from patchmerger.prediction import Predictor
-from patchmerger.prediction.class_names import imagenet_class_names
+from patchmerger.prediction.scorer import imagenet_class_names
 
 HALF = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 0.8)
 NAMES = tuple("abcde")

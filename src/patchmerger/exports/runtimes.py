@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchmerger.exports.intel import import_intel
 from patchmerger.exports.metadata import read_info
 from patchmerger.exports.settings import FILE_ENDINGS
 from patchmerger.runs.extras import import_extra
@@ -20,6 +20,30 @@ from patchmerger.runs.extras import import_extra
 XML_NAME, BIN_NAME = "model.xml", "model.bin"
 INFO_NAME = "patchmerger.json"
 """What a ``torch.export`` program keeps its description under, among its extra files."""
+
+_TELEMETRY = "openvino_telemetry"
+
+
+def import_intel(module: str, what_for: str) -> Any:
+    """Import OpenVINO or NNCF as where ``openvino_telemetry`` is not installed, which both allow for.
+
+    It would send what is converted, by processes that it forks, whenever one of them is imported or converts. Where the
+    caller has imported it already, it stays as it is.
+
+    Args:
+        module: "openvino" or "nncf".
+        what_for: What needs it, as the message begins.
+
+    Raises:
+        MissingExtraError: The library is not installed.
+    """
+    if _TELEMETRY in sys.modules:
+        return import_extra(module, "export", what_for)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        return import_extra(module, "export", what_for)
+    finally:
+        del sys.modules[_TELEMETRY]
 
 
 class ExportedModel(ABC):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,16 +20,14 @@ from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.exports.image_sizes import size_arguments
 from patchmerger.exports.images import ExportImages, Images
 from patchmerger.exports.metadata import ExportInfo
-from patchmerger.exports.onnx_format import write_onnx
-from patchmerger.exports.onnx_int8 import quantise_onnx
-from patchmerger.exports.openvino_format import convert_to_openvino, save_openvino
-from patchmerger.exports.openvino_int8 import quantise_openvino
+from patchmerger.exports.onnx_format import quantise_onnx, write_onnx
+from patchmerger.exports.openvino_format import convert_to_openvino, quantise_openvino, save_openvino
 from patchmerger.exports.parity import Parity, centred_logits, compare_logits, in_batches
 from patchmerger.exports.quantisation import float_layer_steps
-from patchmerger.exports.runtimes import open_exported
+from patchmerger.exports.runtimes import INFO_NAME, open_exported
 from patchmerger.exports.settings import ExportSettings
-from patchmerger.exports.torch_format import write_package, write_program
-from patchmerger.exports.tracing import DTYPES, ImageClassifier, classifier_for, trace
+from patchmerger.exports.tracing import DTYPES, ImageClassifier, classifier_for, refused_by_operation, trace
+from patchmerger.runs.silence import silent_libraries
 
 
 def write_file(
@@ -52,9 +52,9 @@ def write_file(
     elif settings.format == "openvino":
         save_openvino(convert_to_openvino(program, model, info)[0], path, info)
     elif settings.format == "torch":
-        write_program(program, path, info)
+        _write_program(program, path, info)
     else:
-        write_package(program, model, path, info)
+        _write_package(program, model, path, info)
     parity = measure_parity(path, images.compared, eager)
     parity.check(settings)
     return info, parity
@@ -121,3 +121,25 @@ def measure_parity(path: Path, images: Sequence[Images], eager: NDArray[np.float
     first = images[0]
     found = compare_logits(outputs, eager, source=first.source, real=first.real, batches=batches)
     return replace(found, sizes=tuple(each.size for each in images))
+
+
+def _write_program(program: ExportedProgram, path: Path, info: ExportInfo) -> None:
+    """Write a ``torch.export`` program, with what it says of itself among its extra files."""
+    description = json.dumps(info.as_properties(), ensure_ascii=False)
+    whole = io.BytesIO()  # torch aborts the process where it finds the disk full
+    with silent_libraries():
+        torch.export.save(program, whole, extra_files={INFO_NAME: description})
+    path.write_bytes(whole.getbuffer())
+
+
+def _write_package(program: ExportedProgram, model: ImageClassifier, path: Path, info: ExportInfo) -> None:
+    """Compile the program by AOTInductor for machines like this one, and write the package.
+
+    Raises:
+        ValueError: It cannot be compiled: there is no compiler of C++, say.
+    """
+    from torch._inductor import aoti_compile_and_package
+
+    metadata = {"patchmerger": json.dumps(info.as_properties())}
+    with refused_by_operation(model, "compiled by AOTInductor"), torch.no_grad():
+        aoti_compile_and_package(program, package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata})

@@ -46,17 +46,8 @@ class MapStatistics:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the maps, as plain Python values."""
-        return {
-            "name": self.name,
-            "after": self.after,
-            "images": self.images,
-            "shares": self.shares.tolist(),
-            "effective_patches": self.effective_patches.tolist(),
-            "steadiness": self.steadiness.tolist(),
-            "effective_rank": self.effective_rank,
-            "similarity": self.similarity,
-            "unused": self.unused,
-        }
+        plain = {name: value for name, value in vars(self).items() if name not in ("mean_maps", "mean_taken")}
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in plain.items()}
 
 
 def map_statistics(model: nn.Module, batches: Iterable[Tensor]) -> list[MapStatistics]:

@@ -100,7 +100,11 @@ def compare_patterns(
     images = _drawn(splits, settings)
     said = settings_of(data)
     for each in found:
-        _check(each, splits)
+        if each.class_names is not None and tuple(each.class_names) != splits.class_names:
+            raise ValueError(
+                f"model ({each.name}) has other classes than {splits.description}: {len(each.class_names)} against "
+                f"{len(splits.class_names)}, or other names"
+            )
     for _ in _with_reducers(found[0], settings):
         pass  # refused before any model runs
     read = []
@@ -110,23 +114,22 @@ def compare_patterns(
         net = each.model.to(place)
         read.append(
             read_patterns(
-                each.name,
-                net,
-                images,
-                prepared,
-                batch_size=batch_size,
-                workers=said.workers,
-                progress=progress,
+                each.name, net, images, prepared, batch_size=batch_size, workers=said.workers, progress=progress
             )
-        )
+        )  # fmt: skip
         net.cpu()
+    names = [each.name for each in read]
+    accuracies = [float((each.predictions == images.targets).double().mean()) for each in read]
+    pairs = [_pair(read[i], read[j], accuracies[i], accuracies[j]) for i, j in combinations(range(len(read)), 2)]
     result = {
         "study": "patterns",
         "command": command,
         "settings": to_json(asdict(settings)),
         "data": splits.description,
         "images": len(images),
-        **_compared(read, images.targets),
+        "models": [_described(each, accuracy) for each, accuracy in zip(read, accuracies, strict=True)],
+        "pairs": pairs,
+        "correlations": _correlations(names, pairs),
         "environment": environment(place),
     }
     if out is not None:
@@ -152,15 +155,6 @@ def _with_preprocessing(found: FoundModel, preprocessing: Preprocessing | None) 
     return replace(found, preprocessing=known_preprocessing(preprocessing or found.preprocessing, found.name))
 
 
-def _check(found: FoundModel, splits: ImageSplits) -> None:
-    """Refuse a model of other classes than the images'."""
-    if found.class_names is not None and tuple(found.class_names) != splits.class_names:
-        raise ValueError(
-            f"model ({found.name}) has other classes than {splits.description}: {len(found.class_names)} against "
-            f"{len(splits.class_names)}, or other names"
-        )
-
-
 def _with_reducers(first: FoundModel, settings: PatternSettings) -> Iterator[FoundModel]:
     """Copies of the first model, each with a method and a keep rate."""
     if not settings.reducers:
@@ -175,16 +169,6 @@ def _with_reducers(first: FoundModel, settings: PatternSettings) -> Iterator[Fou
         for rate in settings.keep_rates:
             model = insert(copy.deepcopy(first.model), keep_rate=rate, after=after, reducer=reducer)
             yield replace(first, name=f"{reducer} {rate:g}", model=model)
-
-
-def _compared(read: Sequence[ModelPatterns], targets: Tensor) -> dict[str, Any]:
-    accuracies = [float((each.predictions == targets).double().mean()) for each in read]
-    pairs = [_pair(read[i], read[j], accuracies[i], accuracies[j]) for i, j in combinations(range(len(read)), 2)]
-    return {
-        "models": [_described(each, accuracy) for each, accuracy in zip(read, accuracies, strict=True)],
-        "pairs": pairs,
-        "correlations": _correlations([each.name for each in read], pairs),
-    }
 
 
 def _described(read: ModelPatterns, accuracy: float) -> dict[str, Any]:

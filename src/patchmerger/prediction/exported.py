@@ -51,11 +51,7 @@ class ExportedScorer:
         if height != width:
             raise ValueError(f"model ({model}) takes images of {height} × {width} pixels; square ones are needed")
         built_in = info.preprocessing if info.with_preprocessing else None
-        if (
-            built_in is not None
-            and preprocessing is not None
-            and _normalisation(preprocessing) != _normalisation(built_in)
-        ):
+        if built_in and preprocessing and (preprocessing.mean, preprocessing.std) != (built_in.mean, built_in.std):
             raise ValueError(
                 f"preprocessing (mean {preprocessing.mean}, std {preprocessing.std}) must have the mean "
                 f"{built_in.mean} and std {built_in.std} that are built into {model}"
@@ -74,7 +70,3 @@ class ExportedScorer:
     def features(self, images: Tensor) -> Tensor:
         """Never called: see ``only_scores``."""
         raise ValueError(f"features (true): {self.only_scores}")
-
-
-def _normalisation(preprocessing: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return preprocessing.mean, preprocessing.std

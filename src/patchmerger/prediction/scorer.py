@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier, find_classifier
-from patchmerger.prediction.class_names import IMAGENET_CLASSES, imagenet_class_names
 from patchmerger.runs.environment import find_device
+
+_IMAGENET_CLASSES = 1000
 
 
 class Scorer(Protocol):
@@ -128,7 +131,7 @@ def names_of(
         return (), None
     if known is not None and len(known) == classes:
         return tuple(known), None
-    if classes == IMAGENET_CLASSES:
+    if classes == _IMAGENET_CLASSES:
         return imagenet_class_names(), "the model names no classes; as it has 1,000, these are ImageNet's"
     return tuple(map(str, range(classes))), "the model names no classes; these are their numbers"
 
@@ -136,3 +139,25 @@ def names_of(
 def _has_classes(net: Classifier) -> bool:
     """Whether the outputs are scores of classes, and not features for want of a head."""
     return net.head is not None and getattr(net.net, "num_classes", 1) != 0
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """One short name for each of ImageNet's 1,000 classes, all different, in the order that all libraries use.
+
+    A name is the first of the WordNet synset ("tench" of "tench, Tinca tinca"); where two are alike all of its words
+    are taken, and where these are alike too the number of the synset follows ("crane (n02012849)").
+    """
+    info = ImageNetInfo("imagenet-1k")
+    whole, synsets = info.label_descriptions(), info.label_names()
+    first = [name.split(",")[0] for name in whole]
+    short = [words if twice else name for name, words, twice in zip(first, whole, _twice(first), strict=True)]
+    return tuple(
+        f"{name} ({synset})" if twice else name
+        for name, synset, twice in zip(short, synsets, _twice(short), strict=True)
+    )
+
+
+def _twice(names: list[str]) -> list[bool]:
+    """Of each name, whether another one is the same."""
+    counts = Counter(names)
+    return [counts[name] > 1 for name in names]

@@ -7,7 +7,7 @@ from typing import Any
 
 from patchmerger.reducers.names import placement_in_words
 from patchmerger.reports.parts import cells, charts, numbers
-from patchmerger.reports.parts.diagrams import Diagram, diagram
+from patchmerger.reports.parts.diagrams import diagram, tokens_of
 from patchmerger.reports.parts.section import (
     Figure,
     Results,
@@ -101,7 +101,7 @@ def describe(section: Section, results: Results) -> None:
     section.verdict = section.attempt("verdict", lambda: _verdict(results), "")
     section.add(section.remarks, "advice", lambda: _remarks(results))
     section.add(section.figures, "figures", lambda: _figures(results))
-    section.add(section.diagrams, "diagram", lambda: _diagram(results))
+    section.add(section.diagrams, "diagram", lambda: diagram("Block by block", tokens_of(results)))
     section.add(section.charts, "accuracy against speed", lambda: _chart(results))
     section.add(section.charts, "training curves", lambda: _curves(results))
     section.add(section.tables, "table", lambda: table(results))
@@ -144,12 +144,6 @@ def _figures(results: Results) -> list[Figure]:
         agreement_figure(found["agreement"]),
         Figure(f"{results['speedup']['predicted']:.2f}×", "predicted by FLOPs"),
     ]
-
-
-def _diagram(results: Results) -> Diagram | None:
-    if not results.get("block_tokens"):
-        raise KeyError("block_tokens")
-    return diagram("Block by block", results)
 
 
 def _chart(results: Results) -> charts.Chart:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from patchmerger.reports.parts import cells, charts, numbers
-from patchmerger.reports.parts.diagrams import Diagram, diagram
+from patchmerger.reports.parts.diagrams import Diagram, diagram, tokens_of
 from patchmerger.reports.parts.section import Figure, Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures.bench import draw, format_text, merged_timing, rounds_text
@@ -193,8 +193,7 @@ def _figures(results: Results) -> list[Figure]:
 
 def _diagrams(results: Results) -> list[Diagram]:
     found = {row["key"]["model"]: row for row in reversed(results["rows"])}
-    known = {name: {key: row[key] for key in ("block_tokens", "tokens_out")} for name, row in reversed(found.items())}
-    made = [diagram(numbers.model_name(name), tokens) for name, tokens in known.items()]
+    made = [diagram(numbers.model_name(name), tokens_of(row)) for name, row in reversed(found.items())]
     return [each for each in made if each is not None]
 
 

@@ -79,6 +79,8 @@ def render(sections: Sequence[Section], unread: Sequence[Unread] = (), *, title:
         unread: What it does not show.
         title: Its heading.
     """
+    from plotly.offline import get_plotlyjs
+
     loader = PackageLoader("patchmerger.reports.html", "templates")
     templates = Environment(
         loader=loader, autoescape=select_autoescape(default=True), undefined=StrictUndefined, trim_blocks=True,
@@ -99,21 +101,10 @@ def render(sections: Sequence[Section], unread: Sequence[Unread] = (), *, title:
         unread=unread,
         charts=_in_script(written),
         dark=_in_script(json.dumps(dark_scheme(written))),
-        style=Markup(_asset(loader, templates, "report.css")),
-        script=Markup(_asset(loader, templates, "report.js")),
-        plotly=Markup(_plotly()) if charts else "",
+        style=Markup(loader.get_source(templates, "report.css")[0]),
+        script=Markup(loader.get_source(templates, "report.js")[0]),
+        plotly=Markup(get_plotlyjs()) if charts else "",
     )
-
-
-def _asset(loader: PackageLoader, templates: Environment, name: str) -> str:
-    return loader.get_source(templates, name)[0]
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    script: str = get_plotlyjs()
-    return script
 
 
 def _in_script(written: str) -> Markup:

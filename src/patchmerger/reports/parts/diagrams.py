@@ -65,6 +65,11 @@ def diagram(title: str, found: Results, model: Any = None) -> Diagram | None:
     return Diagram(title, segments, caption + open_end)
 
 
+def tokens_of(found: Results) -> Results:
+    """The tokens that enter each block and leave the last one, which results of single models have."""
+    return {key: found[key] for key in ("block_tokens", "tokens_out")}
+
+
 def _from_mergers(mergers: Iterable[Results], tokens: int, last: int, depth: int | None) -> list[Segment]:
     """Runs of blocks between mergers; how many come out says which tokens stay beside the merged ones."""
     places = sorted(mergers, key=lambda merger: merger["after"])

@@ -23,10 +23,6 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
     Left: accuracy (without labels: agreement with the plain model) of the plain model, with the queries initialised and
     after the recovery. Right: how many times as fast it is, measured and predicted.
-
-    Args:
-        results: The content of its ``results.json``.
-        path: The file.
     """
     uncertain = numbers.timings_of(results["speed"])["accelerated"]["uncertain"]
     note = (

@@ -20,10 +20,6 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
     For each recovery a row of two panels, a line for each method: accuracy against times fewer FLOPs, and against the
     measured speed-up. Accuracy without any recovery is in the table, and drawn only where nothing was recovered.
-
-    Args:
-        results: The content of its ``results.json``.
-        path: The file.
     """
     methods = [m for m in results["settings"]["methods"] if m != "plain"]
     rows_of = recoveries(results)

@@ -41,10 +41,6 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     A panel for each model and for inference and training: medians of the paired ratios with their quartiles, against
     the batch size; the lines are what FLOPs predict and, dashed, what a roofline allows.
 
-    Args:
-        results: The content of its JSON file.
-        path: The file.
-
     Raises:
         ValueError: No row was measured.
     """

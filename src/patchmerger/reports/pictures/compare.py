@@ -21,10 +21,6 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
     Left: the metric on the test images against the measured speed in inference. Right: the metric on the validation
     images over the epochs.
-
-    Args:
-        results: The content of its ``results.json``.
-        path: The file.
     """
     seeds, variants = results["settings"]["seeds"], results["variants"]
     rounds = len(results["speed"]["inference"]["timings"][0]["round_seconds"])

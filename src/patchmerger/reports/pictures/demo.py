@@ -13,12 +13,7 @@ FILE = "demo.png"
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
-    """Draw accuracy against measured speed as a PNG.
-
-    Args:
-        results: The content of ``results.json``.
-        path: The file.
-    """
+    """Draw accuracy against measured speed as a PNG."""
     colours, markers = style.variant_colours(results["models"]), style.variant_markers(results["models"])
     timing = numbers.timings_of(results["speed"])["accelerated"]
     speeds = {"plain": 1.0, "merged": results["speedup"]["measured"]}

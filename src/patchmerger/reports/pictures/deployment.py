@@ -19,12 +19,7 @@ def models_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
-    """Draw images a second in each form as a PNG, plain beside merged; a panel for each model and batch size.
-
-    Args:
-        results: The content of the JSON file.
-        path: The file.
-    """
+    """Draw images a second in each form as a PNG, plain beside merged; a panel for each model and batch size."""
     panels = [(model, row) for row in results["rows"] for model in models_of(row)]
     colours = style.variant_colours(["plain", "merged"])
     where = results["environment"]

@@ -43,10 +43,6 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
     One panel a model that reduces tokens: how much of each patch its last merger lets go on, mean over the images. The
     last panel: CKA with the first model against the drop in accuracy, by the numbers of the models.
-
-    Args:
-        results: What :func:`patchmerger.patterns.compare_patterns` gives.
-        path: The file.
     """
     names = names_of(results)
     first, *others = (names[model["name"]] for model in results["models"])

@@ -29,10 +29,6 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     """Draw the results of ``patchmerger place-study`` as a PNG.
 
     Accuracy against the number of tokens, a line for each method: without training, and fine-tuned.
-
-    Args:
-        results: The content of its ``results.json``.
-        path: The file.
     """
     trainings = sorted({row["fine_tuned"] for row in results["curves"]})
     methods = [m for m in WORDS if any(row["method"] == m for row in results["curves"])]

@@ -30,10 +30,6 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     Two rows for each combination of the settings that vary beside block and number of tokens. Left: the metric against
     GFLOPs, a line for each number of tokens, the block that is merged after in each marker. Right: the same against
     the measured speed-up in inference. Below: the difference to the plain model for each block and number.
-
-    Args:
-        results: The content of its ``results.json``.
-        path: The file.
     """
     cells = [{**cell, "name": name} for name, cell in results["cells"].items()]
     gridded = [cell for cell in cells if cell["options"] is not None]

@@ -19,10 +19,6 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     """Draw the results of ``patchmerger transfer`` as a PNG.
 
     Left: the metric of each stage. Right: the paired difference to the baseline in points, with its 95% interval.
-
-    Args:
-        results: The content of its ``results.json``.
-        path: The file.
     """
     variants, baseline, seeds = results["variants"], results["baseline"], results["settings"]["seeds"]
     stages = list(variants[baseline]["stages"])
