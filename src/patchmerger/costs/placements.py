@@ -1,29 +1,28 @@
 """Where mergers can stand in a model, and what each choice costs: a few counted runs, then only additions.
 
-FLOPs add up over the blocks: those before a merger see N tokens, those after it M. What a block costs is a quadratic
-polynomial in its tokens, so three counts with a merger after block 1 give the costs of all places and of every M:
+FLOPs add up over the blocks: those before a merger see N tokens, those after it M. So one count with a merger after
+block 1 gives, for each M, the costs of all places:
 
     F(k, M) = embedding + Σ_{i ≤ k} b_i(N) + merger(N, M) + Σ_{i > k} b_i(M) + extra(M) + head(M)
 
 where:
 
 - b_i(n) is block i on n tokens, prefix tokens counted in;
-- merger(N, M) is linear in M;
+- merger(N, M) has what a method that works inside block k saves in its MLP, which runs on M tokens;
 - extra(M) is what the first block after a merge costs more than it would further back (with rotary positions: their
   centroids are computed there).
 
-Other methods need not be polynomials in M, so that each M is counted. One that works inside block k runs its MLP on M
-tokens: what that saves is counted into merger(N, M).
+Of two mergers each pair of M is counted once more.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cache
 from itertools import combinations
+from typing import Any
 
 from torch import nn
 
@@ -118,9 +117,9 @@ class PlacementCosts:
         self.reducer, self.earliest = reducer, earliest
         self._model, self._size = plain, None if image_size is None else self.cost.image_size
         self.positions = needed_positions(plain) if positions is None else positions
-        self._counted = cache(self._count)
-        self._merged = cache(self._fit_merged)
-        self._pair = cache(self._fit_pair)
+        self._known: dict[Any, int] = {}
+        self._merged = cache(self._count_merged)
+        self._pair = cache(self._count_pair)
 
     @property
     def depth(self) -> int:
@@ -142,14 +141,14 @@ class PlacementCosts:
             flops += merged.extra
         return flops + _total(merged.blocks, self.names[after[-1] :]) + merged.end
 
-    def _fit_merged(self, num_tokens: int) -> _Merged:
-        parts = self._parts(1, num_tokens)
+    def _count_merged(self, num_tokens: int) -> _Merged:
+        parts = self._count((1,), (num_tokens,))
         begin, *later = self.names
         known = ("patch_embed", begin, f"{begin}.merger", *later)
         blocks, extra = {name: parts[name] for name in later}, 0
         if len(later) > 1:
             # Blocks 2 and 3 are the same block at two places, or block 3 is measured at both of them.
-            first = parts[later[0]] if self._alike else self._parts(2, num_tokens)[later[1]]
+            first = parts[later[0]] if self._alike else self._count((2,), (num_tokens,))[later[1]]
             extra = first - parts[later[1]]
             blocks[later[0]] -= extra
         return _Merged(
@@ -159,45 +158,19 @@ class PlacementCosts:
             end=sum(flops for name, flops in parts.items() if name not in known),
         )
 
-    def _fit_pair(self, first: int, second: int) -> int:
-        """What a second merger costs, from ``first`` tokens to ``second``: PatchMerger's is linear in either."""
-        if self.reducer != "patchmerger":
-            return self._counted_pair(first, second)
-        rows = {f: interpolated({s: self._counted_pair(f, s) for s in (1, 2)}, second) for f in (2, 3)}
-        return interpolated(rows, first)
-
-    def _counted_pair(self, first: int, second: int) -> int:
+    def _count_pair(self, first: int, second: int) -> int:
+        """What a second merger costs, from ``first`` tokens to ``second``."""
         begin, merging, *later = self.names
         once, twice = self._merged(first), self._merged(second)
         others = self.plain["patch_embed"] + self.plain[begin] + once.merger + once.extra + once.blocks[merging]
         others += twice.extra + _total(twice.blocks, later) + twice.end
-        return sum(self._counted((1, 2), (first, second)).values()) - others
-
-    def _parts(self, after: int, num_tokens: int) -> dict[str, int]:
-        """FLOPs by part with one merger: each is a quadratic polynomial in its tokens, fitted to three counts."""
-        if self.reducer != "patchmerger":
-            return self._counted((after,), (num_tokens,))
-        points = range(1, min(3, self.num_patches) + 1)
-        counts = {tokens: self._counted((after,), (tokens,)) for tokens in points}
-        return {name: interpolated({m: parts[name] for m, parts in counts.items()}, num_tokens) for name in counts[1]}
+        return sum(self._count((1, 2), (first, second)).values()) - others
 
     def _count(self, after: tuple[int, ...], num_tokens: tuple[int, ...]) -> dict[str, int]:
         """FLOPs by part, in a run of the model."""
         merged = insert(on_meta(self._model), num_tokens, after, positions=self.positions, reducer=self.reducer)
         model = fit_to_size(merged, self._size)
-        return {part.name: part.flops for part in count_parts(model, self._size)}
-
-
-def interpolated(values: Mapping[int, int], at: int) -> int:
-    """The polynomial of least degree through ``values``, at another whole number; exact."""
-    total = Fraction(0)
-    for point, value in values.items():
-        factor = Fraction(value)
-        for other in values:
-            if other != point:
-                factor *= Fraction(at - other, point - other)
-        total += factor
-    return int(total)
+        return {part.name: part.flops for part in count_parts(model, self._size, self._known)}
 
 
 def needed_positions(model: nn.Module) -> Positions | None:
