@@ -119,7 +119,7 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"architecture .* is for a safetensors file"):
         find_model(make_vit(), architecture="vit_tiny_patch16_224")
     save(make_vit(), tmp_path / "a")
-    with pytest.raises(ValueError, match=r"model_args .* are for a safetensors file"):
+    with pytest.raises(ValueError, match=r"model_args .* is for a safetensors file"):
         find_model(tmp_path / "a", model_args={"depth": 3})
 
 

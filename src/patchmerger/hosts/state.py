@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize, prune
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from patchmerger.hosts.host import UnsupportedModelError
@@ -136,6 +137,32 @@ def unsupported_state(model: nn.Module, *, meta: bool = False) -> tuple[str, str
     if any(on_meta) and not (meta and all(on_meta)):
         part = "it is" if all(on_meta) else "some of its weights are"
         return f"{part} on the meta device, which holds no weights", "give them values first: load_state_dict, say"
+    return None
+
+
+def refuse_computed_weights(model: nn.Module) -> None:
+    """Refuse weights that torch computes from others: parametrised, pruned or normed ones."""
+    for name, module in model.named_modules():
+        found = _computed(module)
+        if found is not None:
+            tensor, undo = found
+            raise ValueError(
+                f"model ({host_class(model).__name__}) has a {name}.{tensor} that is computed from others: first "
+                f"torch.nn.utils.{undo}(model.get_submodule({name!r}), {tensor!r})"
+            )
+
+
+def _computed(module: nn.Module) -> tuple[str, str] | None:
+    """The name of a weight that is computed, and what of ``torch.nn.utils`` makes it a plain one."""
+    if parametrize.is_parametrized(module):
+        return next(iter(cast(nn.ModuleDict, module.parametrizations))), "parametrize.remove_parametrizations"
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            return hook._tensor_name, "prune.remove"
+        if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
+            return cast(Any, hook).name, "remove_weight_norm" if type(
+                hook
+            ).__name__ == "WeightNorm" else "remove_spectral_norm"
     return None
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
-from torch.nn.utils import parametrize, prune
 
 from patchmerger.hosts import UnsupportedModelError, find_host
-from patchmerger.hosts.state import has_adapters, left_by_peft, refuse_unsupported_state, wrapped_by
+from patchmerger.hosts.state import (
+    has_adapters,
+    left_by_peft,
+    refuse_computed_weights,
+    refuse_unsupported_state,
+    wrapped_by,
+)
 from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.hub.library import Library
 from patchmerger.hub.timm import Timm
@@ -69,7 +74,7 @@ def savable_library(model: nn.Module) -> Library:
             f"model ({host_class(model).__name__}) has adapters of PEFT: patchmerger.save(model.merge_and_unload(), "
             "folder) on the PEFT model"
         )
-    _refuse_computed_weights(model)
+    refuse_computed_weights(model)
     refuse_unsupported_state(model, "saved")
     for name, tensor in model.state_dict().items():
         if hasattr(tensor, "full_tensor"):
@@ -93,32 +98,6 @@ def _of_no_library(model: nn.Module) -> ValueError:
         "save its weights with safetensors.torch.save_model(model, path), and to load them make the model, "
         "patchmerger.insert as before, then safetensors.torch.load_model(model, path)"
     )
-
-
-def _refuse_computed_weights(model: nn.Module) -> None:
-    """Refuse weights that torch computes from others: parametrised, pruned or normed ones."""
-    for name, module in model.named_modules():
-        found = _computed(module)
-        if found is not None:
-            tensor, undo = found
-            raise ValueError(
-                f"model ({host_class(model).__name__}) has a {name}.{tensor} that is computed from others: first "
-                f"torch.nn.utils.{undo}(model.get_submodule({name!r}), {tensor!r})"
-            )
-
-
-def _computed(module: nn.Module) -> tuple[str, str] | None:
-    """The name of a weight that is computed, and what of ``torch.nn.utils`` makes it a plain one."""
-    if parametrize.is_parametrized(module):
-        return next(iter(cast(nn.ModuleDict, module.parametrizations))), "parametrize.remove_parametrizations"
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, prune.BasePruningMethod):
-            return hook._tensor_name, "prune.remove"
-        if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
-            return cast(Any, hook).name, "remove_weight_norm" if type(
-                hook
-            ).__name__ == "WeightNorm" else "remove_spectral_norm"
-    return None
 
 
 def _names() -> str:

@@ -101,25 +101,29 @@ def find_model(
     """
     if isinstance(model, FoundModel):
         return model
-    if architecture is not None and not str(model).endswith((".safetensors", *PICKLES)):
-        raise ValueError(f"architecture ({architecture!r}) is for a safetensors file, and model ({model}) is none")
+    name = host_class(model).__name__ if isinstance(model, nn.Module) else str(model)
+    given = [
+        f"{option} ({value!r})"
+        for option, value in (("architecture", architecture), ("model_args", model_args))
+        if value
+    ]
+    if given and not name.endswith((".safetensors", *PICKLES)):
+        raise ValueError(f"{given[0]} is for a safetensors file, and model ({name}) is none")
     if isinstance(model, nn.Module):
-        return known_model(host_class(model).__name__, model)
+        return known_model(name, model)
     place = locate(model)
-    if isinstance(place, Path) and place.is_file():
-        return known_model(str(model), _from_file(place, architecture, dict(model_args or {})))
-    if model_args:
-        raise ValueError(f"model_args ({model_args}) are for a safetensors file: model ({model}) knows its own")
+    if isinstance(place, Path) and not place.is_file():
+        if given:
+            raise ValueError(f"{given[0]} is for weights alone, and {CONFIG_NAME} beside {model} says it")
+        return _from_folder(name, place)
     if isinstance(place, Path):
-        if architecture is not None:
-            raise ValueError(f"architecture ({architecture!r}) is for weights alone: {CONFIG_NAME} in {model} names it")
-        return _from_folder(str(model), place)
+        return known_model(name, _from_file(place, architecture, dict(model_args or {})))
     if not timm.is_model_pretrained(place):
         raise ValueError(f"model ({place}): timm has no weights under that name, and random ones are of no use here")
     size = size_in(image_size)
     args: dict[str, Any] = {} if size is None else {"img_size": size}
     made: nn.Module = timm.create_model(place, pretrained=True, **args)
-    return known_model(place, made.eval(), size)
+    return known_model(name, made.eval(), size)
 
 
 def known_model(name: str, model: nn.Module, size: tuple[int, int] | None = None) -> FoundModel:
