@@ -162,8 +162,8 @@ def test_parquet_files_say_how_many_images_and_which_classes_there_are(tmp_path)
     images = stream(tmp_path, samples=None)
     assert images.class_names == ("dark", "bright")
     assert (len(images.train), images.validation, len(images.test)) == (44, None, 10)
-    assert "44 training images an epoch, streamed from 2 files" in images.description
-    assert "10 test images (the validation split) of 2 classes" in images.description
+    assert "44 training, 10 test images of 2 classes; training images streamed from 2 files" in images.description
+    assert "the validation split is the test set" in images.description
     assert sorted(flat(numbers(loader(images, batch_size=4, steps=11, epochs=1)))) == list(range(44))
 
 

@@ -10,6 +10,7 @@ import random
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ def key(*parts: int) -> int:
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
 
 
+@dataclass(eq=False)
 class RunOrder(Sampler[list[Key]]):
     """The batches of a whole run, in order: a batch sampler.
 
@@ -56,36 +58,30 @@ class RunOrder(Sampler[list[Key]]):
         ValueError: If a number is out of range, or there are fewer images than in one batch of all ranks.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        epochs: int,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        first: int = 0,
-    ) -> None:
-        if batch_size < 1 or epochs < 1:
-            raise ValueError(f"batch_size ({batch_size}) and epochs ({epochs}) must be at least 1")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be from 0 to world_size - 1 ({world_size - 1}), got {rank}")
+    size: int
+    batch_size: int
+    epochs: int
+    _: KW_ONLY
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        size, batch_size, world_size = self.size, self.batch_size, self.world_size
+        if batch_size < 1 or self.epochs < 1:
+            raise ValueError(f"batch_size ({batch_size}) and epochs ({self.epochs}) must be at least 1")
+        if not 0 <= self.rank < world_size:
+            raise ValueError(f"rank must be from 0 to world_size - 1 ({world_size - 1}), got {self.rank}")
         if size < batch_size * world_size:
             raise ValueError(
                 f"{size} training images do not fill one batch of {batch_size * world_size} "
                 f"({batch_size} on each of {world_size} devices): take a smaller batch_size"
             )
-        self.size = size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
         self.steps_per_epoch = size // (batch_size * world_size)
-        self.total = epochs * self.steps_per_epoch
-        if not 0 <= first <= self.total:
-            raise ValueError(f"first must be from 0 to {self.total}, the batches of the run, got {first}")
-        self.first = first
+        self.total = self.epochs * self.steps_per_epoch
+        if not 0 <= self.first <= self.total:
+            raise ValueError(f"first must be from 0 to {self.total}, the batches of the run, got {self.first}")
 
     def __len__(self) -> int:
         """The number of batches that are left, from ``first`` on."""

@@ -135,7 +135,7 @@ def split_images(images: ImageDataset, *, seed: int) -> ImageSplits:
         how.append(f"validation set is {images.validation:g} of train")
     else:
         how.append("no validation set")
-    return _splits(images, (train, given, test), f"{', '.join(how)} (seed {seed})")
+    return make_splits(images, (train, given, test), f"{', '.join(how)} (seed {seed})")
 
 
 def _split_unlabelled(images: ImageDataset, seed: int) -> ImageSplits:
@@ -149,12 +149,13 @@ def _split_unlabelled(images: ImageDataset, seed: int) -> ImageSplits:
         given, order = train.subset(sorted(order[:held])), order[held:]
     if test is None:
         test, order = train.subset(sorted(order[:held])), order[held:]
-    return _splits(
+    return make_splits(
         images, (train.subset(sorted(order)), given, test), f"without labels, held out at random (seed {seed})"
     )
 
 
-def _splits(images: ImageDataset, sets: tuple[ImageSet, ImageSet | None, ImageSet], how: str) -> ImageSplits:
+def make_splits(images: ImageDataset, sets: tuple[ImageSet, ImageSet | None, ImageSet], how: str) -> ImageSplits:
+    """Training, validation and test set of a dataset, with a word on how they were told apart."""
     train, validation, test = sets
     counts = [f"{len(train):,} training", f"{len(test):,} test"]
     if validation is not None:
@@ -168,7 +169,7 @@ def _splits(images: ImageDataset, sets: tuple[ImageSet, ImageSet | None, ImageSe
         validation=validation,
         test=test,
         class_names=images.class_names,
-        multi_label=train.targets.is_floating_point(),
+        multi_label=test.targets.is_floating_point(),
         skipped=images.skipped,
         description=f"{images.name}: {', '.join(counts)} images{classes}; {'; '.join(notes)}",
     )

@@ -19,7 +19,7 @@ from patchmerger.data.folders import local_folder
 from patchmerger.data.images import ImageSet, load_sets
 from patchmerger.data.labels import Classes
 from patchmerger.data.settings import DataSettings
-from patchmerger.data.splits import SPLIT_NAMES, ImageSplits, warn_of
+from patchmerger.data.splits import SPLIT_NAMES, ImageDataset, ImageSplits, make_splits, warn_of
 from patchmerger.data.tables import check_parquet, class_label, only_column, picture_in
 
 Row = tuple[Picture, Any]
@@ -121,21 +121,12 @@ def stream_images(settings: DataSettings) -> ImageSplits:
     validation = sets.get("validation") if "test" in sets else None
     stream = ImageStream(without_decoding(train, image, label), image, label, classes, samples, settings)
     files = stream.shards(1)
-    counts = [f"{samples:,} training images an epoch, streamed from {files} file{'s' if files > 1 else ''}"]
-    counts += [] if validation is None else [f"{len(validation):,} validation images"]
-    notes = [*([f"splits not read: {', '.join(unread)}"] if unread else []), *losses]
+    how = f"training images streamed from {files} file{'s' if files > 1 else ''}"
+    how += "" if "test" in sets else ", the validation split is the test set"
+    notes = (*([f"splits not read: {', '.join(unread)}"] if unread else []), *losses)
     warn_of(settings.source, notes, classes.names)
-    which = "test images" if "test" in sets else "test images (the validation split)"
-    return ImageSplits(
-        train=stream,
-        validation=validation,
-        test=test,
-        class_names=classes.names,
-        multi_label=test.targets.is_floating_point(),
-        skipped=bad,
-        description=f"{settings.source}: {', '.join(counts)}, {len(test):,} {which} of {len(classes.names)} "
-        f"{'; '.join(['classes', *notes])}",
-    )
+    images = ImageDataset(settings.source, sets, classes.names, skipped=bad, remarks=notes)
+    return make_splits(images, (stream, validation, test), how)
 
 
 def open_streams(source: str, subset: str | None) -> tuple[dict[str, datasets.IterableDataset], int | None]:

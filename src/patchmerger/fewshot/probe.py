@@ -139,14 +139,16 @@ def few_shot_images(
         workers=workers, progress=progress,
     )  # fmt: skip
     extracted = time.perf_counter()
-    labelled = [(part.double(), split.targets) for part, split in zip(held_out, splits[1:], strict=True)]
+    validated, tested = [(part.double(), split.targets) for part, split in zip(held_out, splits[1:], strict=True)]
     results = []
     for k in settings.shots:
         outcomes = []
         for part in drawn[:, :, :k]:
             rows = torch.searchsorted(needed, part.reshape(-1).contiguous())  # (C · k,)
             classifier = RidgeClassifier.fit(train[rows], splits[0].targets[rows], classes)
-            outcomes.append(_evaluate(classifier, *labelled))
+            strength, chosen_by = choose_strength(classifier, *validated, STRENGTHS)
+            scores = classifier.scores(classifier.project(tested[0]), strength)
+            outcomes.append((accuracy(scores, tested[1]), chosen_by, strength))
         results.append(KShot(k, *zip(*outcomes, strict=True)))
     return FewShot(
         model=type(model).__name__,
@@ -214,12 +216,3 @@ def _smallest_class(labels: Tensor, class_names: Sequence[str]) -> tuple[str, in
     """The class with the fewest images, and how many these are."""
     counts = labels.bincount(minlength=len(class_names))
     return class_names[int(counts.argmin())], int(counts.min())
-
-
-def _evaluate(
-    classifier: RidgeClassifier, validation: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
-) -> tuple[float, float, float]:
-    """Test accuracy, validation accuracy and the strength that was chosen by the latter."""
-    strength, chosen_by = choose_strength(classifier, *validation, STRENGTHS)
-    features, labels = test
-    return accuracy(classifier.scores(classifier.project(features), strength), labels), chosen_by, strength

@@ -42,7 +42,12 @@ class Timm(Library):
 
     def write(self, model: nn.Module, folder: Path, mergers: dict[str, Any] | None, options: SaveOptions) -> None:
         """As timm writes it; what the model was loaded with stays, where the options name nothing else."""
-        self._refuse_unnamed(model)
+        architecture = _architecture(model)
+        if not architecture or not timm.is_model(architecture):
+            raise ValueError(
+                f"model ({host_class(model).__name__}) has no architecture that timm knows ({architecture!r}): it "
+                "could not be built again; make it with timm.create_model"
+            )
         options.refuse("image_processor", "is for models of transformers; give preprocessing")
         options.check_channels(get_model_input_config(model)["input_size"][0])
         settings = {"label_names": self._class_names(model, options)}
@@ -50,7 +55,7 @@ class Timm(Library):
             model,
             str(folder / CONFIG_NAME),
             model_config=settings | ({} if mergers is None else {KEY: mergers}),
-            model_args=(without_merger(_architecture(model)) if mergers is None else {}) | dict(options.model_args),
+            model_args=(without_merger(architecture) if mergers is None else {}) | dict(options.model_args),
             data_config=None if options.preprocessing is None else asdict(options.preprocessing),
         )
         write_weights(model, folder)
@@ -94,14 +99,6 @@ class Timm(Library):
         """Those that the model was loaded with, where its head is still the one for them."""
         known = names_in_order(cast(Any, model).pretrained_cfg.get("label_names"))
         return known if known and len(known) == getattr(model, "num_classes", 0) else None
-
-    def _refuse_unnamed(self, model: nn.Module) -> None:
-        architecture = _architecture(model)
-        if not architecture or not timm.is_model(architecture):
-            raise ValueError(
-                f"model ({host_class(model).__name__}) has no architecture that timm knows ({architecture!r}): it "
-                "could not be built again; make it with timm.create_model"
-            )
 
     def _class_names(self, model: nn.Module, options: SaveOptions) -> list[str] | None:
         """The names to write: those given, else those that the model was loaded with."""

@@ -46,7 +46,6 @@ def write_json(path: Path, content: Any, *, new: bool = False) -> None:
 def made_once(path: Path, make: Callable[[], Any]) -> Any:
     """The content of a JSON file, which is written with what ``make`` gives where there is none; its folder too."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, make())
     return read_json(path)
 

@@ -13,12 +13,11 @@ from typing import Any, TypeAlias, cast
 import timm
 from torch import nn
 
-from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts.example_inputs import check_patches, fit_to_size, image_size_of
 from patchmerger.hub import save
 from patchmerger.hub.checkpoints import build_from_weights, state_dict_mismatch
 from patchmerger.hub.folders import CONFIG_NAME
-from patchmerger.hub.libraries import library_of_model, savable_library
+from patchmerger.hub.libraries import savable_library
 from patchmerger.hub.saved_changes import SavedMerger, describe_mergers, make_changes
 from patchmerger.hub.saved_model import SavedModel
 from patchmerger.insertion.inserting import remove
@@ -94,21 +93,14 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
     elif isinstance(place, Path):
         net = _from_weights(place, model)
     else:
-        net = _pretrained(place, model.args)
+        if not timm.is_model_pretrained(place):
+            raise ValueError(f"init ({place}): timm has no weights of that name")
+        net = _create(place, place, model.args)
     _merge(net, merge, init)
     new_head = saved is None or saved.description.class_names != class_names
     if new_head:
         cast(Any, net).reset_classifier(len(class_names))
     return Start(net, new_head)
-
-
-def preprocessing_of(model: nn.Module) -> Preprocessing:
-    """How images are prepared for a model of timm or torchvision."""
-    library = library_of_model(model)
-    known = None if library is None else library.preprocessing_of(model)
-    if known is None:
-        raise ValueError(f"model ({host_class(model).__name__}) does not say how its images are prepared")
-    return known
 
 
 def _given(model: nn.Module, recipe: Recipe, num_classes: int) -> Start:
@@ -150,13 +142,6 @@ def _check_settings(init: Init, model: ModelSettings, *, alone: bool) -> None:
             f"model.args ({', '.join(others)}) would make another model than init ({init}): beside init they may be "
             "img_size and drop rates, such as drop_path_rate"
         )
-
-
-def _pretrained(name: str, args: dict[str, Any]) -> nn.Module:
-    """A model of timm with its weights."""
-    if not timm.is_model_pretrained(name):
-        raise ValueError(f"init ({name}): timm has no weights of that name")
-    return _create(name, name, args)
 
 
 def _from_weights(path: Path, model: ModelSettings) -> nn.Module:

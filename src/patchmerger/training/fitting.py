@@ -18,12 +18,13 @@ from patchmerger.diagnosis import diagnose
 from patchmerger.hosts.example_inputs import check_patches, square_input
 from patchmerger.hub import save
 from patchmerger.insertion.inserted import mergers
-from patchmerger.models.finding import weights_fingerprint
+from patchmerger.mechanism.subclassing import host_class
+from patchmerger.models.finding import known_model, known_preprocessing, weights_fingerprint
 from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.tensors import write_tensors
-from patchmerger.training.finetuning import content_of, preprocessing_of, start_model
+from patchmerger.training.finetuning import content_of, start_model
 from patchmerger.training.settings import FitSettings, Recipe
 from patchmerger.training.sharding import gather_weights
 from patchmerger.training.task import TrainingTask, score, seed_step
@@ -117,7 +118,8 @@ def fit_images(
     image_size = square_input(net)
     check_patches(net, (image_size, image_size))
     trained = recipe.model.pretrained or recipe.init is not None or model is not None
-    preprocessing = preprocessing_of(net)
+    found = known_model(host_class(net).__name__, net)
+    preprocessing = known_preprocessing(found.preprocessing, found.name)
     preprocessing = replace(preprocessing, crop_pct=data.crop_pct or (preprocessing.crop_pct if trained else 1.0))
 
     loader = ImageData(
