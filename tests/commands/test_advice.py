@@ -30,7 +30,7 @@ SOURCE = Path(patchmerger.__file__).parent
         (
             "test",
             "give preprocessing, such as patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))",
-            "give --preprocessing.mean [0.5, 0.5, 0.5] --preprocessing.std [0.5, 0.5, 0.5]",
+            "give --preprocessing.mean [0.5,0.5,0.5] --preprocessing.std [0.5,0.5,0.5]",
         ),
     ],
 )
@@ -70,11 +70,12 @@ def places(saved, monkeypatch):
         ("fit --init merged --merge null --data digits --out a", "start from the plain model"),
         ("cost beit_base_patch16_224 --merge.num_tokens 4", "--merge.positions drop leaves the bias out"),
         ("cost vlt", "patchmerger hosts --library timm lists"),
-        ("test unsaid --data digits", "--preprocessing.mean [0.5, 0.5, 0.5]"),
-        ("predict unsaid picture.png", "--preprocessing.mean [0.5, 0.5, 0.5]"),
-        ("fewshot unsaid --data digits", "--preprocessing.mean [0.5, 0.5, 0.5]"),
-        ("patterns unsaid merged --data digits", "--preprocessing.mean [0.5, 0.5, 0.5]"),
-        ("show unsaid-merged picture.png", "--preprocessing.mean [0.5, 0.5, 0.5]"),
+        ("test unsaid --data digits", "--preprocessing.mean [0.5,0.5,0.5]"),
+        ("predict unsaid picture.png", "--preprocessing.mean [0.5,0.5,0.5]"),
+        ("fewshot unsaid --data digits", "--preprocessing.mean [0.5,0.5,0.5]"),
+        ("patterns unsaid merged --data digits", "--preprocessing.mean [0.5,0.5,0.5]"),
+        ("accelerate --model unsaid --data.source digits", "--preprocessing.mean [0.5,0.5,0.5]"),
+        ("show unsaid-merged picture.png", "--preprocessing.mean [0.5,0.5,0.5]"),
     ],
 )
 def test_what_a_command_says(line, advice, places, capsys):

@@ -41,7 +41,7 @@ def for_command_line(text: str, options: Collection[str]) -> str:
         text = text.replace(python, command)
     text = _INSERT.sub(_placement, text)
     if "preprocessing.mean" in options:
-        text = _PREPROCESSING.sub(r"--preprocessing.mean [\1] --preprocessing.std [\2]", text)
+        text = _PREPROCESSING.sub(_preprocessing, text)
     if "model_args" not in options and "model.args" in options:
         text = re.sub(r"\bmodel_args\b", "model.args", text)
     return _ARGUMENT.sub(lambda found: _option(found, options), text)
@@ -52,6 +52,12 @@ def _option(found: re.Match[str], options: Collection[str]) -> str:
     name, value = found.groups()
     named = [name] if name in options else [each for each in options if each.rpartition(".")[2] == name]
     return f"--{named[0]} {_WORDS.get(value, value.strip(chr(39) + chr(34)))}" if len(named) == 1 else found[0]
+
+
+def _preprocessing(found: re.Match[str]) -> str:
+    """Lists without spaces, at which a shell would split them."""
+    mean, std = (numbers.replace(" ", "") for numbers in found.groups())
+    return f"--preprocessing.mean [{mean}] --preprocessing.std [{std}]"
 
 
 def _placement(found: re.Match[str]) -> str:
