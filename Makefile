@@ -54,7 +54,6 @@ notebooks: $(READY)  ## docs/notebooks/*.ipynb, run again
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.notebooks
 
 docs: $(READY)  ## the documentation site, in site/: pages, API reference, results; any warning is an error
-	$(BIN)/python -m tools.method_figure
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # Where the packages are there already (a machine without a network): make gpu-evidence BIN=$$(dirname $$(which python3)) READY=

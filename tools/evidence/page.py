@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from patchmerger.reports.parts.numbers import counted, difference_text, mean_text, model_text
+from patchmerger.reports import compare, sweep, transfer
+from patchmerger.reports.parts.numbers import counted, model_text
 from patchmerger.runs.files import read_json, write_text
-from patchmerger.runs.statistics import mean_sd
-from tools.evidence.findings import Results, findings, kind_of, remarks, speedups, verdict
+from tools.evidence.findings import Results, findings, kind_of, remarks, verdict
 from tools.evidence.kinds import KINDS
 from tools.evidence.studies import EXPECTED, STUDIES, Study
-from tools.markdown import given_paths, markdown_table
+from tools.markdown import given_paths, shown_table
 
 RESULTS, PAGE = Path("results"), Path("docs/evidence.md")
 
@@ -65,8 +64,8 @@ def _section(study: Study, found: Results | None) -> str:
         parts.append("**Ready, not run.** Nothing is known of it yet.\n")
     else:
         kind = KINDS.get(kind_of(found))
-        own = {"sweep": _sweep_table, "transfer": _transfer_table}.get(kind_of(found), _comparison_table)
-        table = own(found) if kind is None else kind.table(found)
+        own = {"compare": compare.table, "sweep": sweep.table, "transfer": transfer.table}
+        table = shown_table(own[kind_of(found)](found)) if kind is None else kind.table(found)
         parts += [f"{_conditions(found)}\n", f"{table}\n"]
         parts += [f"- {finding}" for finding in findings(found)]
         parts += [f"- {remark}" for remark in (*remarks(found), study.caveat) if remark]
@@ -111,62 +110,6 @@ def _conditions(found: Results) -> str:
         f"{described}. Model: {model_text(settings['model'])}. {epochs}, {counted(settings['seeds'], 'seed')}; on "
         f"{where['device_name']}, torch {where['torch']}, timm {where['timm']}."
     )
-
-
-def _comparison_table(found: Results) -> str:
-    speeds = speedups(found)
-    rows = []
-    for name, variant in found["variants"].items():
-        rows.append(
-            [name, f"{variant['flops'] / 1e9:.3g}", _mean(variant), difference_text(variant["difference"]),
-             f"{1 / variant['flops_ratio']:.2f}", *(f"{speeds[mode][name]:.2f}" for mode in ("inference", "training")),
-             _ranks(variant.get("merger") or [])]
-        )  # fmt: skip
-    baseline = found["baseline"]
-    head = ["variant", "GFLOPs", f"{found['metric']}, %", f"− {baseline}, points [95% interval]", "fewer FLOPs, times"]
-    head += ["inference, times as fast", "training step, times as fast", "rank of A"]
-    if all(row[-1] == "–" for row in rows):  # results from before A was diagnosed
-        head, rows = head[:-1], [row[:-1] for row in rows]
-    return markdown_table(head, rows)
-
-
-def _transfer_table(found: Results) -> str:
-    rows = []
-    for stage in found["variants"][found["baseline"]]["stages"]:
-        for name, variant in found["variants"].items():
-            own = variant["stages"][stage]
-            rows.append([stage, name, _mean(own), difference_text(own["difference"])])
-    return markdown_table(["stage", "variant", "accuracy, %", f"− {found['baseline']}, points [95% interval]"], rows)
-
-
-def _sweep_table(found: Results) -> str:
-    rows = [["plain", "", f"{found['plain']['flops'] / 1e9:.3g}", _mean(found["plain"]), "–", "1", "–"]]
-    for name, cell in found["cells"].items():
-        inference = cell["speed"] and cell["speed"]["inference"]["timings"][1]["speedup"]
-        rows.append(
-            [name, str(cell["merge"]["num_tokens"]), f"{cell['flops'] / 1e9:.3g}", _mean(cell),
-             difference_text(cell["difference"]), f"{inference:.2f}" if inference else "–",
-             _ranks([cell["merger"] or {}])]
-        )  # fmt: skip
-    head = [
-        "cell",
-        "M",
-        "GFLOPs",
-        f"{found['metric']}, %",
-        "− plain, points [95% interval]",
-        "inference, times as fast",
-    ]
-    return markdown_table([*head, "rank of A"], rows)
-
-
-def _ranks(diagnoses: Sequence[Mapping[str, Any]]) -> str:
-    """The effective rank of each merger's A, the mean over the seeds; a dash where there is no merger."""
-    ranks = [[merger["effective_rank"] for merger in diagnosis.values()] for diagnosis in diagnoses]
-    return ", ".join(f"{mean_sd(of_one)[0]:.1f}" for of_one in zip(*ranks, strict=True)) or "–"
-
-
-def _mean(own: Results) -> str:
-    return "failed" if own["metric_mean"] is None else mean_text(own)
 
 
 def read_results(folder: Path) -> dict[str, Results]:

@@ -43,9 +43,9 @@ def report(results: Results, picture: Path | None, *, resumable: bool = False) -
         groups.setdefault((key["model"], key["training"], key["device"], format_text(key)), []).append(row)
     for rows in groups.values():
         print_table(console, Table(_title_of(rows), _COLUMNS, [_cells(row) for row in rows]))
-        print_notes(console, *(line for row in rows for line in _against(row)))
-    for table in profile_tables(results):
-        print_table(console, table)
+        print_notes(console, *(line for row in rows for line in against_lines(row)))
+    for profile in profile_tables(results):
+        print_table(console, profile)
     print_notes(console, *_notes(results, resumable))
     if not results["finished"]:
         return 130
@@ -80,12 +80,12 @@ def _cells(row: Results) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _against(row: Results) -> Iterator[str]:
+def against_lines(row: Results) -> Iterator[str]:
     """How another library's merged model does in a row, in words."""
     for other, (middle, (low, high)) in row["merged_against"].items() if row["measurement"] else ():
         speed = numbers.timings_of(row["measurement"])[other]["speedup"]
         yield (
-            f"batch of {row['key']['batch_size']}: {other} is {speed:.2f}× as fast as plain; merged is {middle:.2f}× "
+            f"{_label(row)}: {other} is {speed:.2f}× as fast as plain; merged is {middle:.2f}× "
             f"as fast as {other} ({low:.2f} … {high:.2f})"
         )
 
@@ -142,7 +142,7 @@ def describe(section: Section, results: Results) -> None:
     section.add(section.figures, "figures", lambda: _figures(results))
     section.add(section.diagrams, "diagram", lambda: _diagrams(results))
     section.add(section.charts, "speed-ups", lambda: _chart(results))
-    section.add(section.tables, "table", lambda: _table(results))
+    section.add(section.tables, "table", lambda: table(results))
     section.add(section.tables, "parts of a forward pass", lambda: profile_tables(results))
     section.add(section.missing, "rows that failed", lambda: _failed(results))
     if not results.get("finished", True):
@@ -210,11 +210,10 @@ def _chart(results: Results) -> charts.Chart:
     return charts.speed_rows(rows, caption=caption)
 
 
-def _table(results: Results) -> Table:
+def table(results: Results) -> Table:
     """All rows, each with its model and format."""
     rows = [
-        [Cell(numbers.model_name(row["key"]["model"])), Cell(_format(row)), *_cells(row)]
-        for row, _, _ in _measured(results)
+        [Cell(numbers.model_name(row["key"]["model"])), Cell(_format(row)), *_cells(row)] for row in results["rows"]
     ]
     return Table("All rows", ["model", "what", *_COLUMNS], rows, f"? marks uncertain speed-ups; {_NOTE}.")
 

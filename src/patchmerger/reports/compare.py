@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -43,22 +44,30 @@ def table(results: Results) -> Table:
     settings, variants, baseline = results["settings"], results["variants"], results["baseline"]
     colours = chart_colours(variants)
     inference, training = (numbers.timings_of(results["speed"][mode]) for mode in ("inference", "training"))
+    ranks = {name: _ranks(found.get("merger") or ()) for name, found in variants.items()}
+    any_rank = any(ranks.values())  # older results have none
     heading = numbers.interval_heading(baseline, [variant["difference"] for variant in variants.values()])
     rows = [
         [
             Cell(name, None, colours[name]), *cells.costs(found), cells.metric(found),
             cells.difference(found["difference"]), cells.rate(inference[name]), cells.speed(inference[name]),
             cells.number(1 / found["flops_ratio"]), cells.speed(training[name]),
-            cells.number(found["train_seconds"], ",.0f"),
+            cells.number(found["train_seconds"], ",.0f"), *([cells.listed(ranks[name], ".1f")] if any_rank else []),
         ]
         for name, found in variants.items()
     ]  # fmt: skip
     columns = [
         "variant", "tokens", "GFLOPs", "params", f"{results['metric']},\n%", heading, "images/s", "speed-up",
-        "predicted\nby FLOPs", "speed-up\nin training", "trained,\ns",
+        "predicted\nby FLOPs", "speed-up\nin training", "trained,\ns", *(["rank\nof A"] if any_rank else []),
     ]  # fmt: skip
     caption = f"All variants: {numbers.source_text(settings['data'])}, {numbers.counted(settings['seeds'], 'seed')}"
     return Table(caption, columns, rows, "Speed-ups are times as fast as the baseline; ? marks uncertain ones.")
+
+
+def _ranks(diagnoses: Sequence[Results]) -> list[float]:
+    """The effective rank of each merger's A, the mean over the seeds."""
+    ranks = [[merger["effective_rank"] for merger in diagnosis.values()] for diagnosis in diagnoses]
+    return [sum(of_one) / len(of_one) for of_one in zip(*ranks, strict=True)]
 
 
 def describe(section: Section, results: Results) -> None:

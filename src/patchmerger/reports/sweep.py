@@ -61,7 +61,7 @@ def table(results: Results) -> Table:
             Cell(name, None, colours[groups[name]]), Cell(merges), cells.number(cell["flops"], ".3g", 1e9),
             cells.metric(cell), cells.difference(cell["difference"]), cells.speed(inference),
             cells.number(plain["flops"] / cell["flops"]), cells.speed(training),
-            cells.number(cell.get("train_seconds"), ",.0f"), _listed(ranks, ".1f"), _listed(alike, ".2f"),
+            cells.number(cell.get("train_seconds"), ",.0f"), cells.listed(ranks, ".1f"), cells.listed(alike, ".2f"),
         ])  # fmt: skip
     settings, heading = (
         results["settings"],
@@ -73,11 +73,6 @@ def table(results: Results) -> Table:
     ]  # fmt: skip
     caption = f"All mergers: {numbers.source_text(settings['data'])}, {numbers.counted(settings['seeds'], 'seed')}"
     return Table(caption, columns, rows, cells.SPEED_NOTE)
-
-
-def _listed(values: list[float], form: str) -> Cell:
-    """A number of each merger of a model, sorted by the last."""
-    return Cell(", ".join(format(value, form) for value in values) or "–", values[-1] if values else None)
 
 
 def _group(cell: Results) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from patchmerger.reports.parts.numbers import count_text, difference_text, mean_text, speed_text, spread_text
@@ -56,6 +56,11 @@ def rate(timing: Results, places: int = 0) -> Cell:
 def memory(count: float | None) -> Cell:
     """Bytes, in MiB."""
     return number(count, ",.0f", 2**20)
+
+
+def listed(values: Sequence[float], form: str) -> Cell:
+    """A number of each merger of a model, sorted by the last; a dash for none."""
+    return Cell(", ".join(format(value, form) for value in values) or "–", values[-1] if values else None)
 
 
 def costs(found: Results) -> list[Cell]:
