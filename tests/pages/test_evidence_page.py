@@ -24,7 +24,8 @@ def with_seeds(gaps: dict[str, tuple[float, float]]) -> dict:
     merged = results["variants"]["merged"]
     merged["metrics"] = [0.9] * 4
     mean, half = gaps["plain"]
-    merged["difference"] = {"mean": mean, "low": mean - half, "high": mean + half, "over": "seeds", "n": 4}
+    spread = {"mean": mean, "low": mean - half, "high": mean + half}
+    merged["difference"] = {**spread, "over": "seeds", "n": 4, "leaves_out": None}
     return results
 
 

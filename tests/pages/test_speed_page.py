@@ -15,7 +15,8 @@ def timing(name, speedup, activation_memory=100):
     return {
         "name": name, "images_per_second": 10.0 * speedup, "speedup": speedup, "of_predicted": speedup / 1.9,
         "of_roofline": speedup / 1.85, "ratio_quartiles": [1 / (speedup + 0.1), 1 / (speedup - 0.1)],
-        "activation_memory": activation_memory, "uncertain": None,
+        "activation_memory": activation_memory, "peak_memory": None, "uncertain": None, "predicted_speedup": 1.9,
+        "roofline_speedup": 1.85,
     }  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def benchmark(speedup=1.85, kept=54, share=0.003, error=None):
         }
         for training, size in ((False, 32), (False, 1), (True, 16))
     ]  # fmt: skip
-    part = {"seconds": 0.1, "flops_per_second": 1e10, "share": 0.5}
+    part = {"seconds": 0.1, "flops": 10**9, "flops_per_second": 1e10, "share": 0.5}
     parts = [{"name": "blocks 1–6", **part}, {"name": "merger after 6", **part, "share": share}]
     profile = {"key": rows[0]["key"], "models": {"plain": parts[:1], "merged": parts}, "error": None}
     environment = {"device_name": "A CPU", "threads": 2, "torch": "2.15", "timm": "1.0.31"}

@@ -64,10 +64,10 @@ def table(results: Results) -> Table:
     return Table(caption, columns, rows, "Speed-ups are times as fast as the baseline; ? marks uncertain ones.")
 
 
-def _ranks(diagnoses: Sequence[Results]) -> list[float]:
-    """The effective rank of each merger's A, the mean over the seeds."""
-    ranks = [[merger["effective_rank"] for merger in diagnosis.values()] for diagnosis in diagnoses]
-    return [sum(of_one) / len(of_one) for of_one in zip(*ranks, strict=True)]
+def _ranks(diagnoses: Sequence[Results | None]) -> list[float]:
+    """The effective rank of each merger's A, the mean over the seeds; none where some were not diagnosed."""
+    ranks = [[merger["effective_rank"] for merger in (diagnosis or {}).values()] for diagnosis in diagnoses]
+    return [sum(of_one) / len(of_one) for of_one in zip(*ranks, strict=False)]
 
 
 def describe(section: Section, results: Results) -> None:
