@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from patchmerger.data import BadImageError, DataSettings, ImageData, Preprocessing, RunOrder, decode, load_images
 from patchmerger.data.streamed_batches import StreamLoader
 from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.training.checkpoints import AtomicCheckpointIO
 from patchmerger.training.evaluation import evaluate
 from patchmerger.training.fitting import fit
 from patchmerger.training.settings import Recipe, TrainingSettings
+from patchmerger.training.trainer import AtomicCheckpointIO
 
 HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)
 pytestmark = [

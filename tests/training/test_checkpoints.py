@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from patchmerger.runs.run_folder import RunFolder
-from patchmerger.training.checkpoints import AtomicCheckpointIO, last_checkpoint
+from patchmerger.training.trainer import AtomicCheckpointIO, last_checkpoint
 
 
 @pytest.fixture

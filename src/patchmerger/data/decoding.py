@@ -1,12 +1,17 @@
-"""Any picture as a uint8 RGB tensor: greyscale, alpha, palettes, CMYK, 16 bits and EXIF orientation included."""
+"""Images as they are stored, and any picture as a uint8 RGB tensor.
+
+Greyscale, alpha, palettes, CMYK, 16 bits and EXIF orientation are included.
+"""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +77,9 @@ def _opened(picture: Picture, max_pixels: int) -> Iterator[Image.Image]:
         if picture == b"":
             raise BadImageError("not an image: it is empty")
         if isinstance(picture, Path) and not picture.is_file():
-            raise BadImageError(_no_file(picture))
+            if picture.is_symlink():
+                raise BadImageError(f"a link to {os.readlink(picture)}, which does not exist")
+            raise BadImageError("not a regular file" if picture.exists() else "does not exist")
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
             if image.width * image.height > max_pixels:
                 raise BadImageError(
@@ -82,14 +89,12 @@ def _opened(picture: Picture, max_pixels: int) -> Iterator[Image.Image]:
             yield image
     except (MemoryError, BadImageError):
         raise
+    except UnidentifiedImageError as error:
+        raise BadImageError("not an image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImageError(f"more pixels than any image here may have: {error}") from error
     except Exception as error:  # a decoder raises nearly anything on broken bytes
-        raise BadImageError(_reason(error)) from error
-
-
-def _no_file(path: Path) -> str:
-    if path.is_symlink():
-        return f"a link to {os.readlink(path)}, which does not exist"
-    return "not a regular file" if path.exists() else "does not exist"
+        raise BadImageError(str(error) or type(error).__name__) from error
 
 
 def _to_rgb(image: Image.Image, lost: list[str] | None) -> Image.Image:
@@ -108,9 +113,48 @@ def _to_rgb(image: Image.Image, lost: list[str] | None) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more pixels than any image here may have: {error}"
-    return str(error) or type(error).__name__
+@dataclass(eq=False)
+class Encoded:
+    """Images that are not decoded yet.
+
+    Attributes:
+        items: One an image: the path of its file, a picture, or what ``picture`` takes.
+        origin: What to call them in messages; ``None`` for files, which are called by their paths.
+        picture: The picture in an item; the item itself by default.
+    """
+
+    items: Sequence[Any]
+    origin: str | None = None
+    picture: Callable[[Any], Picture] | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def read(self, index: int) -> Picture:
+        """The encoded bytes of image ``index``, its path, or the picture that another library made of it."""
+        item: Picture = self.items[index]
+        return item if self.picture is None else self.picture(item)
+
+    def name(self, index: int) -> str:
+        """What to call image ``index`` in a message."""
+        return str(self.items[index]) if self.origin is None else f"image {index} of {self.origin}"
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """A split of n images; ``targets`` are int64 (n,), or float32 (n, C) with several labels an image."""
+
+    images: Encoded
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """A dataset that is found but not decoded, by ``"train"``, ``"validation"`` and ``"test"``.
+
+    Without labels there are no class names. ``remarks`` are what a user should know, such as a folder that is not read.
+    """
+
+    splits: dict[str, EncodedSet]
+    class_names: tuple[str, ...]
+    remarks: tuple[str, ...] = ()

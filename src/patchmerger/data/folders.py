@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
+from patchmerger.data.decoding import Encoded, EncodedDataset, EncodedSet
 from patchmerger.data.labels import alike_names
 from patchmerger.data.settings import DataSettings, Layout
 from patchmerger.data.splits import SPLIT_NAMES

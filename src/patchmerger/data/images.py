@@ -12,8 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from patchmerger.data.decoding import BadImageError, Picture, decode, size_of
-from patchmerger.data.encoded import Encoded, EncodedSet
+from patchmerger.data.decoding import BadImageError, Encoded, EncodedSet, Picture, decode, size_of
 from patchmerger.data.settings import MAX_PIXELS, DataSettings
 from patchmerger.runs.environment import usable_cores
 from patchmerger.runs.text import some_of

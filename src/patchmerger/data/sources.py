@@ -18,7 +18,7 @@ import torchvision.datasets
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
+from patchmerger.data.decoding import Encoded, EncodedDataset, EncodedSet
 from patchmerger.data.folders import images_below, local_folder, read_folder
 from patchmerger.data.labels import Classes, kept_labels
 from patchmerger.data.settings import DataSettings

@@ -13,8 +13,7 @@ import pyarrow.parquet
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
-from patchmerger.data.decoding import Picture
-from patchmerger.data.encoded import Encoded, EncodedSet
+from patchmerger.data.decoding import Encoded, EncodedSet, Picture
 from patchmerger.data.folders import local_folder
 from patchmerger.data.images import ImageSet, load_sets
 from patchmerger.data.labels import Classes

@@ -12,8 +12,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
-from patchmerger.data.decoding import Picture
-from patchmerger.data.encoded import Encoded, EncodedDataset, EncodedSet
+from patchmerger.data.decoding import Encoded, EncodedDataset, EncodedSet, Picture
 from patchmerger.data.labels import Classes
 from patchmerger.data.settings import DataSettings
 from patchmerger.data.splits import SPLIT_NAMES

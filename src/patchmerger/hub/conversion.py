@@ -117,12 +117,10 @@ def _other_classes(path: Path) -> list[str]:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (ValueError, RuntimeError, pickle.UnpicklingError, EOFError):
         return []
-    harmless = {name if isinstance(name, str) else f"{name.__module__}.{name.__qualname__}" for name in _names()}
-    return sorted(name for name in found if name not in harmless)
-
-
-def _names() -> list[Any]:
-    return [entry[1] if isinstance(entry, tuple) else entry for entry in _HARMLESS]
+    known = [
+        entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}" for entry in _HARMLESS
+    ]
+    return sorted(name for name in found if name not in known)
 
 
 def _choose(content: Any, key: str | None, path: Path) -> Weights:

@@ -75,18 +75,6 @@ def preprocessing_in(settings: Mapping[str, Any]) -> Preprocessing:
     )
 
 
-def describe_in_timms_form(config: Mapping[str, Any]) -> PlainConfig:
-    """From timm's newer format, with ``pretrained_cfg``, or the older flat one."""
-    settings = config.get("pretrained_cfg", config)
-    return PlainConfig(
-        architecture=config["architecture"],
-        num_classes=config.get("num_classes", settings.get("num_classes", 0)),
-        input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
-        preprocessing=preprocessing_in(settings),
-        class_names=names_in_order(config.get("label_names", settings.get("label_names"))),
-    )
-
-
 def names_in_order(names: Sequence[str] | Mapping[str, str] | None) -> tuple[str, ...] | None:
     """In order of the classes; timm also takes a dict of class number → name, whose keys are strings in JSON."""
     if isinstance(names, Mapping):
@@ -147,9 +135,19 @@ class Library(ABC):
         """Give ``rebuilt`` the settings of a run that are no part of what is saved and change outputs by rounding."""
         return
 
-    @abstractmethod
     def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
-        """What a config says, without building the model; ``KeyError`` where it says too little."""
+        """What a config says, without building the model; ``KeyError`` where it says too little.
+
+        This is timm's newer format, with ``pretrained_cfg``, or the older flat one.
+        """
+        settings = config.get("pretrained_cfg", config)
+        return PlainConfig(
+            architecture=config["architecture"],
+            num_classes=config.get("num_classes", settings.get("num_classes", 0)),
+            input_size=cast(tuple[int, int, int], tuple(settings["input_size"])),
+            preprocessing=preprocessing_in(settings),
+            class_names=names_in_order(config.get("label_names", settings.get("label_names"))),
+        )
 
     def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:
         """How images are prepared for a model in memory, where that is known."""

@@ -18,9 +18,7 @@ from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.hub.library import (
     Library,
-    PlainConfig,
     SaveOptions,
-    describe_in_timms_form,
     names_in_order,
     preprocessing_in,
 )
@@ -50,7 +48,8 @@ class Timm(Library):
             )
         options.refuse("image_processor", "is for models of transformers; give preprocessing")
         options.check_channels(get_model_input_config(model)["input_size"][0])
-        settings = {"label_names": self._class_names(model, options)}
+        names = options.names_of(int(cast(Any, model).num_classes)) or self.class_names_of(model)
+        settings = {"label_names": None if names is None else list(names)}
         save_config_for_hf(
             model,
             str(folder / CONFIG_NAME),
@@ -88,9 +87,6 @@ class Timm(Library):
         for stage in ("forward_features", "forward"):
             yield stage, getattr(model, stage)(image)
 
-    def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
-        return describe_in_timms_form(config)
-
     def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:
         """As ``model.pretrained_cfg`` says, for the model's own size."""
         return preprocessing_in(resolve_model_data_config(model))
@@ -99,14 +95,6 @@ class Timm(Library):
         """Those that the model was loaded with, where its head is still the one for them."""
         known = names_in_order(cast(Any, model).pretrained_cfg.get("label_names"))
         return known if known and len(known) == getattr(model, "num_classes", 0) else None
-
-    def _class_names(self, model: nn.Module, options: SaveOptions) -> list[str] | None:
-        """The names to write: those given, else those that the model was loaded with."""
-        num_classes = int(cast(Any, model).num_classes)
-        if options.class_names is not None:
-            return options.names_of(num_classes)
-        known = self.class_names_of(model)
-        return None if known is None else list(known)
 
 
 def _architecture(model: nn.Module) -> str:

@@ -14,7 +14,7 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.folders import CONFIG_NAME
-from patchmerger.hub.library import Library, PlainConfig, SaveOptions, describe_in_timms_form
+from patchmerger.hub.library import Library, SaveOptions
 from patchmerger.hub.saved_changes import KEY
 from patchmerger.hub.weights import write_weights
 from patchmerger.mechanism.subclassing import host_class
@@ -96,9 +96,6 @@ class Torchvision(Library):
             handle.remove()
         yield "encoder", seen[0]
         yield "forward", output
-
-    def describe(self, config: dict[str, Any], folder: Path) -> PlainConfig:
-        return describe_in_timms_form(config)
 
     def preprocessing_of(self, model: nn.Module) -> Preprocessing | None:
         """That of most of torchvision's weights: the model does not say."""

@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from patchmerger.data.preprocessing import CropMode, Preprocessing
 from patchmerger.hosts.example_inputs import example_input
@@ -120,7 +121,9 @@ class Transformers(Library):
                 f"model ({host_class(model).__name__}) cannot be run on an image of its size, so what was saved could "
                 f"not be checked: {error}" + (f"; it holds one that can: pass model.{inside[0]}" if inside else "")
             ) from error
-        yield from _tensors("forward", output)
+        for path, part in tree_flatten_with_path(output)[0]:
+            if isinstance(part, Tensor):
+                yield f"forward{keystr(path)}", part
 
     def run_alike(self, rebuilt: nn.Module, model: nn.Module) -> None:
         """The attention's implementation is a setting of a run; others round otherwise."""
@@ -204,18 +207,6 @@ def _named_as_in(model: nn.Module, weights: Weights) -> Weights:
         here = names.get(int(match["block"]))
         named[name if here is None else f"{here}.{match['rest']}"] = tensor
     return named
-
-
-def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    """All the tensors in an output of transformers: dicts and tuples of them."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield from _tensors(f"{name}.{key}", part)
-    elif isinstance(value, tuple | list):
-        for number, part in enumerate(value):
-            yield from _tensors(f"{name}.{number}", part)
 
 
 def _write_processor(config: Any, folder: Path, options: SaveOptions) -> None:

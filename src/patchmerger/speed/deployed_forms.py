@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from patchmerger.costs.model_cost import known_flops
 from patchmerger.data.loading import DataLike
@@ -113,7 +112,8 @@ class FormBuilder:
         data = self.data
         height, _ = image_size_of(model)
         if noise and key.precision == "int8":
-            data = _Noise(2 * settings.calibration_images, height)
+            shape, generator = (2 * _CALIBRATION, 3, height, height), torch.Generator().manual_seed(0)
+            data = list(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))
         out = self.folder / f"{len(list(self.folder.iterdir()))}{SUFFIXES[form]}"
         made = export(model, out, settings, data=data, preprocessing=self.preprocessing)
         file = of_file(open_exported(out, threads=torch.get_num_threads()), key)
@@ -143,17 +143,3 @@ def _in_torch(model: nn.Module, key: FormKey) -> DeployedForm:
 
     size = sum(p.numel() * p.element_size() for p in net.parameters())
     return DeployedForm(key, run, f"torch {torch.__version__}", image_size_of(model), net.channels, size, None, None)
-
-
-class _Noise(Dataset[Tensor]):
-    """Pixels of noise, for models whose weights are random anyway."""
-
-    def __init__(self, number: int, size: int) -> None:
-        self.number, self.size = number, size
-
-    def __len__(self) -> int:
-        return self.number
-
-    def __getitem__(self, index: int) -> Tensor:
-        generator = torch.Generator().manual_seed(index)
-        return torch.randint(0, 256, (3, self.size, self.size), dtype=torch.uint8, generator=generator)
