@@ -61,6 +61,11 @@ def on_meta(module: nn.Module) -> Any:
     return clone
 
 
+def flops_of(model: nn.Module) -> int:
+    """FLOPs of a supported model for one image, with its mergers; the model is not changed."""
+    return sum(part.flops for part in count_parts(on_meta(model)))
+
+
 @contextmanager
 def flop_counter() -> Iterator[FlopCounterMode]:
     """Torch's counter of FLOPs, in inference and with nothing that escapes it."""

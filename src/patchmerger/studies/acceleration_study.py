@@ -17,7 +17,7 @@ from patchmerger.acceleration.placement import ChosenPlacement, candidate_placem
 from patchmerger.acceleration.placement_trials import PlacementTrials, best_placement
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, Scope
-from patchmerger.costs.model_cost import cost
+from patchmerger.costs.counting import flops_of
 from patchmerger.runs.files import made_once, read_json, write_json
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
@@ -240,7 +240,7 @@ class _Study(TrainedStudy[Cell]):
         student = method.student(images, recovers=recovers, seed=model.seed)
         timed = _timed_as(cell.method, cell.speedup, cell.keep_rate)
         if timed not in self._flops:
-            self._flops[timed] = cost(student).flops
+            self._flops[timed] = flops_of(student)
         recovered: dict[str, Any] = {"steps": 0, "seconds": 0.0, "phases": {}}
         if recovers:
             out = self.path / cell.name

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from patchmerger.costs.model_cost import cost
+from patchmerger.costs.counting import flops_of
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
@@ -86,7 +86,7 @@ def check_cells(cells: Sequence[Cell], model: ModelSettings, num_classes: int) -
     """
     bare = replace(model, pretrained=False)
     with meta_device():
-        flops = {PLAIN: cost(build_model(bare, num_classes=num_classes)).flops}
+        flops = {PLAIN: flops_of(build_model(bare, num_classes=num_classes))}
     wrong = []
     for cell in cells:
         try:
@@ -99,7 +99,7 @@ def check_cells(cells: Sequence[Cell], model: ModelSettings, num_classes: int) -
                         f"num_tokens ({merger.num_tokens}) after block {merger.after} merges nothing: {arriving} "
                         "tokens arrive"
                     )
-            flops[cell.name] = cost(merged).flops
+            flops[cell.name] = flops_of(merged)
         except ValueError as error:
             wrong.append(f"{cell.name}: {error}")
     if wrong:

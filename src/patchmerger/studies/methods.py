@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from patchmerger.acceleration.placement import ChosenPlacement
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
 from patchmerger.acceleration.settings import QueryInit, RecoverySettings, Scope
-from patchmerger.costs.counting import count_parts, on_meta
+from patchmerger.costs.counting import count_parts, flops_of, on_meta
 from patchmerger.costs.model_cost import cost
 from patchmerger.hosts import block_names, find_host
 from patchmerger.insertion.inserted import mergers
@@ -111,7 +111,7 @@ def at_equal_flops(name: str, net: nn.Module, placement: ChosenPlacement) -> Cho
     if name not in REDUCERS:
         return placement
     plain = on_meta(net)
-    target = sum(part.flops for part in count_parts(plain)) / placement.predicted
+    target = flops_of(plain) / placement.predicted
     tried: dict[int, float] = {}
     count = placement.num_tokens
     while count not in tried and len(tried) < 4:

@@ -82,8 +82,3 @@ def budget_of(net: nn.Module, fraction: float, settings: PlacingStudySettings) -
         if placed:
             merges["placed-merger"] = Merge(count + placed - 1, after, kept)
     return Budget(count, flops, merges)
-
-
-def flops_of(net: nn.Module) -> int:
-    """FLOPs of one image."""
-    return sum(part.flops for part in count_parts(on_meta(net)))

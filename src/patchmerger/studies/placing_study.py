@@ -18,6 +18,7 @@ from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.query_initialisation import calibrate
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import QueryInit
+from patchmerger.costs.counting import flops_of
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserting import insert
 from patchmerger.placing.in_model import place
@@ -28,7 +29,7 @@ from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import mean_sd, over_images, over_seeds
 from patchmerger.speed.measurement import measure
-from patchmerger.studies.placing_budgets import Budget, budget_of, flops_of
+from patchmerger.studies.placing_budgets import Budget, budget_of
 from patchmerger.studies.trained_models import TrainedModel, trained_models
 from patchmerger.studies.trained_settings import MERGING_METHODS, PlacingStudySettings
 from patchmerger.studies.trained_study import BATCH, TrainedStudy, study_folder

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import nn
 
-from patchmerger.costs.model_cost import cost
+from patchmerger.costs.counting import flops_of
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.reducers.names import METHODS, ReducerName
@@ -77,7 +77,7 @@ def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> tuple[Model
     if name in METHODS:
         return model, replace(bare, reducer=cast(ReducerName, name))
     merged = _build_bare(model, merge)
-    return shallow_twin(model, cost(merged).flops, depth=len(merged.blocks)), None  # type: ignore[arg-type]
+    return shallow_twin(model, flops_of(merged), depth=len(merged.blocks)), None  # type: ignore[arg-type]
 
 
 def shallow_twin(settings: ModelSettings, merged_flops: int, *, depth: int) -> ModelSettings:
@@ -92,7 +92,7 @@ def shallow_twin(settings: ModelSettings, merged_flops: int, *, depth: int) -> M
     """
 
     def gap(blocks: int) -> int:
-        return abs(cost(_build_bare(_with_depth(settings, blocks), None)).flops - merged_flops)
+        return abs(flops_of(_build_bare(_with_depth(settings, blocks), None)) - merged_flops)
 
     return _with_depth(settings, min(range(1, depth + 1), key=gap))
 
