@@ -235,7 +235,7 @@ def test_progress_is_reported():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_size": 0}, "image_size (0) must be at least one pixel"),
+        ({"image_size": 0}, "image_size (0, 0) must be at least one pixel"),
         ({"baseline": "other"}, "baseline ('other') must be one of the models: plain"),
         ({"device": "nonsense"}, "device ('nonsense') is not there"),
     ],

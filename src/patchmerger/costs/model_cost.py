@@ -11,7 +11,7 @@ from torch import nn
 
 from patchmerger.costs.counting import PartCost, count_parts, on_meta
 from patchmerger.hosts import UnsupportedModelError, find_host
-from patchmerger.hosts.example_inputs import check_patches, fit_to_size, image_size_of
+from patchmerger.hosts.example_inputs import check_patches, fit_to_size, image_size_of, size_in
 from patchmerger.hosts.state import has_adapters
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.placed_tokens import placed_embedding
@@ -117,7 +117,9 @@ def cost(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> C
         )
     find_host(model)
     clone = on_meta(model)
-    size = None if image_size is None else _checked(clone, image_size)
+    size = size_in(image_size)
+    if size is not None:
+        _check_fit(clone, size)
     known: dict[Any, int] = {}
     parts = count_parts(fit_to_size(clone, size), size, known)
     merging = {part.name: part for part in parts}
@@ -143,15 +145,11 @@ def known_flops(model: nn.Module, image_size: int | tuple[int, int] | None = Non
         return None
 
 
-def _checked(model: Any, image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """The size, where the model's patches fill such images."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if height < 1 or width < 1:
-        raise ValueError(f"image_size ({height}, {width}) must be at least one pixel high and wide")
+def _check_fit(model: Any, size: tuple[int, int]) -> None:
+    """Refuse a size that the model's patches do not fill."""
     embed: Any = getattr(model, "patch_embed", None)
-    if host_class(embed) is PatchEmbed and (height, width) != tuple(embed.img_size or ()):
+    if host_class(embed) is PatchEmbed and size != tuple(embed.img_size or ()):
         # A position embedding of fixed size has no place for patches that are padded.
         pads = embed.dynamic_img_pad and (model.dynamic_img_size or model.pos_embed is None)
         if not pads:
-            check_patches(model, (height, width))
-    return int(height), int(width)
+            check_patches(model, size)

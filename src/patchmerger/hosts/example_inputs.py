@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import torch
+from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 from patchmerger.mechanism.subclassing import host_class
@@ -74,17 +75,17 @@ def example_input(
         example = _for_transformers(model, image_size, batch_size)
     else:
         size = image_size_of(model) if image_size is None else _pair(image_size)
-        example = Example(torch.zeros(batch_size, _channels(model), *size))
+        channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+        example = Example(torch.zeros(batch_size, channels, *size))
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    if seed is None:
-        images = example.images
-    else:
-        images = torch.randn(example.images.shape, generator=torch.Generator().manual_seed(seed))
-    return Example(
-        images.to(device=like.device, dtype=like.dtype),
-        example.name,
-        _on_device(example.others, like.device),
-        _on_device(example.text, like.device),
+    images = example.images
+    if seed is not None:
+        images = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    return replace(
+        example,
+        images=images.to(device=like.device, dtype=like.dtype),
+        others=_on_device(example.others, like.device),
+        text=_on_device(example.text, like.device),
     )
 
 
@@ -104,9 +105,20 @@ def image_size_of(model: nn.Module) -> tuple[int, int]:
     library = _library(model)
     if library == "transformers":
         return _size_of_transformers(_vision_config(model))
-    size = _size_of_timm(model) if library == "timm" else _size_of_attribute(model)
+    if library == "timm":
+        own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        return _pair(get_model_input_config(model)["input_size"][1:] if own is None else own)
+    size = getattr(model, "image_size", None) or getattr(model, "img_size", None)
     if size is None:
         raise ValueError(f"image_size (None) must be given: {host_class(model).__name__} does not say its own")
+    return _pair(size)
+
+
+def size_in(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width of images, in pixels."""
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None and min(size) < 1:
+        raise ValueError(f"image_size {size} must be at least one pixel high and wide")
     return size
 
 
@@ -188,25 +200,6 @@ def _text(model: Any) -> dict[str, Any]:
     return {"input_ids": torch.tensor([ends])}
 
 
-def _size_of_timm(model: Any) -> tuple[int, int]:
-    from timm.models import get_model_input_config
-
-    if (size := getattr(getattr(model, "patch_embed", None), "img_size", None)) is not None:
-        return _pair(size)
-    _, height, width = get_model_input_config(model)["input_size"]
-    return int(height), int(width)
-
-
-def _size_of_attribute(model: nn.Module) -> tuple[int, int] | None:
-    size = getattr(model, "image_size", None) or getattr(model, "img_size", None)
-    return None if size is None else _pair(size)
-
-
 def _pair(size: Any) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     return int(height), int(width)
-
-
-def _channels(model: nn.Module) -> int:
-    """Image channels: those of the first convolution."""
-    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)

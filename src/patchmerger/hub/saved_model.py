@@ -15,8 +15,7 @@ from patchmerger.hub.folders import CONFIG_NAME, find_folder
 from patchmerger.hub.libraries import library_of_config
 from patchmerger.hub.library import PlainConfig
 from patchmerger.hub.saved_changes import SavedMerger, read_changes
-from patchmerger.hub.size_check import limited_to, refuse_absurd_depth
-from patchmerger.hub.weights import Weights, read_weights, weights_file
+from patchmerger.hub.weights import Weights, limited_to, read_weights, refuse_absurd_depth, weights_file
 from patchmerger.placing.settings import PlacingSettings
 from patchmerger.runs.files import read_object
 from patchmerger.runs.meta_device import meta_device

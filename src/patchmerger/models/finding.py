@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.hosts.example_inputs import check_patches
+from patchmerger.hosts.example_inputs import check_patches, size_in
 from patchmerger.hub.checkpoints import build_from_weights
 from patchmerger.hub.folders import CONFIG_NAME, PICKLES, PROCESSOR_NAME, WEIGHTS_NAME, find_folder, how_to_convert
 from patchmerger.hub.libraries import library_of_model
@@ -150,14 +150,6 @@ def known_preprocessing(preprocessing: Preprocessing | None, model: str) -> Prep
             "patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
         )
     return preprocessing
-
-
-def size_in(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Height and width of images, in pixels."""
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if size is not None and min(size) < 1:
-        raise ValueError(f"image_size {size} must be at least one pixel high and wide")
-    return size
 
 
 def locate(model: str | Path, argument: str = "model") -> Path | str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from patchmerger.costs.model_cost import known_flops
-from patchmerger.hosts.example_inputs import image_size_of
+from patchmerger.hosts.example_inputs import image_size_of, size_in
 from patchmerger.hosts.state import unsupported_state
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.serialisation import to_json
@@ -126,7 +127,7 @@ class Measurement:
 
     def speedup_over(self, name: str, other: str) -> tuple[float, tuple[float, float]]:
         """How many times faster ``name`` is than ``other``: median of the ratios within the rounds, and quartiles."""
-        low, middle, high = quartiles(_ratios(self[other].round_seconds, self[name].round_seconds))
+        low, middle, high = quartiles(np.divide(self[other].round_seconds, self[name].round_seconds))
         return middle, (low, high)
 
     def as_dict(self) -> dict[str, Any]:
@@ -223,7 +224,7 @@ def measure(
     times, interrupted = _time(steps, settings, progress)
     timings = []
     for name, model in models.items():
-        low, ratio, high = quartiles(_ratios(times[name], times[baseline]))
+        low, ratio, high = quartiles(np.divide(times[name], times[baseline]))
         seconds = quartiles(times[name])[1]
         own, other = flops[name], flops[baseline]
         timings.append(
@@ -270,19 +271,11 @@ def _time(
     return interleaved(list(steps), settings.rounds, time_once, progress)
 
 
-def _ratios(times: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Paired ratios: of the times in the same round."""
-    return [ours / theirs for ours, theirs in zip(times, others, strict=True)]
-
-
 def _sizes(
     models: Mapping[str, nn.Module], baseline: str, image_size: int | tuple[int, int] | None
 ) -> dict[str, tuple[int, int] | None]:
     """The image size to give to each model; ``None`` where it is the model's own and nothing else was asked for."""
-    if image_size is not None:
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if min(size) < 1:
-            raise ValueError(f"image_size ({image_size}) must be at least one pixel")
+    if (size := size_in(image_size)) is not None:
         return dict.fromkeys(models, size)
     own = image_size_of(models[baseline])
     return {name: None if _own_size(model) == own else own for name, model in models.items()}
