@@ -250,7 +250,7 @@ def test_models_that_cannot_work():
         measure({}, QUICK)
     with pytest.raises(ValueError, match=re.escape("models['plain'] cannot be measured: it is on the meta device")):
         measure({"plain": tiny().to("meta")}, QUICK)
-    with pytest.raises(ValueError, match=re.escape("image_size (None) must be given: Linear does not say the size")):
+    with pytest.raises(ValueError, match=re.escape("image_size (None) must be given: Linear does not say its own")):
         measure({"plain": nn.Linear(1, 1)}, QUICK)
     with pytest.raises(ValueError, match=re.escape("models['plain'] has no parameter that requires a gradient")):
         measure({"plain": tiny().requires_grad_(False)}, TRAINING)
