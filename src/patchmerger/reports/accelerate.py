@@ -6,16 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from patchmerger.reducers.names import placement_in_words
-from patchmerger.reports.parts import cells, charts, numbers
+from patchmerger.reports.parts import cells, charts, figures, numbers
 from patchmerger.reports.parts.diagrams import diagram, tokens_of
-from patchmerger.reports.parts.section import (
-    Figure,
-    Results,
-    Section,
-    agreement_figure,
-    difference_figure,
-    speed_figure,
-)
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures import accelerate as picture
 
@@ -136,13 +129,13 @@ def _remarks(results: Results) -> list[str]:
     return [over, *advice] if over else advice
 
 
-def _figures(results: Results) -> list[Figure]:
+def _figures(results: Results) -> list[figures.Figure]:
     found, timing = results["evaluation"]["recovered"], numbers.timings_of(results["speed"])["accelerated"]
     return [
-        speed_figure(timing),
-        *([] if found["accuracy"] is None else [difference_figure(found["difference"])]),
-        agreement_figure(found["agreement"]),
-        Figure(f"{results['speedup']['predicted']:.2f}×", "predicted by FLOPs"),
+        figures.speed(timing),
+        *([] if found["accuracy"] is None else [figures.difference(found["difference"])]),
+        figures.agreement(found["agreement"]),
+        figures.Figure(f"{results['speedup']['predicted']:.2f}×", "predicted by FLOPs"),
     ]
 
 

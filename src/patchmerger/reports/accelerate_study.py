@@ -6,16 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from patchmerger.reports.parts import cells, charts, numbers
+from patchmerger.reports.parts import cells, charts, figures, numbers
 from patchmerger.reports.parts.colours import chart_colours
-from patchmerger.reports.parts.section import (
-    Figure,
-    Results,
-    Section,
-    agreement_figure,
-    difference_figure,
-    speed_figure,
-)
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures import accelerate_study as picture
 from patchmerger.reports.pictures.accelerate_study import recovery_text
@@ -116,10 +109,10 @@ def _verdict(results: Results, row: Results) -> str:
     )
 
 
-def _figures(results: Results, row: Results) -> list[Figure]:
+def _figures(results: Results, row: Results) -> list[figures.Figure]:
     difference = difference_of(row["difference"]) or {}
     return [
-        speed_figure(_timing(results, row)), difference_figure(difference), agreement_figure(row["agreement"])
+        figures.speed(_timing(results, row)), figures.difference(difference), figures.agreement(row["agreement"])
     ]  # fmt: skip
 
 

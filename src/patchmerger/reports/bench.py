@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from patchmerger.reports.parts import cells, charts, numbers
+from patchmerger.reports.parts import cells, charts, figures, numbers
 from patchmerger.reports.parts.diagrams import Diagram, diagram, tokens_of
-from patchmerger.reports.parts.section import Figure, Results, Section
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures.bench import draw, format_text, merged_timing, rounds_text
 from patchmerger.speed.record import RowKey
@@ -144,7 +144,9 @@ def describe(section: Section, results: Results) -> None:
     section.add(section.charts, "speed-ups", lambda: _chart(results))
     section.add(section.tables, "table", lambda: table(results))
     section.add(section.tables, "parts of a forward pass", lambda: profile_tables(results))
-    section.add(section.missing, "rows that failed", lambda: _failed(results))
+    section.add(section.missing, "rows that failed", lambda: [
+        f"{_label(row)} ({row['error']})" for row in results["rows"] if row["error"]
+    ])  # fmt: skip
     if not results.get("finished", True):
         section.missing.append("further rows (the benchmark was interrupted; the same command goes on)")
 
@@ -155,10 +157,6 @@ def _measured(results: Results) -> list[tuple[Any, Any, Any]]:
     if not timed:
         raise ValueError("nothing was measured")
     return [(row, timings["plain"], timings["merged"]) for row, timings in timed]
-
-
-def _failed(results: Results) -> list[str]:
-    return [f"{_label(row)} ({row['error']})" for row in results["rows"] if row["error"]]
 
 
 def _title(results: Results) -> str:
@@ -182,12 +180,12 @@ def _verdict(results: Results) -> str:
     )
 
 
-def _figures(results: Results) -> list[Figure]:
+def _figures(results: Results) -> list[figures.Figure]:
     row, plain, merged = max(_measured(results), key=lambda each: each[2]["speedup"])
     return [
-        Figure(f"{merged['speedup']:.2f}×", f"as fast as plain: {_format(row)}"),
-        Figure(f"{merged['images_per_second']:,.1f}", f"images/s, of {plain['images_per_second']:,.1f}"),
-        Figure(f"{100 * merged['of_predicted']:.0f}%", "of what FLOPs predict"),
+        figures.Figure(f"{merged['speedup']:.2f}×", f"as fast as plain: {_format(row)}"),
+        figures.Figure(f"{merged['images_per_second']:,.1f}", f"images/s, of {plain['images_per_second']:,.1f}"),
+        figures.Figure(f"{100 * merged['of_predicted']:.0f}%", "of what FLOPs predict"),
     ]
 
 

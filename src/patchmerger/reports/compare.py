@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from patchmerger.reports.parts import cells, charts, numbers
+from patchmerger.reports.parts import cells, charts, figures, numbers
 from patchmerger.reports.parts.colours import chart_colours
 from patchmerger.reports.parts.diagrams import Diagram, diagram
-from patchmerger.reports.parts.section import Figure, Results, Section, difference_figure, speed_figure
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures import compare as picture
 
@@ -72,7 +72,7 @@ def _ranks(diagnoses: Sequence[Results | None]) -> list[float]:
 
 def describe(section: Section, results: Results) -> None:
     """Fill a section with the results of a comparison."""
-    section.title = section.attempt("title", lambda: _title(results["settings"]), "A comparison")
+    section.title = section.attempt("title", lambda: numbers.run_text(results), "A comparison")
     chosen = section.attempt("verdict", lambda: _chosen(results), None)
     if chosen is not None:
         section.verdict = section.attempt("verdict", lambda: _verdict(results, chosen), "")
@@ -82,11 +82,6 @@ def describe(section: Section, results: Results) -> None:
     section.add(section.charts, "accuracy against speed", lambda: _speed_chart(results))
     section.add(section.charts, "training curves", lambda: _curves(results))
     section.add(section.tables, "table", lambda: table(results))
-
-
-def _title(settings: Results) -> str:
-    model, data = numbers.model_text(settings["model"]), numbers.source_text(settings["data"])
-    return f"{model} on {data}: {numbers.budget_text(settings)}"
 
 
 def _chosen(results: Results) -> str | None:
@@ -107,16 +102,16 @@ def _verdict(results: Results, name: str) -> str:
     )
 
 
-def _figures(results: Results, name: str) -> list[Figure]:
+def _figures(results: Results, name: str) -> list[figures.Figure]:
     variants, baseline = results["variants"], results["baseline"]
-    figures = [
-        speed_figure(numbers.timings_of(results["speed"][mode])[name], f"{baseline}, {mode}")
+    found = [
+        figures.speed(numbers.timings_of(results["speed"][mode])[name], f"{baseline}, {mode}")
         for mode in ("inference", "training")
     ]
     if variants[name]["difference"] is not None:
-        figures.append(difference_figure(variants[name]["difference"], baseline))
+        found.append(figures.difference(variants[name]["difference"], baseline))
     ratio = variants[name]["flops"] / variants[baseline]["flops"]
-    return [*figures, Figure(f"{100 * ratio:.0f}%", f"of the FLOPs of {baseline}")]
+    return [*found, figures.Figure(f"{100 * ratio:.0f}%", f"of the FLOPs of {baseline}")]
 
 
 def _diagram(results: Results, name: str) -> Diagram | None:

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patchmerger.reports.parts import cells, charts, numbers
-from patchmerger.reports.parts.section import (
-    Figure,
-    Results,
-    Section,
-    agreement_figure,
-    difference_figure,
-    speed_figure,
-)
+from patchmerger.reports.parts import cells, charts, figures, numbers
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures import demo as picture
 
@@ -73,11 +66,11 @@ def _verdict(results: Results) -> str:
     )
 
 
-def _figures(results: Results) -> list[Figure]:
+def _figures(results: Results) -> list[figures.Figure]:
     return [
-        speed_figure(numbers.timings_of(results["speed"])["accelerated"]),
-        difference_figure(results["difference"]),
-        agreement_figure(results["agreement"]),
+        figures.speed(numbers.timings_of(results["speed"])["accelerated"]),
+        figures.difference(results["difference"]),
+        figures.agreement(results["agreement"]),
     ]
 
 

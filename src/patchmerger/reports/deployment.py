@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from patchmerger.reports.parts import cells, charts, numbers
-from patchmerger.reports.parts.section import Figure, Results, Section
+from patchmerger.reports.parts import cells, charts, figures, numbers
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures.deployment import draw, models_of
 
@@ -116,12 +116,15 @@ def _verdict(results: Results) -> str:
     return f"The merged model in its best form against the plain one run eagerly in float32: {' and '.join(parts)}."
 
 
-def _figures(results: Results) -> list[Figure]:
-    figures = []
-    for batch, best in _best(results):
-        figures.append(Figure(f"{best['over_eager'][1]:.2f}×", f"as fast as plain eager, batch {batch}"))
-        figures.append(Figure(f"{1e3 * best['median']:,.1f} ms", f"median latency, batch {batch}"))
-    return figures
+def _figures(results: Results) -> list[figures.Figure]:
+    return [
+        figure
+        for batch, best in _best(results)
+        for figure in (
+            figures.Figure(f"{best['over_eager'][1]:.2f}×", f"as fast as plain eager, batch {batch}"),
+            figures.Figure(f"{1e3 * best['median']:,.1f} ms", f"median latency, batch {batch}"),
+        )
+    ]
 
 
 def _chart(results: Results) -> charts.Chart:

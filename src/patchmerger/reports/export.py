@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from patchmerger.placing.settings import PlacingSettings
-from patchmerger.reports.parts import cells, numbers
-from patchmerger.reports.parts.section import Figure, Results, Section
+from patchmerger.reports.parts import cells, figures, numbers
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Table, report_console
 from patchmerger.runs.serialisation import from_json
 
@@ -51,13 +51,13 @@ def _verdict(results: Results) -> str:
     return f"On {on} the {info['format']} file in {info['precision']} gives {agrees}{differ} ({spread})."
 
 
-def _figures(results: Results) -> list[Figure]:
+def _figures(results: Results) -> list[figures.Figure]:
     parity = results["parity"]
-    same = Figure(f"{100 * parity['agreement']:.1f}%", "the same class as the eager model")
+    same = figures.Figure(f"{100 * parity['agreement']:.1f}%", "the same class as the eager model")
     return [
-        Figure(_size(results), "on disk"),
+        figures.Figure(_size(results), "on disk"),
         *([same] if parity["real"] else []),
-        Figure(f"{parity['largest']:.2g}", "largest difference of a logit"),
+        figures.Figure(f"{parity['largest']:.2g}", "largest difference of a logit"),
     ]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import log2
 
-from patchmerger.reports.parts import cells, charts, numbers
-from patchmerger.reports.parts.section import Figure, Results, Section
+from patchmerger.reports.parts import cells, charts, figures, numbers
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 
 
@@ -47,7 +47,9 @@ def describe(section: Section, results: Results) -> None:
     """Fill a section with few-shot accuracies."""
     section.title = section.attempt("title", lambda: _title(results), "Few-shot accuracy")
     section.verdict = section.attempt("verdict", lambda: _verdict(results), "")
-    section.add(section.figures, "figures", lambda: _figures(results))
+    section.add(section.figures, "figures", lambda: [
+        figures.Figure(f"{100 * found['mean']:.1f}%", f"{found['shots']}-shot") for found in results["results"]
+    ])  # fmt: skip
     section.add(section.charts, "accuracy", lambda: _chart(results))
     section.add(section.tables, "table", lambda: table(results))
     names = ("model", "data", "seed", "draws", "strengths", "image_size", "feature_dim")
@@ -64,10 +66,6 @@ def _verdict(results: Results) -> str:
         f"From {numbers.counted(most['shots'], 'image')} a class, a linear classifier on the frozen features is right "
         f"on **{_accuracy(most)}%** of {results['images']['test']:,} test images of {results['classes']} classes."
     )
-
-
-def _figures(results: Results) -> list[Figure]:
-    return [Figure(f"{100 * found['mean']:.1f}%", f"{found['shots']}-shot") for found in results["results"]]
 
 
 def _chart(results: Results) -> charts.Chart:

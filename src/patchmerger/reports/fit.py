@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from patchmerger.reports.parts import charts, numbers
-from patchmerger.reports.parts.diagrams import Diagram, diagram
-from patchmerger.reports.parts.section import Figure, Results, Section
+from patchmerger.reports.parts import charts, figures, numbers
+from patchmerger.reports.parts.diagrams import diagram
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import report_console
 
 
@@ -37,17 +37,11 @@ def show_evaluation(result: Results) -> None:
 
 def describe(section: Section, results: Results) -> None:
     """Fill a section with the results of a training run."""
-    section.title = section.attempt("title", lambda: _title(results), "A training run")
+    section.title = section.attempt("title", lambda: numbers.run_text(results), "A training run")
     section.verdict = section.attempt("verdict", lambda: _verdict(results), "")
     section.add(section.figures, "figures", lambda: _figures(results))
-    section.add(section.diagrams, "diagram", lambda: _diagram(results))
+    section.add(section.diagrams, "diagram", lambda: diagram("Block by block", results, results["settings"]["model"]))
     section.add(section.charts, "training curve", lambda: _curve(results))
-
-
-def _title(results: Results) -> str:
-    settings = results["settings"]
-    model, data = numbers.model_text(settings["model"]), numbers.source_text(settings["data"])
-    return f"{model} on {data}: {numbers.counted(settings['training']['epochs'], 'epoch')}"
 
 
 def _verdict(results: Results) -> str:
@@ -58,19 +52,15 @@ def _verdict(results: Results) -> str:
     )
 
 
-def _figures(results: Results) -> list[Figure]:
-    figures = [
-        Figure(f"{100 * results['test_metric']:.2f}%", f"{results['metric']} on test images"),
-        Figure(numbers.count_text(results["params"]), "parameters"),
-        Figure(f"{results['flops'] / 1e9:.3g}", "GFLOPs an image"),
+def _figures(results: Results) -> list[figures.Figure]:
+    found = [
+        figures.Figure(f"{100 * results['test_metric']:.2f}%", f"{results['metric']} on test images"),
+        figures.Figure(numbers.count_text(results["params"]), "parameters"),
+        figures.Figure(f"{results['flops'] / 1e9:.3g}", "GFLOPs an image"),
     ]
     if results["mergers"]:
-        figures.append(Figure(f"{results['predicted_speedup']:.2f}×", "fewer FLOPs than without a merger"))
-    return figures
-
-
-def _diagram(results: Results) -> Diagram | None:
-    return diagram("Block by block", results, results["settings"]["model"])
+        found.append(figures.Figure(f"{results['predicted_speedup']:.2f}×", "fewer FLOPs than without a merger"))
+    return found
 
 
 def _curve(results: Results) -> charts.Chart:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from patchmerger.census.census import Census, Finding, Status, census_of
-from patchmerger.reports.parts import cells
-from patchmerger.reports.parts.section import Figure, Results, Section
+from patchmerger.reports.parts import cells, figures
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table
 
 # Up to so many architectures a census shows each by itself.
@@ -96,7 +96,7 @@ def describe(section: Section, results: Results) -> None:
             f"Of {len(census.findings):,} architectures, **{totals['merged']:,} take a merger**; {totals['refused']:,} "
             f"are refused with a reason, and {totals['failed']:,} failed."
         )
-        section.figures += [Figure(f"{total:,}", status) for status, total in totals.items() if total]
+        section.figures += [figures.Figure(f"{total:,}", status) for status, total in totals.items() if total]
         section.tables += tables(census)
         section.missing += [f"{library} (it was not installed)" for library in census.missing]
     section.details["Settings"] = {"architectures": "with the defaults of their libraries, without weights"}

@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from patchmerger.reports.parts import cells, numbers
-from patchmerger.reports.parts.section import Figure, Picture, Results, Section
+from patchmerger.reports.parts import cells, figures, numbers
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures.patterns import draw, names_of, pair_of
 
@@ -133,22 +133,22 @@ def _verdict(results: Results, best: Results) -> str:
     )
 
 
-def _figures(results: Results, best: Results) -> list[Figure]:
+def _figures(results: Results, best: Results) -> list[figures.Figure]:
     first = results["models"][0]
     pair: Any = pair_of(results, first["name"], best["name"])
     drop = numbers.signed(100 * (best["accuracy"] - first["accuracy"]))
     return [
-        Figure(drop, f"points of accuracy against {names_of(results)[first['name']]}"),
-        Figure(f"{first['flops'] / best['flops']:.2f}×", "fewer FLOPs"),
-        Figure(f"{pair['cka']:.2f}", "CKA of features"),
+        figures.Figure(drop, f"points of accuracy against {names_of(results)[first['name']]}"),
+        figures.Figure(f"{first['flops'] / best['flops']:.2f}×", "fewer FLOPs"),
+        figures.Figure(f"{pair['cka']:.2f}", "CKA of features"),
     ]
 
 
-def _picture(results: Results) -> Picture:
+def _picture(results: Results) -> figures.Picture:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "patterns.png"
         draw(results, file)
-        return Picture.read(
+        return figures.Picture.read(
             file, "Which patches go on in each model, and how alike features are to the drop in accuracy"
         )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from patchmerger.reports.parts import cells, charts, numbers
+from patchmerger.reports.parts import cells, charts, figures, numbers
 from patchmerger.reports.parts.colours import chart_colour
-from patchmerger.reports.parts.section import Figure, Results, Section, agreement_figure, difference_figure
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures import place_study as picture
 from patchmerger.reports.pictures.place_study import COLOURS, WORDS, training_text
@@ -107,11 +107,11 @@ def _verdict(results: Results, row: Results) -> str:
     )
 
 
-def _figures(results: Results, row: Results) -> list[Figure]:
+def _figures(results: Results, row: Results) -> list[figures.Figure]:
     return [
-        Figure(f"{100 * row['flops'] / results['plain_flops']:.0f}%", "of the FLOPs of plain"),
-        difference_figure(row["difference"]),
-        agreement_figure(row["agreement"]),
+        figures.Figure(f"{100 * row['flops'] / results['plain_flops']:.0f}%", "of the FLOPs of plain"),
+        figures.difference(row["difference"]),
+        figures.agreement(row["agreement"]),
     ]
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from patchmerger.reports.parts import cells, numbers
-from patchmerger.reports.parts.section import Figure, Picture, Results, Section
+from patchmerger.reports.parts import cells, figures, numbers
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures.map_captions import MOST_TOKENS, means_text, merger_text
 
@@ -103,7 +103,9 @@ def image_tables(results: Results) -> list[Table]:
 
 def describe(section: Section, results: Results, path: Path) -> None:
     """Fill a section with merge maps: the pictures in a folder, or that beside a file, and what each token takes."""
-    section.title = section.attempt("title", lambda: _title(results), "Merge maps")
+    section.title = section.attempt(
+        "title", lambda: f"What {numbers.model_name(results['model'])} merges", "Merge maps"
+    )
     section.verdict = section.attempt("verdict", lambda: _verdict(results), "")
     section.add(section.figures, "figures", lambda: _figures(results))
     drawn = path.glob("*.png") if path.is_dir() else filter(Path.is_file, [path.with_suffix(".png")])
@@ -119,10 +121,6 @@ def describe(section: Section, results: Results, path: Path) -> None:
     section.missing += [f"{image['name']} ({image['reason']})" for image in results.get("unread") or ()]
 
 
-def _title(results: Results) -> str:
-    return f"What {numbers.model_name(results['model'])} merges"
-
-
 def _verdict(results: Results) -> str:
     places = numbers.merges_text(results["mergers"])
     if statistics := results.get("statistics"):
@@ -136,19 +134,20 @@ def _verdict(results: Results) -> str:
     return f"On {numbers.counted(len(unused), 'image')}, {places} leave **{mean:.1f}% of the patches unused**."
 
 
-def _figures(results: Results) -> list[Figure]:
+def _figures(results: Results) -> list[figures.Figure]:
     last = results["mergers"][-1]
-    figures = [Figure(str(last["num_tokens"]), f"tokens after block {last['after']}")]
+    found = [figures.Figure(str(last["num_tokens"]), f"tokens after block {last['after']}")]
     if statistics := results.get("statistics"):
         patches = statistics[-1]["effective_patches"]
-        figures += [
-            Figure(f"{statistics[-1]['effective_rank']:.1f}", "different mixtures of patches"),
-            Figure(f"{sum(patches) / len(patches):.1f}", "patches a token takes, mean"),
-            Figure(f"{100 * statistics[-1]['unused']:.1f}%", "of patches unused"),
+        found += [
+            figures.Figure(f"{statistics[-1]['effective_rank']:.1f}", "different mixtures of patches"),
+            figures.Figure(f"{sum(patches) / len(patches):.1f}", "patches a token takes, mean"),
+            figures.Figure(f"{100 * statistics[-1]['unused']:.1f}%", "of patches unused"),
         ]
-    return figures
+    return found
 
 
-def _picture(file: Path, alone: bool) -> Picture:
+def _picture(file: Path, alone: bool) -> figures.Picture:
     words = {GRID_FILE: "a row an image, a column a token", STATISTICS_FILE: "the mean map of each token"}
-    return Picture.read(file, f"Merge maps, {words.get(file.name, words[GRID_FILE] if alone else f'of {file.stem}')}")
+    text = words.get(file.name, words[GRID_FILE] if alone else f"of {file.stem}")
+    return figures.Picture.read(file, f"Merge maps, {text}")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from patchmerger.reports.parts import cells, charts, numbers
+from patchmerger.reports.parts import cells, charts, figures, numbers
 from patchmerger.reports.parts.colours import chart_colours
 from patchmerger.reports.parts.diagrams import diagram
-from patchmerger.reports.parts.section import Figure, Results, Section, difference_figure, speed_figure
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures import sweep as picture
 
@@ -82,7 +82,7 @@ def _group(cell: Results) -> str:
 
 def describe(section: Section, results: Results) -> None:
     """Fill a section with the results of a sweep."""
-    section.title = section.attempt("title", lambda: _title(results), "A sweep")
+    section.title = section.attempt("title", lambda: numbers.run_text(results), "A sweep")
     best = section.attempt("verdict", lambda: _best(results), None)
     if best is not None:
         section.verdict = section.attempt("verdict", lambda: _verdict(results, best), "")
@@ -93,11 +93,6 @@ def describe(section: Section, results: Results) -> None:
     section.add(section.tables, "table", lambda: table(results))
     section.missing += [f"{name} (not trained yet)" for name in results.get("missing") or ()]
     section.missing += [f"{name} ({error})" for name, error in (results.get("errors") or {}).items()]
-
-
-def _title(results: Results) -> str:
-    model, settings = numbers.model_text(results["model"]), results["settings"]
-    return f"{model} on {numbers.source_text(settings['data'])}: {numbers.budget_text(settings)}"
 
 
 def _trained(results: Results) -> dict[str, Results]:
@@ -121,13 +116,13 @@ def _verdict(results: Results, best: str) -> str:
     )
 
 
-def _figures(results: Results, best: str) -> list[Figure]:
+def _figures(results: Results, best: str) -> list[figures.Figure]:
     cell, fastest = results["cells"][best], max(map(_timing, _trained(results).values()), key=lambda t: t["speedup"])
     return [
-        speed_figure(_timing(cell), "plain, the most accurate"),
-        *([] if cell["difference"] is None else [difference_figure(cell["difference"])]),
-        speed_figure(fastest, "plain, the fastest"),
-        Figure(str(len(results["cells"])), "mergers tried"),
+        figures.speed(_timing(cell), "plain, the most accurate"),
+        *([] if cell["difference"] is None else [figures.difference(cell["difference"])]),
+        figures.speed(fastest, "plain, the fastest"),
+        figures.Figure(str(len(results["cells"])), "mergers tried"),
     ]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from patchmerger.reports.parts import cells, charts, numbers
+from patchmerger.reports.parts import cells, charts, figures, numbers
 from patchmerger.reports.parts.colours import chart_colours
 from patchmerger.reports.parts.diagrams import diagram
-from patchmerger.reports.parts.section import Figure, Results, Section, speed_figure
+from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures import transfer as picture
 
@@ -124,12 +124,16 @@ def _verdict(results: Results, name: str) -> str:
     )
 
 
-def _figures(results: Results, name: str) -> list[Figure]:
+def _figures(results: Results, name: str) -> list[figures.Figure]:
     timing, stages = numbers.timings_of(results["speed"]["inference"])[name], results["variants"][name]["stages"]
     known = {stage: stages[stage]["difference"] for stage in ("upstream", _TUNED) if stage in stages}
     return [
-        speed_figure(timing, f"{results['baseline']}, inference"),
-        *(Figure(numbers.signed(100 * d["mean"]), f"points, {stage}") for stage, d in known.items() if d is not None),
+        figures.speed(timing, f"{results['baseline']}, inference"),
+        *(
+            figures.Figure(numbers.signed(100 * d["mean"]), f"points, {stage}")
+            for stage, d in known.items()
+            if d is not None
+        ),
     ]
 
 

@@ -191,6 +191,13 @@ def models_text(results: Mapping[str, Any]) -> str:
     return f"{model_text(results['model'])} on {source_text(results['data'])}: {models}"
 
 
+def run_text(results: Mapping[str, Any]) -> str:
+    """What was trained, on what, for how long and how often."""
+    settings = results["settings"]
+    model = model_text(results.get("model") or settings["model"])
+    return f"{model} on {source_text(settings['data'])}: {budget_text(settings)}"
+
+
 def budget_text(settings: Mapping[str, Any]) -> str:
     """How long was trained, and how often."""
     epochs, seeds = (settings.get("training") or {}).get("epochs"), settings.get("seeds")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from patchmerger.reports.parts.charts import Chart
 from patchmerger.reports.parts.diagrams import Diagram
-from patchmerger.reports.parts.numbers import signed
+from patchmerger.reports.parts.figures import Figure, Picture
 from patchmerger.reports.parts.tables import Table
 from patchmerger.runs.run_folder import flatten
 
@@ -24,47 +22,6 @@ _ENVIRONMENT = {
     "python": "python", "torch": "torch", "timm": "timm", "cuda": "CUDA", "onnx": "onnx", "onnxruntime": "onnxruntime",
     "openvino": "openvino", "nncf": "nncf",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number that sums something up: "1.68×", "times as fast as plain"."""
-
-    value: str
-    label: str
-
-
-def difference_figure(difference: Results, against: str = "plain") -> Figure:
-    """A paired difference."""
-    return Figure(signed(100 * difference["mean"]), f"points of accuracy against {against}")
-
-
-def speed_figure(timing: Results, against: str = "plain, inference") -> Figure:
-    """A measured speed-up."""
-    return Figure(f"{timing['speedup']:.2f}×", f"as fast as {against}")
-
-
-def agreement_figure(agreement: float) -> Figure:
-    """On how many images a model has the class of the plain one."""
-    return Figure(f"{100 * agreement:.1f}%", "of images: the same class as plain")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image file, inside of the page.
-
-    Attributes:
-        source: A data URI.
-        text: What it shows, in words.
-    """
-
-    source: str
-    text: str
-
-    @classmethod
-    def read(cls, file: Path, text: str) -> Picture:
-        """That of a PNG."""
-        return cls(f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}", text)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +12,81 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from patchmerger.maps.measures import are_sets, leading_tokens, taken
-from patchmerger.reports.pictures.map_captions import (
-    MOST_TOKENS,
-    grid_note,
-    image_note,
-    model_text,
-    set_sizes,
-    short_label,
-    statistics_note,
-    statistics_text,
-)
-from patchmerger.reports.pictures.map_marks import (
-    bare,
-    border_lines,
-    colour_scales,
-    corner_text,
-    frame,
-    hatch_untaken,
-    placed_dots,
-    query_place,
-    show_pixels,
-    token_numbers,
-)
-from patchmerger.reports.pictures.map_pixels import (
-    MAP_COLOURS,
-    TAKEN_COLOURS,
-    TAKEN_REACH,
-    Cells,
-    Pixels,
-    overlay,
-    segmentation,
-    sets,
-    taken_overlay,
-    token_colours,
-)
+from patchmerger.reports.pictures import map_captions as captions
+from patchmerger.reports.pictures import map_marks as marks
+from patchmerger.reports.pictures import map_pixels as pixels
+from patchmerger.reports.pictures.map_pixels import Cells, Pixels
 from patchmerger.reports.pictures.style import picture
+
+Results = Mapping[str, Any]
+Tensors = Mapping[str, Tensor]
 
 _TILE = 1.9
 _ROW = 4
 
 
-def draw_image(results: Mapping[str, Any], tensors: Mapping[str, Tensor], number: int, path: Path) -> Path:
+@dataclass(frozen=True)
+class _Seen:
+    """What one merger does to one image.
+
+    Attributes:
+        merger: The merger, as results describe it.
+        found: What its tokens take of the image, likewise.
+        places: Where tokens were placed, if they are no patches of a grid.
+        view: The image.
+        maps: The map of each token, (M, rows, columns).
+        leading: The token that leads each patch, (rows, columns).
+        amounts: What is taken of each patch, (rows, columns).
+    """
+
+    merger: Results
+    found: Results
+    places: Sequence[Sequence[float]] | None
+    view: Pixels
+    maps: Cells
+    leading: Cells
+    amounts: Cells
+
+    @classmethod
+    def read(cls, results: Results, tensors: Tensors, number: int, place: int) -> _Seen:
+        """That of an image and a merger, by their numbers."""
+        image, merger = results["images"][number], results["mergers"][place]
+        maps, is_patch = (tensors[f"images.{number}.{merger['after']}.{name}"][None] for name in ("maps", "is_patch"))
+        leading = leading_tokens(maps, is_patch)
+        if are_sets(maps):  # however little of each a mean over many takes, it is in the set
+            leading = maps.argmax(dim=1).masked_fill(maps.sum(dim=1) == 0, -1)
+        view: Pixels = tensors[f"images.{number}.view"].permute(1, 2, 0).double().numpy() / 255
+        amounts = taken(maps, is_patch)[0].numpy()
+        return cls(merger, image["mergers"][place], image["places"], view, maps[0].numpy(), leading[0].numpy(), amounts)
+
+    @property
+    def colours(self) -> list[str]:
+        """Those of its tokens."""
+        return pixels.token_colours(len(self.maps))
+
+    def draw_image(self, axes: Axes, title: str, *, size: float = 8.5, dots: float = 3.5) -> None:
+        """The image, with the places of tokens."""
+        marks.show_pixels(axes, self.view, title, size)
+        marks.placed_dots(axes, self.places, self.view, dots)
+
+    def draw_leading(self, axes: Axes, title: str, *, size: float = 8.5, numbers: float = 9, line: float = 1.2) -> None:
+        """The token that leads each patch, or the sets of patches that are kept and merged."""
+        if self.found["sets"]:
+            marks.show_pixels(axes, pixels.sets(self.view, self.leading), captions.set_sizes(self.maps))
+            marks.border_lines(axes, self.leading, self.view, "black", line / 1.5)
+        else:
+            marks.show_pixels(axes, pixels.segmentation(self.view, self.leading, self.colours), title, size)
+            marks.border_lines(axes, self.leading, self.view, "white", line)
+            marks.hatch_untaken(axes, self.leading, self.view)
+            marks.token_numbers(axes, self.leading, self.view, numbers)
+
+    def draw_token(self, axes: Axes, token: int, title: str, *, size: float = 8.5, width: float = 2.0) -> None:
+        """The map of one token."""
+        marks.show_pixels(axes, pixels.overlay(self.view, self.maps[token]), title, size)
+        marks.frame(axes, self.colours[token], width)
+
+
+def draw_image(results: Results, tensors: Tensors, number: int, path: Path) -> Path:
     """Draw one image: what the model sees, the token that leads each patch, what is taken of each, and every map.
 
     Several mergers stand below each other, each composed back to the patches.
@@ -63,61 +98,36 @@ def draw_image(results: Mapping[str, Any], tensors: Mapping[str, Tensor], number
         path: The PNG; an SVG is written beside it.
     """
     image = results["images"][number]
-    view = _view(tensors, number)
-    chosen = [_chosen_tokens(found) for found in image["mergers"]]
-    lines = [
-        1 + (0 if found["sets"] else -(-len(tokens) // _ROW))
-        for tokens, found in zip(chosen, image["mergers"], strict=True)
-    ]
+    every = [_Seen.read(results, tensors, number, place) for place in range(len(results["mergers"]))]
+    chosen = [[] if seen.found["sets"] else _chosen_tokens(seen.found) for seen in every]
+    lines = [1 + -(-len(tokens) // _ROW) for tokens in chosen]
     called = f"{image['label']}, " if image["label"] else ""
-    title = f"{called}{Path(image['name']).name}: {model_text(results)}"
+    title = f"{called}{Path(image['name']).name}: {captions.model_text(results)}"
     with picture(
-        path, columns=_ROW, rows=sum(lines), note=image_note(results, image), title=title,
-        panel=_tile(*view.shape[:2]), also_svg=True,
+        path, columns=_ROW, rows=sum(lines), note=captions.image_note(results, image), title=title,
+        panel=_tile(*every[0].view.shape[:2]), also_svg=True,
     ) as (figure, panels):  # fmt: skip
-        first = 0
-        for place, (tokens, line) in enumerate(zip(chosen, lines, strict=True)):
-            _draw_merger(figure, panels[first : first + _ROW * line], results, tensors, number, place, tokens)
-            first += _ROW * line
+        for place, (seen, tokens, line) in enumerate(zip(every, chosen, lines, strict=True)):
+            mine, panels = panels[: _ROW * line], panels[_ROW * line :]
+            seen.draw_image(mine[0], f"after block {seen.merger['after']}" if place else "what the model sees")
+            _draw_merger(figure, mine[1:], seen, tokens)
     return path
 
 
-def _draw_merger(
-    figure: Figure,
-    panels: Sequence[Axes],
-    results: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    number: int,
-    place: int,
-    tokens: Sequence[int],
-) -> None:
-    merger, found = results["mergers"][place], results["images"][number]["mergers"][place]
-    view, (maps, leading, amounts) = _view(tensors, number), _maps(tensors, number, merger["after"])
-    colours = token_colours(len(maps))
-    show_pixels(panels[0], view, "what the model sees" if place == 0 else f"after block {merger['after']}")
-    placed_dots(panels[0], results["images"][number]["places"], view)
-    if found["sets"]:
-        show_pixels(panels[1], sets(view, leading), f"{set_sizes(maps)}")
-        border_lines(panels[1], leading, view, "black", 0.8)
-    else:
-        show_pixels(panels[1], segmentation(view, leading, colours), "token that takes most")
-        border_lines(panels[1], leading, view, "white", 1.2)
-        hatch_untaken(panels[1], leading, view)
-        token_numbers(panels[1], leading, view)
-    show_pixels(panels[2], taken_overlay(view, amounts), f"taken; {100 * found['unused']:.0f}% unused")
-    colour_scales(figure, panels[3], with_maps=not found["sets"])
-    if found["sets"]:
-        return
-    for axes in panels[4 + len(tokens) :]:
+def _draw_merger(figure: Figure, panels: Sequence[Axes], seen: _Seen, tokens: Sequence[int]) -> None:
+    seen.draw_leading(panels[0], "token that takes most")
+    taken_title = f"taken; {100 * seen.found['unused']:.0f}% unused"
+    marks.show_pixels(panels[1], pixels.taken_overlay(seen.view, seen.amounts), taken_title)
+    marks.colour_scales(figure, panels[2], with_maps=not seen.found["sets"])
+    for axes in panels[3 + len(tokens) :]:
         axes.set_axis_off()
-    for axes, token in zip(panels[4:], tokens, strict=False):
-        share, patches = found["shares"][token], found["effective_patches"][token]
-        show_pixels(axes, overlay(view, maps[token]), f"{token + 1}: leads {100 * share:.0f}%, takes {patches:.1f}")
-        frame(axes, colours[token])
-        query_place(axes, merger, view, token)
+    for axes, token in zip(panels[3:], tokens, strict=False):
+        share, patches = seen.found["shares"][token], seen.found["effective_patches"][token]
+        seen.draw_token(axes, token, f"{token + 1}: leads {100 * share:.0f}%, takes {patches:.1f}")
+        marks.query_place(axes, seen.merger, seen.view, token)
 
 
-def draw_grid(results: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Path:
+def draw_grid(results: Results, tensors: Tensors, path: Path) -> Path:
     """Draw several images, a row each: the image, who leads each patch, and the map of each token, a column each.
 
     Of several mergers it shows the last, composed back to the patches.
@@ -127,28 +137,20 @@ def draw_grid(results: Mapping[str, Any], tensors: Mapping[str, Tensor], path: P
         tensors: The maps and pixels.
         path: The PNG; an SVG is written beside it.
     """
-    place, merger = len(results["mergers"]) - 1, results["mergers"][-1]
-    tokens = _chosen_tokens(results["images"][0]["mergers"][place])
-    if all(image["mergers"][place]["sets"] for image in results["images"]):
-        tokens = []
-    columns = 2 + len(tokens)
-    rows = len(results["images"])
-    side = 1.1 if tokens else 2.4
+    found = [image["mergers"][-1] for image in results["images"]]
+    tokens = [] if all(each["sets"] for each in found) else _chosen_tokens(found[0])
+    note, side = captions.grid_note(results, results["mergers"][-1], tokens), 1.1 if tokens else 2.4
     with picture(
-        path, columns=columns, rows=rows, note=grid_note(results, merger, tokens), title=model_text(results),
+        path, columns=2 + len(tokens), rows=len(found), note=note, title=captions.model_text(results),
         panel=(side, side), also_svg=True,
     ) as (figure, panels):  # fmt: skip
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)  # type: ignore[union-attr, call-arg]
-        draw_rows(panels, results, tensors, range(rows), tokens)
+        draw_rows(panels, results, tensors, range(len(found)), tokens)
     return path
 
 
 def draw_rows(
-    panels: Sequence[Axes],
-    results: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    images: Sequence[int],
-    tokens: Sequence[int],
+    panels: Sequence[Axes], results: Results, tensors: Tensors, images: Sequence[int], tokens: Sequence[int]
 ) -> None:
     """Draw some images, a row each, into panels: the image, who leads each patch, and the map of each token.
 
@@ -161,39 +163,17 @@ def draw_rows(
     """
     columns = 2 + len(tokens)
     for line, number in enumerate(images):
-        _grid_row(panels[line * columns : (line + 1) * columns], results, tensors, number, tokens, line == 0)
+        row, image, top = panels[line * columns : (line + 1) * columns], results["images"][number], line == 0
+        seen = _Seen.read(results, tensors, number, -1)
+        seen.draw_image(row[0], "image" if top else "", size=10, dots=1.8)
+        row[0].set_ylabel(captions.short_label(image["label"] or Path(image["name"]).stem), fontsize=10)
+        seen.draw_leading(row[1], "led by" if top else "", size=10, numbers=8.5, line=0.8)
+        for axes, token in zip(row[2:], tokens, strict=True):
+            seen.draw_token(axes, token, f"token {token + 1}" if top else "", size=10, width=1.2)
+            marks.corner_text(axes, f"{100 * seen.found['shares'][token]:.0f}%")
 
 
-def _grid_row(
-    row: Sequence[Axes],
-    results: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    number: int,
-    tokens: Sequence[int],
-    top: bool,
-) -> None:
-    image, merger = results["images"][number], results["mergers"][-1]
-    colours = token_colours(merger["num_tokens"])
-    found = image["mergers"][-1]
-    view, (maps, leading, _) = _view(tensors, number), _maps(tensors, number, merger["after"])
-    show_pixels(row[0], view, "image" if top else "", size=10)
-    placed_dots(row[0], image["places"], view, size=1.8)
-    row[0].set_ylabel(short_label(image["label"] or Path(image["name"]).stem), fontsize=10)
-    if found["sets"]:
-        show_pixels(row[1], sets(view, leading), set_sizes(maps))
-        border_lines(row[1], leading, view, "black", 0.5)
-    else:
-        show_pixels(row[1], segmentation(view, leading, colours), "led by" if top else "", size=10)
-        border_lines(row[1], leading, view, "white", 0.8)
-        hatch_untaken(row[1], leading, view)
-        token_numbers(row[1], leading, view, size=8.5)
-    for axes, token in zip(row[2:], tokens, strict=True):
-        show_pixels(axes, overlay(view, maps[token]), f"token {token + 1}" if top else "", size=10)
-        frame(axes, colours[token], width=1.2)
-        corner_text(axes, f"{100 * found['shares'][token]:.0f}%")
-
-
-def draw_statistics(results: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Path:
+def draw_statistics(results: Results, tensors: Tensors, path: Path) -> Path:
     """Draw the mean map of each token over a dataset, and what is taken of each place on average.
 
     Args:
@@ -206,8 +186,8 @@ def draw_statistics(results: Mapping[str, Any], tensors: Mapping[str, Tensor], p
     lines = [max(2, -(-len(each) // _ROW)) for each in tokens]
     grid = tensors[f"statistics.{mergers[0]['after']}.mean_taken"].shape
     with picture(
-        path, columns=1 + _ROW, rows=sum(lines), note=statistics_note(results), title=statistics_text(results),
-        panel=_tile(*grid), also_svg=True,
+        path, columns=1 + _ROW, rows=sum(lines), note=captions.statistics_note(results),
+        title=captions.statistics_text(results), panel=_tile(*grid), also_svg=True,
     ) as (figure, panels):  # fmt: skip
         first = 0
         for place, (chosen, line) in enumerate(zip(tokens, lines, strict=True)):
@@ -220,8 +200,8 @@ def draw_statistics(results: Mapping[str, Any], tensors: Mapping[str, Tensor], p
 def _draw_means(
     figure: Figure,
     panels: Sequence[Axes],
-    results: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
+    results: Results,
+    tensors: Tensors,
     place: int,
     tokens: Sequence[int],
 ) -> None:
@@ -229,39 +209,25 @@ def _draw_means(
     merger, means = results["mergers"][place], results["statistics"][place]
     maps = tensors[f"statistics.{merger['after']}.mean_maps"].numpy()
     amounts = tensors[f"statistics.{merger['after']}.mean_taken"].numpy()
-    colours = token_colours(len(maps))
-    panels[0].imshow(amounts, cmap=TAKEN_COLOURS, vmin=0, vmax=TAKEN_REACH)
-    bare(panels[0], f"taken; {100 * means['unused']:.0f}% unused")
-    colour_scales(figure, panels[1 + _ROW], with_maps=True)
+    colours = pixels.token_colours(len(maps))
+    panels[0].imshow(amounts, cmap=pixels.TAKEN_COLOURS, vmin=0, vmax=pixels.TAKEN_REACH)
+    marks.bare(panels[0], f"taken; {100 * means['unused']:.0f}% unused")
+    marks.colour_scales(figure, panels[1 + _ROW], with_maps=True)
     left = [panels[line] for line in range(0, len(panels), 1 + _ROW)]
     right = [axes for axes in panels if axes not in left]
     for axes in (*left[2:], *right[len(tokens) :]):
         axes.set_axis_off()
     for axes, token in zip(right, tokens, strict=False):
-        axes.imshow(maps[token], cmap=MAP_COLOURS, vmin=0)
-        bare(axes, f"{token + 1}: leads {100 * means['shares'][token]:.0f}%")
-        frame(axes, colours[token])
-        query_place(axes, merger, maps[token], token)
+        axes.imshow(maps[token], cmap=pixels.MAP_COLOURS, vmin=0)
+        marks.bare(axes, f"{token + 1}: leads {100 * means['shares'][token]:.0f}%")
+        marks.frame(axes, colours[token])
+        marks.query_place(axes, merger, maps[token], token)
 
 
-def _view(tensors: Mapping[str, Tensor], number: int) -> Pixels:
-    view: Pixels = tensors[f"images.{number}.view"].permute(1, 2, 0).double().numpy() / 255
-    return view
-
-
-def _maps(tensors: Mapping[str, Tensor], number: int, after: int) -> tuple[Cells, Cells, Cells]:
-    """The maps (M, rows, columns), the token that leads each patch, and what is taken of it."""
-    maps, is_patch = (tensors[f"images.{number}.{after}.{name}"][None] for name in ("maps", "is_patch"))
-    leading = leading_tokens(maps, is_patch)
-    if are_sets(maps):  # however little of each a mean over many takes, it is in the set
-        leading = maps.argmax(dim=1).masked_fill(maps.sum(dim=1) == 0, -1)
-    return maps[0].numpy(), leading[0].numpy(), taken(maps, is_patch)[0].numpy()
-
-
-def _chosen_tokens(found: Mapping[str, Any]) -> list[int]:
+def _chosen_tokens(found: Results) -> list[int]:
     """The tokens that are drawn: all or, of many, those that lead most, in their order."""
     ranked = sorted(range(len(found["shares"])), key=lambda token: -found["shares"][token])
-    return sorted(ranked[:MOST_TOKENS])
+    return sorted(ranked[: captions.MOST_TOKENS])
 
 
 def _tile(height: int, width: int) -> tuple[float, float]:
