@@ -214,6 +214,7 @@ class EvaluationImages(Dataset[Batch]):
         return torch.stack(fitted), self.images.targets[list(indices)]
 
 
+@dataclass(eq=False)
 class Loader:
     """Batches for Lightning, read by a DataLoader from a dataset that gives whole batches.
 
@@ -222,18 +223,10 @@ class Loader:
     ahead and a loader cannot know how many batches were used.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        order: RunOrder | EvaluationOrder | list[list[Key]],
-        *,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        self.dataset = dataset
-        self.order = order
-        self.workers = workers
-        self.pin_memory = pin_memory
+    dataset: Any
+    order: RunOrder | EvaluationOrder | list[list[Key]]
+    workers: int = 0
+    pin_memory: bool = False
 
     def __len__(self) -> int:
         """The number of batches, those of an earlier, interrupted part of the run included."""

@@ -36,17 +36,11 @@ class BadImageError(ValueError):
 
 
 def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, lost: list[str] | None = None) -> Tensor:
-    """Decodes a picture to RGB.
+    """Decodes a picture, an image file, its bytes, or a PIL image (which is not changed), to RGB, uint8 (3, H, W).
 
-    Transparency is dropped, as torchvision and timm do; 16-bit values keep their upper 8 bits.
-
-    Args:
-        picture: An image file, its bytes, or a PIL image (which is not changed).
-        max_pixels: What has more is refused before memory is taken for it.
-        lost: What is lost of the picture is added to it: ``TRANSPARENT``, ``FAINT``, ``CLIPPED``, ``FRAMES``.
-
-    Returns:
-        uint8 (3, H, W).
+    Transparency is dropped, as torchvision and timm do; 16-bit values keep their upper 8 bits. What is lost of the
+    picture is added to ``lost``: ``TRANSPARENT``, ``FAINT``, ``CLIPPED``, ``FRAMES``. A picture of more than
+    ``max_pixels`` is refused before memory is taken for it.
 
     Raises:
         BadImageError: If it cannot be decoded, with the decoder's reason.

@@ -137,33 +137,27 @@ class ImageData(lightning.LightningDataModule):
         self.first_batch = state_dict["batches"]
 
     def _identity(self) -> dict[str, int]:
-        _, world_size = self._place()
+        world_size = self._place()["world_size"]
         identity = {"images": len(self.splits.train), "global_batch": self.batch_size * world_size, "seed": self.seed}
         if isinstance(self.splits.train, ImageStream):  # who reads which files decides on the order
             identity |= {"devices": world_size, "data.workers": self._stream_workers(self.splits.train)}
         return identity
 
     def _order(self, first: int = 0) -> RunOrder:
-        rank, world_size = self._place()
-        return RunOrder(
-            len(self.splits.train),
-            self.batch_size,
-            self.epochs,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            first=first,
-        )
+        size = len(self.splits.train)
+        return RunOrder(size, self.batch_size, self.epochs, seed=self.seed, first=first, **self._place())
 
     def _evaluation(self, images: ImageSet) -> Loader:
-        rank, world_size = self._place()
-        order = EvaluationOrder(len(images), self.batch_size, rank=rank, world_size=world_size)
+        order = EvaluationOrder(len(images), self.batch_size, **self._place())
         dataset = EvaluationImages(images, self.eval_transform)
         workers = 0 if dataset.as_they_are else self._workers()
         return Loader(dataset, order, workers=workers, pin_memory=self._pin_memory())
 
-    def _place(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def _place(self) -> dict[str, int]:
+        """Which of the processes this is."""
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def _workers(self) -> int:
         if self.workers is not None:
@@ -172,7 +166,7 @@ class ImageData(lightning.LightningDataModule):
 
     def _stream_workers(self, stream: ImageStream) -> int:
         """Each worker reads files of its own."""
-        return min(self._workers(), stream.shards(self._place()[1]))
+        return min(self._workers(), stream.shards(self._place()["world_size"]))
 
     def _pin_memory(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

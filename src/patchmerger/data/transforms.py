@@ -51,12 +51,7 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 class EvalTransform:
     """Resizes to ``image_size / crop_pct`` and crops the middle, as ``crop_mode`` says; each is skipped where it fits.
 
-    Args:
-        image_size: Height and width S that come out.
-        preprocessing: Of the model.
-
-    Raises:
-        ValueError: ``image_size`` is below 1.
+    What comes out is (3, S, S), of S = ``image_size``; ``ValueError`` is raised where that is below 1.
     """
 
     def __init__(self, image_size: int, preprocessing: Preprocessing) -> None:
@@ -77,15 +72,9 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """Random crop, flip, automatic augmentation and erasing, in this order.
+    """Random crop, flip, automatic augmentation and erasing, in this order, to (3, S, S) with S = ``image_size``.
 
-    Args:
-        image_size: Height and width S that come out.
-        augmentation: What to do.
-        preprocessing: Of the model: images are resized as in evaluation.
-
-    Raises:
-        ValueError: ``image_size`` is below 1.
+    Images are resized as in evaluation, as the preprocessing of the model has it.
     """
 
     def __init__(self, image_size: int, augmentation: Augmentation, preprocessing: Preprocessing) -> None:

@@ -115,18 +115,9 @@ def few_shot_images(
 ) -> FewShot:
     """Measure the few-shot accuracy of any model, on images that are read; see :func:`few_shot`.
 
-    Args:
-        model: A model on the device to work on; it is left as it was.
-        images: Training, validation and test images, with one label each.
-        settings: As there.
-        image_size: Height and width that images are fitted to.
-        preprocessing: How they are resized, cropped and normalised.
-        seed: Fixes the draws.
-        features: From a model and normalised images (B, 3, S, S) to features (B, D); by default what its last layer
-            sees.
-        batch_size: As there.
-        workers: Processes that load images; chosen by the number of cores by default.
-        progress: As there.
+    The model, on the device to work on, is left as it was; images are fitted to ``image_size`` and have one label each.
+    ``features`` makes features (B, D) of a model and normalised images (B, 3, S, S); by default what its last layer
+    sees.
     """
     validation = check_images(images, settings.shots)
     classes = len(images.class_names)

@@ -61,10 +61,7 @@ def register_host(cls: type[ModelT]) -> Callable[[Describe[ModelT]], Describe[Mo
 
 
 def find_host(model: nn.Module) -> Host:
-    """Describe a supported model: its blocks, width and tokens.
-
-    Args:
-        model: A Vision Transformer, with or without mergers.
+    """Describe a supported model, with or without mergers: its blocks, width and tokens.
 
     Raises:
         UnsupportedModelError: The model's class is not supported, or it is wrapped, scripted, compiled or

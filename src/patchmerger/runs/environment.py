@@ -88,13 +88,15 @@ def default_precision(device: torch.device | str) -> Literal["bf16-mixed", "32-t
     return "bf16-mixed" if device.type == "cpu" and cpu_has_bf16() else "32-true"
 
 
-def _cpu_name() -> str:
+def cpu_info(field: str) -> str:
+    """What Linux says of the CPU under a name such as "flags"; nothing elsewhere."""
     path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
+
+
+def _cpu_name() -> str:
+    return cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def default_workers(devices: int = 1) -> int:

@@ -24,18 +24,14 @@ LOCK_FILE = ".lock"
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run, which :meth:`begin` makes.
 
     It holds ``settings.json``, with the name of their class, once the run has begun, and ``results.json`` once it is
     finished.
 
     Args:
-        path: The folder; :meth:`begin` makes it.
+        path: The folder.
         settings: What fixes the run: a dataclass, or a dict of what JSON can hold, dataclasses and paths included.
-
-    Attributes:
-        settings: The same as plain JSON values.
-        fingerprint: A hash of the settings.
 
     Raises:
         ValueError: The folder belongs to a run with other settings, or holds something else.

@@ -163,8 +163,9 @@ class KeepLast(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save every so many steps; not where a validation follows, which would be left out on resuming."""
-        done = batch_idx + 1
-        if done % trainer.accumulate_grad_batches == 0 and done % self.every == 0 and not _validates(trainer, done):
+        done, interval = batch_idx + 1, trainer.val_check_interval
+        validates = isinstance(interval, int) and bool(trainer.num_val_batches) and done % interval == 0
+        if done % trainer.accumulate_grad_batches == 0 and done % self.every == 0 and not validates:
             trainer.save_checkpoint(self.path)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -194,11 +195,6 @@ def last_checkpoint(folder: RunFolder) -> Path | None:
     if not isinstance(checkpoint, dict) or checkpoint.get(_RUN) != folder.fingerprint:
         raise ValueError(f"{path} was not written by this run: {cure}")
     return path
-
-
-def _validates(trainer: pl.Trainer, batches_done: int) -> bool:
-    interval = trainer.val_check_interval
-    return isinstance(interval, int) and bool(trainer.num_val_batches) and batches_done % interval == 0
 
 
 class Stopwatch(Callback):
