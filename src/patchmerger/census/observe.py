@@ -27,13 +27,10 @@ class NotAsDescribedError(ValueError):
 
 @dataclass(frozen=True)
 class ObservedRun:
-    """One run of a model on one image.
+    """One run of a model on one image: tokens that arrived at each block, first to last, and that left the last one.
 
-    Attributes:
-        arriving: Tokens that arrived at each block, first to last.
-        leaving: Tokens that left the last one.
-        patches: Patches that the model cut the image into; ``None`` where no layer tells.
-        outputs: Shapes of the tensors that it gave.
+    ``patches`` are those that the model cut the image into, ``None`` where no layer tells; ``outputs`` the shapes of
+    the tensors that it gave.
     """
 
     arriving: tuple[int, ...]
@@ -115,14 +112,9 @@ def constant_tokens(model: nn.Module, blocks: Sequence[nn.Module], example: Exam
     must be on a real device, with weights that are not zero. Noise takes the place of the images of ``example``.
     """
     generator = torch.Generator().manual_seed(seed)
-    first, second = (_tokens_at_first_block(model, blocks[0], _noise(example, generator)) for _ in range(2))
+    noises = (torch.randn(example.images.shape, generator=generator).to(example.images) for _ in range(2))
+    first, second = (_tokens_at_first_block(model, blocks[0], replace(example, images=noise)) for noise in noises)
     return [bool(same) for same in (first == second).all(dim=-1).all(dim=0)]
-
-
-def _noise(example: Example, generator: torch.Generator) -> Example:
-    images = example.images
-    noise = torch.randn(images.shape[0], *images.shape[1:], generator=generator)
-    return replace(example, images=noise.to(device=images.device, dtype=images.dtype))
 
 
 class _Arrived(Exception):  # noqa: N818 - it ends a run as wanted, and is no error

@@ -61,20 +61,16 @@ class Plan:
             after, tokens = (", ".join(map(str, numbers)) for numbers in (p.after, p.num_tokens))
             measured = [_measured_text(self.measured, p)] if self.measured else []
             rows.append((after, tokens, f"{p.flops / 1e9:#.4g}", f"{p.speedup:.2f}×", *measured))
+        method = METHODS[self.placements[0].reducer]
+        what = "a merger" if self.placements[0].reducer == "patchmerger" else method.title
+        training = f"; {what} in a trained model must be trained" if method.learned else ""
         lines = [
             f"{self.model}, {height} × {width} pixels, {self.plain_flops / 1e9:.4g} GFLOPs: {wanted} or better",
             text_table(rows),
-            f"later is safer, and so are more tokens{self._training}",
+            f"later is safer, and so are more tokens{training}",
             f"the first: {self.placements[0].line}",
         ]
         return "\n".join(lines + ([self._verdict(self.measured)] if self.measured else []))
-
-    @property
-    def _training(self) -> str:
-        """What is to be said of methods with parameters."""
-        name = self.placements[0].reducer
-        what = "a merger" if name == "patchmerger" else METHODS[name].title
-        return f"; {what} in a trained model must be trained" if METHODS[name].learned else ""
 
     def _verdict(self, measured: Measurement) -> str:
         """What the measurement says of the wanted speed-up."""

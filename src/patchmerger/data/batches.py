@@ -263,15 +263,10 @@ def normalized_batches(
     workers: int | None = None,
     like: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """All images in order, prepared as in evaluation: batches of floats (B, 3, S, S).
+    """All images in order, prepared as in evaluation and fitted to a size S: batches of floats (B, 3, S, S).
 
-    Args:
-        images: The images.
-        preprocessing: How they are prepared.
-        image_size: Height and width S that they are fitted to.
-        batch_size: Images in a batch, B.
-        workers: Processes that load images; by default as many as there are cores for, where anything is to be done.
-        like: Has the device and dtype that they are given; float32 on the CPU by default.
+    Workers are by default as many as there are cores for, where anything is to be done. ``like`` has the device and
+    dtype that batches are given; float32 on the CPU by default.
     """
     dataset = EvaluationImages(images, EvalTransform(image_size, preprocessing))
     if workers is None:

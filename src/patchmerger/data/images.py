@@ -133,11 +133,9 @@ def load_sets(
 ) -> tuple[dict[str, ImageSet], tuple[str, ...], tuple[str, ...]]:
     """Decodes small datasets (``memory_gib``) into memory; of large ones reads every header.
 
-    The size is estimated from some images of each split. While decoding, the peak is twice the decoded size.
-
-    Returns:
-        The splits by name, the bad files that were left out, and what is lost in the others, in words; of large
-        datasets, in some of them.
+    The size is estimated from some images of each split. While decoding, the peak is twice the decoded size. What comes
+    back are the splits by name, the bad files that were left out, and what is lost in the others, in words; of large
+    datasets, in some of them.
 
     Raises:
         ValueError: If a file is not an image and ``bad_files`` is ``"error"``.

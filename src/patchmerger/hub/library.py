@@ -103,13 +103,9 @@ class Library(ABC):
 
     @abstractmethod
     def write(self, model: nn.Module, folder: Path, mergers: dict[str, Any] | None, options: SaveOptions) -> None:
-        """Write config, weights and preprocessing into ``folder``.
+        """Write config, weights and preprocessing into an empty folder, and ``mergers``, if any, under our key.
 
-        Args:
-            model: The model.
-            folder: An empty folder.
-            mergers: What goes under our key, if anything.
-            options: The user's; those that mean nothing to this library are refused.
+        Options that mean nothing to this library are refused.
         """
 
     @abstractmethod

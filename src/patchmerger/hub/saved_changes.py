@@ -65,12 +65,9 @@ class SavedMerger:
 
 @dataclass(frozen=True)
 class SavedChanges:
-    """What stands under our key.
+    """What stands under our key: mergers, first to last, and how tokens are placed where not as the patches of a grid.
 
-    Attributes:
-        mergers: First to last.
-        placing: How tokens are placed; ``None`` where they are the patches of a grid.
-        schema_version: Of this form; a newer one is not understood.
+    A newer ``schema_version`` is not understood.
     """
 
     mergers: tuple[SavedMerger, ...]
@@ -122,12 +119,9 @@ def read_changes(config: dict[str, Any], folder: Path) -> SavedChanges:
 
 
 def make_changes(model: nn.Module, changes: SavedChanges, weights: Weights) -> None:
-    """Place the tokens of ``model`` and put the mergers into it that a config describes, in place.
+    """Place the tokens of a plain model and put the mergers into it that a config describes, in place.
 
-    Args:
-        model: The plain model.
-        changes: What the config says.
-        weights: The model's, among which are the points where tokens are placed.
+    Among the ``weights`` are the points where tokens are placed.
     """
     if changes.placing is not None:
         place_by_settings(model, changes.placing, weights.get(_POINTS))

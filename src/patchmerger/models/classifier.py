@@ -21,8 +21,6 @@ from patchmerger.models.finding import FoundModel, find_model, known_preprocessi
 class Classifier(nn.Module):
     """A model as a function from images to scores, whatever its library calls its inputs and outputs.
 
-    Shapes: B images of S × S pixels, C classes, D features.
-
     Args:
         net: A supported model of timm, transformers or torchvision, or of one's own that gives (B, C); not copied.
 
@@ -32,9 +30,6 @@ class Classifier(nn.Module):
         num_outputs: C.
         arguments: What the model is called with beside the images; nothing at first.
         gives_scores: Whether its outputs are scores of classes; else they are pooled features, C of them.
-
-    Raises:
-        ValueError: The model takes something else than images alone, or gives something else than (B, C).
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -95,12 +90,7 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class FoundClassifier(FoundModel):
-    """A classifier of RGB images, and what is known of it.
-
-    Attributes:
-        preprocessing: How its images are prepared.
-        classifier: The model as a function from images to scores.
-    """
+    """A classifier of RGB images, as a function from images to scores, and what is known of it."""
 
     preprocessing: Preprocessing
     classifier: Classifier = field(kw_only=True, repr=False)

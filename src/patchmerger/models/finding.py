@@ -129,10 +129,7 @@ def find_model(
 def known_model(name: str, model: nn.Module, size: tuple[int, int] | None = None) -> FoundModel:
     """A model in memory, and what its library says of it; of a class of one's own nothing is known.
 
-    Args:
-        name: What to call it.
-        model: The model.
-        size: What it was made for, (height, width), where it was made for a size.
+    ``size`` is what it was made for, (height, width), where it was made for a size.
     """
     if size is not None:
         check_patches(model, size)

@@ -24,12 +24,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The content of a JSON file that holds an object.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not JSON, or holds something else.
-    """
+    """The content of a JSON file that holds an object; ``FileNotFoundError`` or ``ValueError`` where it is not so."""
     if not path.is_file():
         raise FileNotFoundError(f"folder ({path.parent}) has no {path.name}")
     content = read_json(path)
@@ -74,12 +69,10 @@ def check_out(out: Path | None, *, overwrite: bool) -> None:
 
 @contextmanager
 def full_disk_named(path: Path, *, any_write_error: bool = False) -> Iterator[None]:
-    """Within it, a full disk raises an ``OSError`` that names ``path`` and what to do.
+    """Within it, a full disk raises an ``OSError`` that names ``path``, which is written to, and what to do.
 
-    Args:
-        path: The file or folder that is written to.
-        any_write_error: Nothing but writing is done within it, so that any error with no space left is of that: torch
-            and safetensors raise errors of their own.
+    With ``any_write_error`` nothing but writing is done within it, so that any error with no space left is of that:
+    torch and safetensors raise errors of their own.
     """
     try:
         yield

@@ -50,11 +50,8 @@ class DeployedForm:
     """A form that is ready to run.
 
     Attributes:
-        key: What it is.
         run: Images, normalised float32 (B, 3, H, W), to logits (B, C).
         runtime: The library that runs it, and its version.
-        image_size: Height and width of its images.
-        channels: Of its images.
         size: Bytes of the weights, or of the file.
         parity: How near a file is to its model; ``None`` for torch, and where it was not compared on real images.
         flops: Of the model for one image; ``None`` where they are not known.

@@ -105,7 +105,6 @@ def train(trainer: pl.Trainer, task: TrainingTask, data: pl.LightningDataModule,
     """Train from the last checkpoint on, or from the beginning where there is none.
 
     Raises:
-        OSError: The disk is full, say.
         ValueError: The checkpoint is damaged, or of another run.
         KeyboardInterrupt: Ctrl-C; a checkpoint of the last good step is there.
     """
