@@ -98,45 +98,35 @@ def each_at_its_best(rows: Sequence[Row]) -> tuple[float, Row] | None:
 
 _SMALL, _BASE, _LARGE_IMAGES = "vit_small_patch16_224", "vit_base_patch16_224", "vit_base_patch16_384"
 
+
+def _rows(model: str, batch_size: int, *, training: bool = False) -> dict[str, Any]:
+    return {"model": model, "batch_size": batch_size, "training": training}
+
+
 TARGETS = (
-    Target(
-        "attained ÷ predicted, inference, ViT-S/16, batch 32", 0.95,
-        {"model": _SMALL, "batch_size": 32, "training": False}, of_flops,
-    ),
-    Target(
-        "attained ÷ predicted, inference, ViT-B/16, batch 32", 0.95,
-        {"model": _BASE, "batch_size": 32, "training": False}, of_flops,
-    ),
-    Target(
-        "attained ÷ predicted, inference, ViT-B/16 at 384, batch 8", 0.95,
-        {"model": _LARGE_IMAGES, "batch_size": 8, "training": False}, of_flops,
-    ),
-    Target(
-        "attained ÷ predicted, inference, ViT-B/16, batch 1", 0.85,
-        {"model": _BASE, "batch_size": 1, "training": False}, of_flops,
-    ),
+    Target("attained ÷ predicted, inference, ViT-S/16, batch 32", 0.95, _rows(_SMALL, 32), of_flops),
+    Target("attained ÷ predicted, inference, ViT-B/16, batch 32", 0.95, _rows(_BASE, 32), of_flops),
+    Target("attained ÷ predicted, inference, ViT-B/16 at 384, batch 8", 0.95, _rows(_LARGE_IMAGES, 8), of_flops),
+    Target("attained ÷ predicted, inference, ViT-B/16, batch 1", 0.85, _rows(_BASE, 1), of_flops),
     Target(
         "attained ÷ the roofline's, inference, ViT-B/16, batch 1", 0.95,
-        {"model": _BASE, "batch_size": 1, "training": False}, of_roofline,
+        _rows(_BASE, 1), of_roofline,
         reason="after the merge nine rows meet each matrix of weights, which takes the matrix library longer than to "
         "read the weights once, prepacked too; the roofline counts no more than the reading",
     ),
-    Target(
-        "attained ÷ predicted, training step, ViT-B/16, batch 16", 0.93,
-        {"model": _BASE, "batch_size": 16, "training": True}, of_flops,
-    ),
+    Target("attained ÷ predicted, training step, ViT-B/16, batch 16", 0.93, _rows(_BASE, 16, training=True), of_flops),
     Target(
         "the merger's share of a merged forward pass, ViT-B/16, batch 32", 0.015,
-        {"model": _BASE, "batch_size": 32, "training": False}, mergers_share, at_most=True, percent=True,
+        _rows(_BASE, 32), mergers_share, at_most=True, percent=True,
     ),
     Target(
         "throughput against vit-pytorch's merged ViT, ViT-B/16, batch 32", 1.3,
-        {"model": _BASE, "batch_size": 32, "training": False}, measure=each_at_its_best,
+        _rows(_BASE, 32), measure=each_at_its_best,
         reason="in float32 on this CPU its plain parts are as quick as timm's: both run the same matrix products, its "
         "without a class token, and ours attains all that the roofline allows, so that nothing is left to win",
     ),
     Target(
         "activation memory of a training step, merged ÷ plain, ViT-B/16, batch 16", 0.56,
-        {"model": _BASE, "batch_size": 16, "training": True}, activations, at_most=True,
+        _rows(_BASE, 16, training=True), activations, at_most=True,
     ),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.runs.files import atomic_file, check_out
 
 if TYPE_CHECKING:
     from patchmerger.prediction.outcomes import BadImage, Prediction
@@ -66,8 +67,7 @@ class Command:
         check_top(self.top)
         check_batch_size(self.batch_size)
         shard = None if self.shard is None else Shard.parse(self.shard)
-        if self.out is not None and self.out.exists() and not self.overwrite:
-            raise FileExistsError(f"out ({self.out}) exists: name another file, or replace it with --overwrite true")
+        check_out(self.out, overwrite=self.overwrite)
 
         from patchmerger.prediction.pictures import find_pictures
         from patchmerger.prediction.predictor import Predictor
@@ -124,11 +124,8 @@ def _without_bad(outcomes: Iterator[Prediction | BadImage], bad: list[BadImage])
 @contextmanager
 def _opened(out: Path | None) -> Iterator[TextIO]:
     """A file to write to, which appears once all is written; standard output without one."""
-    from patchmerger.runs.files import atomic_file
-
     if out is None:
         yield sys.stdout
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         yield file

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from patchmerger.runs.files import check_out
+
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -69,10 +71,5 @@ class PictureOptions(FileOptions):
     picture: Path | None = None
 
     def check_picture(self) -> None:
-        """Refuse a picture that exists, before long work.
-
-        Raises:
-            FileExistsError: It exists and is not to be replaced.
-        """
-        if self.picture is not None and self.picture.exists() and not self.overwrite:
-            raise FileExistsError(f"picture ({self.picture}) exists already: take another name, or --overwrite true")
+        """Refuse a picture that cannot be written, before long work."""
+        check_out(self.picture, overwrite=self.overwrite, name="picture")

@@ -29,14 +29,10 @@ def show(results: Results) -> None:
         if (difference := variant["difference"]) is not None:
             paired = f"paired over {difference['n']:,} {difference['over']}"
             console.print(f"{escape(name)} against {escape(baseline)}: {numbers.shown_text(difference)} ({paired}).")
-    timings = [
-        (f"{name} in {mode}", timing)
-        for mode, measured in results["speed"].items()
-        for name, timing in numbers.timings_of(measured).items()
-        if name != baseline
-    ]
     left_out = numbers.left_out_text(variant["difference"] for variant in variants.values())
-    print_notes(console, numbers.uncertain_text(timings), left_out, f"Results, picture and models: {results['folder']}")
+    print_notes(
+        console, numbers.uncertain_modes(results), left_out, f"Results, picture and models: {results['folder']}"
+    )
 
 
 def table(results: Results) -> Table:

@@ -101,8 +101,9 @@ def image_tables(results: Results) -> list[Table]:
     return tables
 
 
-def describe(section: Section, results: Results, path: Path) -> None:
+def describe(section: Section, results: Results) -> None:
     """Fill a section with merge maps: the pictures in a folder, or that beside a file, and what each token takes."""
+    path = Path(section.origin)
     section.title = section.attempt(
         "title", lambda: f"What {numbers.model_name(results['model'])} merges", "Merge maps"
     )

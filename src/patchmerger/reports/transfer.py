@@ -25,14 +25,8 @@ def show(results: Results) -> None:
     """Print the table of ``patchmerger transfer`` and what it means."""
     console, baseline, variants = report_console(), results["baseline"], results["variants"]
     print_table(console, table(results))
-    timings = [
-        (f"{name} in {mode}", timing)
-        for mode, measured in results["speed"].items()
-        for name, timing in numbers.timings_of(measured).items()
-        if name != baseline
-    ]
     print_notes(
-        console, *(_outcome(results, name) for name in variants if name != baseline), numbers.uncertain_text(timings),
+        console, *(_outcome(results, name) for name in variants if name != baseline), numbers.uncertain_modes(results),
         numbers.left_out_text(_differences(results)),
         "Seconds and images/s: of training, and of making the features that all k share, one after another; the "
         "speed-ups above are of interleaved rounds.",
@@ -59,12 +53,9 @@ def table(results: Results) -> Table:
                 cells.difference(found["difference"]), cells.number(seconds if timed else None, ",.0f"),
                 cells.rate(found) if timed else Cell("–"), cells.number(times),
             ])  # fmt: skip
-    heading = numbers.interval_heading(
-        baseline, [row["difference"] for v in variants.values() for row in v["stages"].values()]
-    )
+    heading = numbers.interval_heading(baseline, _differences(results))
     columns = ["variant", "stage", "GFLOPs", "accuracy,\n%", heading, "seconds", "images/s", "times\nas fast"]
-    sources = f"{numbers.source_text(settings['data'])} → {numbers.source_text(settings['downstream'])}"
-    caption = f"All stages: {sources}, {numbers.counted(settings['seeds'], 'seed')}"
+    caption = f"All stages: {numbers.sources_text(settings)}, {numbers.counted(settings['seeds'], 'seed')}"
     note = "Seconds and images a second: in training, or in the one pass that gives features."
     return Table(caption, columns, rows, note, keys=2)
 
@@ -87,7 +78,7 @@ def _outcome(results: Results, name: str) -> str:
 
 def describe(section: Section, results: Results) -> None:
     """Fill a section with the results of a study of transfer."""
-    section.title = section.attempt("title", lambda: _title(results), "Transfer")
+    section.title = section.attempt("title", lambda: numbers.run_text(results), "Transfer")
     chosen = section.attempt("verdict", lambda: _chosen(results), None)
     if chosen is not None:
         section.verdict = section.attempt("verdict", lambda: _verdict(results, chosen), "")
@@ -100,13 +91,6 @@ def describe(section: Section, results: Results) -> None:
     for stage in ("upstream", _TUNED):
         section.add(section.charts, f"training curves, {stage}", partial(_curves, results, stage))
     section.add(section.tables, "table", lambda: table(results))
-
-
-def _title(results: Results) -> str:
-    settings, data = results["settings"], results["data"]
-    upstream, downstream = (numbers.source_text(data[which]) for which in ("upstream", "downstream"))
-    model = numbers.model_text(settings["model"])
-    return f"{model}, from {upstream} to {downstream}: {numbers.budget_text(settings)}"
 
 
 def _chosen(results: Results) -> str | None:

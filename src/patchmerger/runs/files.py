@@ -51,8 +51,13 @@ def write_text(path: Path, text: str, *, new: bool = False) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def check_out(out: Path | None, *, overwrite: bool) -> None:
+def check_out(out: Path | None, *, overwrite: bool, name: str = "out") -> None:
     """Refuse a file of results that cannot be written, and make its folder: before anything long begins.
+
+    Args:
+        out: The file; ``None`` where none is asked for.
+        overwrite: Whether one that exists may be replaced.
+        name: What messages call it.
 
     Raises:
         ValueError: It is a folder.
@@ -61,9 +66,9 @@ def check_out(out: Path | None, *, overwrite: bool) -> None:
     if out is None:
         return
     if out.is_dir():
-        raise ValueError(f"out ({out}) is a folder: name a file in it")
+        raise ValueError(f"{name} ({out}) is a folder: name a file in it")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"out ({out}) exists already: take another name, or set overwrite to true")
+        raise FileExistsError(f"{name} ({out}) exists already: take another name, or set overwrite to true")
     out.parent.mkdir(parents=True, exist_ok=True)
 
 

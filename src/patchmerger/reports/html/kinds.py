@@ -55,6 +55,7 @@ KINDS = (
     Kind("accelerate-study", accelerate_study.describe, study="accelerate"),
     Kind("place-study", place_study.describe, study="place"),
     Kind("patterns", patterns.describe, study="patterns"),
+    Kind("show", show.describe, study="show"),
     Kind("accelerate", accelerate.describe, ("placement", "evaluation", "recovery")),
     Kind("demo", demo.describe, ("placement", "models", "agreement")),
     Kind("bench", deployment.describe, ("schema", "rows", "forms")),
@@ -64,19 +65,14 @@ KINDS = (
     Kind("fewshot", fewshot.describe, ("results", "draws", "strengths")),
     Kind("hosts", hosts.describe, ("findings", "counts")),
 )
-SHOW = "show"
 
 
 def section_of(source: Source) -> Section | None:
     """The section that is made of some results; ``None`` where they are of no known kind."""
-    if source.results.get("study") == SHOW:
-        section = Section(SHOW, str(source.path))
-        show.describe(section, source.results, source.path)
-    else:
-        kind = next((kind for kind in KINDS if kind.recognises(source.results)), None)
-        if kind is None:
-            return None
-        section = Section(kind.command, str(source.path))
-        kind.describe(section, source.results)
+    kind = next((kind for kind in KINDS if kind.recognises(source.results)), None)
+    if kind is None:
+        return None
+    section = Section(kind.command, str(source.path))
+    kind.describe(section, source.results)
     section.add_details(source.results)
     return section

@@ -18,7 +18,7 @@ from patchmerger.reports.html.kinds import section_of
 from patchmerger.reports.html.reading import Unread, read_sources
 from patchmerger.reports.parts.colours import dark_scheme, on_dark
 from patchmerger.reports.parts.section import Section
-from patchmerger.runs.files import write_text
+from patchmerger.runs.files import check_out, write_text
 
 TITLE = "PatchMerger report"
 
@@ -52,10 +52,7 @@ def write_report(folders: Sequence[str | Path], out: Path, *, title: str = TITLE
         FileNotFoundError: A folder does not exist.
         ValueError: None of the folders holds results that can be shown.
     """
-    if out.is_dir():
-        raise ValueError(f"out ({out}) is a folder: name a file in it, such as {out / 'report.html'}")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"out ({out}) exists: name another file, or replace it with overwrite (--overwrite true)")
+    check_out(out, overwrite=overwrite)
     sources, unread = read_sources(folders)
     sections = []
     for source in sources:
@@ -66,7 +63,6 @@ def write_report(folders: Sequence[str | Path], out: Path, *, title: str = TITLE
             sections.append(section)
     if not sections:
         raise ValueError(f"folders hold no results that can be shown: {'; '.join(map(str, unread))}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, render(sections, unread, title=title))
     return Report(out, tuple(section.origin for section in sections), tuple(unread))
 

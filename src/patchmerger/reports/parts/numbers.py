@@ -185,6 +185,16 @@ def source_text(data: Any) -> str:
     return text.rstrip("/").rsplit("/", 1)[-1] if text.startswith(("/", "~", ".")) else text
 
 
+def uncertain_modes(results: Mapping[str, Any]) -> str | None:
+    """The uncertain speed-ups of a study that measures its variants in several modes."""
+    return uncertain_text(
+        (f"{name} in {mode}", timing)
+        for mode, measured in results["speed"].items()
+        for name, timing in timings_of(measured).items()
+        if name != results["baseline"]
+    )
+
+
 def models_text(results: Mapping[str, Any]) -> str:
     """What a study of trained models is of."""
     models = counted(len(results["models"]), "trained plain model")
@@ -195,7 +205,12 @@ def run_text(results: Mapping[str, Any]) -> str:
     """What was trained, on what, for how long and how often."""
     settings = results["settings"]
     model = model_text(results.get("model") or settings["model"])
-    return f"{model} on {source_text(settings['data'])}: {budget_text(settings)}"
+    return f"{model} on {sources_text(settings)}: {budget_text(settings)}"
+
+
+def sources_text(settings: Mapping[str, Any]) -> str:
+    """What data a study is on: of a transfer both."""
+    return " → ".join(source_text(settings[name]) for name in ("data", "downstream") if name in settings)
 
 
 def budget_text(settings: Mapping[str, Any]) -> str:
@@ -203,11 +218,3 @@ def budget_text(settings: Mapping[str, Any]) -> str:
     epochs, seeds = (settings.get("training") or {}).get("epochs"), settings.get("seeds")
     named = ((epochs, "epoch"), (seeds, "seed"))
     return ", ".join(counted(count, noun) for count, noun in named if count is not None)
-
-
-def settings_text(settings: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> str:
-    """What was trained on what, and for how long, in one line."""
-    source = settings["data"]["source"]
-    if "downstream" in settings:
-        source += f" → {settings['downstream']['source']}"
-    return f"{source}: {model_text(model or settings['model'])}, {budget_text(settings)}"

@@ -36,7 +36,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         _accuracy_against_speed(panels[0], results, colours, markers)
         _training_curves(panels[1], results, colours, markers)
         handles = [Line2D([], [], color=colours[name], marker=markers[name], lw=2, ms=8) for name in variants]
-        style.shared_legend(figure, handles, list(variants), title=numbers.settings_text(results["settings"]))
+        style.shared_legend(figure, handles, list(variants), title=numbers.run_text(results))
 
 
 def _accuracy_against_speed(

@@ -56,7 +56,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             [Line2D([], [], color=style.GREY, marker="*", ms=12, lw=1, ls="--"), *lines, *letters],
             ["plain", *(f"{count} tokens" for count in counts),
              *(f"{letter}: {cell['name']}" for letter, cell in _lettered(further))],
-            title=numbers.settings_text(results["settings"], results["model"]),
+            title=numbers.run_text(results),
         )  # fmt: skip
 
 
