@@ -160,10 +160,10 @@ def test_the_same_seed_gives_the_same_result(model, digits):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"shots": ()}, r"shots is empty: name at least one"),
-        ({"shots": (5, 0)}, r"shots \(\[5, 0\]\) must be at least 1 image a class"),
+        ({"shots": ()}, r"shots \(\(\)\) must be a whole number of at least 1, or a list"),
+        ({"shots": (5, 0)}, r"shots \(\(5, 0\)\) must be a whole number of at least 1"),
         ({"shots": (5, 5)}, r"shots \(\[5, 5\]\) names a number twice"),
-        ({"draws": 0}, r"draws \(0\) must be at least 1"),
+        ({"draws": 0}, r"draws \(0\) must be a whole number of at least 1"),
     ],
 )
 def test_numbers_that_make_no_sense(options, text):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from patchmerger.runs.checks import check_counts
+
 
 @dataclass(frozen=True)
 class FewShotSettings:
@@ -21,13 +23,8 @@ class FewShotSettings:
     draws: int = 5
 
     def __post_init__(self) -> None:
-        shots = tuple(self.shots)
-        object.__setattr__(self, "shots", shots)
-        if not shots:
-            raise ValueError("shots is empty: name at least one number of images a class, such as 10")
-        if min(shots) < 1:
-            raise ValueError(f"shots ({list(shots)}) must be at least 1 image a class each")
-        if len(set(shots)) < len(shots):
-            raise ValueError(f"shots ({list(shots)}) names a number twice")
-        if self.draws < 1:
-            raise ValueError(f"draws ({self.draws}) must be at least 1")
+        object.__setattr__(self, "shots", tuple(self.shots))
+        check_counts(self, "shots", advice=", or a list of them")
+        check_counts(self, "draws")
+        if len(set(self.shots)) < len(self.shots):
+            raise ValueError(f"shots ({list(self.shots)}) names a number twice")
