@@ -7,6 +7,7 @@ from typing import Any
 
 from patchmerger.reports.accelerate_study import asked_order, asked_text, difference_of
 from patchmerger.reports.parts.numbers import counted, difference_text, method_text, model_text, spread_text
+from patchmerger.reports.pictures.accelerate_study import places_text
 from tools.markdown import markdown_table
 
 Results = Mapping[str, Any]
@@ -49,25 +50,12 @@ def conditions(found: Results) -> str:
     """Data, model and device."""
     where, speed = found["environment"], found["speed"]["environment"]
     plain = ", ".join(f"{100 * one['accuracy']:.2f}" for one in found["plain"])
-    places = "; ".join(
-        [
-            *(
-                f"{wanted} times: {place['num_tokens']} tokens after block {place['after']}"
-                for wanted, place in found["places"].items()
-            ),
-            *(
-                f"keep rate {rate}: {', '.join(map(str, stages['num_tokens']))} tokens after blocks "
-                f"{', '.join(map(str, stages['after']))}"
-                for rate, stages in found.get("stages", {}).items()
-            ),
-        ]
-    )
     tried = sum(len(trials) for trials in found["trials"].values())
     chosen = f", chosen among {tried} by a short recovery on held-out training images" if tried else ""
     return (
         f"{found['data']}. Model: {model_text(found['model'])}; {counted(len(found['models']), 'plain model')} "
-        f"({plain}%). Merged {places}{chosen}. Trained on {where['device_name']}, torch {where['torch']}, timm "
-        f"{where['timm']}; speed on {speed['device_name']}, {found['speed']['precision']}, batches of "
+        f"({plain}%). Merged {places_text(found)}{chosen}. Trained on {where['device_name']}, torch {where['torch']}, "
+        f"timm {where['timm']}; speed on {speed['device_name']}, {found['speed']['precision']}, batches of "
         f"{found['speed']['batch_size']}."
     )
 

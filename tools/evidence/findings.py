@@ -4,16 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from patchmerger.reports.parts.numbers import difference_text, signed
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_seeds
-from tools.evidence.kinds import KINDS
+from tools.evidence import accelerations, patterns, placing
 from tools.evidence.studies import EXPECTED
 
 Results = Mapping[str, Any]
 _CONTROLS = ("average", "shallow")
+
+
+class Kind(Protocol):
+    """What the file of a kind has."""
+
+    def verdict(self, found: Results, /) -> str:
+        """The result in a few words."""
+
+    def scale(self, found: Results, device: str, /) -> str:
+        """How large the study was, in a few words."""
+
+    def conditions(self, found: Results, /) -> str:
+        """Data, models and device, in sentences."""
+
+    def table(self, found: Results, /) -> str:
+        """The numbers, in Markdown."""
+
+    def remarks(self, found: Results, /) -> Sequence[str]:
+        """What a reader must know of the numbers."""
+
+
+KINDS: Mapping[str, Kind] = {"accelerate": accelerations, "place": placing, "patterns": patterns}
+"""By what their results say they are."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 from patchmerger.reports import compare, sweep, transfer
 from patchmerger.reports.parts.numbers import counted, model_text
 from patchmerger.runs.files import read_json, write_text
-from tools.evidence.findings import Results, findings, kind_of, remarks, verdict
-from tools.evidence.kinds import KINDS
+from tools.evidence.findings import KINDS, Results, findings, kind_of, remarks, verdict
 from tools.evidence.studies import EXPECTED, STUDIES, Study
 from tools.markdown import given_paths, shown_table
 

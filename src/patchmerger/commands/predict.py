@@ -61,11 +61,10 @@ class Command:
 
     def run(self, command: str) -> int:
         """Predict, and show or write what was found; 1 where some images could not be read."""
-        from patchmerger.prediction.settings import Shard, check_batch_size, check_top
+        from patchmerger.prediction.settings import Shard, check_numbers
 
         kind = self._format()
-        check_top(self.top)
-        check_batch_size(self.batch_size)
+        check_numbers(self.top, self.batch_size)
         shard = None if self.shard is None else Shard.parse(self.shard)
         check_out(self.out, overwrite=self.overwrite)
 

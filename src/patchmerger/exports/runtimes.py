@@ -201,6 +201,7 @@ class TorchModel(ExportedModel):
     """A ``torch.export`` program, run by torch eagerly."""
 
     kind = "torch.export"
+    _program: Any
 
     def _open(self, threads: int | None) -> dict[str, Any]:
         import torch
@@ -218,8 +219,8 @@ class TorchModel(ExportedModel):
         return output
 
 
-class AotInductorModel(ExportedModel):
-    """A package of AOTInductor: a program compiled for one kind of machine."""
+class AotInductorModel(TorchModel):
+    """A package of AOTInductor: such a program, compiled for one kind of machine."""
 
     kind = "AOTInductor"
 
@@ -231,15 +232,8 @@ class AotInductorModel(ExportedModel):
         with zipfile.ZipFile(self.path) as archive:
             name = next(each for each in archive.namelist() if each.endswith("wrapper_metadata.json"))
             found = json.loads(json.loads(archive.read(name)).get("patchmerger", "{}"))
-        self._package = aoti_load_package(str(self.path))
+        self._program = aoti_load_package(str(self.path))
         return dict(found)
-
-    def _run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        import torch
-
-        with torch.inference_mode():
-            output: NDArray[np.float32] = self._package(torch.from_numpy(images)).numpy()
-        return output
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:

@@ -18,7 +18,7 @@ from patchmerger.prediction.exported import ExportedScorer
 from patchmerger.prediction.outcomes import BadImage, PredictedClass, Prediction, Predictions
 from patchmerger.prediction.pictures import ImagesLike, Pictures, find_pictures
 from patchmerger.prediction.scorer import ModelScorer, Scorer
-from patchmerger.prediction.settings import Shard, check_batch_size, check_top
+from patchmerger.prediction.settings import Shard, check_numbers
 from patchmerger.runs.environment import usable_cores
 from patchmerger.runs.progress import progress_bar
 
@@ -114,8 +114,7 @@ class Predictor:
         Yields:
             For each image in order its prediction, or why it could not be read.
         """
-        check_top(top)
-        check_batch_size(batch_size)
+        check_numbers(top, batch_size)
         if features and self.scorer.only_scores:
             raise ValueError(f"features (true): {self.scorer.only_scores}")
         names = () if features else self.class_names
@@ -200,8 +199,7 @@ def predict(
         FileNotFoundError: There is no such model, image or folder.
         TypeError: Something that is no image.
     """
-    check_top(top)
-    check_batch_size(batch_size)
+    check_numbers(top, batch_size)
     pictures = find_pictures(images, shard=None if shard is None else Shard(*shard))
     predictor = model if isinstance(model, Predictor) else Predictor(model, device=device)
     outcomes = predictor.stream(

@@ -51,13 +51,9 @@ class Shard:
         return items[self.number - 1 :: self.count]
 
 
-def check_top(top: int) -> None:
-    """Raise ``ValueError`` for less than one class an image."""
+def check_numbers(top: int, batch_size: int) -> None:
+    """Raise ``ValueError`` for less than one class an image, or one image in a batch."""
     if top < 1:
         raise ValueError(f"top ({top}) must be at least 1 class an image")
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raise ``ValueError`` for less than one image in a batch."""
     if batch_size < 1:
         raise ValueError(f"batch_size ({batch_size}) must be at least 1")

@@ -9,7 +9,7 @@ from patchmerger.reducers.names import placement_in_words
 from patchmerger.reports.parts import cells, charts, figures, numbers
 from patchmerger.reports.parts.diagrams import diagram, tokens_of
 from patchmerger.reports.parts.section import Results, Section
-from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
+from patchmerger.reports.parts.tables import Cell, Table, emphasised, print_notes, print_table, report_console
 from patchmerger.reports.pictures import accelerate as picture
 
 
@@ -24,7 +24,8 @@ def show(results: Results) -> None:
     console, found, recovery = report_console(), results["evaluation"], results["recovery"]
     console.print(results["data"], soft_wrap=True)
     print_table(console, table(results))
-    console.print(_outcome(results), soft_wrap=True)
+    for line in (_verdict(results), *_remarks(results)):
+        console.print(emphasised(line), soft_wrap=True)
     timing = numbers.timings_of(results["speed"])["accelerated"]
     left_out = numbers.left_out_text(stage["difference"] for stage in found.values())
     print_notes(console, numbers.uncertain_text([("accelerated", timing)]), left_out)
@@ -73,21 +74,6 @@ def _phase(name: str, phase: dict[str, Any]) -> str:
     return f"  {name}: {phase['steps']:,} steps{on}, {change}{ended}."
 
 
-def _outcome(results: Results) -> str:
-    """Whether the drop is within what was accepted."""
-    found = results["evaluation"]
-    if results["met"] is None:
-        return f"It agrees with the plain model on {100 * found['recovered']['agreement']:.1f}% of the images."
-    lost = 100 * (found["plain"]["accuracy"] - found["recovered"]["accuracy"])
-    change = f"{lost:.2f} points lost" if lost > 0 else f"{-lost:.2f} points won"
-    if results["met"]:
-        return f"[bold]{change}[/bold]: within the {results['max_drop']:g} that were accepted."
-    return (
-        f"[bold]{change}[/bold]: more than the {results['max_drop']:g} that were accepted; the model is kept all the "
-        f"same. What would help: {', '.join(results['advice'])}."
-    )
-
-
 def describe(section: Section, results: Results) -> None:
     """Fill a section with the results of an acceleration."""
     section.title = section.attempt("title", lambda: _title(results), "An acceleration")
@@ -124,7 +110,8 @@ def _verdict(results: Results) -> str:
 
 
 def _remarks(results: Results) -> list[str]:
-    advice = [f"What would help: {'; '.join(results['advice'])}."] if results["advice"] else []
+    kept = "The model is kept all the same. " if results["met"] is False else ""
+    advice = [f"{kept}What would help: {'; '.join(results['advice'])}."] if results["advice"] else []
     over = numbers.over_text(results["evaluation"]["recovered"]["difference"])
     return [over, *advice] if over else advice
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,11 @@ def report_console() -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _UNBOUNDED
     return console
+
+
+def emphasised(text: str) -> str:
+    """A sentence as rich prints it, with its ``**bold**`` parts in bold."""
+    return re.sub(r"\*\*(.+?)\*\*", r"[bold]\1[/bold]", escape(text))
 
 
 def print_notes(console: Console, *notes: str | None) -> None:

@@ -76,20 +76,24 @@ def method_handles(methods: Sequence[str]) -> tuple[list[Line2D], list[str]]:
     return [plain, *handles], ["plain", *map(numbers.method_text, methods)]
 
 
+def places_text(results: Mapping[str, Any]) -> str:
+    """Where is merged for each speed-up and keep rate that was asked for."""
+    places = [
+        f"{wanted} times: {place['num_tokens']} tokens after block {place['after']}"
+        for wanted, place in results["places"].items()
+    ]
+    for rate, stages in results.get("stages", {}).items():
+        tokens, after = (", ".join(map(str, stages[name])) for name in ("num_tokens", "after"))
+        places.append(f"keep rate {rate}: {tokens} tokens after blocks {after}")
+    return "; ".join(places)
+
+
 def _note(results: Mapping[str, Any]) -> str:
     models = len(results["models"])
-    asked = [
-        f"Speed-up asked for {wanted}: {place['num_tokens']} tokens after block {place['after']}."
-        for wanted, place in results["places"].items()
-    ] + [
-        f"Keep rate {rate}: {', '.join(map(str, place['num_tokens']))} tokens after blocks "
-        f"{', '.join(map(str, place['after']))}."
-        for rate, place in results.get("stages", {}).items()
-    ]
     spread = f"Mean ± standard deviation of {models} models. " if models > 1 else ""
     return (
-        f"{' '.join(asked)}\n{spread}Speed: median of the paired ratios of interleaved rounds, bars: their quartiles; "
-        f"{results['speed']['environment']['device_name']}.\nAxes do not begin at 0."
+        f"Asked for {places_text(results)}.\n{spread}Speed: median of the paired ratios of interleaved rounds, bars: "
+        f"their quartiles; {results['speed']['environment']['device_name']}.\nAxes do not begin at 0."
     )
 
 
@@ -101,9 +105,5 @@ def _line(
     rows = sorted(rows, key=lambda row: timings[row["timed_as"]]["predicted_speedup"])
     of_rows = [timings[row["timed_as"]] for row in rows]
     bars = [numbers.speed_bar(t) for t in of_rows]
-    sds = [100 * (row["sd"] or 0) for row in rows]
-    axes.errorbar(
-        [t[by] for t in of_rows], [100 * row["accuracy"] for row in rows], yerr=sds if any(sds) else None,
-        xerr=list(zip(*bars, strict=True)) if by == "speedup" else None, fmt=f"{marker}-", ms=5,
-        lw=1.8, elinewidth=1, capsize=3, color=colour,
-    )  # fmt: skip
+    xerr = list(zip(*bars, strict=True)) if by == "speedup" else None
+    style.accuracy_line(axes, [t[by] for t in of_rows], rows, xerr=xerr, fmt=f"{marker}-", lw=1.8, color=colour)

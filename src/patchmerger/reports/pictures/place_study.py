@@ -59,11 +59,7 @@ def training_text(results: Mapping[str, Any], fine_tuned: bool) -> str:
 def _line(axes: Axes, rows: list[dict[str, Any]], method: str) -> None:
     rows = sorted(rows, key=lambda row: row["num_tokens"])
     tokens, colour = [row["num_tokens"] for row in rows], COLOURS[method]
-    sds = [100 * (row["sd"] or 0) for row in rows]
-    axes.errorbar(
-        tokens, [100 * row["accuracy"] for row in rows], yerr=sds if any(sds) else None, fmt=f"{_MARKERS[method]}-",
-        ms=5, lw=1.6, elinewidth=1, capsize=3, color=colour,
-    )  # fmt: skip
+    style.accuracy_line(axes, tokens, rows, fmt=f"{_MARKERS[method]}-", lw=1.6, color=colour)
     known = [row for row in rows if row["oracle"] is not None]
     if known:
         axes.plot([r["num_tokens"] for r in known], [100 * r["oracle"] for r in known], ls="--", lw=1.2, color=colour)

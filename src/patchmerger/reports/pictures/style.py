@@ -133,6 +133,13 @@ def error_bar(timing: Mapping[str, Any]) -> list[list[float]]:
     return [[end] for end in speed_bar(timing)]
 
 
+def accuracy_line(axes: Axes, places: Sequence[float], rows: Sequence[Mapping[str, Any]], **looks: Any) -> None:
+    """A line through accuracies, with their standard deviations where there are some."""
+    sds = [100 * (row["sd"] or 0) for row in rows]
+    values, bars = [100 * row["accuracy"] for row in rows], sds if any(sds) else None
+    axes.errorbar(places, values, yerr=bars, ms=5, elinewidth=1, capsize=3, **looks)
+
+
 def label_beside(
     axes: Axes, labels: Sequence[tuple[float, float, str]], others: Sequence[tuple[float, float]] = ()
 ) -> None:
