@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,9 @@ class Predictor:
         multi_label: bool | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.scorer = _make_scorer(model, preprocessing, class_names, device)
+        in_torch = isinstance(model, nn.Module) or not is_exported(model)
+        make: Any = ModelScorer if in_torch else ExportedScorer
+        self.scorer: Scorer = make(model, preprocessing=preprocessing, class_names=class_names, device=device)
         self.multi_label = self.scorer.multi_label if multi_label is None else multi_label
         if self.multi_label and self.scorer.only_softmax:
             raise ValueError(f"multi_label (true): {self.scorer.only_softmax}; take a file that gives logits")
@@ -206,17 +209,6 @@ def predict(
         pictures, top=top, features=features, batch_size=batch_size, workers=workers, progress=progress
     )
     return Predictions.of(outcomes, () if features else predictor.class_names)
-
-
-def _make_scorer(
-    model: str | Path | nn.Module,
-    preprocessing: Preprocessing | None,
-    class_names: Sequence[str] | None,
-    device: str | torch.device | None,
-) -> Scorer:
-    if isinstance(model, nn.Module) or not is_exported(model):
-        return ModelScorer(model, preprocessing=preprocessing, class_names=class_names, device=device)
-    return ExportedScorer(model, preprocessing=preprocessing, class_names=class_names, device=device)
 
 
 class _ReadImages(Dataset[list[Tensor | str]]):

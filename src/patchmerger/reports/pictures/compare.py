@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from patchmerger.reports.parts import numbers
+from patchmerger.reports.parts import charts, numbers
 from patchmerger.reports.pictures import style
 
 FILE = "comparison.png"
@@ -60,17 +60,14 @@ def _accuracy_against_speed(
 
 def _training_curves(axes: Axes, results: Mapping[str, Any], colours: dict[str, str], markers: dict[str, str]) -> None:
     for name, variant in results["variants"].items():
-        curves = [[100 * row["val_metric"] for row in run] for run in variant["history"]]
-        epochs = [row["epoch"] for row in variant["history"][0]]
-        if not epochs:
+        curve = charts.curve(name, variant["history"])
+        if curve is None:
             continue
-        mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
-        axes.plot(
-            epochs, mean, color=colours[name], lw=1.8, marker=markers[name], ms=5, markevery=max(1, len(mean) // 8)
-        )
-        if len(curves) > 1:
-            low, high = ([pick(values) for values in zip(*curves, strict=True)] for pick in (min, max))
-            axes.fill_between(epochs, low, high, color=colours[name], alpha=0.1, lw=0)
+        every = max(1, len(curve.epochs) // 8)
+        looks: dict[str, Any] = {"color": colours[name], "marker": markers[name], "markevery": every}
+        axes.plot(curve.epochs, curve.values, lw=1.8, ms=5, **looks)
+        if len(variant["history"]) > 1:
+            axes.fill_between(curve.epochs, curve.lowest, curve.highest, color=colours[name], alpha=0.1, lw=0)
     if not axes.lines:
         axes.text(0.5, 0.5, "no validation images", transform=axes.transAxes, ha="center", color=style.GREY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
