@@ -57,12 +57,10 @@ def picture_in(item: Any) -> Picture:
 def read_table(
     table: datasets.Dataset | Mapping[str, datasets.Dataset], *, image: str | None = None, label: str | None = None
 ) -> EncodedDataset:
-    """Finds images and labels in a dataset; a lone one is the training split. Nothing is decoded.
+    """Finds images and labels in a dataset, or several by split; a lone one is the training split. Nothing is decoded.
 
-    Args:
-        table: A dataset, or several by split.
-        image: The image column; by default the only one with the ``Image`` feature, or else ``image``.
-        label: The label column; by default the only one of class labels, or else the only one of ``LABELS``.
+    The image column is by default the only one with the ``Image`` feature, or else ``image``; the label column the only
+    one of class labels, or else the only one of ``LABELS``.
 
     Raises:
         ValueError: If a column is missing or ambiguous, a label is missing, or the classes of two splits differ.

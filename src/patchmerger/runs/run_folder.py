@@ -109,12 +109,7 @@ class RunFolder:
 
 
 def read_settings(path: Path, kind: type[S]) -> S:
-    """The settings of the run in a folder, as the dataclass that they were.
-
-    Raises:
-        FileNotFoundError: It is not the folder of a run.
-        ValueError: The run is one with other settings than ``kind``, or ``settings.json`` is damaged.
-    """
+    """The settings of the run in a folder, as the dataclass that they were; errors say what else the folder is."""
     found, settings = _recorded(path)
     if found != kind.__name__:
         raise ValueError(f"{path} is the folder of a run with {found}, not with {kind.__name__}")

@@ -53,10 +53,6 @@ def bench_deployment(
     Returns:
         The content of the JSON file: ``forms``, each with its ``key``, ``size``, ``parity`` (or an ``error``);
         ``rows``, one for each batch size, with the ``timings`` of each form; ``environment`` and ``settings``.
-
-    Raises:
-        ValueError: No form could be made, or images of different sizes.
-        FileExistsError: ``out`` exists and ``overwrite`` is false.
     """
     check_out(out, overwrite=overwrite)
     content: dict[str, Any] = {

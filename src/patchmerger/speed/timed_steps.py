@@ -121,13 +121,9 @@ def interleaved(
 ) -> tuple[dict[str, list[T]], bool]:
     """Time each of ``names`` once in every round, in an order that rotates: a slow moment of the machine slows all.
 
-    ``progress`` is called after each round with the rounds done and the rounds in all; ``None`` shows a bar.
-
-    Returns:
-        What ``time_once`` gave, by name and round, and whether an interrupt (Ctrl-C) cut the rounds short.
-
-    Raises:
-        KeyboardInterrupt: Interrupted before three rounds were done.
+    ``progress`` is called after each round with the rounds done and the rounds in all; ``None`` shows a bar. What
+    ``time_once`` gave comes back by name and round, and whether an interrupt (Ctrl-C) cut the rounds short; before
+    three rounds were done it is raised.
     """
     times: dict[str, list[T]] = {name: [] for name in names}
     with progress_bar("measuring", rounds, shown=progress is None) as bar:

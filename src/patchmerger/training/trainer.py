@@ -178,11 +178,7 @@ class KeepLast(Callback):
 
 
 def last_checkpoint(folder: RunFolder) -> Path | None:
-    """The checkpoint to resume a run from; ``None`` where there is none.
-
-    Raises:
-        ValueError: It is damaged, or was written by another run.
-    """
+    """The checkpoint to resume a run from; ``ValueError`` where it is damaged or was written by another run."""
     path = folder.path / CHECKPOINTS / LAST
     if not path.exists():
         return None
