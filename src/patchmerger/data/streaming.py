@@ -85,7 +85,6 @@ def stream_images(settings: DataSettings) -> ImageSplits:
     Raises:
         ValueError: There is no training split or none to evaluate on, columns cannot be told, or the number of
             training images is neither known nor given.
-        FileNotFoundError: There is nothing to stream.
     """
     streams, known = open_streams(settings.source, settings.subset)
     named = {SPLIT_NAMES[name.lower()]: rows for name, rows in streams.items() if name.lower() in SPLIT_NAMES}

@@ -57,8 +57,7 @@ def savable_library(model: nn.Module) -> Library:
     """The library that made a model which can be saved.
 
     Raises:
-        ValueError: It only wraps a model, its weights are no plain ones, or elsewhere, or it is of a class of your own;
-            the message says what would do.
+        ValueError: It only wraps a model, its weights are no plain ones, or elsewhere, or it is of a class of your own.
     """
     if (found := wrapped_by(model)) is not None:
         reason, way_out, _ = found
