@@ -26,9 +26,10 @@ def patch_merge(
     normalize_values: bool = False,
     scale: float = 1.0,
     prior: Tensor | None = None,
+    gain: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Merge N tokens into M: ``S = scale · W norm(X)ᵀ + L``, ``A = softmax(S over N)``, ``Y = A X``.
+    """Merge N tokens into M: ``S = scale · W norm(X)ᵀ + L``, ``A = softmax(S over N)``, ``Y = g ⊙ A X``.
 
     Shapes: B images, N tokens in, M tokens out, D features.
 
@@ -39,6 +40,7 @@ def patch_merge(
         normalize_values: Mix norm(X) instead of X: ``Y = A norm(X)``.
         scale: Factor on the scores.
         prior: L, (M, N) or (B, M, N), added to the scores; ``None`` is 0, as in the paper.
+        gain: g, (M,), a factor on each merged token; ``None`` is 1, as in the paper.
         mask: (B, N) bool, True = a real token. Padding gets exactly zero weight, whatever it holds
             (NaN too); an image without a real token gives Y = 0.
 
@@ -58,6 +60,8 @@ def patch_merge(
     weights = _fill_padding(scores.softmax(dim=-1), mask, dim=1)  # (B, M, N)
     values = keys if normalize_values else x
     merged = weights.to(values.dtype) @ values  # (B, M, D)
+    if gain is not None:
+        merged = merged * gain.to(merged.dtype)[:, None]
     return merged.to(x.dtype), weights
 
 
@@ -86,11 +90,12 @@ class PatchMerger(nn.Module):
     - norm is ``nn.LayerNorm(dim, eps=1e-6)``, kept as ``norm``.
 
     N may differ from call to call; M does not. The module holds no more than W and the norm:
-    ``num_tokens · dim + 2 · dim`` parameters (and 4 · ``num_tokens`` for a prior).
+    ``num_tokens · dim + 2 · dim`` parameters (and 5 · ``num_tokens`` for a prior).
 
     With ``prior="grid"`` the queries are *located*: a Gaussian over positions is added to the scores of each,
-    ``Y = softmax(scale · W norm(X)ᵀ + L) X`` with ``L[m, n] = −½ ‖(p_n − c_m) / s_m‖²``, whose centre c_m and width
-    s_m are learned and start on a grid of M tiles (:class:`~patchmerger.prior.GridPrior`). That is not in the paper.
+    ``Y = g ⊙ softmax(scale · W norm(X)ᵀ + L) X`` with ``L[m, n] = −½ ‖(p_n − c_m) / s_m‖²``, whose centre c_m and width
+    s_m are learned and start on a grid of M tiles (:class:`~patchmerger.prior.GridPrior`). The gain g (M,), kept as
+    ``gain``, is learned and starts at 1: an average of tokens is shorter than they are. That is not in the paper.
 
     Args:
         dim: Features of a token, D.
@@ -146,6 +151,7 @@ class PatchMerger(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_tokens, dim, device=device, dtype=dtype))
         self.norm = None if norm == "none" else nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
         self.prior = None if prior is None else GridPrior(num_tokens, device=device, dtype=dtype)
+        self.gain = None if prior is None else nn.Parameter(torch.ones(num_tokens, device=device, dtype=dtype))
         self._fill_weight(init)
 
     @property
@@ -153,9 +159,14 @@ class PatchMerger(nn.Module):
         """What :meth:`forward` must be given besides the tokens: where they are, for located queries."""
         return () if self.prior is None else ("positions",)
 
+    @property
+    def located(self) -> list[nn.Parameter]:
+        """What located queries have beside W: centres, widths and gains."""
+        return [] if self.prior is None else [*self.prior.parameters(), cast(nn.Parameter, self.gain)]
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay would pull towards average pooling, or out of their places."""
-        return {"weight"} | {f"prior.{name}" for name, _ in (self.prior or nn.Module()).named_parameters()}
+        return {"weight"} | {name for name, _ in self.named_parameters() if name == "gain" or name.startswith("prior.")}
 
     def _fill_weight(self, init: Init | None) -> None:
         with torch.no_grad():
@@ -205,6 +216,7 @@ class PatchMerger(nn.Module):
             normalize_values=self.norm_mode == "both",
             scale=self.scale,
             prior=None if self.prior is None else self._located(x, positions),
+            gain=self.gain,
             mask=mask,
         )
         return (merged, weights) if return_weights else merged

@@ -94,6 +94,6 @@ def test_candidates_are_earlier_with_more_tokens():
 
 
 @pytest.mark.parametrize(("other", "named"), [({"after": 2}, r"after \(2\)"), ({"measure": True}, "measure")])
-def test_candidates_stand_alone(other, named):
-    with pytest.raises(ValueError, match=rf"candidates \(2\) and {named}"):
-        PlacementSettings(candidates=2, **other)
+def test_one_way_chooses_the_placement(other, named):
+    with pytest.raises(ValueError, match=rf"compare \('recovered'\) and {named}"):
+        PlacementSettings(compare="recovered", **other)

@@ -204,7 +204,7 @@ def some_digits(count):
 
 def test_the_placement_can_be_chosen_by_trials(folder, tmp_path, capsys):
     settings = quick(epochs=0.5, method="located")
-    settings |= {"placement": PlacementSettings(1.3, candidates=2, rounds=1), "progress": True}
+    settings |= {"placement": PlacementSettings(1.3, candidates=2, compare="recovered", rounds=1), "progress": True}
     results = accelerate(folder, DataSettings("digits"), out=tmp_path / "run", **settings)
     tried = [line.split("%")[0].split() for line in capsys.readouterr().err.splitlines() if "held-out training" in line]
     assert len(tried) == 2

@@ -46,8 +46,8 @@ def test_bad_settings_are_refused(make, message):
 
 
 def test_the_default_rate_falls_with_the_width():
-    assert RecoverySettings().rate(64) == pytest.approx(1e-3)
-    assert RecoverySettings().rate(768) == pytest.approx(8.3e-5, rel=0.01)
+    assert RecoverySettings().rate(64) == pytest.approx(3.125e-4)
+    assert RecoverySettings().rate(768) == pytest.approx(2.6e-5, rel=0.01)
 
 
 @pytest.mark.parametrize(

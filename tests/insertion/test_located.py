@@ -154,7 +154,7 @@ def test_copies_pickles_and_removal():
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(make_images()), expected)
     assert {key.split("merger.")[-1] for key in model.state_dict() if ".merger." in key} == {
-        "weight", "norm.weight", "norm.bias", "prior.center", "prior.log_width"
+        "weight", "norm.weight", "norm.bias", "prior.center", "prior.log_width", "gain"
     }  # fmt: skip
     assert torch.equal(remove(model)(make_images()), plain(make_images()))
 

@@ -95,7 +95,7 @@ def accelerate(
     if use_labels:
         check_classes(teacher, images, source.source)
     run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, source.workers)
-    chosen = run.choose_placement(placement, augmentation)
+    chosen = run.choose_placement(placement, query_init, augmentation)
     with folder.exclusive() as finished:
         if finished is not None:  # by another process meanwhile
             return finished

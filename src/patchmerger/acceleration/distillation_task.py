@@ -160,6 +160,7 @@ class DistillationTask(TrainingTask):
         for group in found:
             ours = group["merger"]
             rate = self.settings.lr * (self.recovery.merger_lr if ours else 1.0)
+            rate = self.recovery.prior_lr if group["prior"] else rate
             groups.append({**group, "lr": rate, "weight_decay": 0.0 if ours else group["weight_decay"]})
             schedules.append(self.merger_rate if ours else self.rest_rate)
         optimizer = timm_optimizer(groups, self.settings)

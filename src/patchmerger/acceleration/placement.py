@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,6 +41,8 @@ class ChosenPlacement:
         wanted: The speed-up that was asked for; ``None`` where block and tokens were given.
         reducer: The method. One that works inside a block does so in the block after ``after``, as in the papers, so
             that the front is the same for all methods.
+        compared: Where several were compared untrained, of each its ``after``, ``num_tokens``, ``predicted`` and
+            ``divergence`` from the plain model's scores in nats.
     """
 
     after: int
@@ -49,6 +52,7 @@ class ChosenPlacement:
     measured: float | None = None
     wanted: float | None = None
     reducer: ReducerName = "patchmerger"
+    compared: Sequence[dict[str, float]] = ()
 
     def merged(self, net: nn.Module, query_init: QueryInit) -> nn.Module:
         """A copy of ``net`` with the merger; located queries have places, and W near zero."""

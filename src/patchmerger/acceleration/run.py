@@ -21,12 +21,17 @@ from patchmerger.acceleration.placement import (
     choose_placement,
     slower_but_safer,
 )
-from patchmerger.acceleration.placement_trials import PlacementTrials, best_placement
+from patchmerger.acceleration.placement_trials import PlacementTrials, best_placement, least_changed
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
 from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.rear_recovery import last_frozen_block
 from patchmerger.acceleration.recovery_job import device_of
-from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
+from patchmerger.acceleration.settings import (
+    PlacementSettings,
+    QueryInit,
+    QueryInitSettings,
+    RecoverySettings,
+)
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import Augmentation, ImageSet, ImageSplits
 from patchmerger.data.batches import calibration_batch
@@ -42,6 +47,8 @@ from patchmerger.speed.measurement import measure as measure_speed
 from patchmerger.speed.settings import Precision as SpeedPrecision
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.training.fitting import MODEL_FOLDER
+
+_COMPARED = 128  # training images
 
 
 class AccelerationRun:
@@ -75,13 +82,17 @@ class AccelerationRun:
         self.precision = recovery.precision or default_precision(self.device)
         self.speed_precision: SpeedPrecision = "float32" if self.precision == "32-true" else "bf16"
 
-    def choose_placement(self, settings: PlacementSettings, augmentation: Augmentation) -> ChosenPlacement:
+    def choose_placement(
+        self, settings: PlacementSettings, query_init: QueryInitSettings, augmentation: Augmentation
+    ) -> ChosenPlacement:
         """1. Where to merge; the folder is made after it, as it is the last step that refuses bad input."""
         path = self.folder.path / "placement.json"
         if path.exists():
             chosen = ChosenPlacement(**read_json(path))
-        elif settings.candidates > 1 and self.recovery.epochs != 0:
-            chosen = self._try_placements(settings, augmentation)
+        elif settings.compare == "recovered" and self.recovery.epochs != 0:
+            chosen = self._recover_placements(settings, augmentation)
+        elif settings.candidates > 1 and settings.after is None and not settings.measure:
+            chosen = self._compare_placements(settings, query_init)
         else:
             chosen = choose_placement(
                 self.teacher.model,
@@ -96,7 +107,38 @@ class AccelerationRun:
         self.folder.begin()
         return ChosenPlacement(**self._kept("placement", chosen.as_dict))
 
-    def _try_placements(self, settings: PlacementSettings, augmentation: Augmentation) -> ChosenPlacement:
+    def _starts_alike(self, place: ChosenPlacement, query_init: QueryInitSettings) -> bool:
+        """Whether an untrained model says what a method does: where it begins at nothing drawn at random."""
+        if place.reducer == "patchmerger":
+            return self._query_init(query_init.method) == "located"
+        return not [
+            p for merger in mergers(place.merged(self.teacher.model, "random")) for p in merger.module.parameters()
+        ]
+
+    def _compare_placements(self, settings: PlacementSettings, query_init: QueryInitSettings) -> ChosenPlacement:
+        """Of the candidates the one that differs least from the plain model before any training."""
+        places = candidate_placements(self.teacher.model, settings, settings.candidates)
+        if len(places) == 1 or not self._starts_alike(places[0], query_init):
+            return places[0]
+        batch = calibration_batch(
+            self.images.train, self.teacher.preprocessing, image_size=self.teacher.image_size,
+            count=min(_COMPARED, len(self.images.train)), seed=self.seed,
+        )  # fmt: skip
+        chosen = least_changed(
+            self.teacher, places, batch, query_init="located", multi_label=self.images.multi_label, device=self.device
+        )
+        for place, found in zip(places, chosen.compared, strict=True):
+            self._say(f"    {place.in_words}: {found['divergence']:.2f} nats from the plain model, untrained")
+        return chosen
+
+    def _query_init(self, method: QueryInit) -> QueryInit:
+        """The method that ``"best"`` is for this model, or the given one."""
+        if method != "best":
+            return method
+        grid = find_host(self.teacher.model).grid is not None
+        return recommended_query_init(recovers=self.recovery.epochs != 0, grid=grid)
+
+    def _recover_placements(self, settings: PlacementSettings, augmentation: Augmentation) -> ChosenPlacement:
         """Recover the candidates shortly, and take the one that differs least from the plain model."""
         places = candidate_placements(self.teacher.model, settings, settings.candidates)
         trials = PlacementTrials(
@@ -122,7 +164,7 @@ class AccelerationRun:
         rear.check(classifier, images.to(next(classifier.parameters())))
 
     def evaluate_teacher(self, placement: ChosenPlacement, source: str) -> None:
-        """The plain model on the held-out images; with a budget, on as many as it scores in a third of it."""
+        """The plain model on the held-out images; with a budget, on as many as it scores in a sixth of it."""
         test = self.images.test
         count = self._kept("evaluated", lambda: {"images": self._affordable(test)})["images"]
         if count < len(test):
@@ -145,7 +187,7 @@ class AccelerationRun:
         if self.recovery.seconds is None:
             return len(test)
         return scored_within(
-            self.recovery.seconds / 3, Classifier(copy.deepcopy(self.teacher.model).to(self.device)), test,
+            self.recovery.seconds / 6, Classifier(copy.deepcopy(self.teacher.model).to(self.device)), test,
             self.teacher.preprocessing, image_size=self.teacher.image_size, batch_size=self.recovery.batch_size,
             workers=self.workers,
         )  # fmt: skip
@@ -154,11 +196,7 @@ class AccelerationRun:
         """2. The merged model, with queries from its own features."""
         if placement.reducer != "patchmerger":
             return self._without_queries(placement)
-        method = query_init.method
-        if method == "best":
-            method = recommended_query_init(
-                recovers=self.recovery.epochs != 0, grid=find_host(self.teacher.model).grid is not None
-            )
+        method = self._query_init(query_init.method)
         student = placement.merged(self.teacher.model, method)
         (merger,) = mergers(student)
         path = self.folder.path / "queries.safetensors"

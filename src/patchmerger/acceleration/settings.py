@@ -20,7 +20,7 @@ Scope: TypeAlias = Literal["rear", "all", "rear-then-all"]
 CacheDtype: TypeAlias = Literal["bfloat16", "float32"]
 """What kept tokens are stored as."""
 
-_RATE = 0.064
+_RATE = 0.02
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,10 @@ class PlacementSettings:
         num_tokens: Tokens that go on; chosen with the placement if not given.
         positions: As in insert; by default what the model needs.
         measure: Let a measurement on this machine reach the speed-up, rather than the prediction.
-        candidates: Placements that are tried, by a recovery of a fifth of the length each, on held-out training images:
-            the latest that reaches the speed-up, and earlier ones with more tokens; 1 takes the latest.
+        candidates: Placements that are compared: the latest that reaches the speed-up, and earlier ones with more
+            tokens; 1 takes the latest.
+        compare: How: by how little the merged model differs from the plain one on some training images "untrained", or
+            on held-out training images after being "recovered", a fifth of the length each.
         rounds: Rounds of the speed measurement, in which both models are timed in turn.
         reducer: The method that reduces tokens, such as "tome", "topk" or "dpcknn"; "patchmerger" by default. One that
             works inside a block does so in the block after.
@@ -45,7 +47,8 @@ class PlacementSettings:
     num_tokens: int | None = None
     positions: Positions | None = None
     measure: bool = False
-    candidates: int = 1
+    candidates: int = 4
+    compare: Literal["untrained", "recovered"] = "untrained"
     rounds: int = 10
     reducer: ReducerName = "patchmerger"
 
@@ -56,9 +59,9 @@ class PlacementSettings:
             )
         check_above(1, self, "speedup")
         check_at_least(1, self, "after", "num_tokens", "candidates", "rounds")
-        if self.candidates > 1 and (self.measure or self.after is not None):
+        if self.compare == "recovered" and (self.measure or self.after is not None):
             other = "measure (true)" if self.measure else f"after ({self.after})"
-            raise ValueError(f"candidates ({self.candidates}) and {other} both choose the placement: give one of them")
+            raise ValueError(f"compare ('recovered') and {other} both choose the placement: give one of them")
         check_choices(self)
 
 
@@ -101,9 +104,11 @@ class RecoverySettings:
         keep_cache: Leave kept tokens on disk afterwards.
         frozen_blocks: For the rear, the number of blocks that are frozen, whose tokens are kept; by default those up to
             the first merge. 0 trains all blocks, on the tokens that enter the first one.
-        lr: The highest learning rate of all but the mergers; by default 0.064 / features of a token (1e-3 for 64 of
-            them, 8e-5 for 768), as the best rate falls with the width of a model (arXiv 2203.03466).
+        lr: The highest learning rate of all but the mergers; by default 0.02 / features of a token (3e-4 for 64 of
+            them, 2.6e-5 for 768), as the best rate falls with the width of a model (arXiv 2203.03466).
         merger_lr: Factor on it for the mergers.
+        prior_lr: The highest learning rate of the places, widths and gains of located queries, whose sizes do not
+            depend on the width of a model.
         merger_first: Share of the steps in which the mergers learn alone; then the rest joins in.
         warmup: Share of the steps over which each learning rate rises.
         batch_size: Images in a batch.
@@ -133,8 +138,9 @@ class RecoverySettings:
     keep_cache: bool = False
     frozen_blocks: int | None = None
     lr: float | None = None
-    merger_lr: float = 10.0
-    merger_first: float = 0.1
+    merger_lr: float = 50.0
+    prior_lr: float = 0.02
+    merger_first: float = 0.25
     warmup: float = 0.1
     batch_size: int = 64
     temperature: float = 2.0
@@ -160,7 +166,7 @@ class RecoverySettings:
             raise ValueError(f"{' and '.join(given)} bound the recovery: give one of them")
         if self.epochs is not None and not self.epochs >= 0:
             raise ValueError(f"epochs ({self.epochs:g}) must be 0 (no training) or more, such as 0.5")
-        check_above(0, self, "lr", "merger_lr", "temperature", "cache_gib", prefix="recovery.")
+        check_above(0, self, "lr", "merger_lr", "prior_lr", "temperature", "cache_gib", prefix="recovery.")
         for name in ("merger_first", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(

@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from patchmerger.mechanism.blocks import is_merging
+from patchmerger.merger import PatchMerger
 from patchmerger.placing.placement import Placement
 from patchmerger.training.settings import TrainingSettings
 
@@ -51,7 +52,8 @@ def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[
     Learned positions of placed tokens count as mergers' parameters: they are as new to a trained model.
 
     Returns:
-        Groups as an optimiser takes them, of mergers' parameters alone (``"merger"`` is true) or of none of them.
+        Groups as an optimiser takes them, of mergers' parameters alone (``"merger"`` is true) or of none of them, and
+        of those alone that located queries have beside W (``"prior"``) or of none of them.
         ``"lr_scale"``, where there is one, is the factor on the learning rate that timm's schedules keep.
     """
     decayed, layer_decay = settings.weight_decay, settings.layer_decay
@@ -62,12 +64,13 @@ def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[
         groups = param_groups_layer_decay(model, decayed, no_weight_decay_list=without_decay, layer_decay=layer_decay)
     of_mergers = {id(p) for module in model.modules() if is_merging(module) for p in module.merger.parameters()}
     of_mergers |= {id(p) for module in model.modules() if isinstance(module, Placement) for p in module.parameters()}
+    of_priors = {id(p) for module in model.modules() if isinstance(module, PatchMerger) for p in module.located}
     apart = []
     for group in groups:
-        for merger in (False, True):
-            chosen = [p for p in group["params"] if (id(p) in of_mergers) is merger]
+        for merger, prior in ((False, False), (True, False), (True, True)):
+            chosen = [p for p in group["params"] if (id(p) in of_mergers, id(p) in of_priors) == (merger, prior)]
             if chosen:
-                apart.append({**group, "params": chosen, "merger": merger})
+                apart.append({**group, "params": chosen, "merger": merger, "prior": prior})
     for group in apart:
         if group["merger"] and settings.merger_lr != 1:
             group["lr_scale"] = group.get("lr_scale", 1.0) * settings.merger_lr
