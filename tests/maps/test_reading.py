@@ -110,7 +110,7 @@ def test_located_queries_tell_their_places_and_widths():
     model = insert(make_vit(), 4, 1, **preset("located", 32))
     [maps] = read_maps(model, make_images())
     torch.testing.assert_close(maps.centers, torch.tensor([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]]))
-    torch.testing.assert_close(maps.widths, torch.full((4, 2), 0.25))
+    torch.testing.assert_close(maps.widths, torch.full((4, 2), 0.125))
     assert read_maps(insert(make_vit(), 4), make_images())[0].centers is None
 
 
