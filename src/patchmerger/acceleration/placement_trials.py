@@ -160,7 +160,7 @@ def _scores_of(net: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     classifier = Classifier(copy.deepcopy(net).to(device))
     like = next(classifier.parameters())
     with eval_mode(classifier), torch.inference_mode():
-        return torch.cat([classifier(part.to(like)) for part in images.split(32)]).float()
+        return torch.cat([classifier(images[i : i + 32].to(like)) for i in range(0, len(images), 32)]).float()
 
 
 def best_placement(placements: Sequence[ChosenPlacement], trials: Sequence[dict[str, Any]]) -> ChosenPlacement:
