@@ -21,7 +21,7 @@ _OTHER_COLUMNS = 22  # characters of a table beside paths and classes
 def show_predictions(predictions: Sequence[Prediction]) -> None:
     """Print a table: each image with its classes below each other, best first; of a long path the end."""
     console = report_console()
-    longest = max((len(found.name) for one in predictions for found in one.classes), default=0)
+    longest = max([len("class"), *(len(found.name) for one in predictions for found in one.classes)])
     width = max(_LEAST_OF_A_PATH, console.width - longest - _OTHER_COLUMNS)
     rows = [
         [Cell("" if rank else _ending(one.image, width)), Cell(found.name), cells.percent(found.probability, 1)]

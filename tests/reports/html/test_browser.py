@@ -90,9 +90,10 @@ def test_tables_sort_with_the_mouse_and_with_the_keyboard(opened):
     page = opened()
     table = page.locator("#section-2 table").first
     button = table.locator("thead button", has_text="accuracy")
-    column = (
-        "[...document.querySelector('#section-2 table').tBodies[0].rows].map(r => Number(r.cells[4].dataset.value))"
-    )
+    headings = table.locator("thead button").all_text_contents()
+    place = next(number for number, heading in enumerate(headings) if heading.strip().startswith("accuracy"))
+    rows = "[...document.querySelector('#section-2 table').tBodies[0].rows]"
+    column = f"{rows}.map(r => Number(r.cells[{place}].dataset.value))"
     before = page.evaluate(column)
     button.click()
     assert page.evaluate(column) == sorted(before, reverse=True)
