@@ -90,6 +90,20 @@ def test_mergers_learn_first_and_faster_and_never_decay():
     assert task.rest_rate(99) < 0.01
 
 
+def test_places_widths_and_gains_have_a_rate_of_their_own():
+    student = insert(trained_vit(), 4, 2, prior="grid")
+    task = DistillationTask(
+        student, trained_vit(), RecoverySettings(lr=1e-3, merger_lr=5.0, prior_lr=0.02), precision="32-true",
+        labels=True, total_steps=10, seed=0, steps_per_epoch=10, preprocessing=HALF,
+    )  # fmt: skip
+    groups = task.configure_optimizers()["optimizer"].param_groups
+    rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
+    merger = student.blocks[1].merger
+    for parameter in (merger.prior.center, merger.prior.log_width, merger.gain):
+        assert rates[id(parameter)] == 0.02
+    assert rates[id(merger.weight)] == pytest.approx(5e-3)
+
+
 def test_the_teacher_is_no_part_of_the_training():
     task = task_of()
     assert not any("teacher" in key for key in task.state_dict())

@@ -211,6 +211,22 @@ def test_the_placement_can_be_chosen_by_trials(folder, tmp_path, capsys):
     assert str(results["placement"]["after"]) in {words[4].rstrip(":") for words in tried}
 
 
+def test_of_placements_compared_untrained_the_latest_near_the_best_is_taken(folder, tmp_path, capsys):
+    settings = quick(epochs=0.1, method="located")
+    settings |= {"placement": PlacementSettings(1.3, candidates=3, rounds=1), "progress": True}
+    place = accelerate(folder, DataSettings("digits"), out=tmp_path / "run", max_drop=90, **settings)["placement"]
+    gaps = [found["divergence"] for found in place["compared"]]
+    assert len(gaps) == 2  # there are no more
+    near = next(number for number, gap in enumerate(gaps) if gap <= 1.25 * min(gaps))
+    assert place["compared"][near]["after"] == place["after"]
+    assert all(found["predicted"] >= 1.3 for found in place["compared"])
+    assert capsys.readouterr().err.count("nats from the plain model, untrained") == 2
+    drawn = quick(epochs=0.1, method="soft") | {"placement": PlacementSettings(1.3, candidates=3, rounds=1)}
+    latest = accelerate(folder, DataSettings("digits"), out=tmp_path / "soft", max_drop=90, **drawn)["placement"]
+    assert latest["compared"] == []  # what is drawn says nothing untrained
+    assert latest["after"] == place["compared"][0]["after"]
+
+
 def test_a_time_bounds_the_recovery(folder, tmp_path):
     results = accelerate(
         folder, DataSettings(), out=tmp_path / "run", max_drop=90, **quick(1.4, budget="1s", method="random")
