@@ -156,7 +156,7 @@ class PatchMerger(nn.Module):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What :meth:`forward` must be given besides the tokens: where they are, for located queries."""
+        """What :meth:`forward` must be given besides the tokens: for located queries, where these are."""
         return () if self.prior is None else ("positions",)
 
     @property
@@ -166,7 +166,7 @@ class PatchMerger(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay would pull towards average pooling, or out of their places."""
-        return {"weight"} | {name for name, _ in self.named_parameters() if name == "gain" or name.startswith("prior.")}
+        return {name for name, _ in self.named_parameters() if not name.startswith("norm.")}
 
     def _fill_weight(self, init: Init | None) -> None:
         with torch.no_grad():

@@ -97,3 +97,6 @@ def test_candidates_are_earlier_with_more_tokens():
 def test_one_way_chooses_the_placement(other, named):
     with pytest.raises(ValueError, match=rf"compare \('recovered'\) and {named}"):
         PlacementSettings(compare="recovered", **other)
+    with pytest.raises(ValueError, match=rf"candidates \(2\) and {named}"):
+        PlacementSettings(candidates=2, **other)
+    PlacementSettings(candidates=1, **other)

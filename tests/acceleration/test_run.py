@@ -12,32 +12,18 @@ from PIL import Image
 
 from conftest import make_images, make_timm, make_vit
 from patchmerger import accelerate, insert, load, save
-from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.cli import main
 from patchmerger.data import DataSettings, load_images
 from patchmerger.insertion.inserted import mergers
 from patchmerger.reports.accelerate import show
 from processes import Running
+from quick_acceleration import quick
 from trained_on_digits import trained_vit
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
 ]
-
-
-def quick(speedup=None, epochs=None, method="soft", budget=None, images=64, recovery=(), **changes):
-    """Settings for an acceleration of seconds."""
-    place = {key: changes.pop(key) for key in ("after", "num_tokens") if key in changes}
-    return {
-        "placement": PlacementSettings(speedup=speedup, rounds=1, **place),
-        "query_init": QueryInitSettings(method, images=images),
-        "recovery": RecoverySettings(
-            **{"batch_size": 64, "accelerator": "cpu", "epochs": epochs, "budget": budget, **dict(recovery)}
-        ),
-        "progress": False,
-        **changes,
-    }
 
 
 class Own(torch.utils.data.Dataset):
@@ -55,11 +41,6 @@ class Own(torch.utils.data.Dataset):
 
 
 UNTRAINED = pytest.mark.filterwarnings("ignore:model .* no more than by chance:UserWarning")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save(trained_vit(), tmp_path_factory.mktemp("models") / "digits", class_names=list("0123456789"))
 
 
 @pytest.fixture(scope="module")
@@ -200,31 +181,6 @@ def test_a_dataset_of_ones_own_is_taken(folder, tmp_path):
 
 def some_digits(count):
     return load_images(DataSettings(), seed=0).train.gather(range(count))
-
-
-def test_the_placement_can_be_chosen_by_trials(folder, tmp_path, capsys):
-    settings = quick(epochs=0.5, method="located")
-    settings |= {"placement": PlacementSettings(1.3, candidates=2, compare="recovered", rounds=1), "progress": True}
-    results = accelerate(folder, DataSettings("digits"), out=tmp_path / "run", **settings)
-    tried = [line.split("%")[0].split() for line in capsys.readouterr().err.splitlines() if "held-out training" in line]
-    assert len(tried) == 2
-    assert str(results["placement"]["after"]) in {words[4].rstrip(":") for words in tried}
-
-
-def test_of_placements_compared_untrained_the_latest_near_the_best_is_taken(folder, tmp_path, capsys):
-    settings = quick(epochs=0.1, method="located")
-    settings |= {"placement": PlacementSettings(1.3, candidates=3, rounds=1), "progress": True}
-    place = accelerate(folder, DataSettings("digits"), out=tmp_path / "run", max_drop=90, **settings)["placement"]
-    gaps = [found["divergence"] for found in place["compared"]]
-    assert len(gaps) == 2  # there are no more
-    near = next(number for number, gap in enumerate(gaps) if gap <= 1.25 * min(gaps))
-    assert place["compared"][near]["after"] == place["after"]
-    assert all(found["predicted"] >= 1.3 for found in place["compared"])
-    assert capsys.readouterr().err.count("nats from the plain model, untrained") == 2
-    drawn = quick(epochs=0.1, method="soft") | {"placement": PlacementSettings(1.3, candidates=3, rounds=1)}
-    latest = accelerate(folder, DataSettings("digits"), out=tmp_path / "soft", max_drop=90, **drawn)["placement"]
-    assert latest["compared"] == []  # what is drawn says nothing untrained
-    assert latest["after"] == place["compared"][0]["after"]
 
 
 def test_a_time_bounds_the_recovery(folder, tmp_path):

@@ -16,6 +16,7 @@ def test_times(text, seconds):
     [
         (lambda: PlacementSettings(speedup=2.0, after=2), r"speedup \(2\) and after \(2\)"),
         (lambda: PlacementSettings(speedup=1.0), r"speedup \(1.0\) must be above 1"),
+        (lambda: PlacementSettings(compare="recovered", candidates=1), r"compare \('recovered'\) .* candidates \(1\)"),
         (lambda: PlacementSettings(num_tokens=0), r"num_tokens \(0\) must be at least 1"),
         (lambda: PlacementSettings(positions="middle"), r"positions \('middle'\) must be one of 'centroid'"),
         (lambda: QueryInitSettings("middle"), r"query_init \('middle'\) must be one of 'best'"),

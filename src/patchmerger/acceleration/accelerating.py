@@ -76,6 +76,8 @@ def accelerate(
         raise ValueError(
             f"query_init ({query_init.method!r}) means nothing to reducer ({placement.reducer!r}), which has no queries"
         )
+    if placement.compare == "recovered" and recovery.epochs == 0:
+        raise ValueError("compare ('recovered') needs a recovery, and epochs (0) leaves it out: compare them untrained")
     drop = 0.5 if max_drop is None else max_drop
     if drop < 0:
         raise ValueError(f"max_drop ({drop:g}) must be 0 or more points")

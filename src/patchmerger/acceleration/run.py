@@ -48,7 +48,8 @@ from patchmerger.speed.settings import Precision as SpeedPrecision
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.training.fitting import MODEL_FOLDER
 
-_COMPARED = 128  # training images
+_CANDIDATES = 4  # placements that are compared if nothing is given
+_COMPARED = 128  # training images that they are compared on, untrained
 
 
 class AccelerationRun:
@@ -89,9 +90,9 @@ class AccelerationRun:
         path = self.folder.path / "placement.json"
         if path.exists():
             chosen = ChosenPlacement(**read_json(path))
-        elif settings.compare == "recovered" and self.recovery.epochs != 0:
+        elif settings.compare == "recovered":
             chosen = self._recover_placements(settings, augmentation)
-        elif settings.candidates > 1 and settings.after is None and not settings.measure:
+        elif settings.after is None and not settings.measure:
             chosen = self._compare_placements(settings, query_init)
         else:
             chosen = choose_placement(
@@ -107,19 +108,18 @@ class AccelerationRun:
         self.folder.begin()
         return ChosenPlacement(**self._kept("placement", chosen.as_dict))
 
-    def _starts_alike(self, place: ChosenPlacement, query_init: QueryInitSettings) -> bool:
-        """Whether an untrained model says what a method does: where it begins at nothing drawn at random."""
-        if place.reducer == "patchmerger":
-            return self._query_init(query_init.method) == "located"
-        return not [
-            p for merger in mergers(place.merged(self.teacher.model, "random")) for p in merger.module.parameters()
-        ]
-
     def _compare_placements(self, settings: PlacementSettings, query_init: QueryInitSettings) -> ChosenPlacement:
-        """Of the candidates the one that differs least from the plain model before any training."""
-        places = candidate_placements(self.teacher.model, settings, settings.candidates)
-        if len(places) == 1 or not self._starts_alike(places[0], query_init):
+        """The latest of the candidates that differ about as little as any from the plain model, untrained."""
+        places = candidate_placements(self.teacher.model, settings, settings.candidates or _CANDIDATES)
+        if len(places) == 1:
             return places[0]
+        if drawn := self._drawn(places[0], query_init):
+            if settings.candidates is None:
+                return places[0]
+            raise ValueError(
+                f"candidates ({settings.candidates}) cannot be compared untrained, as {drawn} draws what it begins "
+                "with: compare them recovered (--compare recovered), or take the latest (--candidates 1)"
+            )
         batch = calibration_batch(
             self.images.train, self.teacher.preprocessing, image_size=self.teacher.image_size,
             count=min(_COMPARED, len(self.images.train)), seed=self.seed,
@@ -131,6 +131,14 @@ class AccelerationRun:
             self._say(f"    {place.in_words}: {found['divergence']:.2f} nats from the plain model, untrained")
         return chosen
 
+    def _drawn(self, place: ChosenPlacement, query_init: QueryInitSettings) -> str:
+        """What draws the merger's first weights at random, so that an untrained model says nothing; else nothing."""
+        if place.reducer == "patchmerger":
+            method = self._query_init(query_init.method)
+            return "" if method == "located" else f"query_init ({method!r})"
+        reducers = [merger.module for merger in mergers(place.merged(self.teacher.model, "random"))]
+        return f"reducer ({place.reducer!r})" if any(list(reducer.parameters()) for reducer in reducers) else ""
+
     def _query_init(self, method: QueryInit) -> QueryInit:
         """The method that ``"best"`` is for this model, or the given one."""
         if method != "best":
@@ -140,7 +148,7 @@ class AccelerationRun:
 
     def _recover_placements(self, settings: PlacementSettings, augmentation: Augmentation) -> ChosenPlacement:
         """Recover the candidates shortly, and take the one that differs least from the plain model."""
-        places = candidate_placements(self.teacher.model, settings, settings.candidates)
+        places = candidate_placements(self.teacher.model, settings, settings.candidates or _CANDIDATES)
         trials = PlacementTrials(
             self.teacher, self.images, self.recovery, self.labels, augmentation, self.workers, self.seed
         )

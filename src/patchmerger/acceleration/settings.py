@@ -34,9 +34,9 @@ class PlacementSettings:
         positions: As in insert; by default what the model needs.
         measure: Let a measurement on this machine reach the speed-up, rather than the prediction.
         candidates: Placements that are compared: the latest that reaches the speed-up, and earlier ones with more
-            tokens; 1 takes the latest.
-        compare: How: by how little the merged model differs from the plain one on some training images "untrained", or
-            on held-out training images after being "recovered", a fifth of the length each.
+            tokens; 1 takes the latest. 4 if not given, where they can be compared.
+        compare: By how little the merged model differs from the plain one: "untrained", on some training images, where
+            it begins at nothing drawn at random; or "recovered" for a fifth of the length each, on held-out ones.
         rounds: Rounds of the speed measurement, in which both models are timed in turn.
         reducer: The method that reduces tokens, such as "tome", "topk" or "dpcknn"; "patchmerger" by default. One that
             works inside a block does so in the block after.
@@ -47,7 +47,7 @@ class PlacementSettings:
     num_tokens: int | None = None
     positions: Positions | None = None
     measure: bool = False
-    candidates: int = 4
+    candidates: int | None = None
     compare: Literal["untrained", "recovered"] = "untrained"
     rounds: int = 10
     reducer: ReducerName = "patchmerger"
@@ -59,9 +59,13 @@ class PlacementSettings:
             )
         check_above(1, self, "speedup")
         check_at_least(1, self, "after", "num_tokens", "candidates", "rounds")
-        if self.compare == "recovered" and (self.measure or self.after is not None):
+        compared = f"candidates ({self.candidates})" if (self.candidates or 1) > 1 else None
+        compared = "compare ('recovered')" if self.compare == "recovered" else compared
+        if compared and (self.measure or self.after is not None):
             other = "measure (true)" if self.measure else f"after ({self.after})"
-            raise ValueError(f"compare ('recovered') and {other} both choose the placement: give one of them")
+            raise ValueError(f"{compared} and {other} both choose the placement: give one of them")
+        if self.compare == "recovered" and self.candidates == 1:
+            raise ValueError("compare ('recovered') compares placements, and candidates (1) is one: give 2 or more")
         check_choices(self)
 
 
