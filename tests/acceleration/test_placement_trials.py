@@ -34,12 +34,20 @@ def test_of_placements_compared_untrained_the_latest_near_the_best_is_taken(fold
     assert capsys.readouterr().err.count("nats from the plain model, untrained") == 2
 
 
+def test_a_method_that_works_untrained_is_compared_though_it_has_weights(folder, tmp_path):
+    settings = quick(epochs=0.0, method="best") | {"placement": PlacementSettings(1.3, rounds=1, reducer="dpcknn")}
+    place = accelerate(folder, DataSettings("digits"), out=tmp_path / "run", **settings)["placement"]
+    assert len(place["compared"]) > 1
+    assert all(found["divergence"] > 0 for found in place["compared"])
+
+
 def test_what_is_drawn_says_nothing_untrained(folder, tmp_path):
-    for candidates, changes, message in (
-        (3, {"method": "soft", "epochs": 0.1}, r"candidates \(3\) .*query_init \('soft'\)"),
-        (3, {"method": "best", "epochs": 0.0}, r"candidates \(3\) .*query_init \('reconstruction'\)"),
+    for reducer, changes, message in (
+        ("patchmerger", {"method": "soft", "epochs": 0.1}, r"candidates \(3\) .*query_init \('soft'\)"),
+        ("patchmerger", {"method": "best", "epochs": 0.0}, r"candidates \(3\) .*query_init \('reconstruction'\)"),
+        ("tokenlearner", {"method": "best"}, r"candidates \(3\) .*reducer \('tokenlearner'\)"),
     ):
-        settings = quick(**changes) | {"placement": PlacementSettings(1.3, candidates=candidates, rounds=1)}
+        settings = quick(**changes) | {"placement": PlacementSettings(1.3, candidates=3, rounds=1, reducer=reducer)}
         with pytest.raises(ValueError, match=message):
             accelerate(folder, DataSettings("digits"), out=tmp_path / "run", **settings)
     settings = quick(epochs=0.0) | {"placement": PlacementSettings(1.3, compare="recovered", rounds=1)}

@@ -16,6 +16,7 @@ from patchmerger.reports.pictures.place_study import FILE
 from patchmerger.reports.place_study import report
 from patchmerger.studies.placing_budgets import budget_of
 from patchmerger.studies.placing_study import place_study
+from patchmerger.studies.trained_models import trained_models
 from patchmerger.studies.trained_settings import PlacingStudySettings
 from patchmerger.training.settings import Recipe, TrainingSettings
 
@@ -113,10 +114,22 @@ def test_mergers_stay_within_the_flops_of_the_placed_tokens(vit):
     assert cost(insert(make_vit(), merge.num_tokens, merge.after)).flops <= budget.flops
 
 
+def test_fewer_test_images_count_where_that_is_asked_for(trained):
+    (model,), (whole,) = trained_models([trained], 40), trained_models([trained])
+    assert len(model.images.test) == 40
+    assert len(whole.images.test) > 300
+    assert set(model.images.test.rows) < set(whole.images.test.rows)
+    assert model.images.train.rows == whole.images.train.rows
+    assert "40 of the test images count" in model.images.description
+    with pytest.raises(ValueError, match=r"test_images \(9,999\) are more than there are"):
+        trained_models([trained], 9999)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"models": []}, "models is empty"),
+        ({"test_images": 0}, r"test_images \(0\)"),
         ({"fractions": [1.5]}, r"fractions \(\[1.5\]\)"),
         ({"methods": ["halton"]}, r"methods \('halton'\) must be among grid, center"),
         ({"methods": ["given"]}, r"methods \('given'\)"),

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from patchmerger.reports.parts.numbers import difference_text, signed
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import over_seeds
-from tools.evidence import accelerations, patterns, placing
+from tools.evidence import accelerations, budgets, patterns, placing
 from tools.evidence.studies import EXPECTED
 
 Results = Mapping[str, Any]
@@ -35,7 +35,9 @@ class Kind(Protocol):
         """What a reader must know of the numbers."""
 
 
-KINDS: Mapping[str, Kind] = {"accelerate": accelerations, "place": placing, "patterns": patterns}
+KINDS: Mapping[str, Kind] = {
+    "accelerate": accelerations, "budget": budgets, "place": placing, "patterns": patterns
+}  # fmt: skip
 """By what their results say they are."""
 
 

@@ -88,6 +88,14 @@ STUDIES = (
         "(speed_on_gpu in the file). Test images were used for the results alone.",
     ),
     Study(
+        "A trained ViT made faster in five minutes",
+        "accelerate-budget-cifar10",
+        "What does `patchmerger accelerate --speedup 1.5 --budget 5min` lose on a CPU with two cores, and how long "
+        "does it take in all?",
+        "python -m tools.budget_runs runs/vit-small-cifar10/seed-0 --data uoft-cs/cifar10 --runs runs/budget --out "
+        "results/accelerate-budget-cifar10.json",
+    ),
+    Study(
         "Methods that reduce tokens",
         "reducers-vit-small-cifar10",
         "How do published methods do in the same trained model, at the same FLOPs, after the same recovery?",
@@ -125,6 +133,12 @@ STUDIES = (
         " block 2: it is the wrong tool there. The speeds in the file were measured on another machine than the "
         "training: a CPU, with random weights. Test images were used for the results alone, and for the oracle, which "
         "needs their labels.",
+    ),
+    Study(
+        "Placed tokens, on Tiny ImageNet",
+        "place-vit-small-tiny-imagenet",
+        "The same on 200 classes, at a CPU's scale.",
+        _of_config("place-study", "place-vit-small-tiny-imagenet"),
     ),
     Study(
         "How methods reduce tokens",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import Evaluation, HeldOutScores, chance_warning, scored_within
 from patchmerger.acceleration.distillation import distill
@@ -79,6 +80,7 @@ class AccelerationRun:
     ) -> None:
         self.folder, self.teacher, self.images, self.labels = folder, teacher, images, labels
         self.recovery, self.seed, self.progress, self.workers = recovery, seed, progress, workers
+        self.started = time.monotonic()
         self.device = device_of(recovery)
         self.precision = recovery.precision or default_precision(self.device)
         self.speed_precision: SpeedPrecision = "float32" if self.precision == "32-true" else "bf16"
@@ -136,8 +138,8 @@ class AccelerationRun:
         if place.reducer == "patchmerger":
             method = self._query_init(query_init.method)
             return "" if method == "located" else f"query_init ({method!r})"
-        reducers = [merger.module for merger in mergers(place.merged(self.teacher.model, "random"))]
-        return f"reducer ({place.reducer!r})" if any(list(reducer.parameters()) for reducer in reducers) else ""
+        first, second = (_reducer_weights(place, self.teacher.model, seed) for seed in (0, 1))
+        return "" if all(map(torch.equal, first, second)) else f"reducer ({place.reducer!r})"
 
     def _query_init(self, method: QueryInit) -> QueryInit:
         """The method that ``"best"`` is for this model, or the given one."""
@@ -290,6 +292,7 @@ class AccelerationRun:
             "max_drop": drop if self.labels else None,
             "met": None,
             "advice": [],
+            "seconds": time.monotonic() - self.started,
             "environment": environment(self.device),
             "folder": str(self.folder.path),
         }
@@ -314,3 +317,10 @@ class AccelerationRun:
     def _say(self, text: str) -> None:
         if self.progress:
             print(text, file=sys.stderr, flush=True)
+
+
+def _reducer_weights(place: ChosenPlacement, net: nn.Module, seed: int) -> list[Tensor]:
+    """The weights that a method begins with, drawn from a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return [weight for merger in mergers(place.merged(net, "random")) for weight in merger.module.parameters()]

@@ -61,7 +61,7 @@ def accelerate_study(
     unknown = [name for name in settings.methods if name not in known_methods()]
     if unknown:
         raise ValueError(f"methods ({unknown[0]!r}) must be among {', '.join(known_methods())}")
-    trained = trained_models(settings.models)
+    trained = trained_models(settings.models, settings.test_images)
     folder = study_folder("accelerate", settings, trained, out)
     if (known := finished(folder)) is not None:
         return known

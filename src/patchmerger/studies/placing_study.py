@@ -60,7 +60,7 @@ def place_study(
         ValueError: Models in which tokens cannot be placed, or a folder of another study; before any training.
         FileNotFoundError: A folder that is none of a finished run.
     """
-    trained = trained_models(settings.models)
+    trained = trained_models(settings.models, settings.test_images)
     folder = study_folder("place", settings, trained, out)
     if (known := finished(folder)) is not None:
         return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from patchmerger.training.fitting import native_size
 from patchmerger.training.settings import FitSettings
 
 
-def trained_models(folders: Sequence[Path]) -> list[TrainedModel]:
+def trained_models(folders: Sequence[Path], test_images: int | None = None) -> list[TrainedModel]:
     """The models of finished runs; images that several of them share are read once.
 
     Args:
         folders: Those of the runs.
+        test_images: Test images that count, drawn at random, the same for all models; all if not given.
 
     Raises:
         FileNotFoundError: One is none of a finished run.
-        ValueError: A model's classes are not those of its images.
+        ValueError: A model's classes are not those of its images, or there are fewer test images.
     """
     read: dict[str, ImageDataset] = {}
     found = []
@@ -35,7 +37,7 @@ def trained_models(folders: Sequence[Path]) -> list[TrainedModel]:
         key = str(run.data)
         if key not in read:
             read[key] = read_images(run.data)
-        found.append(TrainedModel(folder, run, read[key]))
+        found.append(TrainedModel(folder, run, _with_fewer(split_images(read[key], seed=run.seed), test_images)))
     return found
 
 
@@ -45,19 +47,31 @@ class TrainedModel:
     Args:
         folder: That of its run.
         run: The run's settings.
-        images: Those that the run read.
+        images: Those that the run read, of which the test images are looked at.
     """
 
-    def __init__(self, folder: Path, run: FitSettings, images: ImageDataset) -> None:
+    def __init__(self, folder: Path, run: FitSettings, images: ImageSplits) -> None:
         self.folder, self.seed, self.data = folder, run.seed, run.data
         self.teacher = find_teacher(folder)
         self.augmentation = run.augmentation or default_augmentation(run.data.source)
-        self.images: ImageSplits = split_images(images, seed=self.seed)
+        self.images = images
         check_classes(self.teacher, self.images, self.data.source)
         self.image_size = self.teacher.image_size
         self.model = run.model.resolve(native_size(self.images))
         if run.init is not None:  # which says what it is
             self.model = ModelSettings(_architecture(self.teacher.model), {"img_size": self.image_size})
+
+
+def _with_fewer(images: ImageSplits, count: int | None) -> ImageSplits:
+    """The images with ``count`` of the test images, where that is given."""
+    if count is None:
+        return images
+    if count > len(images.test):
+        raise ValueError(
+            f"test_images ({count:,}) are more than there are ({len(images.test):,}): leave it out for all"
+        )
+    drawn = f"{images.description}; {count:,} of the test images count, drawn at random (seed 0)"
+    return replace(images, test=images.test.drawn(count, 0), description=drawn)
 
 
 def _architecture(net: nn.Module) -> str:

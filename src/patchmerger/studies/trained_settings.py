@@ -28,6 +28,7 @@ class TrainedStudySettings:
 
     Args:
         models: Folders of runs of "patchmerger fit --merge null", one a seed; their images are used.
+        test_images: Test images that count, drawn at random, the same for all models; all if not given.
         recovery: All else about the training; the plain model is the teacher.
         calibration_images: Training images that a merger's queries are computed from.
         rounds: Rounds of the speed measurement, in which all models are interleaved.
@@ -35,6 +36,7 @@ class TrainedStudySettings:
     """
 
     models: Sequence[Path]
+    test_images: int | None = None
     recovery: RecoverySettings = RecoverySettings()
     calibration_images: int = 512
     rounds: int = 15
@@ -44,7 +46,7 @@ class TrainedStudySettings:
         if not self.models:
             raise ValueError("models is empty: name at least one folder of a run of patchmerger fit --merge null")
         check_at_least(2, self, "calibration_images")
-        check_at_least(1, self, "speed_batch_size")
+        check_at_least(1, self, "speed_batch_size", "test_images")
         given = self.recovery
         if given.scope != "rear" or (given.epochs, given.steps, given.budget) != (None, None, None):
             raise ValueError(

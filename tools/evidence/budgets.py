@@ -1,0 +1,63 @@
+"""What a command with a budget of time shows: what trained models lose, and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from patchmerger.reports.parts.numbers import counted, difference_text
+from tools.markdown import markdown_table
+
+Results = Mapping[str, Any]
+_HEAD = (
+    "seed", "tokens", "after block", "fewer FLOPs, times", "inference, times as fast", "plain, %",
+    "before recovery, %", "accuracy, %", "− plain, points [95% interval]", "agreement, %", "test images", "views kept",
+    "time, min",
+)  # fmt: skip
+
+
+def verdict(found: Results) -> str:
+    """In a few words: what is lost, and the longest time."""
+    fewer = min(run["speedup"]["predicted"] for run in found["runs"])
+    longest = max(run["seconds"] for run in found["runs"]) / 60
+    return (
+        f"{difference_text(found['difference'])} points to plain at {fewer:.2f} times fewer FLOPs; at most "
+        f"{longest:.1f} minutes in all"
+    )
+
+
+def scale(found: Results, device: str) -> str:
+    """Images, budget, models and device."""
+    images = found["data"].split(":")[0].rsplit("/", 1)[-1]
+    return f"{images}, {found['budget']} of recovery, {counted(len(found['runs']), 'seed')}, {device}"
+
+
+def conditions(found: Results) -> str:
+    """Data and device."""
+    where = found["environment"]
+    return f"{found['data']}. On {where['device_name']}, torch {where['torch']}, timm {where['timm']}."
+
+
+def table(found: Results) -> str:
+    """A row for each model."""
+    rows = []
+    for number, run in enumerate(found["runs"]):
+        plain, before, after = (run["evaluation"][name] for name in ("plain", "initialised", "recovered"))
+        kept = run["recovery"]["phases"]["rear"]["kept"]
+        rows.append([
+            str(number), str(run["placement"]["num_tokens"]), str(run["placement"]["after"]),
+            f"{run['speedup']['predicted']:.2f}", f"{run['speedup']['measured']:.2f}",
+            *(f"{100 * one['accuracy']:.2f}" for one in (plain, before, after)), difference_text(after["difference"]),
+            f"{100 * after['agreement']:.1f}", f"{after['images']:,}", f"{kept['views']:,}",
+            f"{run['seconds'] / 60:.1f}",
+        ])  # fmt: skip
+    return markdown_table(_HEAD, rows)
+
+
+def remarks(_: Results) -> Sequence[str]:
+    """What a reader must know of the numbers."""
+    return [
+        "One plain model. A seed draws other test images, other training images, and their order. Intervals in the "
+        "table are over test images. The time is that of the whole command: placement, queries, keeping tokens, "
+        "training, evaluation, speed."
+    ]
