@@ -250,11 +250,7 @@ class PatchMerger(nn.Module):
 
 
 def check_mask(x: Tensor, mask: Tensor) -> None:
-    """Refuse a mask that does not fit the tokens, or leaves an image without any.
-
-    Args:
-        x: Tokens, (B, N, D).
-        mask: What should be (B, N) bool, True = a real token.
+    """Refuse a mask, (B, N) bool, True = a real token, that does not fit the tokens, or leaves an image without any.
 
     Raises:
         ValueError: Another shape or, in eager mode, an image without a real token.

@@ -29,16 +29,7 @@ from patchmerger.presets import preset
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a Vision Transformer with a class token.
-
-    Attributes:
-        patch_size: Height and width of a patch in pixels.
-        image_size: Height and width of an image in pixels.
-        width: Features of a token, D.
-        depth: Blocks.
-        num_heads: Heads of the attention.
-        mlp_dim: Features in the middle of a block's MLP.
-    """
+    """The size of a Vision Transformer with a class token; patches and images are square, their sides in pixels."""
 
     patch_size: int
     image_size: int

@@ -33,17 +33,7 @@ def scores_of(
     classifier: Classifier, images: ImageSet, preprocessing: Preprocessing, *, image_size: int, batch_size: int = 128,
     workers: int | None = None, progress: bool = True,
 ) -> Tensor:  # fmt: skip
-    """Scores of all images, in order: float32 (n, C), on the CPU.
-
-    Args:
-        classifier: The model, on the device to work on.
-        images: The images.
-        preprocessing: How they are prepared.
-        image_size: Height and width that they are fitted to.
-        batch_size: Images in a batch.
-        workers: Processes that load images.
-        progress: Show a bar, on a terminal.
-    """
+    """Scores of all images, in order, by a classifier on the device to work on: float32 (n, C), on the CPU."""
     like, found = next(classifier.parameters()), []
     with eval_mode(classifier), torch.inference_mode(), progress_bar("evaluating", len(images), shown=progress) as bar:
         for batch in normalized_batches(
@@ -58,18 +48,7 @@ def scored_within(
     seconds: float, classifier: Classifier, images: ImageSet, preprocessing: Preprocessing, *, image_size: int,
     batch_size: int, workers: int | None, least: int = 1000,
 ) -> int:  # fmt: skip
-    """How many of the images a model scores in so many seconds, measured on two batches of them.
-
-    Args:
-        seconds: The time.
-        classifier: The model, on the device to work on.
-        images: The images.
-        preprocessing: How they are prepared.
-        image_size: Height and width that they are fitted to.
-        batch_size: Images in a batch.
-        workers: Processes that load images.
-        least: So many are worth any time.
-    """
+    """How many images a model scores in so many seconds, measured on two batches; ``least`` are worth any time."""
     if len(images) <= least:
         return len(images)
     batch = images.subset(range(min(len(images), batch_size)))
@@ -86,16 +65,7 @@ def scored_within(
 class HeldOutScores:
     """Scores of the plain and of merged models on held-out images, for which the blocks before the merge run once.
 
-    Args:
-        teacher: The plain model.
-        images: The held-out images.
-        after: The block that is merged after, counted from 1.
-        folder: Where its tokens are kept, where they fit.
-        cache_gib: Into how many GiB.
-        device: The device to work on.
-        batch_size: Images in a batch.
-        workers: Processes that load images.
-        progress: Show bars, on a terminal.
+    Their tokens after block ``after``, counted from 1, are kept in ``folder`` where they fit into so many GiB.
     """
 
     def __init__(
@@ -172,11 +142,6 @@ class HeldOutScores:
 class Evaluation:
     """How good the plain and merged models are on held-out images; the scores of each are computed once, and kept.
 
-    Args:
-        held_out: Computes the scores.
-        folder: Where they are kept.
-        labels: Whether the targets of the images are labels.
-
     Attributes:
         metric: What ``accuracy`` is: "accuracy", "mAP" with several labels an image, "agreement" without labels.
         found: What :func:`compare_scores` says of each model, by name.
@@ -218,12 +183,9 @@ class Evaluation:
 
 
 def compare_scores(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> dict[str, Any]:
-    """Compare a model with the plain one, image by image.
+    """Compare the scores (n, C) of a model with those of the plain one, image by image.
 
-    Args:
-        scores: Of the model, (n, C).
-        teacher: Of the plain model, (n, C).
-        targets: Labels, (n,), or (n, C) zeros and ones; ``None`` without labels.
+    Targets are labels, (n,), or (n, C) zeros and ones; ``None`` without labels.
 
     Returns:
         ``accuracy`` (mAP with several labels an image) and ``ece``, the expected calibration error over 15 bins, both

@@ -30,17 +30,7 @@ class DistillationTask(TrainingTask):
     timm's ``LogitDistillationTask`` has the same first and last term; it needs a label for every image and a
     ``pretrained_cfg``, and so takes neither unlabelled images nor models of other libraries.
 
-    Args:
-        student: The merged model.
-        teacher: The plain one; it is not changed, and is no part of the task's state.
-        recovery: How to train.
-        precision: As in ``TrainingSettings``.
-        labels: Whether targets are labels; without, accuracy is agreement with the teacher.
-        total_steps: Steps of the optimiser in all.
-        seed: Of the run.
-        steps_per_epoch: Batches in an epoch.
-        multi_label: Whether targets are (B, C), several labels an image.
-        preprocessing: How images are normalised.
+    The teacher is not changed, and is no part of the task's state. Without ``labels`` accuracy is agreement with it.
     """
 
     def __init__(
@@ -183,12 +173,8 @@ class DistillationTask(TrainingTask):
 class KeptTask(DistillationTask):
     """The same on kept tokens: batches are tokens, the teacher's scores and features, and targets.
 
-    What computes the tokens does not run.
-
-    Args:
-        rear: Runs the student from its first merge on; ``RearHalf.front`` must have run.
-        rear_of_teacher: The same of the teacher; with mixup it runs on the student's tokens, which must be its own.
-        arguments: As for :class:`DistillationTask`.
+    ``rear`` runs the student from its first merge on, where ``RearHalf.front`` has run; what computes the tokens does
+    not. With mixup ``rear_of_teacher`` runs on the student's tokens, which must be its own.
     """
 
     def __init__(self, rear: RearHalf, rear_of_teacher: RearHalf, *arguments: Any, **further: Any) -> None:

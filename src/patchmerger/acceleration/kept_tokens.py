@@ -23,15 +23,7 @@ _SYNC_EVERY = 2**25  # bytes between two entries of the index: what is computed 
 
 @dataclass(frozen=True)
 class KeptShape:
-    """What is kept of each image.
-
-    Attributes:
-        tokens: P + N, prefix tokens included.
-        dim: Features of a token, D.
-        classes: Scores, C.
-        features: Pooled features, F.
-        dtype: Of the tokens: "bfloat16" or "float32"; scores and features are float32.
-    """
+    """What is kept of each image: P + N tokens of ``dim`` features in a dtype, scores and features in float32."""
 
     tokens: int
     dim: int
@@ -58,13 +50,7 @@ class KeptTokens:
     """Tokens (B, P + N, D), teacher's scores (B, C) and pooled features (B, F) of many images, on disk.
 
     Written in order by :meth:`write`, resumed after an interruption, checked when they are opened, and mapped into
-    memory to be read.
-
-    Args:
-        folder: Where they are; it is made.
-        shape: What is kept of each image.
-        count: Images, n.
-        identity: What they are of: anything that JSON can hold.
+    memory to be read. ``identity`` says what they are of, as anything that JSON can hold.
 
     Raises:
         ValueError: The folder holds something else than these tokens, or damaged ones.
@@ -89,10 +75,7 @@ class KeptTokens:
         return sum(chunk["images"] for chunk in self._index["done"])
 
     def write(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Iterator[int]:
-        """Write what is missing, and yield the number of images after each batch.
-
-        Args:
-            batches: Tokens, scores and features, in order, from image :attr:`done` on.
+        """Write what is missing, in order, from image :attr:`done` on, and yield the number of images after each batch.
 
         Raises:
             OSError: The disk is full; what was written stays, for the next attempt.
@@ -186,14 +169,7 @@ def is_complete(folder: Path, count: int) -> bool:
 
 
 def images_that_fit(shape: KeptShape, wanted: int, folder: Path, cache_gib: float) -> tuple[int, str | None]:
-    """How many images can be kept, and what to say where these are fewer than wanted.
-
-    Args:
-        shape: What is kept of each image.
-        wanted: Images.
-        folder: Where.
-        cache_gib: The limit in GiB.
-    """
+    """How many images can be kept in ``folder``, and what to say where these are fewer than wanted."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free / _GIB
     limit, what = min(

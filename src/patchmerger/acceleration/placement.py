@@ -81,16 +81,11 @@ def choose_placement(
 ) -> ChosenPlacement:
     """The latest placement whose speed-up reaches what is wanted, with as many tokens as that allows.
 
-    Args:
-        net: A plain model.
-        settings: What is wanted: a speed-up, or ``after`` and ``num_tokens``; ``num_tokens`` alone gives the latest
-            placement with so many.
-        batch_size: Of the measurement, if there is one.
-        precision: Of the measurement.
+    Wanted is a speed-up, or ``after`` and ``num_tokens``; ``num_tokens`` alone gives the latest placement with so many.
+    Batch size and precision are of the measurement, if there is one.
 
     Raises:
         ValueError: No placement reaches it, the message names the fastest; or a block that is not there.
-        UnsupportedModelError: The model cannot take a merger.
     """
     if settings.after is not None or not settings.measure:
         return candidate_placements(net, settings, 1)[0]
@@ -121,14 +116,10 @@ def choose_placement(
 def candidate_placements(net: nn.Module, settings: PlacementSettings, count: int) -> list[ChosenPlacement]:
     """Placements that reach what is wanted by FLOPs, at most ``count``: the latest, then earlier ones with more tokens.
 
-    Args:
-        net: A plain model.
-        settings: What is wanted; where they name the block, that alone is the answer.
-        count: How many at most.
+    Where the settings name the block, that alone is the answer.
 
     Raises:
         ValueError: No placement reaches it, or a block that is not there.
-        UnsupportedModelError: The model cannot take a merger.
     """
     if settings.after is not None:
         num_tokens = 8 if settings.num_tokens is None else settings.num_tokens

@@ -42,16 +42,8 @@ _NEAR = 1.25
 class PlacementTrials:
     """Tries placements by a short recovery each, and compares them on held-out training images.
 
-    Args:
-        teacher: The plain model.
-        images: The images; the test images are never looked at. Without a validation split, every tenth training
-            image is held out.
-        recovery: How accuracy is recovered; a trial takes :data:`SHARE` of its length, and trains the rear alone.
-        labels: Whether targets are labels.
-        augmentation: How training images are varied.
-        workers: Processes that load images.
-        seed: Of everything random.
-        shared_cache: As for ``distill``.
+    The test images are never looked at; without a validation split, every tenth training image is held out. A trial
+    takes :data:`SHARE` of the length of the recovery, and trains the rear alone.
     """
 
     teacher: FoundClassifier
@@ -64,11 +56,7 @@ class PlacementTrials:
     shared_cache: Path | None = None
 
     def try_placement(self, placement: ChosenPlacement, out: Path) -> dict[str, Any]:
-        """Recover a merged model shortly, and compare it with the plain one.
-
-        Args:
-            placement: Where to merge.
-            out: A folder for the trial.
+        """Recover a merged model shortly, in the folder ``out``, and compare it with the plain one.
 
         Returns:
             ``divergence`` from the plain model's scores in nats, ``agreement``, ``accuracy`` where there are labels,
@@ -131,15 +119,7 @@ def least_changed(
 ) -> ChosenPlacement:
     """The latest placement whose untrained merged model differs about as little as any; all are in ``compared``.
 
-    The latest, as its recovery is the cheapest.
-
-    Args:
-        teacher: The plain model.
-        placements: What to choose from.
-        images: Normalised training images, (B, 3, S, S).
-        query_init: How queries begin.
-        multi_label: Whether the scores are a yes or no for each class.
-        device: The device to work on.
+    The latest, as its recovery is the cheapest. Images are normalised training images, (B, 3, S, S).
     """
     plain, found = _scores_of(teacher.model, images, device), []
     for place in placements:

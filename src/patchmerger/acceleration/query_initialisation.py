@@ -37,15 +37,11 @@ NEAR_ZERO = 0.02
 
 
 def recommended_query_init(*, recovers: bool, grid: bool = True) -> QueryInit:
-    """What ``"best"`` is: measured to be the best with and without a training after it (docs/accelerate.md).
+    """What ``"best"`` is, before a training and without: measured to be the best (docs/accelerate.md).
 
-    Queries that choose sharply change the outputs least as long as nothing is trained. But they drop most tokens, and
-    a softmax that is nearly one-hot hardly learns: a training ends higher from queries that are soft, and highest from
-    those that begin as averages over regions of the image.
-
-    Args:
-        recovers: Whether the model is trained afterwards.
-        grid: Whether its patches have a known grid.
+    Queries that choose sharply change the outputs least as long as nothing is trained. But they drop most tokens, and a
+    softmax that is nearly one-hot hardly learns: a training ends higher from queries that are soft, and highest from
+    those that begin as averages over regions of the image, where its patches have a known grid.
     """
     if not recovers:
         return "reconstruction"
@@ -54,13 +50,7 @@ def recommended_query_init(*, recovers: bool, grid: bool = True) -> QueryInit:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What :func:`calibrate` did.
-
-    Attributes:
-        method: The one that was taken.
-        images: Calibration images.
-        mergers: One for each merger, first to last.
-    """
+    """What :func:`calibrate` did: the method that was taken, on so many images, and what became of each merger."""
 
     method: QueryInit
     images: int

@@ -184,32 +184,15 @@ class QuerySearch:
 
 
 def kmeans_directions(keys: Tensor, num_tokens: int, *, seed: int = 0) -> Tensor:
-    """Centres of clusters of tokens, less the mean of all.
-
-    Args:
-        keys: Normalised tokens, (B, N, D).
-        num_tokens: Clusters M.
-        seed: Of the first centres.
-
-    Returns:
-        Directions, (M, D).
-    """
+    """Centres (M, D) of clusters of normalised tokens (B, N, D), less the mean of all."""
     tokens = _sample(keys, seed)
     return _centres(tokens, num_tokens, seed) - tokens.mean(dim=0)
 
 
 def whitened_directions(keys: Tensor, num_tokens: int, *, seed: int = 0) -> Tensor:
-    """Centres of clusters of tokens in which every direction varies alike: ``w = Σ⁻¹ (c − mean)``.
+    """Such centres in which every direction varies alike: ``w = Σ⁻¹ (c − mean)``, in the coordinates of the tokens.
 
     So that a few directions of large variance do not decide alone which tokens are alike.
-
-    Args:
-        keys: Normalised tokens, (B, N, D).
-        num_tokens: Clusters M.
-        seed: Of the first centres.
-
-    Returns:
-        Directions, (M, D), in the coordinates of the tokens.
     """
     tokens = _sample(keys, seed)
     whiten = _whitening(tokens)  # (D, D)

@@ -23,10 +23,8 @@ _TOLERANCE = 1e-3
 class FrontOutput:
     """What one pass over a batch of images gives.
 
-    Attributes:
-        tokens: What leaves the front half, before any merge: (B, P + N, D), prefix tokens included.
-        scores: (B, C).
-        features: Pooled features that the last layer makes the scores of, (B, F).
+    Tokens (B, P + N, D) as they leave the front half, before any merge; scores (B, C); and the pooled features (B, F)
+    that the last layer makes the scores of.
     """
 
     tokens: Tensor
@@ -41,10 +39,8 @@ class RearHalf:
     them, so that nothing is computed in another way than in the whole model. What runs before the blocks, the
     embedding, is given a blank image of the same size: of it only the number of tokens and their positions are used.
 
-    Args:
-        classifier: A classifier with these blocks; what :meth:`run` is given may be any other one like it.
-        after: The last block that does not run, counted from 1. Where it merges, its merger runs. 0 lets all blocks
-            run, on the tokens that enter the first one.
+    ``after`` is the last block that does not run, counted from 1; where it merges, its merger runs. 0 lets all blocks
+    run, on the tokens that enter the first one. What :meth:`run` is given may be any classifier like this one.
 
     Raises:
         ValueError: There is no such block, or none after it.

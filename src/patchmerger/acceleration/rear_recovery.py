@@ -35,11 +35,7 @@ PASSES = 3
 
 
 def recover_rear(job: RecoveryJob, share: float) -> dict[str, Any]:
-    """Keep tokens, then train the first merger and what follows it on them.
-
-    Args:
-        job: What to recover.
-        share: Of the length or the budget in ``job.recovery``.
+    """Keep tokens, then train the first merger and what follows on them, for a share of the length or budget.
 
     Raises:
         ValueError: No merger and no ``recovery.frozen_blocks``, a model that cannot run from kept tokens, kept tokens
@@ -217,12 +213,8 @@ class _Halves:
 def last_frozen_block(recovery: RecoverySettings, first_merge: int | None) -> int:
     """The last frozen block, counted from 1; 0 where none is.
 
-    Args:
-        recovery: What may say so.
-        first_merge: The block of the first merge; ``None`` where there is none.
-
     Raises:
-        ValueError: Neither says so, or the merge would be frozen too.
+        ValueError: Neither the settings nor a first merge says so, or the merge would be frozen too.
     """
     wanted = recovery.frozen_blocks
     if wanted is None and first_merge is None:

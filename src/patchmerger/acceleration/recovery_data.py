@@ -34,14 +34,7 @@ KeptBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Views(TrainImages):
-    """Views of images: the first one as in evaluation, further ones varied as in training.
-
-    Args:
-        images: The images.
-        evaluation: How they are fitted in evaluation.
-        augmentation: How further views are varied.
-        seed: Together with view and index, what the random state of a view depends on.
-    """
+    """Views of images: the first one as in evaluation, further ones varied as in training, by seed, view and index."""
 
     def __init__(
         self, images: ImageSet, evaluation: EvalTransform, augmentation: Augmentation | Transform, *, seed: int
@@ -108,15 +101,7 @@ class KeptBatches(Dataset[KeptBatch]):
 
 
 class KeptData(lightning.LightningDataModule):
-    """Batches of kept tokens for Lightning; as ``ImageData``, the whole run is one epoch and resumes anywhere.
-
-    Args:
-        train: To learn from.
-        validation: To watch, or ``None``.
-        batch_size: Views in a batch.
-        epochs: Passes over ``train``.
-        seed: What the order depends on.
-    """
+    """Batches of kept tokens for Lightning; as ``ImageData``, the whole run is one epoch and resumes anywhere."""
 
     def __init__(
         self, train: KeptBatches, validation: KeptBatches | None, *, batch_size: int, epochs: int, seed: int

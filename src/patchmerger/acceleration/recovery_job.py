@@ -132,20 +132,10 @@ def train_phase(
     watched_images: int | None = None,
     kept: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run a task for so many steps, or resume it, and keep the better of before and after.
+    """Train ``job.student`` by a task for so many steps, or resume it, and keep the better of before and after.
 
-    Args:
-        task: Trains ``job.student`` in place.
-        loader: The data module.
-        folder: For checkpoints, logs, and the results of the phase.
-        job: What it belongs to.
-        steps: Steps of the optimiser.
-        watched: Gives the batches that before and after are compared on.
-        watched_images: How many images these are; all of ``job.watched`` by default.
-        kept: What was kept for it, for the record.
-
-    Returns:
-        The record of the phase.
+    Both are compared on ``watched``, of ``watched_images`` images; all of ``job.watched`` by default. Checkpoints, logs
+    and the record of the phase, which comes back with what was ``kept`` for it, go into ``folder``.
     """
     student, weights = job.student, folder.path / _WEIGHTS_FILE
     learning_mode(student)

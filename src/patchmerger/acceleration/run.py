@@ -56,15 +56,7 @@ _COMPARED = 128  # training images that they are compared on, untrained
 class AccelerationRun:
     """One acceleration, step by step: each step leaves a file behind in the run's folder, and is not done again.
 
-    Args:
-        folder: Where its files are.
-        teacher: The plain model, which is not changed.
-        images: The images.
-        labels: Whether their targets are labels.
-        recovery: How accuracy is recovered.
-        seed: Of everything random.
-        progress: Whether to say what is done.
-        workers: Processes that load images.
+    The teacher is the plain model, which is not changed; ``labels`` says whether the targets of the images are labels.
     """
 
     def __init__(

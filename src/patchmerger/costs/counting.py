@@ -83,10 +83,8 @@ def count_parts(
 ) -> list[PartCost]:
     """Count each part, in the order in which they run, for one image of that size in pixels.
 
-    Args:
-        model: A supported model on the meta device, with or without mergers, that takes images of that size.
-        image_size: Height and width; ``None`` is the model's own.
-        known: FLOPs of blocks by what decides them, of a run of a like model before; those of this run are added.
+    The model is on the meta device and takes images of that size. ``known`` are FLOPs of blocks by what decides them,
+    of a run of a like model before; those of this run are added.
     """
     host = find_host(model)
     blocks = block_names(model, host)

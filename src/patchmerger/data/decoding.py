@@ -109,12 +109,9 @@ def _to_rgb(image: Image.Image, lost: list[str] | None) -> Image.Image:
 
 @dataclass(eq=False)
 class Encoded:
-    """Images that are not decoded yet.
+    """Images that are not decoded yet: paths of files, pictures, or what ``picture`` takes, one an image.
 
-    Attributes:
-        items: One an image: the path of its file, a picture, or what ``picture`` takes.
-        origin: What to call them in messages; ``None`` for files, which are called by their paths.
-        picture: The picture in an item; the item itself by default.
+    ``origin`` is what to call them in messages; ``None`` for files, which are called by their paths.
     """
 
     items: Sequence[Any]

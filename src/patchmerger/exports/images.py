@@ -25,11 +25,8 @@ from patchmerger.exports.settings import LEAST_CALIBRATION, ExportSettings
 class Images:
     """Images in both forms that files take.
 
-    Attributes:
-        normalized: float32 (n, 3, H, W).
-        pixels: uint8 (n, H, W, 3), where preprocessing is built in; else ``None``.
-        source: What they are, in words.
-        real: Whether they are real images.
+    ``normalized`` are float32 (n, 3, H, W); ``pixels`` uint8 (n, H, W, 3), where preprocessing is built in, else
+    ``None``.
     """
 
     normalized: Tensor
@@ -58,12 +55,9 @@ class Images:
 
 @dataclass(frozen=True)
 class ExportImages:
-    """The images of one export.
+    """The images of one export: held-out ones to compare with the eager model on, and for int8 some to calibrate on.
 
-    Attributes:
-        parity: For the comparison with the eager model: held-out ones.
-        calibration: For int8; else ``None``.
-        other_sizes: Some of those for the comparison in other sizes, for a file that takes any.
+    ``other_sizes`` are some of those for the comparison in other sizes, for a file that takes any.
     """
 
     parity: Images
@@ -91,12 +85,6 @@ def prepare_images(
     data: DataLike, preprocessing: Preprocessing, image_size: int, settings: ExportSettings
 ) -> ExportImages:
     """Read and prepare images as in evaluation: held-out ones to compare on, and training images to calibrate on.
-
-    Args:
-        data: Which images, labelled or not.
-        preprocessing: Of the model.
-        image_size: Height and width that they are fitted to.
-        settings: How many, and which.
 
     Raises:
         ValueError: They cannot be read, or are too few to calibrate on.

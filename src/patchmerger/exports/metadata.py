@@ -106,11 +106,7 @@ class ExportInfo:
 
 
 def read_info(properties: Mapping[str, Any], where: object) -> ExportInfo:
-    """The description in the properties of a file.
-
-    Args:
-        properties: Texts by name; what other tools wrote beside ours is passed over.
-        where: The file, for the message.
+    """The description in the properties of the file ``where``; what other tools wrote beside ours is passed over.
 
     Raises:
         ValueError: The file was not written by ``patchmerger export``, or by a newer version.

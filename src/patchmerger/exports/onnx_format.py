@@ -29,17 +29,7 @@ _BATCH = 8  # images that are calibrated on at once
 def write_onnx(
     program: ExportedProgram, model: ImageClassifier, path: Path, info: ExportInfo, settings: ExportSettings
 ) -> dict[str, list[str]]:
-    """Write a program as one ONNX file.
-
-    Args:
-        program: What is written.
-        model: What it was made of.
-        path: The file.
-        info: What the file says of itself.
-        settings: The version of the operators, and whether batches have any size.
-
-    Returns:
-        The nodes of each module, by its name in the model: ``"blocks.5.merger"``, say.
+    """Write a program as one ONNX file; gives the nodes of each module of the model: of ``"blocks.5.merger"``, say.
 
     Raises:
         ValueError: An operation has no counterpart in ONNX, or the file would be larger than 2 GiB.
@@ -123,15 +113,7 @@ def quantise_onnx(
     """Quantise an ONNX file: activations to uint8 with one scale, weights to int8 with one for each row.
 
     Weights have seven bits, so that no sum overflows on a CPU without VNNI. Products of two activations, such as the
-    scores of attention, stay as they are.
-
-    Args:
-        source: The file in float32.
-        path: The file to write.
-        nodes: The nodes of each module.
-        images: To calibrate on, as the file takes them.
-        info: What the new file says of itself; its ``float_layers`` stay in floating point.
-        settings: Those of the export.
+    scores of attention, and ``info.float_layers`` stay in floating point.
     """
     onnx = import_extra("onnx", "export", "precision ('int8')")
     quantization = import_extra("onnxruntime.quantization", "export", "precision ('int8')")

@@ -25,15 +25,7 @@ _PRODUCTS = ("MatMul", "Convolution", *_NEVER_QUANTISED)
 def convert_to_openvino(
     program: ExportedProgram, model: ImageClassifier, info: ExportInfo
 ) -> tuple[Any, dict[str, list[str]]]:
-    """OpenVINO's model of a program, in memory.
-
-    Args:
-        program: What is converted.
-        model: What it was made of.
-        info: Its sizes and names.
-
-    Returns:
-        The model, and the names of the nodes of each module: ``"blocks.5.merger"``, say.
+    """OpenVINO's model of a program, in memory, and its nodes of each module: of ``"blocks.5.merger"``, say.
 
     Raises:
         ValueError: An operation has no counterpart in OpenVINO.
@@ -106,11 +98,7 @@ def _nodes_by_module(graph: torch.fx.Graph, converted: Any) -> dict[str, list[st
 def quantise_openvino(converted: Any, nodes: dict[str, list[str]], images: NDArray[Any], info: ExportInfo) -> Any:
     """OpenVINO's model in int8, in memory: by NNCF, with smoothed activations and corrected biases.
 
-    Args:
-        converted: In float32; it stays as it is.
-        nodes: The nodes of each module.
-        images: To calibrate on, as the model takes them.
-        info: Its ``float_layers`` stay in floating point.
+    ``converted``, in float32, stays as it is; ``info.float_layers`` stay in floating point.
     """
     nncf = import_intel("nncf", "precision ('int8') with format ('openvino')")
     kinds = {operation.get_friendly_name(): operation.get_type_name() for operation in converted.get_ops()}

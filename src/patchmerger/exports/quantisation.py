@@ -21,12 +21,7 @@ _RANKING_IMAGES = 16
 def float_layer_steps(model: ImageClassifier, images: Tensor) -> Iterator[tuple[str, ...]]:
     """The layers to leave in floating point, first none, then more and more, those that suffer most first.
 
-    Args:
-        model: In float32.
-        images: To measure on, as the model takes them.
-
-    Yields:
-        Names of layers, in the order of the model.
+    The model is in float32, and the errors of int8 are measured on images as it takes them.
     """
     yield ()
     errors = quantisation_errors(model, images[:_RANKING_IMAGES])
@@ -41,10 +36,6 @@ def quantisation_errors(model: ImageClassifier, images: Tensor) -> dict[str, flo
 
     The squared error of its output with input and weights rounded, over the square of its output: ``‖Q(W) Q(x) − W x‖²
     / ‖W x‖²``, with one scale for the input, one for each row of the weights, and seven bits for these.
-
-    Args:
-        model: In float32.
-        images: As the model takes them.
     """
     errors: dict[str, float] = {}
 

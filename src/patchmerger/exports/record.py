@@ -36,21 +36,7 @@ def make_record(
     runtime: str,
     command: str | None,
 ) -> dict[str, Any]:
-    """The content of the record.
-
-    Args:
-        target: The file or folder, of which the record keeps the name alone.
-        size: Its bytes.
-        info: What it says of itself.
-        parity: How near it is to the eager model.
-        settings: What was asked for.
-        runtime: The library that ran it for the comparison, and its version.
-        command: The command line that asked for it.
-
-    Returns:
-        ``kind`` "export" and ``schema``; ``command``; ``file`` and ``size``; ``info``; ``parity`` with ``relative``,
-        the largest difference in standard deviations; ``tolerance``; ``settings``; ``runtime`` and ``environment``.
-    """
+    """The content of the record, with the name of ``target`` alone; ``runtime`` ran the file for the comparison."""
     max_difference, min_agreement = settings.tolerance
     content: dict[str, Any] = to_json({
         "kind": KIND, "schema": RECORD_SCHEMA, "command": command, "file": target.name, "size": size,

@@ -30,12 +30,8 @@ def import_intel(module: str, what_for: str) -> Any:
     It would send what is converted, by processes that it forks, whenever one of them is imported or converts. Where the
     caller has imported it already, it stays as it is.
 
-    Args:
-        module: "openvino" or "nncf".
-        what_for: What needs it, as the message begins.
-
     Raises:
-        MissingExtraError: The library is not installed.
+        MissingExtraError: The library is not installed; the message begins with ``what_for``.
     """
     if _TELEMETRY in sys.modules:
         return import_extra(module, "export", what_for)

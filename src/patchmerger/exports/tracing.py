@@ -70,14 +70,10 @@ def classifier_for(
 def trace(
     model: ImageClassifier, example: Tensor, settings: ExportSettings, size_step: int | None = None
 ) -> ExportedProgram:
-    """The program of a model.
+    """The program of a model, for images of any size where their sides are multiples of ``size_step``.
 
-    Args:
-        model: What is traced.
-        example: Images as it takes them; a batch of two, lest a size of one is taken to be fixed. For images of any
-            size not square, and not of the model's own size, which would be taken to be fixed too.
-        settings: Whether batches have any size.
-        size_step: For images of any size, what their sides are multiples of.
+    ``example`` are images as the model takes them: a batch of two, lest a size of one is taken to be fixed; for any
+    size not square, and not of the model's own size, which would be taken to be fixed too.
 
     Raises:
         ValueError: An operation cannot be traced; it is named.

@@ -91,12 +91,9 @@ def _write_int8(
 
 
 def measure_parity(path: Path, images: Sequence[Images], eager: NDArray[np.float32]) -> Parity:
-    """Run an exported file and compare it with the eager model.
+    """Run an exported file and compare it with the eager model, whose logits of all images are (n, C).
 
-    Args:
-        path: The file.
-        images: In one size, or in several for a file that takes any.
-        eager: The eager model's logits of all of them, (n, C).
+    Images are in one size, or in several for a file that takes any.
     """
     exported = open_exported(path)
     runs = []

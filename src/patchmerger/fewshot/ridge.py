@@ -45,12 +45,7 @@ class RidgeClassifier:
 
     @classmethod
     def fit(cls, features: Tensor, labels: Tensor, num_classes: int) -> RidgeClassifier:
-        """Decompose the features once; the strength is chosen afterwards.
-
-        Args:
-            features: X, (n, D), any float dtype.
-            labels: Class numbers, int64 (n,).
-            num_classes: C.
+        """Decompose the features X (n, D), of labels int64 (n,), once; the strength is chosen afterwards.
 
         Raises:
             ValueError: Features that are not finite.

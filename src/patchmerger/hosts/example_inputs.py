@@ -19,11 +19,8 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 class Example:
     """Arguments for one call of a model.
 
-    Attributes:
-        images: The images (or spectrograms, or patches of images) in the form that the model takes.
-        name: The keyword that they go under; ``None`` for the first argument.
-        others: What else the model must be given with images.
-        text: What it must be given beside them, where it compares images with texts.
+    ``images`` (or spectrograms, or patches of images) go under the keyword ``name``; ``None`` for the first argument.
+    ``others`` must be given with them, and ``text`` where a model compares images with texts.
     """
 
     images: Tensor
@@ -62,11 +59,8 @@ def example_input(
 ) -> Example:
     """Make an input for a model of timm, transformers or torchvision, or of one's own, on its device and in its dtype.
 
-    Args:
-        model: The model; one of one's own is asked for its ``image_size`` or ``img_size``.
-        image_size: Pixels, one number or (height, width); ``None`` is the model's own.
-        batch_size: Images.
-        seed: Of the noise (normal, standard deviation 1); ``None`` for zeros.
+    A model of one's own is asked for its ``image_size`` or ``img_size`` where no other, in pixels, is given. Images are
+    zeros, or with a ``seed`` noise (normal, standard deviation 1).
 
     Raises:
         ValueError: The size is neither given nor known, or the model takes no images of another size.

@@ -14,14 +14,10 @@ from patchmerger.mechanism.subclassing import host_class
 
 @dataclass(frozen=True)
 class Refused:
-    """Models that are refused for one reason.
+    """Models that are refused for one reason: some ``families``, or class names that the pattern ``classes`` matches.
 
-    Attributes:
-        kind: The class of the reason.
-        reason: Why they cannot take a merger.
-        families: Their packages in ``timm.models`` or ``transformers.models``, or
-        classes: a pattern that their names match.
-        way_out: What would do; by default a plain Vision Transformer of their library.
+    Families are packages in ``timm.models`` or ``transformers.models``. What would do, the ``way_out``, is by default a
+    plain Vision Transformer of their library.
     """
 
     kind: RefusalKind

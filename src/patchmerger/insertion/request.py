@@ -25,12 +25,10 @@ from patchmerger.mechanism.subclassing import (
 
 @dataclass(frozen=True)
 class InsertionRequest:
-    """A merger to put in, known to fit the model.
+    """A merger to put in, known to fit the model: the tokens that go on after each block (counted from 1), in order.
 
-    Attributes:
-        num_tokens: The tokens that go on after each block to merge after (counted from 1), in order.
-        num_kept_prefix_tokens: Prefix tokens that the mergers leave as they are.
-        positions: What merged tokens have in place of positions; ``None`` where the blocks know of none.
+    ``num_kept_prefix_tokens`` stay as they are. ``positions`` are what merged tokens have in their place; ``None``
+    where the blocks know of none.
     """
 
     num_tokens: dict[int, int]

@@ -24,13 +24,9 @@ SHOWN_SIDE = 448
 
 @dataclass(frozen=True)
 class ShownImage:
-    """One image, for the model and for the eye.
+    """One image, for the model, as a batch of one, and for the eye.
 
-    Attributes:
-        name: Its file, or its place in a dataset.
-        view: What is shown: the part of it that the model sees, uint8 (3, H, W), a whole number of times as large.
-        inputs: What the model takes, a batch of one.
-        label: The name of its class, where that is known.
+    ``view`` is the part of it that the model sees, uint8 (3, H, W), a whole number of times as large.
     """
 
     name: str
@@ -53,14 +49,9 @@ class Inputs(Protocol):
 
 
 class ModelInputs:
-    """Prepares images for one model that takes images (B, 3, H, W).
+    """Prepares images for one model that takes images (B, 3, H, W), on its device.
 
-    Args:
-        model: The model, on its device.
-        preprocessing: How its images are prepared.
-
-    Attributes:
-        size: Height and width in pixels that images are fitted to; of NaFlex models the area, at most.
+    ``size`` is height and width in pixels that images are fitted to; of NaFlex models the area, at most.
     """
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
@@ -120,12 +111,9 @@ class ModelInputs:
 
 
 def class_in_turn(targets: Tensor, count: int, *, seed: int) -> list[int]:
-    """Indices of ``count`` images, one of each class before a second of any, sorted by class.
+    """Indices of ``count`` images at most, one of each class before a second of any, sorted by class.
 
-    Args:
-        targets: Class numbers, int64 (n,); of images with several labels or none, (n, …), it is a random choice.
-        count: How many; all where there are fewer.
-        seed: Of the choice.
+    Targets are class numbers, int64 (n,); of images with several labels or none, (n, …), it is a random choice.
     """
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).tolist()
     if targets.ndim != 1:

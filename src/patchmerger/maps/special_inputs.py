@@ -26,12 +26,7 @@ _WINDOW = 400
 
 
 def inputs_for(model: nn.Module, preprocessing: Preprocessing | None, name: str) -> Inputs:
-    """What prepares images, or spectrograms, for a model.
-
-    Args:
-        model: The model, on its device.
-        preprocessing: How its images are prepared.
-        name: What to call the model in errors.
+    """What prepares images, or spectrograms, for a model on its device; errors call it ``name``.
 
     Raises:
         ValueError: It takes videos, or nobody knows how its images are prepared.
@@ -54,11 +49,6 @@ class SpectrogramInputs:
     model takes them. A ``.wav`` file holds sound (PCM of 16 bits, mixed to one channel), of which transformers'
     ``ASTFeatureExtractor`` makes one: that of the model's folder, or one that normalises as for AudioSet. A view has a
     row for each frequency, the lowest first, and a column for each time, as the grid of patches has.
-
-    Args:
-        model: The model.
-        config: Its configuration.
-        name: Its folder, where it has one.
     """
 
     def __init__(self, model: nn.Module, config: Any, name: str = "") -> None:
@@ -143,13 +133,7 @@ def _samples(path: Path) -> tuple[Array, int]:
 
 
 class PatchInputs:
-    """Images for SigLIP 2: each in its own shape, of about as many patches as the model was made for.
-
-    Args:
-        model: The model.
-        config: Its configuration.
-        preprocessing: How images are normalised.
-    """
+    """Images for SigLIP 2: each in its own shape, of about as many patches as the model was made for."""
 
     def __init__(self, model: nn.Module, config: Any, preprocessing: Preprocessing) -> None:
         self._patch, self._patches = int(config.patch_size), int(config.num_patches)

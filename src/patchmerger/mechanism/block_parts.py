@@ -16,13 +16,9 @@ from patchmerger.mechanism.stand_in import Silent, StandIn
 class Seen:
     """What one call of an attention computed on the way, for T tokens, h heads of width d.
 
-    Attributes:
-        query: Queries, at least of the class token, (B, h, T or 1, d).
-        key: Keys, (B, h, T, d).
-        scale: Factor on their products.
-        content_key: Keys before they were rotated by place, (B, h, T, d).
-        value: Values, (B, h, T, d); ``None`` where they were not asked for.
-        bias: What was added to the scores, or ``None``.
+    Queries are (B, h, T or 1, d), at least of the class token; keys (B, h, T, d), also before they were rotated by
+    place (``content_key``), and values, where they were asked for. ``scale`` is the factor on their products, ``bias``
+    what was added to the scores, or ``None``.
     """
 
     query: Tensor
@@ -60,26 +56,17 @@ class Attend(Protocol):
     def __call__(
         self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any], bias: Tensor | None, needs: Sequence[str]
     ) -> tuple[Any, Seen | None]:
-        """What ``attention(*args, **kwargs)`` gives, and what it saw where ``needs`` ask for it.
+        """What ``attention(*args, **kwargs)`` gives, and what it saw where a reducer ``needs`` something of it.
 
-        Args:
-            attention: The module.
-            args: Of the call.
-            kwargs: Of the call.
-            bias: Added to the scores, (B, 1, 1 or T, T), or ``None``.
-            needs: What a reducer needs of it; empty where none does.
+        ``bias``, (B, 1, 1 or T, T), is added to the scores.
         """
 
 
 @dataclass(frozen=True)
 class BlockParts:
-    """The names of a block's two branches, and how its attention is called.
+    """The names of a block's two branches, its children, and how its attention is called.
 
-    Attributes:
-        attention: The attention, a child of the block.
-        mlp: The MLP, a child of the block.
-        attend: Calls the attention.
-        gives_pair: Whether the attention gives a pair of tokens and weights.
+    ``gives_pair`` says whether the attention gives a pair of tokens and weights.
     """
 
     attention: str
@@ -98,16 +85,10 @@ class BlockParts:
         needs: Sequence[str] = (),
         only_attention: bool = False,
     ) -> tuple[Any, Seen | None]:
-        """The whole block, or ``x + attention(norm(x))`` alone, and what the attention saw.
+        """The whole block, or ``x + attention(norm(x))`` alone, and what the attention saw if a reducer ``needs`` it.
 
-        Args:
-            block: The block, subclassed or not.
-            x: Tokens, (B, T, D).
-            args: Of the call after the tokens.
-            kwargs: Of the call.
-            bias: Added to the attention's scores, (B, 1, 1 or T, T).
-            needs: What a reducer needs of the attention.
-            only_attention: Leave the MLP out.
+        ``args`` and ``kwargs`` are of the call after the tokens x, (B, T, D). ``bias``, (B, 1, 1 or T, T), is added to
+        the attention's scores.
         """
         attention = _Attention(self.attend, getattr(block, self.attention), bias, needs)
         exchanged: dict[str, Any] = {self.attention: attention}

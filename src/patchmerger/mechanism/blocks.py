@@ -89,16 +89,10 @@ class LaterBlock(Subclass):
     def attend(
         self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], needs: tuple[str, ...] | None = None
     ) -> tuple[Any, Seen | None]:
-        """What the host's block gives, or only its attention, with what merged tokens are given.
+        """What the host's block gives, or only its attention, with what merged tokens are given; and what that saw.
 
-        Args:
-            x: Tokens, (B, P + N, D).
-            args: Of the block's call after the tokens.
-            kwargs: Of the block's call.
-            needs: ``None`` for the whole block; what a reducer must know of the attention, to leave out the MLP.
-
-        Returns:
-            Tokens, or a tuple that begins with them, and what the attention saw.
+        ``args`` and ``kwargs`` are of the call after the tokens x, (B, P + N, D). ``needs`` is ``None`` for the whole
+        block; what a reducer must know of the attention, to leave out the MLP.
         """
         state = self.merge_state
         given = state.named(args, kwargs)
@@ -133,12 +127,9 @@ class LaterBlock(Subclass):
 
 
 class MergingBlock(LaterBlock):
-    """A block that merges: the host's own, then its child ``merger`` on the tokens that come out.
+    """A block that merges: the host's own, then its child ``merger``, (B, N, D) → (B, M, D), on what comes out.
 
     A merger that works inside a block stands between its attention and its MLP.
-
-    Attributes:
-        merger: The reducer, (B, N, D) → (B, M, D).
     """
 
     merger: nn.Module
@@ -177,13 +168,9 @@ class MergingBlock(LaterBlock):
         return x.shape[0 if state.sequence_first else 1] == state.num_kept_prefix_tokens + state.num_tokens
 
     def merge(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Seen | None = None) -> Any:
-        """Merge what the host's own block gave.
+        """Merge what the host's own block gave when it was called with these arguments after the tokens.
 
-        Args:
-            output: What it gave.
-            args: What it was called with after the tokens.
-            kwargs: What it was called with.
-            seen: What its attention saw, for a merger that works inside the block.
+        ``seen`` is what its attention saw, for a merger that works inside the block.
         """
         state, prefix = self.merge_state, self.merge_state.num_kept_prefix_tokens
         given = _tokens(output)

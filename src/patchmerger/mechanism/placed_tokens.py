@@ -61,13 +61,9 @@ def num_placed_tokens(model: nn.Module) -> int | None:
 def between_patches(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     """How much of each patch of a grid is at each position: W, (B, N, rows · columns), each row of which sums to 1.
 
-    Interpolation is bilinear between the middles of patches. Beyond the outer ones it goes on in a straight line, with
-    a weight below 0, so that W is exact for whatever changes linearly over the grid, such as the phases of rotary
-    positions.
-
-    Args:
-        positions: (B, N, 2), from 0 to 1.
-        grid: Rows and columns.
+    Positions are (B, N, 2), from 0 to 1. Interpolation is bilinear between the middles of patches. Beyond the outer
+    ones it goes on in a straight line, with a weight below 0, so that W is exact for whatever changes linearly over the
+    grid, such as the phases of rotary positions.
     """
     rows, columns = (_along(positions[..., axis], size) for axis, size in enumerate(grid))
     return (rows[..., :, None] * columns[..., None, :]).flatten(-2)  # (B, N, rows · columns)

@@ -26,21 +26,15 @@ def tells_weights(reducer: nn.Module) -> bool:
 def recorded_weights(
     model: nn.Module, blocks: Mapping[int, MergingBlock], grid: PatchGrid | None = None
 ) -> Iterator[dict[int, Tensor]]:
-    """Within it, each forward pass of ``model`` leaves the weights A (B, M, N) of its mergers behind.
+    """Within it, each forward pass of ``model`` leaves the weights A (B, M, N) of its mergers behind, by number.
 
-    What a block knows (its ``merge_state``) is exchanged for the time being and put back as the object that it was,
-    so that no compiled graph is touched: graphs that exist run again afterwards as they are. Within it everything runs
+    What a block knows (its ``merge_state``) is exchanged for the time being and put back as the object that it was, so
+    that no compiled graph is touched: graphs that exist run again afterwards as they are. Within it everything runs
     eager, compiled parts of the model too, whose graphs have no place for A.
 
-    Args:
-        model: The model.
-        blocks: Its blocks that merge, each under the number that its weights are to be found by. Their mergers must
-            tell them (see :func:`tells_weights`).
-        grid: Gets from the host where the patches are that come to the first of ``blocks``, unless located queries
-            have a grid of their own there, which is then the one to look at.
-
-    Yields:
-        The weights by number, filled in by the forward pass.
+    ``blocks`` are those that merge, each under the number that its weights are to be found by; their mergers must tell
+    them (see :func:`tells_weights`). ``grid`` gets from the host where the patches are that come to the first of them,
+    unless located queries have a grid of their own there, which is then the one to look at.
     """
     found: dict[int, Tensor] = {}
     states = {number: block.merge_state for number, block in blocks.items()}

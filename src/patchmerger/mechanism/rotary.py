@@ -41,15 +41,10 @@ class Rope:
         return given.get(self.arguments[0])
 
     def merge(self, given: Mapping[str, Any], weights: Tensor) -> dict[str, Any]:
-        """The arguments for merged tokens: each gets the phases of its centroid.
+        """The arguments that change for merged tokens: each gets the phases of its centroid, by A (B, M, N).
 
-        Args:
-            given: The block's arguments, with a table for the N patches.
-            weights: A, (B, M, N): how much of each patch is in each token.
-
-        Returns:
-            The arguments that change; their tables are (B, 1 or heads, M, d), or (B, M, d) where there is no axis
-            for heads.
+        The block's arguments have a table for the N patches; these have one of (B, 1 or heads, M, d), or (B, M, d)
+        where there is no axis for heads.
         """
         weights = weights if self.leading == "images" else weights[:, None]
         cos, sin = _merge_table(*self._split(given), weights, _placed_phases(self.table(given)))
@@ -90,16 +85,11 @@ def _merge_table(cos: Tensor, sin: Tensor, weights: Tensor, phases: Tensor | Non
 
 
 def place_table(table: Tensor, weights: Tensor) -> Tensor:
-    """The rotary table of tokens that were placed between the patches of a grid.
+    """The rotary table (B, 1 or heads, N, 2d) of tokens that were placed between the patches of a grid.
 
-    Args:
-        table: That of the patches, sines before cosines, (rows · columns, 2d) or (heads, rows · columns, 2d).
-        weights: How much of each patch is in each token, (B, N, rows · columns); see
-            :func:`~patchmerger.mechanism.placed_tokens.between_patches`.
-
-    Returns:
-        The table, (B, 1 or heads, N, 2d). It keeps its phases, for a merge further on: placed tokens are in no order
-        by which jumps of 2π could be told.
+    That of the patches has sines before cosines, (rows · columns, 2d) or (heads, rows · columns, 2d); ``weights`` (B,
+    N, rows · columns) are those of :func:`~patchmerger.mechanism.placed_tokens.between_patches`. The table keeps its
+    phases, for a merge further on: placed tokens are in no order by which jumps of 2π could be told.
     """
     sin, cos = table.chunk(2, dim=-1)
     phases = _mixed(weights[:, None], grid_phases(cos, sin))  # (B, 1 or heads, N, d)
@@ -123,17 +113,11 @@ def _placed_phases(table: Any) -> Tensor | None:
 
 
 def grid_phases(cos: Tensor, sin: Tensor) -> Tensor:
-    """The phases of patches in a grid, in at least float32, without jumps of 2π from one to the next.
+    """The phases of patches in a grid, in radians and at least float32, without jumps of 2π from one to the next.
 
-    The grid's width is read off the table. Each phase is the table's own; the affine form only chooses its branch,
-    so rounding (of bfloat16, say) does not add up. A step between neighbours is taken to be at most π.
-
-    Args:
-        cos: Cosines, (…, N, d), row by row.
-        sin: Sines, alike. Padding at the end, with cosine and sine 0, gets phases that mean nothing.
-
-    Returns:
-        Phases in radians, (…, N, d).
+    The grid's width is read off the table of cosines and sines, (…, N, d), row by row. Each phase is the table's own;
+    the affine form only chooses its branch, so rounding (of bfloat16, say) does not add up. A step between neighbours
+    is taken to be at most π. Padding at the end, with cosine and sine 0, gets phases that mean nothing.
     """
     dtype = torch.promote_types(cos.dtype, torch.float32)
     cos, sin = cos.to(dtype), sin.to(dtype)

@@ -105,9 +105,7 @@ def attach(module: nn.Module, mixin: type[Subclass]) -> None:
 def detach(*modules: nn.Module | Subclass, purpose: Purpose = "merging") -> None:
     """Give each module back the class that it had before :func:`attach`: all of them or, on an error, none.
 
-    Args:
-        modules: Modules that were given a mixin for this purpose; one for another purpose stays.
-        purpose: What the mixins to take away are for.
+    Mixins for another purpose stay.
 
     Raises:
         TypeError: Another library changed a class since (as FSDP2's ``fully_shard`` does).

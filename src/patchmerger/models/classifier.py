@@ -21,15 +21,9 @@ from patchmerger.models.finding import FoundModel, find_model, known_preprocessi
 class Classifier(nn.Module):
     """A model as a function from images to scores, whatever its library calls its inputs and outputs.
 
-    Args:
-        net: A supported model of timm, transformers or torchvision, or of one's own that gives (B, C); not copied.
-
-    Attributes:
-        channels: Of the images that it takes.
-        image_size: Their height and width, in pixels.
-        num_outputs: C.
-        arguments: What the model is called with beside the images; nothing at first.
-        gives_scores: Whether its outputs are scores of classes; else they are pooled features, C of them.
+    ``net`` is a supported model of timm, transformers or torchvision, or one of one's own that gives (B, C); not
+    copied. It is called with ``arguments`` beside the images. Where not ``gives_scores``, its C outputs are pooled
+    features.
     """
 
     def __init__(self, net: nn.Module) -> None:

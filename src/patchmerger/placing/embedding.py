@@ -68,20 +68,12 @@ def sample_windows(
     window: tuple[int, int],
     samples: tuple[int, int],
 ) -> Tensor:
-    """What N windows show of each image, one below the other; sampled bilinearly, in at least float32.
+    """What N windows show of each image (B, C, H, W), one below the other: (B, C, N · h, w), in the dtype of images.
 
-    A window that reaches beyond the image shows its outermost pixels there.
-
-    Args:
-        images: (B, C, H, W).
-        positions: Middles of the windows, (B, N, 2), as shares of ``size``.
-        size: Height and width in pixels of what is seen of an image: those of its whole patches.
-        window: Height and width of a window in pixels.
-        samples: How often it is sampled along each side (h, w); as often as it has pixels, at the middle of each of
-            them where it lies on the grid.
-
-    Returns:
-        (B, C, N · h, w), in the dtype of the images.
+    Sampled bilinearly, in at least float32, ``samples`` (h, w) times along each side: as often as a window has pixels,
+    at the middle of each of them where it lies on the grid. A window that reaches beyond the image shows its outermost
+    pixels there. ``positions``, the middles of windows (B, N, 2), are shares of ``size``, the height and width in
+    pixels of what is seen of an image: those of its whole patches.
     """
     dtype = torch.promote_types(images.dtype, torch.float32)
     found = []

@@ -76,10 +76,8 @@ class Placement(nn.Module):
     def forward(self, images: Tensor, grid: tuple[int, int], margin: tuple[float, float]) -> Tensor:
         """Positions (B, N, 2) of the tokens of ``images`` (B, C, H, W), in at least float32.
 
-        Args:
-            images: The images.
-            grid: Rows and columns of patches that the plain model would cut them into.
-            margin: How near to an edge of the image, as a share of it, the middle of a window can be that lies in it.
+        ``grid`` are rows and columns of patches that the plain model would cut them into, ``margin`` how near to an
+        edge of the image, as a share of it, the middle of a window can be that lies in it.
 
         Raises:
             ValueError: Positions or a saliency map are missing, or of another shape.

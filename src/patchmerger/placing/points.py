@@ -60,13 +60,9 @@ def toward_center(points: Tensor, std: float) -> Tensor:
 def drawn_to(density: Tensor, points: Tensor, uniform_share: float) -> Tensor:
     """Uniform points, drawn to where a map is high: the inverse of its distribution, by rows, then within the row.
 
-    Args:
-        density: (B, h, w), from 0; a map of zeros counts as uniform.
-        points: Uniform ones, (B or 1, N, 2).
-        uniform_share: How much of the distribution is spread over the whole image.
-
-    Returns:
-        Positions (B, N, 2), distributed as the map: each of its pixels has as many as its share of the sum.
+    From points (B or 1, N, 2), positions (B, N, 2) are distributed as the density (B, h, w), from 0: each of its pixels
+    has as many as its share of the sum. A map of zeros counts as uniform; ``uniform_share`` of the distribution is
+    spread over the whole image.
     """
     images, height, width = density.shape
     total = density.sum(dim=(1, 2), keepdim=True)

@@ -71,10 +71,7 @@ class PlacedTransformer(Subclass):
 def _at(positions: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Position embeddings at ``positions``, (B, N, D): bilinear between the middles of patches, the outermost beyond.
 
-    Args:
-        positions: (B, N, 2).
-        table: Those of the patches, (1, rows · columns, D).
-        grid: Rows and columns.
+    Positions are (B, N, 2); ``table`` is that of the patches, (1, rows · columns, D).
     """
     dtype = torch.promote_types(table.dtype, torch.float32)
     shown = table.reshape(1, *grid, -1).permute(0, 3, 1, 2).to(dtype).expand(positions.shape[0], -1, -1, -1)

@@ -16,17 +16,11 @@ from patchmerger.prediction.scorer import names_of
 
 
 class ExportedScorer:
-    """A file that ``patchmerger export`` wrote; it says itself what its images and classes are.
-
-    Args:
-        model: The file; for OpenVINO its folder, or the model.xml in it.
-        preprocessing: How images are prepared, in place of what the file says.
-        class_names: One name a class, likewise.
-        device: ``None`` or "cpu", where these files run.
+    """A file that ``patchmerger export`` wrote, which says what its images and classes are, if they are not given.
 
     Raises:
-        ValueError: A damaged or foreign file; another device; images that are not square or not RGB; another
-            preprocessing than the one that is built into the file, or another number of classes than ``class_names``.
+        ValueError: A damaged or foreign file; another device than the CPU; images that are not square or not RGB;
+            another preprocessing than the one that is built in, or another number of classes than ``class_names``.
         FileNotFoundError: There is no such file.
         MissingExtraError: The library that runs it is not installed.
     """

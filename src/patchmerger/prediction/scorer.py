@@ -23,13 +23,7 @@ class Scorer(Protocol):
     """A model that scores prepared images, whatever it runs on.
 
     Attributes:
-        name: What to call it.
-        image_size: Height and width S of its images.
-        preprocessing: How they are prepared.
-        class_names: One name a class; none where the model has no classes.
-        remark: Where the names are from, where neither the model nor the user gives them.
-        multi_label: Whether it was trained for several labels an image.
-        device: Where images are put for it.
+        remark: Where the names of classes are from, where neither the model nor the user gives them.
         only_scores: Why it gives no features; ``None`` where it gives them.
         only_softmax: Why its scores have no sigmoid; ``None`` where they have.
     """
@@ -56,19 +50,14 @@ class Scorer(Protocol):
 
 
 class ModelScorer:
-    """A model of PyTorch.
+    """A model of PyTorch, as :func:`~patchmerger.models.find_model` knows them.
 
-    Args:
-        model: As in :func:`~patchmerger.models.find_model`.
-        preprocessing: How images are prepared, in place of what is known of the model.
-        class_names: One name a class, likewise.
-        device: Where it runs, to which a model in memory is moved; by default where such a model is, and for a saved
-            one the accelerator where there is one.
+    A model in memory is moved to ``device``; by default it stays where it is, and a saved one goes to the accelerator
+    where there is one. ``preprocessing`` and ``class_names`` stand in for what is known of the model.
 
     Raises:
         ValueError: No such model; one whose preprocessing is not known, that takes no RGB images, or has another number
             of classes than ``class_names``.
-        FileNotFoundError: There is no such folder or file.
     """
 
     def __init__(
@@ -112,11 +101,7 @@ def names_of(
 ) -> tuple[tuple[str, ...], str | None]:
     """One name a class, and what to say of names that neither the user gives nor the model knows.
 
-    Args:
-        given: The user's.
-        known: The model's.
-        classes: How many there are; 0 for a model without a head.
-        model: What to call it.
+    There are 0 classes in a model without a head.
 
     Raises:
         ValueError: Another number of names than of classes.

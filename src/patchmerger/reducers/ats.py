@@ -43,14 +43,11 @@ class ATS(Reducer):
         return_weights: bool = False,
         return_sizes: bool = False,
     ) -> Any:
-        """Sample (B, num_tokens, D) of (B, N, D), in their order.
+        """Sample (B, num_tokens, D) of (B, N, D), in their order, by their significance s (B, N).
 
-        Args:
-            x: Tokens, (B, N, D).
-            significance: s, (B, N).
-            sizes: 1 / how often each token is here, (B, N), after a sampling before; ``None`` for once each.
-            return_weights: Give A (B, num_tokens, N) as well: 1 for the token that is sampled.
-            return_sizes: Give (Y, A or None, sizes (B, num_tokens) or None) instead.
+        ``sizes`` are 1 / how often each token is here, (B, N), after a sampling before; ``None`` for once each. With
+        ``return_weights`` A (B, num_tokens, N) comes too, 1 for the token that is sampled; with ``return_sizes`` (Y, A
+        or None, sizes (B, num_tokens) or None).
         """
         number = x.shape[1]
         if number == self.num_tokens:

@@ -23,12 +23,6 @@ _TOLERANCE = 50
 def check_attention(model: nn.Module, host: Host, num_kept_prefix_tokens: int, reducers: dict[int, nn.Module]) -> None:
     """Refuse a reducer that works inside a block, or asks for proportional attention, where blocks do not allow it.
 
-    Args:
-        model: The model.
-        host: Its description.
-        num_kept_prefix_tokens: Prefix tokens that are not merged.
-        reducers: Those to put in, by the number of their block.
-
     Raises:
         UnsupportedModelError: The blocks are of a kind whose attention is not known, or no pre-norm blocks with an
             attention and an MLP that are added one after the other.

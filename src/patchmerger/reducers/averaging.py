@@ -16,11 +16,8 @@ class Averaging(Reducer):
     """Base of reducers whose output tokens are averages: ``Y = A X``, where each row of A sums to 1.
 
     A method says in :meth:`averages` what A is; the rest is the same for all: the checks, padding that gets exactly
-    zero weight whatever it holds, and the tokens themselves, in their order, where N = M (keep rate 1).
-
-    Args:
-        num_tokens: Tokens that go on, M.
-        dim: Features of a token, D, where parameters fix it.
+    zero weight whatever it holds, and the tokens themselves, in their order, where N = M (keep rate 1). ``dim`` is D,
+    where parameters fix it.
 
     Raises:
         ValueError: A number is no whole number of at least 1.
@@ -93,15 +90,10 @@ def _average(x: Tensor, weights: Tensor, mask: Tensor | None) -> tuple[Tensor, T
 
 
 def cluster_averages(label: Tensor, num_tokens: int, scores: Tensor | None = None) -> Tensor:
-    """A of clusters that share the tokens out: row m weighs those of cluster m, alike or by softmax of their scores.
+    """A (B, M, N) of clusters: row m weighs the tokens of cluster m, alike or by softmax of their ``scores``.
 
-    Args:
-        label: Cluster of each token from 0 to M − 1, (B, N); M for padding.
-        num_tokens: M.
-        scores: Logits of the tokens within their cluster, (B, N); ``None`` weighs them alike.
-
-    Returns:
-        A, (B, M, N), in at least float32; a cluster without tokens has a row of zeros.
+    ``label`` is the cluster of each token from 0 to M − 1, (B, N); M for padding. Scores are logits of the tokens
+    within their cluster, (B, N). A is in at least float32; a cluster without tokens has a row of zeros.
     """
     inside = label[:, None] == torch.arange(num_tokens, device=label.device)[:, None]  # (B, M, N)
     if scores is None:

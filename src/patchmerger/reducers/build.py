@@ -31,19 +31,10 @@ def choose_reducers(
     prior: Prior | None,
     reducer: ReducerName | nn.Module | Sequence[nn.Module],
 ) -> list[nn.Module]:
-    """The modules to put in, each on its block's device and in its dtype.
+    """The modules to put into a model, one for each block to merge after, each on its block's device and in its dtype.
 
-    Args:
-        model: The model that they are for.
-        host: Its description.
-        num_tokens: Tokens that go on after each block to merge after.
-        num_kept_prefix_tokens: Prefix tokens that stay as they are.
-        positions: What merged tokens have in place of positions; a centroid needs to know the weights A.
-        norm: See :class:`~patchmerger.PatchMerger`.
-        scale: See :class:`~patchmerger.PatchMerger`.
-        init: See :class:`~patchmerger.PatchMerger`.
-        prior: See :class:`~patchmerger.PatchMerger`.
-        reducer: The name of a method, or modules to use in PatchMerger's place.
+    ``num_tokens`` go on after each block by its number. A reducer is the name of a method, or modules in PatchMerger's
+    place, which has the options before it; ``positions`` by centroids need to know the weights A.
 
     Raises:
         ValueError: A reducer gives another shape than asked for, cannot do what the model needs, or stands beside

@@ -20,17 +20,11 @@ def check_count(name: str, value: int, at_least: int = 1) -> int:
 
 
 def check_tokens(x: Tensor, mask: Tensor | None, num_tokens: int, *, dim: int | None = None) -> None:
-    """Refuse tokens that cannot be reduced to ``num_tokens``.
-
-    Args:
-        x: What should be tokens (B, N, D) with N ≥ ``num_tokens``.
-        mask: What should be ``None`` or (B, N) bool, True = a real token.
-        num_tokens: Tokens that go on, M.
-        dim: D, where it is fixed by parameters.
+    """Refuse tokens (B, N, D) that cannot be reduced to ``num_tokens``; ``dim`` is D, where it is fixed by parameters.
 
     Raises:
         ValueError: Another shape, fewer than M tokens or, in eager mode, an image with fewer real ones.
-        TypeError: ``mask`` is not boolean.
+        TypeError: ``mask``, (B, N), is not boolean.
     """
     if x.ndim != 3 or (dim is not None and x.shape[-1] != dim):
         wanted = "(B, N, D)" if dim is None else f"(B, N, dim) with dim = {dim}"

@@ -10,14 +10,11 @@ from torch import Tensor
 
 
 def squared_distances(x: Tensor) -> Tensor:
-    """``‖x_i − x_j‖²``, (B, N, N), in at least float32 and under no autocast, with exact zeros on the diagonal.
+    """``‖x_i − x_j‖²`` of tokens (B, N, D): (B, N, N), in at least float32 and under no autocast, 0 on the diagonal.
 
     From one matrix product: ``‖x_i‖² + ‖x_j‖² − 2 x_i · x_j``, for tokens less their mean, so that what all tokens of
     an image have in common does not eat up the digits. The product is N² · D multiply-adds an image, which
     ``patchmerger.costs`` counts.
-
-    Args:
-        x: Tokens, (B, N, D).
     """
     with _full_precision(x):
         x = x.to(torch.promote_types(x.dtype, torch.float32))

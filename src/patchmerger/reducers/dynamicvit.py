@@ -59,11 +59,9 @@ class DynamicViT(Reducer):
     ) -> Any:
         """Keep (B, num_tokens, D) of (B, N, D); in training all N, of which some have size 0.
 
-        Args:
-            x: Tokens, (B, N, D).
-            sizes: Policy so far, (B, N), 0 for a token that was dropped before; ``None`` for all 1.
-            return_weights: Give A (B, num_tokens, N) as well.
-            return_sizes: Give (Y, A or None, sizes (B, N) in training, else None) instead.
+        ``sizes`` are the policy so far, (B, N), 0 for a token that was dropped before; ``None`` for all 1. With
+        ``return_weights`` A (B, num_tokens, N) comes too; with ``return_sizes`` (Y, A or None, sizes (B, N) in
+        training, else None).
         """
         policy = x.new_ones(x.shape[:2]) if sizes is None else sizes.to(x.dtype)
         scores = self.scores(x, policy)

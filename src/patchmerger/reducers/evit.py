@@ -28,13 +28,7 @@ class EViT(Reducer):
     def forward(
         self, x: Tensor, *, class_attention: Tensor, return_weights: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, N, D) → (B, num_tokens, D).
-
-        Args:
-            x: Tokens, (B, N, D).
-            class_attention: How much the class token attends to each, (B, N).
-            return_weights: Give A (B, num_tokens, N) as well.
-        """
+        """(B, N, D) → (B, num_tokens, D), by how much the class token attends to each token, (B, N)."""
         number = x.shape[1]
         if number == self.num_tokens:
             return (x, all_weights(x)) if return_weights else x

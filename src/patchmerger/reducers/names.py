@@ -136,15 +136,9 @@ METHODS: dict[str, Method] = {
 
 
 def placement_in_words(reducer: str, num_tokens: int, after: int) -> str:
-    """Where one method merges, and to how many tokens.
+    """Where a method merges: "8 tokens after block 6" for PatchMerger, "ToMe to 8 tokens inside block 7" for another.
 
-    Args:
-        reducer: The method.
-        num_tokens: Tokens that go on.
-        after: The last block that sees all tokens; a method that works inside of a block does so in the next one.
-
-    Returns:
-        "8 tokens after block 6" for PatchMerger, for others such as "ToMe to 8 tokens inside block 7".
+    ``after`` is the last block that sees all tokens; a method that works inside of a block does so in the next one.
     """
     if reducer == "patchmerger":
         return f"{num_tokens} tokens after block {after}"
@@ -154,15 +148,7 @@ def placement_in_words(reducer: str, num_tokens: int, after: int) -> str:
 
 
 def check_reducer_name(name: str, argument: str = "reducer") -> None:
-    """Refuse a name that no method has.
-
-    Args:
-        name: What may be a name.
-        argument: What to call it in the message.
-
-    Raises:
-        ValueError: There is no such method; the message has close names.
-    """
+    """Refuse a name that no method has; the message calls it ``argument``, and has close names."""
     if name in get_args(ReducerName):
         return
     close = difflib.get_close_matches(name, METHODS, n=2)

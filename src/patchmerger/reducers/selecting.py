@@ -18,12 +18,6 @@ class Selecting(Reducer):
 
     A method says in :meth:`kept` which ones. As weights, A[m, n] = 1 where n = k_m, else 0. Where N = M (keep rate 1)
     nothing changes.
-
-    Args:
-        num_tokens: Tokens that go on, M.
-
-    Raises:
-        ValueError: ``num_tokens`` is no whole number of at least 1.
     """
 
     @abstractmethod

@@ -39,14 +39,10 @@ class ToMe(Reducer):
         return_weights: bool = False,
         return_sizes: bool = False,
     ) -> Any:
-        """Merge (B, N, D) into (B, num_tokens, D): unmerged sources first, then the destinations.
+        """Merge (B, N, D) into (B, num_tokens, D) by keys (B, N, d): unmerged sources first, then the destinations.
 
-        Args:
-            x: Tokens, (B, N, D).
-            keys: What is compared, (B, N, d).
-            sizes: Patches in each token, (B, N); ``None`` for one in each.
-            return_weights: Give A (B, num_tokens, N) as well.
-            return_sizes: Give (Y, A or None, sizes (B, num_tokens) or None) instead.
+        ``sizes`` are patches in each token, (B, N); ``None`` for one in each. With ``return_weights`` A (B, num_tokens,
+        N) comes too; with ``return_sizes`` (Y, A or None, sizes (B, num_tokens) or None).
         """
         images, number = x.shape[:2]
         if number <= self.num_tokens:

@@ -26,13 +26,7 @@ class TopK(Reducer):
     def forward(
         self, x: Tensor, *, class_attention: Tensor, return_weights: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Keep (B, num_tokens, D) of (B, N, D).
-
-        Args:
-            x: Tokens, (B, N, D).
-            class_attention: How much the class token attends to each, (B, N).
-            return_weights: Give A (B, num_tokens, N) as well: 1 for the token that is kept.
-        """
+        """Keep (B, num_tokens, D) of (B, N, D), by how much the class token attends to each, (B, N)."""
         number = x.shape[1]
         if number == self.num_tokens:
             return (x, all_weights(x)) if return_weights else x

@@ -26,13 +26,8 @@ _NOTE = (
 def report(results: Results, picture: Path | None, *, resumable: bool = False) -> int:
     """Draw the picture of ``patchmerger bench``, if one is asked for and all is measured, and print the tables.
 
-    Args:
-        results: The content of its JSON file.
-        picture: The PNG.
-        resumable: Whether the results are in a file, so that the same command goes on with them.
-
-    Returns:
-        The exit status: 130 if it was interrupted, 2 if no row was measured.
+    ``resumable`` results are in a file, so that the same command goes on with them. The exit status is 130 if it was
+    interrupted, 2 if no row was measured.
     """
     if picture is not None and results["finished"]:
         draw(results, picture)

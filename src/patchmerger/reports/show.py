@@ -26,15 +26,9 @@ _LEGEND = (
 
 
 def report(results: Results, tensors: Mapping[str, Tensor], *, grid: bool = False) -> int:
-    """Draw the pictures of ``patchmerger show`` into its folder, and print the tables.
+    """Draw the pictures of ``patchmerger show`` into its folder, and print the tables; 1 where an image cannot be read.
 
-    Args:
-        results: The content of its ``results.json``.
-        tensors: Its maps and pixels.
-        grid: One picture of all images, a row each, in the place of one picture an image.
-
-    Returns:
-        The exit status: 1 where an image cannot be read.
+    ``grid`` draws one picture of all images, a row each, in the place of one picture an image.
     """
     from patchmerger.reports.pictures.map_pictures import draw_grid, draw_image, draw_statistics
 

@@ -54,10 +54,7 @@ def write_text(path: Path, text: str, *, new: bool = False) -> None:
 def check_out(out: Path | None, *, overwrite: bool, name: str = "out") -> None:
     """Refuse a file of results that cannot be written, and make its folder: before anything long begins.
 
-    Args:
-        out: The file; ``None`` where none is asked for.
-        overwrite: Whether one that exists may be replaced.
-        name: What messages call it.
+    ``None`` asks for none. Messages call it ``name``.
 
     Raises:
         ValueError: It is a folder.

@@ -47,15 +47,10 @@ class FormKey:
 
 @dataclass(frozen=True)
 class DeployedForm:
-    """A form that is ready to run.
+    """A form that is ready to run: from normalised float32 images (B, 3, H, W) to logits (B, C).
 
-    Attributes:
-        run: Images, normalised float32 (B, 3, H, W), to logits (B, C).
-        runtime: The library that runs it, and its version.
-        size: Bytes of the weights, or of the file.
-        parity: How near a file is to its model; ``None`` for torch, and where it was not compared on real images.
-        flops: Of the model for one image; ``None`` where they are not known.
-        float_layers: Layers that stayed in floating point, with int8.
+    ``size`` is bytes of the weights, or of the file; ``parity`` is how near a file is to its model, ``None`` for torch,
+    and where it was not compared on real images; ``float_layers`` stayed in floating point, with int8.
     """
 
     key: FormKey

@@ -79,15 +79,10 @@ def accelerate_study(
 
 @dataclass(frozen=True)
 class Cell:
-    """One model, made faster and recovered.
+    """The plain model of this number, made faster and recovered for so many epochs.
 
-    Attributes:
-        model: Its number among the plain models.
-        method: What makes it faster.
-        speedup: The wanted speed-up, or ``None`` with a keep rate.
-        scope: What the recovery trains.
-        epochs: Its length.
-        keep_rate: The share of tokens that each of three reductions keeps, in place of a speed-up.
+    ``speedup`` is the wanted one; with ``keep_rate``, the share of tokens that each of three reductions keeps, it is
+    ``None``.
     """
 
     model: int

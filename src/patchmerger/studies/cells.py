@@ -21,13 +21,10 @@ OPTIONS = {"norm": "norm", "scale": "scale", "logit_std": "logit-std"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One merger, or several, to be trained.
+    """One merger, or several, to be trained, under the name of their folder.
 
-    Attributes:
-        name: Its name, and that of its folder.
-        merge: What is merged where.
-        options: Those of the grid's settings that vary beside block and number of tokens; ``None`` for a cell that is
-            not in the grid.
+    ``options`` are those of the grid's settings that vary beside block and number of tokens; ``None`` for a cell that
+    is not in the grid.
     """
 
     name: str
@@ -71,15 +68,7 @@ def _quarters(model: ModelSettings) -> list[int]:
 
 
 def check_cells(cells: Sequence[Cell], model: ModelSettings, num_classes: int) -> dict[str, int]:
-    """Build each cell, without weights.
-
-    Args:
-        cells: The cells.
-        model: The plain model; its name must be given.
-        num_classes: Outputs of the head.
-
-    Returns:
-        FLOPs of one image, by name; those of the plain model too.
+    """Build each cell, without weights: FLOPs of one image by name, those of the plain model too.
 
     Raises:
         ValueError: Cells that cannot be built, or would merge nothing: all of them, each with the reason.

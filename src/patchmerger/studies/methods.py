@@ -54,13 +54,7 @@ class Method:
     placement: ChosenPlacement | StagedPlacement
 
     def student(self, images: Tensor, *, recovers: bool, seed: int) -> nn.Module:
-        """The model to recover.
-
-        Args:
-            images: Normalised images (n, 3, S, S), which the queries are computed from.
-            recovers: Whether a recovery follows.
-            seed: Of everything random.
-        """
+        """The model to recover; queries are computed from normalised ``images`` (n, 3, S, S)."""
         place, name = self.placement, self.name
         if name == "plain":
             return copy.deepcopy(self.net)
@@ -102,11 +96,6 @@ def at_equal_flops(name: str, net: nn.Module, placement: ChosenPlacement) -> Cho
 
     A method that works inside a block saves less of that block than one after the block before, so that it gets fewer
     tokens; what else methods cost is rarely worth a token. Methods that are no reducers stay as they are.
-
-    Args:
-        name: The method.
-        net: The plain model.
-        placement: That of the merger.
     """
     if name not in REDUCERS:
         return placement

@@ -20,13 +20,7 @@ from patchmerger.studies.trained_settings import PlacingStudySettings
 
 @dataclass(frozen=True)
 class Merge:
-    """Where tokens are merged to stay within a budget.
-
-    Attributes:
-        num_placed: Tokens that come in: placed ones, or the patches.
-        after: The block that they are merged after.
-        num_tokens: Tokens that go on.
-    """
+    """Where tokens, placed ones or the patches, are merged to stay within a budget, and to how many."""
 
     num_placed: int
     after: int
@@ -35,12 +29,9 @@ class Merge:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a share of the patches comes to.
+    """What a share of the patches comes to: so many placed tokens, and the FLOPs of the model with them.
 
-    Attributes:
-        num_tokens: So many placed tokens.
-        flops: FLOPs of the model with them, which mergers may use too.
-        merges: Where "merger" and "placed-merger" merge; without what cannot stay within the FLOPs.
+    ``merges`` says where "merger" and "placed-merger" merge to use no more; without what cannot stay within the FLOPs.
     """
 
     num_tokens: int

@@ -73,14 +73,7 @@ def place_study(
 
 @dataclass(frozen=True)
 class Cell:
-    """One model with fewer tokens.
-
-    Attributes:
-        model: Its number among the plain models.
-        method: How it has fewer tokens.
-        fraction: The share of the patches that gives the budget.
-        fine_tuned: Whether it was trained afterwards.
-    """
+    """The plain model of this number with fewer tokens, a fraction of its patches, fine-tuned or not."""
 
     model: int
     method: str

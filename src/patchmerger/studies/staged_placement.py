@@ -20,14 +20,9 @@ from patchmerger.presets import preset
 
 @dataclass(frozen=True)
 class StagedPlacement:
-    """Where tokens are reduced, and to how many.
+    """The blocks that tokens are reduced after, and the tokens that go on after each; ``predicted`` is of PatchMergers.
 
-    Attributes:
-        after: The blocks, counted from 1. Methods that work inside a block do so in the blocks after these.
-        num_tokens: Tokens that go on after each.
-        positions: What ``insert`` is given for positions.
-        predicted: Speed-up by FLOPs, of PatchMergers.
-        keep_rate: The share that each keeps.
+    Methods that work inside a block do so in the blocks after these.
     """
 
     after: tuple[int, ...]
@@ -51,13 +46,8 @@ def staged_placement(net: nn.Module, keep_rate: float) -> StagedPlacement:
 
     Of N patches the i-th leaves ``int(N · keep_rate^i)``, and at least one.
 
-    Args:
-        net: A plain model.
-        keep_rate: The share of the tokens that each reduction keeps, between 0 and 1.
-
     Raises:
         ValueError: The model has fewer than four blocks.
-        UnsupportedModelError: It cannot take a merger.
     """
     plain = on_meta(net)
     depth = len(find_host(plain).blocks)

@@ -18,15 +18,11 @@ from patchmerger.training.settings import FitSettings
 
 
 def trained_models(folders: Sequence[Path], test_images: int | None = None) -> list[TrainedModel]:
-    """The models of finished runs; images that several of them share are read once.
-
-    Args:
-        folders: Those of the runs.
-        test_images: Test images that count, drawn at random, the same for all models; all if not given.
+    """The models of finished runs, in these folders; images that several of them share are read once.
 
     Raises:
         FileNotFoundError: One is none of a finished run.
-        ValueError: A model's classes are not those of its images, or there are fewer test images.
+        ValueError: A model's classes are not those of its images.
     """
     read: dict[str, ImageDataset] = {}
     found = []
@@ -42,13 +38,7 @@ def trained_models(folders: Sequence[Path], test_images: int | None = None) -> l
 
 
 class TrainedModel:
-    """A plain model, its images, and what was said of its training.
-
-    Args:
-        folder: That of its run.
-        run: The run's settings.
-        images: Those that the run read, of which the test images are looked at.
-    """
+    """A plain model, the images that its run read, and what was said of its training."""
 
     def __init__(self, folder: Path, run: FitSettings, images: ImageSplits) -> None:
         self.folder, self.seed, self.data = folder, run.seed, run.data

@@ -50,11 +50,7 @@ CellT = TypeVar("CellT", bound=StudyCell)
 def study_folder(kind: str, settings: Any, trained: Sequence[TrainedModel], out: Path | None) -> RunFolder:
     """The folder of a study, which the settings and the content of the plain models belong to.
 
-    Args:
-        kind: Such as "accelerate"; without ``out`` the folder is runs/KIND-study-FINGERPRINT.
-        settings: What is studied.
-        trained: The plain models.
-        out: The folder.
+    Without ``out`` it is runs/KIND-study-FINGERPRINT.
     """
     recorded = {**to_json(settings), "models": [model.teacher.fingerprint for model in trained]}
     return RunFolder(out or default_folder(kind, "study", recorded), recorded)
@@ -63,14 +59,8 @@ def study_folder(kind: str, settings: Any, trained: Sequence[TrainedModel], out:
 class TrainedStudy(ABC, Generic[CellT]):
     """A grid of cells, each kept in a file of its own beside the predictions of its model.
 
-    Args:
-        folder: Of the study.
-        trained: The plain models.
-        cells: What is evaluated.
-        further_units: What processes share besides the cells.
-        device: Where models run.
-        workers: Processes that prepare images; by default as many as a model's own run had.
-        progress: Say what is done.
+    Processes share the cells and ``further_units``. As many ``workers`` prepare images as a model's own run had, by
+    default.
     """
 
     def __init__(

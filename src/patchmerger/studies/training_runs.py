@@ -52,13 +52,7 @@ def finished(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def read_runs(path: Path, seeds: int, stage: str = "") -> dict[int, Run]:
-    """The finished runs of one model: PATH/seed-N, or a stage of them, PATH/seed-N/STAGE.
-
-    Args:
-        path: The folder of the model.
-        seeds: How many there are.
-        stage: The stage; none by default.
-    """
+    """The finished runs of one model: PATH/seed-N, or a stage of them, PATH/seed-N/STAGE."""
     folders = {seed: path / f"seed-{seed}" / stage for seed in range(seeds)}
     return {seed: Run(folder, read_json(folder / RESULTS_FILE)) for seed, folder in folders.items()}
 
@@ -68,13 +62,7 @@ def train_run(
 ) -> Run:
     """Train one model with one seed, unless that is done; resumes an interrupted run.
 
-    Args:
-        images: Of this seed.
-        recipe: The model and how it is trained.
-        path: The run's folder.
-        seed: Of the run.
-        name: What to call it; by default the name of the folder above.
-        progress: Say on standard error what is trained.
+    ``images`` are those of the seed. The ``name`` to report by is that of the folder above by default.
     """
     folder = RunFolder(path, fit_settings(recipe, seed))
     if folder.results is not None:
@@ -131,17 +119,7 @@ def paired_difference(ours: Runs, theirs: Runs) -> PairedDifference | None:
 def measure_speeds(
     models: Mapping[str, nn.Module], training: TrainingSettings, *, rounds: int, baseline: str
 ) -> dict[str, Any]:
-    """Measured speed in inference and in a training step, as the models are trained, interleaved.
-
-    Args:
-        models: Models by name.
-        training: Gives batch size, precision, device, and whether to compile.
-        rounds: How often each model is timed.
-        baseline: The name of the model to compare with.
-
-    Returns:
-        The measurements as plain values, by "inference" and "training".
-    """
+    """Measured speed in "inference" and in a "training" step, as the models are trained, interleaved."""
     precision = {"32-true": "float32", "16-mixed": "fp16"}.get(training.precision, "bf16")
     return {
         mode: measure(

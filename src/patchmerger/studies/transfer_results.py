@@ -18,14 +18,7 @@ UPSTREAM, FEW_SHOT, FINE_TUNED = "upstream", "few-shot", "fine-tuned"
 
 
 def summarise(path: Path, name: str, baseline: str, seeds: int) -> dict[str, Any]:
-    """What the table and the picture show of one variant.
-
-    Args:
-        path: The folder of the study, with all stages done.
-        name: The variant.
-        baseline: The one to compare with.
-        seeds: How often each was trained.
-    """
+    """What the table and the picture show of one variant, from the folder of the study, with all stages done."""
     runs = {
         which: {stage: read_runs(path / which, seeds, stage) for stage in (UPSTREAM, FINE_TUNED)}
         for which in {name, baseline}

@@ -81,14 +81,9 @@ def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> tuple[Model
 
 
 def shallow_twin(settings: ModelSettings, merged_flops: int, *, depth: int) -> ModelSettings:
-    """The plain model with as many blocks as bring it closest to the merged model's FLOPs.
+    """The plain model with as many blocks, of ``depth``, as bring it closest to the merged model's FLOPs.
 
     The control for depth: a merger that is no better than leaving blocks out is worth nothing.
-
-    Args:
-        settings: The plain model.
-        merged_flops: FLOPs of the merged model.
-        depth: Blocks of the plain model.
     """
 
     def gap(blocks: int) -> int:

@@ -29,13 +29,9 @@ from patchmerger.reports.parts.section import Section
 
 @dataclass(frozen=True)
 class Kind:
-    """Results of one command.
+    """Results of one command, and what fills a section with them.
 
-    Attributes:
-        command: Its name.
-        describe: Fills a section with them.
-        names: What results of this kind have, where they do not say of which study they are.
-        study: Of which study they say that they are.
+    Results say of which ``study`` they are; those that do not are known by the ``names`` in them.
     """
 
     command: str

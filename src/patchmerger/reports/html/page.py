@@ -25,13 +25,7 @@ TITLE = "PatchMerger report"
 
 @dataclass(frozen=True)
 class Report:
-    """What a report was made of.
-
-    Attributes:
-        path: The file.
-        shown: Where the results are from that it shows.
-        unread: What it does not show, and why.
-    """
+    """The file of a report, where the results are from that it shows, and what it does not show, with the reasons."""
 
     path: Path
     shown: tuple[str, ...]
@@ -41,11 +35,7 @@ class Report:
 def write_report(folders: Sequence[str | Path], out: Path, *, title: str = TITLE, overwrite: bool = False) -> Report:
     """Write saved results as one HTML file, which needs no network.
 
-    Args:
-        folders: Folders of runs and files of results; or folders that hold some of either.
-        out: The file; complete or not at all.
-        title: Its heading.
-        overwrite: Replace the file if it exists.
+    Folders are those of runs, or hold some; files of results may stand among them.
 
     Raises:
         FileExistsError: ``out`` exists and ``overwrite`` is false.
@@ -68,13 +58,7 @@ def write_report(folders: Sequence[str | Path], out: Path, *, title: str = TITLE
 
 
 def render(sections: Sequence[Section], unread: Sequence[Unread] = (), *, title: str = TITLE) -> str:
-    """The page as text.
-
-    Args:
-        sections: What it shows.
-        unread: What it does not show.
-        title: Its heading.
-    """
+    """The page as text, with what it does not show."""
     from plotly.offline import get_plotlyjs
 
     loader = PackageLoader("patchmerger.reports.html", "templates")

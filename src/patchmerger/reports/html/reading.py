@@ -39,10 +39,7 @@ class Unread:
 
 
 def read_sources(paths: Sequence[str | Path]) -> tuple[list[Source], list[Unread]]:
-    """Read results, and say what could not be read.
-
-    Args:
-        paths: Folders of runs, JSON files of results, or folders that hold some of either.
+    """Read results in folders of runs, in JSON files or folders that hold some of either, and say what is unread.
 
     Raises:
         FileNotFoundError: A path leads nowhere.

@@ -23,14 +23,10 @@ AXES_CAPTION = "The dotted line is plain; the vertical axis does not begin at 0.
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of plotly.
+    """A chart of plotly, with colours as :mod:`~patchmerger.reports.parts.colours` writes them.
 
-    Attributes:
-        title: What is drawn.
-        caption: What bars and marks mean, and which axes are cut.
-        summary: For who cannot see it: what it shows, in words.
-        data: Traces, with colours as :mod:`~patchmerger.reports.parts.colours` writes them.
-        layout: Axes and reference lines.
+    The caption says what bars and marks mean, and which axes are cut; the summary, for who cannot see it, what it
+    shows.
     """
 
     title: str
@@ -43,16 +39,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Point:
-    """A model in accuracy, and in speed or number of tokens.
+    """A model in accuracy (per cent, with its standard deviation in points) and in speed or number of tokens, ``x``.
 
-    Attributes:
-        name: The variant: points of one name are of one colour.
-        x: Times as fast as the plain model, or what else the axis is of.
-        accuracy: In per cent.
-        bar: How far the quartiles of ``x`` are below and above.
-        spread: Standard deviation of the accuracy, in points.
-        uncertain: Whether the speed-up is uncertain: the mark is hollow.
-        facts: More lines to show on hovering.
+    Points of one name are of one colour. ``bar`` is how far the quartiles of ``x`` are below and above; the mark of an
+    uncertain speed-up is hollow. More ``facts`` are shown on hovering.
     """
 
     name: str
@@ -93,20 +83,11 @@ def accuracy_against(
     looks: Mapping[str, tuple[str, str]] | None = None,
     dashed: Sequence[str] = (),
 ) -> Chart:
-    """A mark for each model, and a dotted line for the plain one.
+    """A mark for each model, and a dotted line for the plain one, whose accuracy is in per cent.
 
-    Args:
-        points: The models.
-        plain: Accuracy of the plain model, in per cent.
-        title: What is drawn.
-        caption: What bars mean, in words.
-        metric: What the vertical axis is of.
-        axis: What the horizontal axis is of.
-        across: A value of it, on hovering.
-        lines: Draw a line through the points of a name.
-        ticks: A logarithmic axis, with a tick for each value.
-        looks: Colours, as charts have them, and symbols of plotly; by default those of known variants.
-        dashed: Names that are no more than bounds.
+    The vertical axis is of ``metric``, the horizontal one of ``axis``, with values written as ``across`` on hovering;
+    it is logarithmic with a tick for each value where ``ticks`` are asked for. ``looks`` are colours, as charts have
+    them, and symbols of plotly; by default those of known variants. Names that are ``dashed`` are no more than bounds.
     """
     names = list(dict.fromkeys(point.name for point in points))
     if looks is None:
@@ -173,11 +154,7 @@ def training_curves(
 ) -> Chart:
     """A line for each model; where there are several runs, a band from the lowest to the highest.
 
-    Args:
-        curves: Those of the models; ``None`` of one that was not watched.
-        title: What is drawn.
-        metric: What the vertical axis is of.
-        images: What it was measured on, and when.
+    ``images`` says what it was measured on, and when. Of a model that was not watched the curve is ``None``.
 
     Raises:
         ValueError: There are none.
@@ -249,14 +226,7 @@ def speed_rows(rows: Sequence[tuple[str, Point, float | None]], *, caption: str)
 
 
 def stages(title: str, values: Mapping[str, Sequence[tuple[str, float, str]]], *, metric: str, caption: str) -> Chart:
-    """Bars in groups: for each variant a bar in each stage.
-
-    Args:
-        title: What is drawn.
-        values: For each variant stage, value in per cent, and what to show on hovering.
-        metric: What the vertical axis is of.
-        caption: What bars mean, in words.
-    """
+    """Bars in groups: for each variant a bar in each stage, of a value in per cent, and what to show on hovering."""
     colours = chart_colours(values)
     data = [
         {

@@ -11,13 +11,9 @@ Results = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Segment:
-    """Blocks in a row that as many tokens enter.
+    """Blocks in a row that as many tokens enter, counted from 1; where they merge, fewer leave the last of them.
 
-    Attributes:
-        first: The first block, counted from 1.
-        last: The last one; ``None`` for "and all later ones", where the depth is not known.
-        tokens: How many enter each.
-        merges_to: Tokens that leave the last of them, where it merges.
+    The last one is ``None`` for "and all later ones", where the depth is not known.
     """
 
     first: int
@@ -43,11 +39,8 @@ class Diagram:
 def diagram(title: str, found: Results, model: Any = None) -> Diagram | None:
     """The model of a variant block by block; ``None`` for one that does not merge.
 
-    Args:
-        title: What it is.
-        found: With ``block_tokens``, tokens that enter each block; or with ``mergers``, ``tokens_in`` and
-            ``tokens_out``.
-        model: The model's settings, which may name its depth.
+    It was found with ``block_tokens``, tokens that enter each block; or with ``mergers``, ``tokens_in`` and
+    ``tokens_out``, and settings of a model that may name its depth.
     """
     if by_block := found.get("block_tokens"):
         segments = _from_tokens([*by_block, found.get("tokens_out", by_block[-1])])

@@ -26,16 +26,10 @@ _ENVIRONMENT = {
 
 @dataclass
 class Section:
-    """What a report says of the results of one command.
+    """What a report says of the results of one command (its ``kind``), from one folder or file.
 
-    Attributes:
-        kind: The command.
-        title: What was done on what.
-        origin: The folder or file.
-        verdict: One sentence with its numbers; ``**bold**`` where it matters.
-        details: Settings, versions and the like, folded away: by title, then by name.
-        command: The command line that asked for it.
-        missing: What is left out, and why.
+    The verdict is one sentence with its numbers; ``**bold**`` where it matters. Details, such as settings and versions,
+    are folded away: by title, then by name. What is ``missing`` comes with the reason.
     """
 
     kind: str

@@ -18,13 +18,7 @@ _UNBOUNDED = 200
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
-
-    Attributes:
-        text: What it says.
-        value: What it is sorted by, where that is not its text.
-        colour: Of the mark before it: that of the variant in the charts.
-    """
+    """A cell of a table: what it says, what it is sorted by if not by its text, and the colour of its variant."""
 
     text: str
     value: float | None = None
@@ -35,13 +29,8 @@ class Cell:
 class Table:
     """A table, which sorts by any of its columns where it is on a page.
 
-    Attributes:
-        caption: What it shows.
-        columns: The heads; a terminal breaks their lines where they say so.
-        rows: The cells of each row.
-        note: On a page, what a reader must know.
-        folded: On a page, opened by a click.
-        keys: So many first columns say which row it is; on a narrow terminal each part begins with them.
+    A terminal breaks the lines of its heads where they say so. On a page there is a note, and a ``folded`` one opens by
+    a click. So many first columns as ``keys`` say which row it is; on a narrow terminal each part begins with them.
     """
 
     caption: str
@@ -80,10 +69,7 @@ def print_notes(console: Console, *notes: str | None) -> None:
 def print_table(console: Console, table: Table, *, wrap: bool = False) -> None:
     """Print ``table``, folded where it is wider than the console, so that no number is cut.
 
-    Args:
-        console: Where to.
-        table: The table.
-        wrap: Break the lines of long texts instead.
+    ``wrap`` breaks the lines of long texts instead.
     """
     numeric = table.numeric
     begins = [bool(row[0].text) for row in table.rows]

@@ -89,13 +89,7 @@ class _Seen:
 def draw_image(results: Results, tensors: Tensors, number: int, path: Path) -> Path:
     """Draw one image: what the model sees, the token that leads each patch, what is taken of each, and every map.
 
-    Several mergers stand below each other, each composed back to the patches.
-
-    Args:
-        results: The content of ``results.json``.
-        tensors: The maps and pixels.
-        number: Which of its images.
-        path: The PNG; an SVG is written beside it.
+    Several mergers stand below each other, each composed back to the patches. An SVG is written beside the PNG.
     """
     image = results["images"][number]
     every = [_Seen.read(results, tensors, number, place) for place in range(len(results["mergers"]))]
@@ -130,12 +124,7 @@ def _draw_merger(figure: Figure, panels: Sequence[Axes], seen: _Seen, tokens: Se
 def draw_grid(results: Results, tensors: Tensors, path: Path) -> Path:
     """Draw several images, a row each: the image, who leads each patch, and the map of each token, a column each.
 
-    Of several mergers it shows the last, composed back to the patches.
-
-    Args:
-        results: The content of ``results.json``.
-        tensors: The maps and pixels.
-        path: The PNG; an SVG is written beside it.
+    Of several mergers it shows the last, composed back to the patches. An SVG is written beside the PNG.
     """
     found = [image["mergers"][-1] for image in results["images"]]
     tokens = [] if all(each["sets"] for each in found) else _chosen_tokens(found[0])
@@ -154,12 +143,7 @@ def draw_rows(
 ) -> None:
     """Draw some images, a row each, into panels: the image, who leads each patch, and the map of each token.
 
-    Args:
-        panels: 2 + the number of tokens for each image, row by row.
-        results: The content of ``results.json``.
-        tensors: The maps and pixels.
-        images: Their numbers, from 0.
-        tokens: Theirs, from 0.
+    There are 2 + the number of tokens panels for each image, row by row; images and tokens are numbers from 0.
     """
     columns = 2 + len(tokens)
     for line, number in enumerate(images):
@@ -174,13 +158,7 @@ def draw_rows(
 
 
 def draw_statistics(results: Results, tensors: Tensors, path: Path) -> Path:
-    """Draw the mean map of each token over a dataset, and what is taken of each place on average.
-
-    Args:
-        results: The content of ``results.json``.
-        tensors: The maps.
-        path: The PNG; an SVG is written beside it.
-    """
+    """Draw the mean map of each token over a dataset, and what is taken of each place, as a PNG and an SVG."""
     mergers = results["mergers"]
     tokens = [_chosen_tokens(means) for means in results["statistics"]]
     lines = [max(2, -(-len(each) // _ROW)) for each in tokens]

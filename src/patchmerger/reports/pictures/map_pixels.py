@@ -71,10 +71,7 @@ def taken_overlay(view: Pixels, taken: Cells) -> Pixels:
 def segmentation(view: Pixels, leading: Cells, colours: list[str]) -> Pixels:
     """Each patch in the colour of the token that takes most of it; a patch that no token takes is dark grey.
 
-    Args:
-        view: The image, (H, W, 3).
-        leading: The token of each patch, from 0, (rows, columns); −1 where there is none.
-        colours: Of the tokens.
+    ``leading`` is the token of each patch of the image (H, W, 3), from 0, (rows, columns); −1 where there is none.
     """
     palette = np.array([*map(mpl.colors.to_rgb, colours), (0.1, 0.1, 0.1)])  # −1 is the last
     inks = palette[enlarge(leading, view.shape[:2])]

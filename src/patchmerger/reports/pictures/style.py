@@ -64,19 +64,11 @@ def picture(
     panel: tuple[float, float] | None = None,
     also_svg: bool = False,
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure that is written as a PNG, atomically, once it is drawn.
+    """A figure with rows of panels that is written as a PNG, atomically, once it is drawn, and as an SVG for print.
 
-    Args:
-        path: The file.
-        columns: Panels beside each other.
-        rows: Panels above each other.
-        note: Below the panels, what a reader must know: what bars and bands are, which axes are cut.
-        title: What is shown, of what, where no shared legend says it.
-        panel: Width and height of one panel, in inches, where it is no pair of axes: panels stand close together then.
-        also_svg: Write an SVG beside it, for print.
-
-    Yields:
-        The figure and its panels, row by row.
+    The note below says what a reader must know: what bars and bands are, which axes are cut. The title says what is
+    shown, of what, where no shared legend does. ``panel`` is width and height of one panel, in inches, where it is no
+    pair of axes: panels stand close together then.
     """
     width, height = panel or PANEL
     size = (columns * width, rows * height + 0.9)
@@ -99,15 +91,7 @@ def picture(
 def shared_legend(
     figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, title: str, columns: int = 7
 ) -> None:
-    """One legend for all panels, outside of them, so that it covers no data.
-
-    Args:
-        figure: The figure.
-        handles: A line or marker for each label.
-        labels: What they mean.
-        title: Above them: what was trained on what.
-        columns: Labels in a line, at most.
-    """
+    """One legend for all panels, outside of them, so that it covers no data; above it what was trained on what."""
     legend = figure.legend(
         handles, labels, loc="outside upper left", ncols=min(columns, len(labels)), frameon=False, fontsize=9,
         title=title, title_fontsize=9, alignment="left", handletextpad=0.4, columnspacing=1.4,
@@ -145,12 +129,7 @@ def label_beside(
 ) -> None:
     """Texts to the right of their points, moved up so that none covers another or a marker, and joined to its point.
 
-    The limits of the axes must be set before.
-
-    Args:
-        axes: The panel.
-        labels: Where each point is, and its text.
-        others: Further markers that no text may cover.
+    The limits of the axes must be set before. ``others`` are further markers that no text may cover.
     """
     across, size = 16.0, 11.0  # from a point to its text, and the size of a text or a marker, in 1/72 inch
     in_points = 72 / axes.figure.dpi * axes.transData.transform([(x, y) for x, y, *_ in (*labels, *others)] or [(0, 0)])
