@@ -69,11 +69,7 @@ def plain_name(name: str) -> str | None:
 
 
 def without_merger(name: str) -> dict[str, Any]:
-    """What to give to ``timm.create_model`` for the plain model; nothing where ``name`` is none of the :data:`SIZES`.
-
-    Args:
-        name: The name of any model, with a tag or without.
-    """
+    """What to give to ``timm.create_model`` for the plain model; nothing where it is none of the :data:`SIZES`."""
     return {"num_tokens": 0} if name.split(".")[0] in SIZES else {}
 
 

@@ -107,9 +107,7 @@ class DistillationTask(TrainingTask):
     def outputs(self, batch: Any, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Scores and features of the student, those of the teacher, and targets, which are those of the first images.
 
-        Args:
-            batch: Images and targets.
-            share: Of each image in its mixture with the one as far from the end of the batch.
+        ``share`` is that of each image in its mixture with the one as far from the end of the batch.
         """
         images, targets = batch
         images = _mixed(self.normalize(images), share)

@@ -81,12 +81,7 @@ def is_varied(augmentation: Augmentation | Transform) -> bool:
 
 
 class KeptBatches(Dataset[KeptBatch]):
-    """Kept tokens with their targets, by whole batches.
-
-    Args:
-        kept: The tokens of n views.
-        targets: Of the same views, (n,) or (n, C).
-    """
+    """Kept tokens of n views with the targets of these, (n,) or (n, C), by whole batches."""
 
     def __init__(self, kept: KeptTokens, targets: Tensor) -> None:
         self.kept, self.targets = kept, targets

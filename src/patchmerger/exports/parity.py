@@ -86,10 +86,9 @@ class Parity:
 def in_batches(
     run: Callable[[NDArray[np.generic]], NDArray[np.float32]], images: NDArray[np.generic], *, dynamic: bool
 ) -> tuple[NDArray[np.float32], tuple[int, ...]]:
-    """Run all images, in batches of 1, 3, and then 32; one by one where batches have a fixed size.
+    """Outputs for all images, in batches of 1, 3, and then 32; one by one where batches have a fixed size.
 
-    Returns:
-        The outputs, and the sizes of the batches.
+    And the sizes of the batches.
     """
     sizes: list[int] = []
     while (left := len(images) - sum(sizes)) > 0:

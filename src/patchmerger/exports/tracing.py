@@ -26,11 +26,9 @@ _OPERATION = re.compile(r"\b(?:aten|prims|torchvision|higher_order|quantized)(?:
 
 
 class ImageClassifier(nn.Module):
-    """Images to logits in float32, or uint8 pixels to probabilities.
+    """Images to logits in float32, or uint8 pixels to probabilities where a preprocessing is given, which is built in.
 
-    Args:
-        net: The classifier, whose weights have the number format to compute in.
-        preprocessing: Built in, where it is given.
+    The weights of ``net`` have the number format to compute in.
     """
 
     mean: Tensor

@@ -163,12 +163,9 @@ def few_shot_images(
 
 
 def draw(labels: Tensor, num_classes: int, shots: int, draws: int, seed: int) -> Tensor:
-    """Draw training images of each class; the first k of them are the draw for k < ``shots``.
+    """Draw training images of each class: int64 (draws, C, shots); the first k of them are the draw for k < ``shots``.
 
     Labels are class numbers, int64 (n,). A draw does not depend on how many there are.
-
-    Returns:
-        Indices of images, int64 (draws, C, shots).
     """
     drawn = torch.empty(draws, num_classes, shots, dtype=torch.long)
     for number in range(draws):

@@ -50,11 +50,9 @@ class UnsupportedModelError(ValueError):
 
 @dataclass(frozen=True)
 class RelativeBias:
-    """Where a block keeps a relative position bias for N tokens, and the subclass that takes it away.
+    """Which submodule of a block (``"attn"``, say) adds a relative position bias for N tokens.
 
-    Attributes:
-        holder: Name of the submodule of a block that adds the bias (``"attn"``, say).
-        subclass: The subclass for it, without which it would fail on M tokens.
+    And the subclass that takes it away, without which it would fail on M tokens.
     """
 
     holder: str

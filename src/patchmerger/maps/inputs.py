@@ -36,11 +36,7 @@ class ShownImage:
 
 
 class Inputs(Protocol):
-    """What prepares files for one model.
-
-    Attributes:
-        size: Height and width in pixels that files are fitted to.
-    """
+    """What prepares files for one model, fitted to its height and width in pixels."""
 
     size: tuple[int, int]
 

@@ -38,9 +38,8 @@ class BlockInputs:
     def refuse_unknown(self, given: Mapping[str, Any], counts: Collection[Any] = ()) -> None:
         """Refuse masks and the like that cannot follow the tokens through a merge.
 
-        Args:
-            given: The arguments of a block after the tokens, by name.
-            counts: Numbers of tokens before the merge: a tensor with such a dimension counts on them.
+        They are among a block's arguments after the tokens. ``counts`` are numbers of tokens before the merge: a tensor
+        with such a dimension counts on them.
         """
         known = [self.padding, self.bias, *(self.rope.arguments if self.rope else ())]
         if torch.compiler.is_exporting():

@@ -43,11 +43,7 @@ class Recorder:
 
 
 class Silent:
-    """Gives zeros that add to any tokens, (1, 1, D), in the place of a branch of a block.
-
-    Args:
-        as_tuple: Whether the branch gives a pair of tokens and attention weights.
-    """
+    """Gives zeros that add to any tokens, (1, 1, D), in the place of a branch, which may give weights beside."""
 
     def __init__(self, *, as_tuple: bool = False) -> None:
         self.as_tuple = as_tuple

@@ -15,11 +15,7 @@ from patchmerger.placing.placement import Placement
 
 
 class PlacedEmbedding(Subclass):
-    """timm's ``PatchEmbed`` on windows: the host's own projection and norm of what they show.
-
-    Attributes:
-        placement: Chooses where the windows of each image are.
-    """
+    """timm's ``PatchEmbed`` on windows, placed by its child: the host's own projection and norm of what they show."""
 
     patchmerger_purpose = "placing"
     placement: Placement

@@ -17,12 +17,7 @@ from patchmerger.prior import tiles
 
 
 def tile_middles(num_tokens: int, grid: tuple[int, int]) -> Tensor:
-    """Middles of N tiles that cover the image, (N, 2); there are more of them along its longer side.
-
-    Args:
-        num_tokens: N.
-        grid: Rows and columns of the image's patches.
-    """
+    """Middles of N tiles that cover the image, (N, 2); there are more of them along its longer side, in patches."""
     middles, _ = tiles(num_tokens)
     return middles.flip(-1) if grid[0] > grid[1] else middles
 
@@ -46,11 +41,9 @@ def random_patches(num_tokens: int, num_patches: int, seed: int) -> Tensor:
 
 
 def toward_center(points: Tensor, std: float) -> Tensor:
-    """Uniform points, drawn to the middle: p = ½ + s Φ⁻¹(u), where Φ ends at the edges of the image.
+    """Uniform points u (…, 2), drawn to the middle: p = ½ + s Φ⁻¹(u), where Φ ends at the edges of the image.
 
-    Args:
-        points: u, (…, 2), uniform.
-        std: s, the standard deviation of the normal distribution, as a share of the image.
+    s is the standard deviation of the normal distribution, as a share of the image.
     """
     scale = math.sqrt(2) * std
     within = math.erf(0.5 / scale)  # of the normal distribution, what lies in the image
@@ -88,12 +81,7 @@ def _inverse(share: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def edge_map(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Magnitude of the gradient over all channels, averaged over the cells of a map of that size, (B, rows, columns).
-
-    Args:
-        images: (B, C, H, W).
-        size: Rows and columns of the map.
-    """
+    """Magnitude of the gradient over all channels of (B, C, H, W), averaged over the cells of a map of that size."""
     down = images[..., 1:, :-1] - images[..., :-1, :-1]  # (B, C, H − 1, W − 1)
     right = images[..., :-1, 1:] - images[..., :-1, :-1]
     magnitude = (down.square() + right.square()).sum(dim=1, keepdim=True).sqrt()

@@ -25,11 +25,7 @@ def squared_distances(x: Tensor) -> Tensor:
 
 
 def cosine_distances(x: Tensor) -> Tensor:
-    """``1 − cos(x_i, x_j)``, (B, N, N), in at least float32 and under no autocast.
-
-    Args:
-        x: Tokens, (B, N, D); one of zeros is at right angles to all.
-    """
+    """``1 − cos(x_i, x_j)``, (B, N, N), in at least float32 and under no autocast; zeros are at right angles."""
     with _full_precision(x):
         unit = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
         return 1 - _symmetric(unit @ unit.transpose(1, 2))

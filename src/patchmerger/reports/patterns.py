@@ -15,12 +15,7 @@ MEASURES = {"cka": "CKA of features", "procrustes": "Procrustes", "iou": "kept p
 
 
 def report(results: Results, picture: Path | None = None) -> None:
-    """Draw the picture of ``patchmerger patterns``, if one is asked for, and print the tables.
-
-    Args:
-        results: What :func:`patchmerger.patterns.compare_patterns` gives.
-        picture: The PNG.
-    """
+    """Draw the picture of ``patchmerger patterns``, if one is asked for, and print the tables."""
     if picture is not None:
         draw(results, picture)
     console = report_console()

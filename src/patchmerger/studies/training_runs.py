@@ -30,12 +30,7 @@ DESCRIPTION = ("flops", "params", "tokens_in", "tokens_out", "mergers", "predict
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
-
-    Attributes:
-        path: Its folder.
-        results: The content of its ``results.json``.
-    """
+    """The folder of a finished run, and the content of its ``results.json``."""
 
     path: Path
     results: dict[str, Any]
@@ -82,9 +77,7 @@ def train_run(
 def summary(runs: Runs, baseline: Runs | None) -> dict[str, Any]:
     """What tables and pictures show of one model: description, metric over the seeds, difference to the baseline.
 
-    Args:
-        runs: At least one.
-        baseline: Those of the model to compare with; ``None`` for the baseline itself.
+    There is at least one run; ``None`` is the baseline of the baseline itself.
     """
     own = [run.results for run in runs.values()]
     values = [results["test_metric"] for results in own]
@@ -103,9 +96,7 @@ def summary(runs: Runs, baseline: Runs | None) -> dict[str, Any]:
 def paired_difference(ours: Runs, theirs: Runs) -> PairedDifference | None:
     """Paired over the seeds that both have where these are several, over the test images where it is one.
 
-    Returns:
-        The difference; ``None`` where there is nothing to pair: no common seed, or one with a metric that is not a mean
-        over images.
+    ``None`` where there is nothing to pair: no common seed, or one with a metric that is not a mean over images.
     """
     seeds = [seed for seed in ours if seed in theirs]
     if len(seeds) > 1:

@@ -16,12 +16,7 @@ FILES = ("*.json", "*/export.json")
 
 @dataclass(frozen=True)
 class Source:
-    """Results that were read.
-
-    Attributes:
-        path: The folder of a run, or a file.
-        results: What it holds.
-    """
+    """Results that were read from the folder of a run, or from a file."""
 
     path: Path
     results: dict[str, Any]

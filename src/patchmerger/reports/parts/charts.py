@@ -196,9 +196,7 @@ def training_curves(
 def speed_rows(rows: Sequence[tuple[str, Point, float | None]], *, caption: str) -> Chart:
     """A bar for each measured setting: the speed-up, its quartiles, and what FLOPs predict.
 
-    Args:
-        rows: What was measured, how fast it is (its accuracy is not shown), and the predicted speed-up.
-        caption: What bars mean, in words.
+    A row is what was measured, how fast it is (its accuracy is not shown), and the predicted speed-up.
     """
     merged, grey = chart_colours(["merged", "plain"]).values()
     labels = [escape(label).replace(", ", "<br>", 1) for label, _, _ in rows]

@@ -38,12 +38,7 @@ def agreement(share: float) -> Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, inside of the page.
-
-    Attributes:
-        source: A data URI.
-        text: What it shows, in words.
-    """
+    """An image file as a data URI, inside of the page, and what it shows, in words."""
 
     source: str
     text: str

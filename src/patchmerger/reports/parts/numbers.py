@@ -135,11 +135,7 @@ def speed_text(timing: Mapping[str, Any]) -> str:
 
 
 def uncertain_text(timings: Iterable[tuple[str, Mapping[str, Any]]]) -> str | None:
-    """One sentence on the measured speed-ups that are not to be relied on, and why; ``None`` where all are.
-
-    Args:
-        timings: What each is of, and its timing as results have it.
-    """
+    """One sentence on measured speed-ups, by name, that are not to be relied on, and why; ``None`` where all are."""
     names: dict[str, list[str]] = {}
     for name, timing in timings:
         if reason := timing["uncertain"]:

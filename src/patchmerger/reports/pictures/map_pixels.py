@@ -52,12 +52,7 @@ def greyscale(view: Pixels) -> Pixels:
 
 
 def overlay(view: Pixels, weights: Cells) -> Pixels:
-    """A map over its image: the more of a patch is taken, the lighter and the more of its colour.
-
-    Args:
-        view: The image, (H, W, 3).
-        weights: The map of one token, (rows, columns); its largest weight is the lightest.
-    """
+    """A map over its image (H, W, 3): the more of a patch is taken, the lighter and the more of its colour."""
     strength = enlarge(weights / max(float(weights.max()), 1e-12), view.shape[:2])
     return _blend(view, strength, MAP_COLOURS, 0.25 + 0.55 * strength)
 
