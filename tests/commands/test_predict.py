@@ -76,7 +76,7 @@ def test_where_class_names_are_from_is_said(photos, capsys):
         (["--out", "there.csv"], "out (there.csv) exists"),
         (["--out", "found.txt"], "out (found.txt) ends neither in .csv nor in .jsonl"),
         (["--format", "table", "--features", "true"], 'format ("table")'),
-        (["--shard", "4/3"], "shard (4/3)"),
+        (["--shard", "4/3"], "shard ('4/3')"),
         (["--shard", "half"], "shard ('half')"),
         (["--top", "0"], "top (0)"),
     ],

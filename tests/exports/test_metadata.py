@@ -3,12 +3,13 @@ from dataclasses import replace
 
 import pytest
 
+from patchmerger.data import Preprocessing
 from patchmerger.exports.metadata import SCHEMA, ExportedMerger, ExportInfo, read_info
 from patchmerger.placing import PlacingSettings
 
 INFO = ExportInfo(
     model="vit", format="onnx", precision="int8", image_size=(32, 48), channels=3, num_classes=2, dynamic_batch=True,
-    with_preprocessing=False, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5), crop_pct=0.9, interpolation="bicubic",
+    with_preprocessing=False, preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.5, 0.5, 0.5), 0.9),
     class_names=("Katze", "Übel, „so“"), mergers=(ExportedMerger(6, 8, 1, "PatchMerger", "centroid"),),
     float_layers=("blocks.0.mlp.fc2",), patchmerger="0.1.0",
 )  # fmt: skip
@@ -18,7 +19,7 @@ INFO = ExportInfo(
     "info",
     [
         INFO,
-        replace(INFO, mean=None, std=None, crop_pct=None, class_names=None, placing=PlacingSettings(24, window=(8, 6))),
+        replace(INFO, preprocessing=None, class_names=None, placing=PlacingSettings(24, window=(8, 6))),
     ],
 )
 def test_what_is_written_is_read(info):
@@ -29,16 +30,12 @@ def test_what_is_written_is_read(info):
 
 def test_foreign_and_newer_files_are_refused():
     with pytest.raises(ValueError, match=r"x\.onnx was not written by patchmerger export"):
-        read_info({"mean": "[0.5]"}, "x.onnx")
+        read_info({"channels": "3"}, "x.onnx")
     with pytest.raises(ValueError, match=rf"schema is {SCHEMA + 1}.*upgrade"):
         read_info(INFO.as_properties() | {"schema": json.dumps(SCHEMA + 1)}, "x.onnx")
     with pytest.raises(ValueError, match=r"x\.onnx.*image_size"):
         read_info(INFO.as_properties() | {"image_size": '"large"'}, "x.onnx")
 
 
-def test_preprocessing_is_known_or_not():
-    preprocessing = INFO.preprocessing
-    assert preprocessing is not None
-    assert (preprocessing.mean, preprocessing.crop_pct) == ((0.1, 0.2, 0.3), 0.9)
-    assert replace(INFO, std=None).preprocessing is None
+def test_the_output_is_called_what_it_is():
     assert (INFO.output, replace(INFO, with_preprocessing=True).output) == ("logits", "probabilities")

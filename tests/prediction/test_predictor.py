@@ -170,7 +170,7 @@ def test_several_labels_an_image_have_a_probability_each(saved):
     [
         ({"top": 0}, ValueError, r"top \(0\)"),
         ({"batch_size": 0}, ValueError, r"batch_size \(0\)"),
-        ({"shard": (3, 2)}, ValueError, r"shard \(3/2\)"),
+        ({"shard": "3/2"}, ValueError, r"shard \('3/2'\)"),
         ({"device": "nowhere"}, ValueError, r"device \('nowhere'\)"),
         ({"images": "no/such.png"}, FileNotFoundError, r"images \(no/such.png\)"),
         ({"images": []}, ValueError, "images is empty"),

@@ -29,7 +29,7 @@ def available() -> list[str]:
     """The methods whose file is there."""
     found = []
     for name, method in METHODS.items():
-        if importlib.util.find_spec(method.path.rpartition(".")[0]) is not None:
+        if importlib.util.find_spec(f"patchmerger.{method.path}".rpartition(".")[0]) is not None:
             found.append(name)
     return found
 

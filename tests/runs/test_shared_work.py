@@ -98,12 +98,12 @@ def test_a_lock_is_given_back_where_the_work_is_interrupted(tmp_path):
 
 
 def test_shards_are_all_units_and_share_none():
-    parts = [shard_of(UNITS, f"{number}/4") for number in (1, 2, 3, 4)]
+    parts = [UNITS[shard_of(f"{number}/4")] for number in (1, 2, 3, 4)]
     assert sorted(unit for part in parts for unit in part) == UNITS
     assert [len(part) for part in parts] == [2, 2, 1, 1]
 
 
-@pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "1/x", "-1/2", "1/2/3"])
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1/0", "2", "1/x", "-1/2", "1/2/3"])
 def test_what_is_no_shard_is_refused(shard):
     with pytest.raises(ValueError, match=r"shard \('.*'\) must be i/n with i from 1 to n"):
-        shard_of(UNITS, shard)
+        shard_of(shard)

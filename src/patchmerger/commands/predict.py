@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from patchmerger.data.preprocessing import Preprocessing
+from patchmerger.runs.checks import check_counts
 from patchmerger.runs.files import atomic_file, check_out
+from patchmerger.runs.shared_work import shard_of
 
 if TYPE_CHECKING:
     from patchmerger.prediction.outcomes import BadImage, Prediction
@@ -61,11 +63,10 @@ class Command:
 
     def run(self, command: str) -> int:
         """Predict, and show or write what was found; 1 where some images could not be read."""
-        from patchmerger.prediction.settings import Shard, check_numbers
-
         kind = self._format()
-        check_numbers(self.top, self.batch_size)
-        shard = None if self.shard is None else Shard.parse(self.shard)
+        check_counts(self, "top", "batch_size")
+        if self.shard is not None:
+            shard_of(self.shard)  # refuses what is none
         check_out(self.out, overwrite=self.overwrite)
 
         from patchmerger.prediction.pictures import find_pictures
@@ -77,7 +78,7 @@ class Command:
             write_json_lines,
         )  # fmt: skip
 
-        pictures = find_pictures(self.images, shard=shard)
+        pictures = find_pictures(self.images, shard=self.shard)
         predictor = Predictor(
             self.model, preprocessing=self.preprocessing, multi_label=self.multi_label, device=self.device
         )

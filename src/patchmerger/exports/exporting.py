@@ -190,10 +190,7 @@ def _describe(
         num_classes=net.num_outputs,
         dynamic_batch=settings.dynamic_batch,
         with_preprocessing=settings.with_preprocessing,
-        mean=None if known is None else known.mean,
-        std=None if known is None else known.std,
-        crop_pct=None if known is None else known.crop_pct,
-        interpolation=None if known is None else known.interpolation,
+        preprocessing=known,
         class_names=names if names is not None and len(names) == net.num_outputs else None,
         mergers=tuple(
             ExportedMerger(m.after, m.num_tokens, m.num_kept_prefix_tokens, type(m.module).__name__, m.positions)
@@ -201,7 +198,6 @@ def _describe(
         ),
         float_layers=(),
         patchmerger=__version__,
-        crop_mode=None if known is None else known.crop_mode,
         placing=placing_of(found.model),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from patchmerger.data.preprocessing import CropMode, Preprocessing
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.exports.settings import Format, Precision
 from patchmerger.mechanism.options import Positions
 from patchmerger.placing.settings import PlacingSettings
@@ -51,10 +51,7 @@ class ExportInfo:
         dynamic_batch: Whether batches of any size are taken, or one image a call.
         with_preprocessing: Whether uint8 (B, H, W, 3) goes in and probabilities come out; otherwise normalised images
             (B, 3, H, W) go in and logits come out.
-        mean: What was subtracted from pixels between 0 and 1, of each channel; ``None`` where it is not known.
-        std: What they were divided by; ``None`` where it is not known.
-        crop_pct: The share of the resized image that was kept, in the middle; ``None`` where it is not known.
-        interpolation: How images were resized; ``None`` where it is not known.
+        preprocessing: How images were prepared; ``None`` where it is not known.
         class_names: One name a class; ``None`` where they are not known.
         mergers: First to last.
         placing: How tokens are placed in the image (number, sampler, window); ``None`` where they are the patches of a
@@ -63,7 +60,6 @@ class ExportInfo:
         patchmerger: The version that wrote the file.
         size_step: Where images of any size are taken, what their sides must be multiples of; ``image_size`` is then
             that of the model. ``None`` where ``image_size`` is fixed.
-        crop_mode: What became of images that are not square; ``None`` where it is not known.
         schema: Of this description.
     """
 
@@ -75,25 +71,14 @@ class ExportInfo:
     num_classes: int
     dynamic_batch: bool
     with_preprocessing: bool
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    crop_pct: float | None
-    interpolation: str | None
+    preprocessing: Preprocessing | None
     class_names: tuple[str, ...] | None
     mergers: tuple[ExportedMerger, ...]
     float_layers: tuple[str, ...]
     patchmerger: str
-    crop_mode: CropMode | None = None
     size_step: int | None = None
     placing: PlacingSettings | None = None
     schema: int = SCHEMA
-
-    @property
-    def preprocessing(self) -> Preprocessing | None:
-        """How images were prepared, where that is known."""
-        if self.mean is None or self.std is None or self.crop_pct is None or self.interpolation is None:
-            return None
-        return Preprocessing(self.mean, self.std, self.crop_pct, self.interpolation, self.crop_mode or "center")
 
     @property
     def output(self) -> str:

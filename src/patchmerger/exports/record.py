@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from patchmerger.exports.metadata import ExportInfo
 from patchmerger.exports.parity import Parity
 from patchmerger.exports.settings import ExportSettings
-from patchmerger.runs.environment import environment
+from patchmerger.runs.environment import environment, versions_of
 from patchmerger.runs.files import read_json
 from patchmerger.runs.serialisation import to_json
 
@@ -42,7 +41,8 @@ def make_record(
         "kind": KIND, "schema": RECORD_SCHEMA, "command": command, "file": target.name, "size": size,
         "info": asdict(info), "parity": {**asdict(parity), "relative": parity.relative},
         "tolerance": {"max_difference": max_difference, "min_agreement": min_agreement},
-        "settings": asdict(settings), "runtime": runtime, "environment": {**environment("cpu"), **_versions()},
+        "settings": asdict(settings), "runtime": runtime,
+        "environment": {**environment("cpu"), **versions_of(*_LIBRARIES)},
     })  # fmt: skip
     return content
 
@@ -54,13 +54,3 @@ def is_record(path: Path) -> bool:
     except (ValueError, OSError):
         return False
     return isinstance(found, dict) and found.get("kind") == KIND
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -114,9 +114,10 @@ class ExportedModel(ABC):
         Where the preprocessing is built in, the images are turned back into pixels, and the logits are the logarithms
         of the probabilities: the same but for one number an image.
         """
-        if not self.info.with_preprocessing:
+        known = self.info.preprocessing
+        if known is None or not self.info.with_preprocessing:
             return self(images)
-        mean, std = (np.asarray(value, np.float32)[:, None, None] for value in (self.info.mean, self.info.std))
+        mean, std = (np.asarray(value, np.float32)[:, None, None] for value in (known.mean, known.std))
         pixels = np.rint((images * std + mean) * 255).clip(0, 255).astype(np.uint8)  # (B, 3, H, W)
         probabilities = self(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
         return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from patchmerger.runs.checks import check_at_least, check_choices
+
 Split: TypeAlias = Literal["train", "validation", "test"]
 """Of a dataset."""
 
@@ -31,12 +33,8 @@ class ShowSettings:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if self.split not in ("train", "validation", "test"):
-            raise ValueError(f'split ({self.split!r}) must be "train", "validation" or "test"')
-        for name, value in (("examples", self.examples), ("limit", self.limit)):
-            if value < 0:
-                raise ValueError(f"{name} ({value}) must be a number of images, 0 or more")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size ({self.batch_size}) must be at least 1")
+        check_choices(self)
+        check_at_least(0, self, "examples", "limit")
+        check_at_least(1, self, "batch_size")
         if self.examples == self.limit == 0:
             raise ValueError("examples (0) and limit (0) leave nothing to show: raise one of them")

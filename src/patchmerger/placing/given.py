@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def positions_given(
         ValueError: The tokens of ``model`` are not placed, or positions are not finite, outside of the image, or
             another number than its tokens.
     """
-    placement = _placement(model)
+    placement: Placement = embedding_that_places(model).placement
     checked = checked_positions(positions, clamp=clamp)
     if checked.shape[-2] != placement.num_tokens:
         raise ValueError(
@@ -56,7 +56,7 @@ def saliency_given(model: nn.Module, saliency: Tensor) -> Iterator[None]:
         ValueError: The tokens of ``model`` are placed otherwise, or the map has another shape, is negative or not
             finite.
     """
-    placement = _placement(model)
+    placement: Placement = embedding_that_places(model).placement
     if placement.settings.sampler != "saliency":
         raise ValueError(f"saliency is for a model placed with sampler='saliency', not {placement.settings.sampler!r}")
     if saliency.ndim not in (2, 3):
@@ -95,8 +95,9 @@ def checked_positions(positions: Tensor | Sequence[Sequence[float]], *, clamp: b
     return found
 
 
-def _placement(model: nn.Module) -> Placement:
+def embedding_that_places(model: nn.Module) -> Any:
+    """The patch embedding of a model whose tokens are placed; ``ValueError`` for another model."""
     embed = placed_embedding(model)
     if embed is None:
         raise ValueError(f"model ({host_class(model).__name__}) has no placed tokens: patchmerger.place(model) first")
-    return cast(Placement, embed.placement)
+    return embed

@@ -23,7 +23,7 @@ from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.placed_tokens import placed_embedding, placed_tokens
 from patchmerger.mechanism.subclassing import attach, detach, has_own_forward, host_class, subclassed_modules
 from patchmerger.placing.embedding import PlacedEmbedding
-from patchmerger.placing.given import checked_positions
+from patchmerger.placing.given import checked_positions, embedding_that_places
 from patchmerger.placing.placement import Placement
 from patchmerger.placing.settings import PlacingSettings, Sampler
 from patchmerger.placing.transformer import PlacedTransformer
@@ -156,9 +156,7 @@ def positions_in(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ValueError: Its tokens are not placed.
     """
-    embed = placed_embedding(model)
-    if embed is None:
-        raise ValueError(f"model ({host_class(model).__name__}) has no placed tokens: patchmerger.place(model) first")
+    embed = embedding_that_places(model)
     with torch.no_grad(), eval_mode(embed):
         return placed_tokens(embed(images)).positions
 

@@ -6,4 +6,3 @@ from .pictures import Pictures as Pictures
 from .pictures import find_pictures as find_pictures
 from .predictor import Predictor as Predictor
 from .predictor import predict as predict
-from .settings import Shard as Shard

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from patchmerger.data.decoding import Picture
 from patchmerger.data.folders import IMAGES, images_below
-from patchmerger.prediction.settings import Shard
+from patchmerger.runs.shared_work import shard_of
 
 OneImage: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | Tensor
 ImagesLike: TypeAlias = OneImage | Iterable[OneImage]
@@ -37,12 +37,13 @@ class Pictures:
         return len(self.names)
 
 
-def find_pictures(images: ImagesLike, *, shard: Shard | None = None) -> Pictures:
+def find_pictures(images: ImagesLike, *, shard: str | None = None) -> Pictures:
     """List images; folders are searched with the folders in them, for files with the ending of an image.
 
     Args:
         images: One image or several: paths of files or folders, encoded bytes, pictures of PIL, tensors.
-        shard: Which share of them; the same folders give the same shares everywhere.
+        shard: Which share of them, such as "2/8" for the second of eight; the same folders give the same shares
+            everywhere.
 
     Raises:
         FileNotFoundError: A path leads nowhere.
@@ -54,7 +55,7 @@ def find_pictures(images: ImagesLike, *, shard: Shard | None = None) -> Pictures
     if not found:
         raise ValueError("images is empty: give at least one image or folder")
     if shard is not None:
-        found = list(shard.of(found))
+        found = found[shard_of(shard)]
     names, pictures = zip(*found, strict=True) if found else ((), ())
     return Pictures(names, pictures)
 

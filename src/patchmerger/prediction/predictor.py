@@ -19,11 +19,8 @@ from patchmerger.prediction.exported import ExportedScorer
 from patchmerger.prediction.outcomes import BadImage, PredictedClass, Prediction, Predictions
 from patchmerger.prediction.pictures import ImagesLike, Pictures, find_pictures
 from patchmerger.prediction.scorer import ModelScorer, Scorer
-from patchmerger.prediction.settings import Shard, check_numbers
-from patchmerger.runs.environment import usable_cores
+from patchmerger.runs.environment import default_workers
 from patchmerger.runs.progress import progress_bar
-
-_MOST_LOADERS = 8
 
 
 class Predictor:
@@ -117,13 +114,13 @@ class Predictor:
         Yields:
             For each image in order its prediction, or why it could not be read.
         """
-        check_numbers(top, batch_size)
+        _check_numbers(top, batch_size)
         if features and self.scorer.only_scores:
             raise ValueError(f"features (true): {self.scorer.only_scores}")
         names = () if features else self.class_names
         order = EvaluationOrder(len(pictures), batch_size)
         if workers is None:
-            workers = 0 if usable_cores() <= 2 else min(_MOST_LOADERS, usable_cores() - 1, len(order))
+            workers = min(default_workers(), len(order))
         read = _ReadImages(pictures, EvalTransform(self.scorer.image_size, self.scorer.preprocessing))
         loader: DataLoader[list[Tensor | str]] = DataLoader(
             read, batch_sampler=order, num_workers=workers, collate_fn=as_it_is, generator=torch.Generator()
@@ -173,7 +170,7 @@ def predict(
     *,
     top: int = 5,
     features: bool = False,
-    shard: tuple[int, int] | None = None,
+    shard: str | None = None,
     batch_size: int = 32,
     device: str | torch.device | None = None,
     workers: int | None = None,
@@ -188,7 +185,7 @@ def predict(
             (3, H, W) or (B, 3, H, W): uint8 of any size, or floats, which are taken as they are. One or several.
         top: Classes an image, best first; all of them where there are fewer.
         features: Give the features (D,) that the last layer classifies, in place of classes.
-        shard: (i, n) for the i-th of n shares of the images, counted from 1.
+        shard: A share of the images, such as "2/8" for the second of eight.
         batch_size: Images in a batch.
         device: As in :class:`Predictor`.
         workers: Processes that read images; chosen by the number of cores by default.
@@ -202,13 +199,19 @@ def predict(
         FileNotFoundError: There is no such model, image or folder.
         TypeError: Something that is no image.
     """
-    check_numbers(top, batch_size)
-    pictures = find_pictures(images, shard=None if shard is None else Shard(*shard))
+    _check_numbers(top, batch_size)
+    pictures = find_pictures(images, shard=shard)
     predictor = model if isinstance(model, Predictor) else Predictor(model, device=device)
     outcomes = predictor.stream(
         pictures, top=top, features=features, batch_size=batch_size, workers=workers, progress=progress
     )
     return Predictions.of(outcomes, () if features else predictor.class_names)
+
+
+def _check_numbers(top: int, batch_size: int) -> None:
+    for name, value in (("top", top), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
 
 
 class _ReadImages(Dataset[list[Tensor | str]]):

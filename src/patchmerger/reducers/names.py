@@ -28,7 +28,7 @@ class Method:
         title: What its authors call it.
         does: What it does, in some words.
         source: Where it is from.
-        path: Module and class.
+        path: Module and class, below ``patchmerger``.
         learned: Whether it has parameters: put into a trained model it must be trained; others work as they are.
         arguments: What tells it from other methods of the same class.
         inside: Whether it works inside of a block, between attention and MLP, and not after it.
@@ -44,94 +44,35 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "patchmerger": Method(
-        "PatchMerger", "learned queries, softmax mixtures", "arXiv 2202.12015", "patchmerger.merger.PatchMerger", True
-    ),
-    "tome": Method(
-        "ToMe",
-        "merges the most similar pairs, by keys",
-        "arXiv 2210.09461",
-        "patchmerger.reducers.tome.ToMe",
-        inside=True,
-    ),
-    "tokenlearner": Method(
-        "TokenLearner",
-        "mixtures by an MLP on each token",
-        "arXiv 2106.11297",
-        "patchmerger.reducers.tokenlearner.TokenLearner",
-        True,
-    ),
-    "topk": Method(
-        "Top-K",
-        "keeps what the class token attends to most",
-        "arXiv 2308.04657",
-        "patchmerger.reducers.topk.TopK",
-        inside=True,
-    ),
-    "evit": Method(
-        "EViT",
-        "Top-K, and the rest fused into one",
-        "arXiv 2202.07800",
-        "patchmerger.reducers.evit.EViT",
-        inside=True,
-    ),
-    "dynamicvit": Method(
-        "DynamicViT",
-        "keeps what a small network chooses",
-        "arXiv 2106.02034",
-        "patchmerger.reducers.dynamicvit.DynamicViT",
-        True,
-    ),
-    "ats": Method(
-        "ATS",
-        "samples tokens by their significance",
-        "arXiv 2111.15667",
-        "patchmerger.reducers.ats.ATS",
-        inside=True,
-    ),
-    "sit": Method(
-        "SiT", "mixtures by an MLP on each token, sharpened", "arXiv 2111.12624", "patchmerger.reducers.sit.SiT", True
-    ),
-    "sinkhorn": Method(
-        "Sinkhorn",
-        "learned queries, balanced by optimal transport",
-        "arXiv 2308.04657",
-        "patchmerger.reducers.sinkhorn.Sinkhorn",
-        True,
-    ),
-    "kmedoids": Method(
-        "K-Medoids", "clusters around tokens", "arXiv 2110.03860", "patchmerger.reducers.kmedoids.KMedoids"
-    ),
-    "dpcknn": Method(
-        "DPC-KNN", "clusters around density peaks", "arXiv 2204.08680", "patchmerger.reducers.dpcknn.DPCKNN"
-    ),
-    "atc": Method("ATC", "agglomerative clusters", "arXiv 2409.11923", "patchmerger.reducers.atc.ATC"),
-    "fixed-l1": Method(
-        "fixed ℓ1",
-        "keeps what is near the centre",
-        "arXiv 2308.04657",
-        "patchmerger.reducers.fixed.FixedPattern",
-        arguments=(("distance", "l1"),),
-    ),
-    "fixed-l2": Method(
-        "fixed ℓ2",
-        "keeps what is near the centre",
-        "arXiv 2308.04657",
-        "patchmerger.reducers.fixed.FixedPattern",
-        arguments=(("distance", "l2"),),
-    ),
-    "fixed-linf": Method(
-        "fixed ℓ∞",
-        "keeps what is near the centre",
-        "arXiv 2308.04657",
-        "patchmerger.reducers.fixed.FixedPattern",
-        arguments=(("distance", "linf"),),
-    ),
-    "random": Method("random", "keeps tokens at random", "a floor", "patchmerger.reducers.random_drop.RandomDrop"),
-    "average": Method(
-        "average pooling", "means of neighbours", "a floor", "patchmerger.reducers.average_pool.AveragePool"
-    ),
-}
+    "patchmerger": Method("PatchMerger", "learned queries, softmax mixtures", "arXiv 2202.12015",
+                          "merger.PatchMerger", learned=True),
+    "tome": Method("ToMe", "merges the most similar pairs, by keys", "arXiv 2210.09461",
+                   "reducers.tome.ToMe", inside=True),
+    "tokenlearner": Method("TokenLearner", "mixtures by an MLP on each token", "arXiv 2106.11297",
+                           "reducers.tokenlearner.TokenLearner", learned=True),
+    "topk": Method("Top-K", "keeps what the class token attends to most", "arXiv 2308.04657",
+                   "reducers.topk.TopK", inside=True),
+    "evit": Method("EViT", "Top-K, and the rest fused into one", "arXiv 2202.07800",
+                   "reducers.evit.EViT", inside=True),
+    "dynamicvit": Method("DynamicViT", "keeps what a small network chooses", "arXiv 2106.02034",
+                         "reducers.dynamicvit.DynamicViT", learned=True),
+    "ats": Method("ATS", "samples tokens by their significance", "arXiv 2111.15667",
+                  "reducers.ats.ATS", inside=True),
+    "sit": Method("SiT", "mixtures by an MLP on each token, sharpened", "arXiv 2111.12624",
+                  "reducers.sit.SiT", learned=True),
+    "sinkhorn": Method("Sinkhorn", "learned queries, balanced by optimal transport", "arXiv 2308.04657",
+                       "reducers.sinkhorn.Sinkhorn", learned=True),
+    "kmedoids": Method("K-Medoids", "clusters around tokens", "arXiv 2110.03860", "reducers.kmedoids.KMedoids"),
+    "dpcknn": Method("DPC-KNN", "clusters around density peaks", "arXiv 2204.08680", "reducers.dpcknn.DPCKNN"),
+    "atc": Method("ATC", "agglomerative clusters", "arXiv 2409.11923", "reducers.atc.ATC"),
+    **{
+        f"fixed-{norm}": Method(f"fixed {sign}", "keeps what is near the centre", "arXiv 2308.04657",
+                                "reducers.fixed.FixedPattern", arguments=(("distance", norm),))
+        for norm, sign in (("l1", "ℓ1"), ("l2", "ℓ2"), ("linf", "ℓ∞"))
+    },
+    "random": Method("random", "keeps tokens at random", "a floor", "reducers.random_drop.RandomDrop"),
+    "average": Method("average pooling", "means of neighbours", "a floor", "reducers.average_pool.AveragePool"),
+}  # fmt: skip
 """All methods; the keys are :data:`ReducerName`."""
 
 
@@ -199,12 +140,12 @@ def make_reducer(
 def reducer_class(name: ReducerName) -> type[nn.Module]:
     """The class of a method."""
     module, _, cls = METHODS[name].path.rpartition(".")
-    return cast("type[nn.Module]", getattr(importlib.import_module(module), cls))
+    return cast("type[nn.Module]", getattr(importlib.import_module(f"patchmerger.{module}"), cls))
 
 
 def method_of(reducer: nn.Module) -> ReducerName | None:
     """The name of the method of a reducer; ``None`` for one of another library or of one's own."""
-    path = f"{type(reducer).__module__}.{type(reducer).__qualname__}"
+    path = f"{type(reducer).__module__}.{type(reducer).__qualname__}".removeprefix("patchmerger.")
     for name, method in METHODS.items():
         if method.path == path and all(getattr(reducer, key) == value for key, value in method.arguments):
             return cast(ReducerName, name)

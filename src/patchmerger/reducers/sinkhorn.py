@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +42,6 @@ class Sinkhorn(Averaging):
     Sewer Defect Classification*, Automation in Construction 2022; ε and the iterations from Haurum et al., arXiv
     2308.04657.
     """
-
-    learned: ClassVar[bool] = True
 
     def __init__(self, num_tokens: int, dim: int, *, epsilon: float = 1.0, num_iterations: int = 3) -> None:
         super().__init__(num_tokens, dim)

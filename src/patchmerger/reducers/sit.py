@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -31,8 +29,6 @@ class SiT(Averaging):
 
     Source: Zong, Li, Song, Wang, Qiao, Leng and Liu, *Self-slimmed Vision Transformer*, arXiv 2111.12624, section 3.
     """
-
-    learned: ClassVar[bool] = True
 
     def __init__(self, num_tokens: int, dim: int, *, hidden_dim: int | None = None) -> None:
         super().__init__(num_tokens, dim)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from patchmerger.reducers.averaging import Averaging, masked_softmax
@@ -30,8 +28,6 @@ class TokenLearner(Averaging):
     Source: Ryoo, Piergiovanni, Arnab, Dehghani and Angelova, *TokenLearner: What Can 8 Learned Tokens Do for Images
     and Videos?*, arXiv 2106.11297; ``TokenLearnerModuleV11`` in google-research/scenic.
     """
-
-    learned: ClassVar[bool] = True
 
     def __init__(self, num_tokens: int, dim: int, *, hidden_dim: int = 64) -> None:
         super().__init__(num_tokens, dim)

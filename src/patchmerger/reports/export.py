@@ -88,13 +88,12 @@ def _file(results: Results) -> Table:
     height, width = info["image_size"] if step is None else ("H", "W")
     batch = "any batch" if info["dynamic_batch"] else "one image a call"
     multiples = "" if step is None else f"; H and W are multiples of {step}"
-    pixels = info["with_preprocessing"]
+    pixels, known = info["with_preprocessing"], info["preprocessing"] or {}
     given = f"pixels, uint8 (B, {height}, {width}, {channels})"
     if not pixels:
         given = f"normalised images, float32 (B, {channels}, {height}, {width})"
     merged = [f"{m['reducer']} to {numbers.merges_text([m])}" for m in info["mergers"]]
     placing = None if info.get("placing") is None else from_json(PlacingSettings, info["placing"])
-    known = {name: info[name] for name in ("mean", "std", "crop_pct", "crop_mode", "interpolation") if info[name]}
     rows = [
         ("file", str(results["file"])),
         ("takes", f"{given}; {batch}{multiples}"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +35,11 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "timm": timm.__version__,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
     }
+
+
+def versions_of(*libraries: str) -> dict[str, str | None]:
+    """The versions of libraries; ``None`` for one that is not installed."""
+    return {library: version(library) if find_spec(library) else None for library in libraries}
 
 
 def device_name(device: torch.device | str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import traceback
@@ -85,9 +86,13 @@ class SharedWork:
         return self.folder / f"{unit.replace('/', '_')}.{ending}"
 
 
-def shard_of(units: Sequence[str], shard: str) -> list[str]:
-    """The units of one of several shards, such as "2/3" for the second of three; ``ValueError`` for anything else."""
-    number, slash, count = shard.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ValueError(f"shard ({shard!r}) must be i/n with i from 1 to n, such as 1/2 and 2/2")
-    return [unit for place, unit in enumerate(units) if place % int(count) == int(number) - 1]
+def shard_of(shard: str) -> slice:
+    """What takes one of several shards out of a list: of "2/8", the second of eight, every eighth item from the second.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"shard ({shard!r}) must be i/n with i from 1 to n: 2/8, say, is the second of eight")
+    return slice(int(match[1]) - 1, None, int(match[2]))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import asdict
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import torch
 from patchmerger.data.loading import DataLike, read_images
 from patchmerger.data.splits import ImageSplits
 from patchmerger.exports.runtimes import is_exported, open_exported
-from patchmerger.runs.environment import cpu_has_bf16, cpu_info, environment
+from patchmerger.runs.environment import cpu_has_bf16, cpu_info, environment, versions_of
 from patchmerger.runs.files import check_out, write_json
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.serialisation import to_json
@@ -186,7 +184,6 @@ def _seconds(form: DeployedForm, images: Any) -> float:
 
 def _environment() -> dict[str, Any]:
     """The machine, with what counts here: the versions of the runtimes, and arithmetic of narrow formats."""
-    versions = {library: version(library) if find_spec(library) else None for library in _LIBRARIES}
     flags = cpu_info("flags").split()
     arithmetic = {name: name in flags for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")}
-    return {**environment("cpu"), **versions, "arithmetic": {**arithmetic, "bf16": cpu_has_bf16()}}
+    return {**environment("cpu"), **versions_of(*_LIBRARIES), "arithmetic": {**arithmetic, "bf16": cpu_has_bf16()}}

@@ -81,7 +81,7 @@ def sweep(
     flops = check_cells(cells, plain.model, len(images.class_names))
     recipes = {PLAIN: plain} | {cell.name: replace(plain, merge=cell.merge) for cell in cells}
     units = [f"{name}/seed-{seed}" for seed in range(settings.seeds) for name in recipes]
-    own = units if shard is None else shard_of(units, shard)
+    own = units if shard is None else units[shard_of(shard)]
     folder.begin()
     work = SharedWork(folder.path / WORK, units, lambda unit: (folder.path / unit / RESULTS_FILE).exists())
     if progress:
