@@ -90,6 +90,13 @@ def settings_of(data: DataLike) -> DataSettings:
     return as_data_settings(data) if isinstance(data, str | os.PathLike | DataSettings) else DataSettings()
 
 
+def name_of(data: DataLike) -> str:
+    """What messages call images."""
+    if isinstance(data, ImageDataset):
+        return data.name
+    return data.source if isinstance(data, DataSettings) else data if isinstance(data, str) else type(data).__name__
+
+
 def recorded_data(data: DataLike | None, settings: DataSettings | OwnData) -> DataSettings | OwnData:
     """What settings record where images are given beside them: ``workers`` and ``crop_pct`` stay for one's own."""
     if data is None:

@@ -32,7 +32,7 @@ from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier
-from patchmerger.models.finding import FoundModel, find_model
+from patchmerger.models.finding import FoundModel, find_model, known_preprocessing
 from patchmerger.placing.in_model import placing_of
 from patchmerger.runs.files import write_json
 
@@ -146,12 +146,8 @@ def _preprocessing(found: FoundModel, given: Preprocessing | None, data: DataLik
 def _check(found: FoundModel, known: Preprocessing | None, settings: ExportSettings, data: DataLike | None) -> None:
     """Refuse what cannot work, before long work."""
     refuse_unsupported_state(found.model, "exported")
-    if known is None and (data is not None or settings.with_preprocessing):
-        what = "with_preprocessing (true)" if settings.with_preprocessing else "data"
-        raise ValueError(
-            f"model ({found.name}) does not say how its images are prepared, which {what} needs: give preprocessing, "
-            "such as patchmerger.data.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
-        )
+    if data is not None or settings.with_preprocessing:
+        known_preprocessing(known, found.name)
     if settings.precision == "int8" and data is None:
         raise ValueError("precision ('int8') needs data: images, labelled or not, to calibrate on, such as a folder")
     several = getattr(getattr(found.model, "config", None), "problem_type", None) == "multi_label_classification"

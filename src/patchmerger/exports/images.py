@@ -13,10 +13,8 @@ from torch import Tensor
 
 from patchmerger.data.batches import EvaluationImages
 from patchmerger.data.images import ImageSet
-from patchmerger.data.loading import DataLike, load_images
+from patchmerger.data.loading import DataLike, load_images, name_of
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.data.settings import DataSettings
-from patchmerger.data.splits import ImageDataset
 from patchmerger.data.transforms import EvalTransform, normalize
 from patchmerger.exports.settings import LEAST_CALIBRATION, ExportSettings
 
@@ -90,7 +88,7 @@ def prepare_images(
         ValueError: They cannot be read, or are too few to calibrate on.
     """
     splits = load_images(data, seed=settings.seed, labels_needed=False)
-    name = _name(data)
+    name = name_of(data)
     with_pixels, calibration = settings.with_preprocessing, None
     if settings.precision == "int8":
         if len(splits.train) < LEAST_CALIBRATION:
@@ -108,12 +106,6 @@ def prepare_images(
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True)
-
-
-def _name(data: DataLike) -> str:
-    if isinstance(data, ImageDataset):
-        return data.name
-    return data.source if isinstance(data, DataSettings) else data if isinstance(data, str) else type(data).__name__
 
 
 def _some_pixels(images: ImageSet, count: int, image_size: int, preprocessing: Preprocessing, seed: int) -> Tensor:

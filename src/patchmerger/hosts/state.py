@@ -159,10 +159,9 @@ def _computed(module: nn.Module) -> tuple[str, str] | None:
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, prune.BasePruningMethod):
             return hook._tensor_name, "prune.remove"
-        if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
-            return cast(Any, hook).name, "remove_weight_norm" if type(
-                hook
-            ).__name__ == "WeightNorm" else "remove_spectral_norm"
+        undo = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}.get(type(hook).__name__)
+        if undo is not None:
+            return cast(Any, hook).name, undo
     return None
 
 

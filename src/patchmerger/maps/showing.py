@@ -108,7 +108,6 @@ def show(
         "study": STUDY,
         "command": command,
         "model": found.name,
-        "title": _title(found.name),
         "image_size": inputs.size,
         "mergers": described or [_merger(each) for each in read_maps(found.model, _one(chosen, inputs))],
         "images": records,
@@ -202,15 +201,6 @@ def _one(chosen: ImageSet | None, inputs: Inputs) -> Tensor:
     if chosen is None or not isinstance(inputs, ModelInputs):
         raise ValueError("images is empty: there is nothing to show")
     return inputs.batch(inputs.fit(chosen[0])[None])
-
-
-def _title(name: str) -> str:
-    """What pictures call a model: of a folder its last part, or that of the run that it is in."""
-    path = Path(name)
-    if not path.exists():
-        return name
-    path = path.resolve()
-    return path.parent.name if path.name == "model" else path.name
 
 
 def _merger(maps: MergerMaps) -> dict[str, Any]:

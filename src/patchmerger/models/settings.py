@@ -33,9 +33,6 @@ class MergeSettings:
         reducer: The method: "patchmerger", or one of patchmerger.reducers.METHODS in its place, such as "tome", "topk",
             "evit", "random" or "average".
         keep_rate: In place of num_tokens the share of tokens that each merger keeps, such as 0.5.
-
-    Raises:
-        ValueError: A value that no model can take.
     """
 
     num_tokens: int | list[int] = 8

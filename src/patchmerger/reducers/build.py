@@ -40,7 +40,7 @@ def choose_reducers(
         ValueError: A reducer gives another shape than asked for, cannot do what the model needs, or stands beside
             PatchMerger's options.
     """
-    likes = [_example_parameter(host.blocks[number - 1]) for number in num_tokens]
+    likes = [next(p for p in host.blocks[n - 1].parameters() if p.is_floating_point()) for n in num_tokens]
     if isinstance(reducer, str):
         check_reducer_name(reducer)
     if reducer == "patchmerger":
@@ -129,10 +129,6 @@ def all_work_inside(reducer: ReducerName | nn.Module | Sequence[nn.Module]) -> b
         return bool(getattr(reducer_class(reducer), "inside_block", False))
     given = [reducer] if isinstance(reducer, nn.Module) else reducer
     return all(works_inside(module) for module in given)
-
-
-def _example_parameter(block: nn.Module) -> Tensor:
-    return next(p for p in block.parameters() if p.is_floating_point())
 
 
 def _check_abilities(reducer: nn.Module, centroid: bool, padding: bool) -> None:

@@ -96,12 +96,7 @@ class Cell:
     def name(self) -> str:
         """Its name, and that of its files."""
         recovered = f"{self.scope}-{self.epochs:g}" if self.epochs else "unrecovered"
-        return f"model-{self.model}/{self.budget}-{self.method}-{recovered}"
-
-    @property
-    def budget(self) -> str:
-        """What it may cost, in words that are part of names."""
-        return budget_name(self.speedup, self.keep_rate)
+        return f"model-{self.model}/{budget_name(self.speedup, self.keep_rate)}-{self.method}-{recovered}"
 
 
 def budget_name(speedup: float | None, keep_rate: float | None) -> str:

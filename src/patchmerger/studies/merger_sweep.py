@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,7 @@ class _Sweep:
             for cell in self.cells
         }
         unmeasured = [f"{_SPEED}/{cell.name}" for cell in self.cells if cell.name not in speeds]
+        errors = {unit: self.work.error(unit) for unit in (*self.work.units, *unmeasured)}
         return {
             "study": "sweep",
             "settings": self.folder.settings,
@@ -173,14 +174,11 @@ class _Sweep:
             "metric": "mAP" if self.splits.multi_label else "accuracy",
             "plain": {"flops": self.flops[PLAIN], **_summary(runs[PLAIN], None)},
             "cells": described,
-            "errors": self._errors([*self.work.units, *unmeasured]),
+            "errors": {unit: error["error"] for unit, error in errors.items() if error is not None},
             "missing": [unit for unit in self.work.units if not self.work.done(unit) and not self.work.error(unit)],
             "environment": environment(device_of(self.settings.training)),
             "folder": str(self.folder.path),
         }
-
-    def _errors(self, units: Iterable[str]) -> dict[str, str]:
-        return {unit: error["error"] for unit in units if (error := self.work.error(unit)) is not None}
 
 
 def _summary(runs: Runs, baseline: Runs | None) -> dict[str, Any]:

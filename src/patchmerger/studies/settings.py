@@ -51,9 +51,6 @@ class StudySettings(Recipe):
         training: How each model is trained.
         seeds: How often each is trained; seed s fixes weights, order and held-out images alike.
         rounds: Rounds of the speed measurement, in which the models are timed in turn.
-
-    Raises:
-        ValueError: Settings that cannot be studied.
     """
 
     merge: MergeSettings = MergeSettings()

@@ -78,9 +78,6 @@ class AccelerationStudySettings(TrainedStudySettings):
         keep_rates: Beside the speed-ups, shares of the tokens that each method keeps after a quarter, half and three
             quarters of the blocks, such as 0.7, as in arXiv 2308.04657. Methods are compared at equal numbers of
             tokens there, and their FLOPs are recorded.
-
-    Raises:
-        ValueError: Settings that cannot be studied.
     """
 
     speedups: Sequence[float] = (1.4, 1.6, 2.0)
@@ -123,9 +120,6 @@ class PlacingStudySettings(TrainedStudySettings):
         oracle_steps: Its steps of gradient descent.
         workers: Processes that load images; by default those of the models' runs.
         rounds: Rounds of the speed measurement; 0 leaves it out.
-
-    Raises:
-        ValueError: Settings that cannot be studied.
     """
 
     fractions: Sequence[float] = (1.0, 0.5, 0.25, 0.125)

@@ -13,7 +13,7 @@ from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.fewshot.probe import check_images, few_shot_images
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.hosts.example_inputs import check_patches, square_input
-from patchmerger.models.finding import find_model
+from patchmerger.models.finding import find_model, known_preprocessing
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.environment import environment
 from patchmerger.runs.meta_device import meta_device
@@ -144,10 +144,9 @@ class _Stages:
         if folder.results is not None:
             return
         found = find_model(model)
-        if found.preprocessing is None:
-            raise ValueError(f"{model} does not say how its images are normalised")
+        known = known_preprocessing(found.preprocessing, found.name)
         net = found.model.to(device_of(self.settings.training))
-        preprocessing = replace(found.preprocessing, crop_pct=data.crop_pct or found.preprocessing.crop_pct)
+        preprocessing = replace(known, crop_pct=data.crop_pct or known.crop_pct)
         folder.begin()
         result = few_shot_images(
             net, images, protocol, seed=self.seed, image_size=square_input(net),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from patchmerger.data import DataSettings, ImageData, ImageSplits, Preprocessing, load_images
-from patchmerger.data.loading import DataLike, settings_of
+from patchmerger.data.loading import DataLike, name_of, settings_of
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import find_classifier
 from patchmerger.models.finding import FoundModel
@@ -101,8 +101,7 @@ def evaluate(
 
 def _check_classes(found: FoundModel, outputs: int, images: ImageSplits, data: DataLike) -> None:
     """Refuse images of other classes than the model's; those that are numbered only are taken to be its outputs."""
-    name = data.source if isinstance(data, DataSettings) else data if isinstance(data, str) else type(data).__name__
-    ours, theirs = images.class_names, found.class_names
+    name, ours, theirs = name_of(data), images.class_names, found.class_names
     if theirs and ours != tuple(theirs) and ours != tuple(map(str, range(outputs))):
         raise ValueError(
             f"data ({name}) has the classes {some_of(ours)}, but model ({found.name}) was trained on {some_of(theirs)}"

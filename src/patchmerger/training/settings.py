@@ -59,9 +59,6 @@ class TrainingSettings:
         devices: How many devices, as Lightning has it.
         strategy: "auto"; "ddp", whole weights on each device; or "fsdp", weights shared out over the devices (FSDP2).
         num_nodes: How many machines.
-
-    Raises:
-        ValueError: Settings that cannot train.
     """
 
     epochs: int = 14
