@@ -15,7 +15,7 @@ from patchmerger import accelerate, insert, load, save
 from patchmerger.cli import main
 from patchmerger.data import DataSettings, load_images
 from patchmerger.insertion.inserted import mergers
-from patchmerger.reports.accelerate import show
+from patchmerger.reports.accelerate import report
 from processes import Running
 from quick_acceleration import quick
 from trained_on_digits import trained_vit
@@ -116,7 +116,7 @@ def test_a_drop_that_is_too_large_is_said_with_what_would_help(folder, tmp_path,
     results = accelerate(str(folder), DataSettings(), out=tmp_path / "run", max_drop=0, **settings)
     assert results["met"] is False
     assert results["recovery"]["steps"] == 0
-    show(results)
+    report(results)
     printed = " ".join(capsys.readouterr().out.split())
     assert "more than the 0 points that were accepted. " in printed
     assert "more training (--epochs 1); a later merge (--after 2 --num_tokens 1: " in printed
@@ -164,7 +164,7 @@ def test_images_without_labels_are_enough(folder, tmp_path, capsys):
     assert (results["metric"], results["met"]) == ("agreement", None)
     assert results["evaluation"]["recovered"]["accuracy"] is None
     assert results["recovery"]["steps"] == 6
-    show(results)
+    report(results)
     assert "agrees with it on" in " ".join(capsys.readouterr().out.split())
 
 

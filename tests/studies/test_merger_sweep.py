@@ -17,7 +17,7 @@ from patchmerger.hub import load
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.pictures.sweep import FILE
-from patchmerger.reports.sweep import report, show
+from patchmerger.reports.sweep import report
 from patchmerger.studies.cells import check_cells, grid_cells
 from patchmerger.studies.merger_sweep import sweep
 from patchmerger.studies.settings import Grid, SweepSettings
@@ -115,7 +115,7 @@ def test_a_failed_cell_is_shown_loses_no_other_and_is_tried_again(tmp_path, monk
     assert results["errors"] == {"after-1-tokens-4/seed-0": "FloatingPointError: the loss is nan"}
     assert results["cells"]["after-1-tokens-4"]["metric_mean"] is None
     assert results["cells"]["after-3-tokens-4"]["metric_mean"] is not None
-    assert show(results) == 1
+    assert report(results) == 1
     assert "tries again what failed" in capsys.readouterr().out
     again = sweep(settings, out=out, progress=False)
     assert again["errors"] == {}
@@ -129,7 +129,7 @@ def test_shards_make_up_the_whole(tmp_path, monkeypatch):
     first = sweep(settings, shard="1/2", out=out, progress=False)
     assert first["missing"] == ["after-2-tokens-2/seed-0"]
     assert not (tmp_path / "run" / "results.json").exists()
-    show(first)
+    report(first)
     whole = sweep(settings, shard="2/2", out=out, progress=False)
     assert whole["missing"] == []
     monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)

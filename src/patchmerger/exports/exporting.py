@@ -20,10 +20,9 @@ from patchmerger.exports.image_sizes import other_sizes, size_arguments, take_an
 from patchmerger.exports.images import ExportImages, noise, prepare_images
 from patchmerger.exports.metadata import ExportedMerger, ExportInfo
 from patchmerger.exports.parity import BATCHES, Parity
-from patchmerger.exports.record import make_record, record_of
 from patchmerger.exports.runtimes import is_exported, open_exported
 from patchmerger.exports.settings import ExportSettings
-from patchmerger.exports.target import check_target, in_place
+from patchmerger.exports.target import check_target, in_place, make_record, record_of
 from patchmerger.exports.tracing import ImageClassifier, classifier_for
 from patchmerger.exports.writing import write_file
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of

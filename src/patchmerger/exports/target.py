@@ -1,4 +1,4 @@
-"""The file or folder of an export: what it may replace, and that it appears complete or not."""
+"""Where an export is written, complete or not at all, and the record beside it for ``patchmerger report``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,60 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from patchmerger.exports.record import RECORD_NAME, is_record, record_of
+from patchmerger.exports.metadata import ExportInfo
+from patchmerger.exports.parity import Parity
 from patchmerger.exports.runtimes import BIN_NAME, XML_NAME
 from patchmerger.exports.settings import ExportSettings
-from patchmerger.runs.files import atomic_folder, flush, full_disk_named, put_file
+from patchmerger.runs.environment import environment, versions_of
+from patchmerger.runs.files import atomic_folder, flush, full_disk_named, put_file, read_json
+from patchmerger.runs.serialisation import to_json
+
+KIND, RECORD_SCHEMA = "export", 1
+RECORD_NAME = "export.json"
+"""The record in an OpenVINO folder; beside a file its own name with ``.json`` behind it."""
 
 _CURE = "take another name, or set overwrite to true"
+_LIBRARIES = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
+
+
+def record_of(path: Path, settings: ExportSettings) -> Path:
+    """Where the record is: ``vit.onnx.json`` beside ``vit.onnx``, ``export.json`` in an OpenVINO folder."""
+    return path / RECORD_NAME if settings.is_folder else path.with_name(f"{path.name}.json")
+
+
+def make_record(
+    target: Path,
+    size: int,
+    info: ExportInfo,
+    parity: Parity,
+    settings: ExportSettings,
+    *,
+    runtime: str,
+    command: str | None,
+) -> dict[str, Any]:
+    """The content of the record, with the name of ``target`` alone; ``runtime`` ran the file for the comparison."""
+    max_difference, min_agreement = settings.tolerance
+    content: dict[str, Any] = to_json({
+        "kind": KIND, "schema": RECORD_SCHEMA, "command": command, "file": target.name, "size": size,
+        "info": asdict(info), "parity": {**asdict(parity), "relative": parity.relative},
+        "tolerance": {"max_difference": max_difference, "min_agreement": min_agreement},
+        "settings": asdict(settings), "runtime": runtime,
+        "environment": {**environment("cpu"), **versions_of(*_LIBRARIES)},
+    })  # fmt: skip
+    return content
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is the record of an export."""
+    try:
+        found = read_json(path)
+    except (ValueError, OSError):
+        return False
+    return isinstance(found, dict) and found.get("kind") == KIND
 
 
 def check_target(target: Path, settings: ExportSettings, *, overwrite: bool) -> None:

@@ -20,8 +20,6 @@ Need: TypeAlias = Literal["positions", "keys", "class_attention", "significance"
 All but positions and sizes come from the attention of the block that the reducer works in.
 """
 
-FROM_ATTENTION: frozenset[Need] = frozenset(("keys", "class_attention", "significance"))
-
 
 class Reducer(nn.Module):
     """A method of getting from N tokens (B, N, D) to M tokens (B, M, D).

@@ -16,11 +16,6 @@ from patchmerger.reports.pictures import accelerate as picture
 def report(results: Results) -> None:
     """Draw the picture of ``patchmerger accelerate`` into its folder, and print the table."""
     picture.draw(results, Path(results["folder"]) / picture.FILE)
-    show(results)
-
-
-def show(results: Results) -> None:
-    """Print the table, whether the target was met, and where the model is."""
     console, found, recovery = report_console(), results["evaluation"], results["recovery"]
     console.print(results["data"], soft_wrap=True)
     print_table(console, table(results))

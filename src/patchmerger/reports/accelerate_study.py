@@ -19,11 +19,6 @@ _ACCEPTED = 0.5
 def report(results: Results) -> None:
     """Draw the picture of ``patchmerger accelerate-study`` into its folder, and print the table."""
     picture.draw(results, Path(results["folder"]) / picture.FILE)
-    show(results)
-
-
-def show(results: Results) -> None:
-    """Print the table of ``patchmerger accelerate-study``."""
     console = report_console()
     print_table(console, table(results))
     console.print(results["data"], soft_wrap=True)

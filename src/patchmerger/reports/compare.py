@@ -18,11 +18,6 @@ from patchmerger.reports.pictures import compare as picture
 def report(results: Results) -> None:
     """Draw the picture of ``patchmerger compare`` into its folder, and print the table and what it means."""
     picture.draw(results, Path(results["folder"]) / picture.FILE)
-    show(results)
-
-
-def show(results: Results) -> None:
-    """Print the table of ``patchmerger compare`` and what it means."""
     console, baseline, variants = report_console(), results["baseline"], results["variants"]
     print_table(console, table(results))
     for name, variant in variants.items():

@@ -17,14 +17,9 @@ _FURTHER = "further"
 
 
 def report(results: Results) -> int:
-    """Draw the picture of ``patchmerger sweep`` into its folder, and print the table; the exit status is returned."""
+    """Draw the picture of ``patchmerger sweep`` into its folder, and print the table; 1 where a cell failed."""
     if not results["missing"]:
         picture.draw(results, Path(results["folder"]) / picture.FILE)
-    return show(results)
-
-
-def show(results: Results) -> int:
-    """Print the table of ``patchmerger sweep``; the exit status is 1 where a cell failed."""
     console = report_console()
     print_table(console, table(results))
     for unit, error in results["errors"].items():

@@ -18,11 +18,6 @@ _TUNED = "fine-tuned"
 def report(results: Results) -> None:
     """Draw the picture of ``patchmerger transfer`` into its folder, and print the table and what it means."""
     picture.draw(results, Path(results["folder"]) / picture.FILE)
-    show(results)
-
-
-def show(results: Results) -> None:
-    """Print the table of ``patchmerger transfer`` and what it means."""
     console, baseline, variants = report_console(), results["baseline"], results["variants"]
     print_table(console, table(results))
     print_notes(
