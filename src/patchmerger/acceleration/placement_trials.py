@@ -22,7 +22,6 @@ from patchmerger.acceleration.placement import ChosenPlacement
 from patchmerger.acceleration.query_initialisation import calibrate, recommended_query_init
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import QueryInit, RecoverySettings
-from patchmerger.data.batches import calibration_batch
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
@@ -66,10 +65,7 @@ class PlacementTrials:
             torch.manual_seed(self.seed)
             student = placement.merged(self.teacher.model, self._method)
         if placement.reducer == "patchmerger":
-            batch = calibration_batch(
-                self._splits.train, self.teacher.preprocessing, image_size=self.teacher.image_size, count=64,
-                seed=self.seed,
-            )  # fmt: skip
+            batch = self.teacher.prepared(self._splits.train, 64, seed=self.seed)
             calibrate(student.to(self._device), batch, method=self._method, seed=self.seed)
         distill(
             student.cpu(), self.teacher.model, self._splits, preprocessing=self.teacher.preprocessing,

@@ -35,7 +35,6 @@ from patchmerger.acceleration.settings import (
 )
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import Augmentation, ImageSet, ImageSplits
-from patchmerger.data.batches import calibration_batch
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.classifier import Classifier, FoundClassifier
@@ -114,10 +113,7 @@ class AccelerationRun:
                 f"candidates ({settings.candidates}) cannot be compared untrained, as {drawn} draws what it begins "
                 "with: compare them recovered (--compare recovered), or take the latest (--candidates 1)"
             )
-        batch = calibration_batch(
-            self.images.train, self.teacher.preprocessing, image_size=self.teacher.image_size,
-            count=min(_COMPARED, len(self.images.train)), seed=self.seed,
-        )  # fmt: skip
+        batch = self.teacher.prepared(self.images.train, _COMPARED, seed=self.seed)
         chosen = least_changed(
             self.teacher, places, batch, query_init="located", multi_label=self.images.multi_label, device=self.device
         )
@@ -159,9 +155,7 @@ class AccelerationRun:
     def _check_rear(self, chosen: ChosenPlacement) -> None:
         """Refuse now what could not be recovered from kept tokens later."""
         classifier = Classifier(chosen.merged(self.teacher.model, "random"))
-        images = calibration_batch(
-            self.images.train, self.teacher.preprocessing, image_size=self.teacher.image_size, count=2, seed=self.seed
-        )
+        images = self.teacher.prepared(self.images.train, 2, seed=self.seed)
         rear = RearHalf(classifier, last_frozen_block(self.recovery, chosen.after))
         rear.check(classifier, images.to(next(classifier.parameters())))
 
@@ -205,11 +199,8 @@ class AccelerationRun:
         if path.exists():
             merger.module.load_state_dict(read_tensors(path))
         else:
-            batch = calibration_batch(
-                self.images.train, self.teacher.preprocessing, image_size=self.teacher.image_size,
-                count=min(query_init.images, 64) if method == "located" else query_init.images,  # nothing is chosen
-                seed=self.seed,
-            )  # fmt: skip
+            count = min(query_init.images, 64) if method == "located" else query_init.images  # nothing is chosen
+            batch = self.teacher.prepared(self.images.train, count, seed=self.seed)
             with progress_bar("2/5 queries", 1.0, shown=self.progress) as bar:
                 student.to(self.device)
                 found = calibrate(

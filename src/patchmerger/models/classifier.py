@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from patchmerger.data.batches import calibration_batch
+from patchmerger.data.images import ImageSet
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import example_input
@@ -93,6 +95,10 @@ class FoundClassifier(FoundModel):
     def image_size(self) -> int:
         """Height and width of its images, in pixels."""
         return self.classifier.image_size[0]
+
+    def prepared(self, images: ImageSet, count: int, *, seed: int) -> Tensor:
+        """Some of the images, drawn at random, as in evaluation: (n, 3, S, S)."""
+        return calibration_batch(images, self.preprocessing, image_size=self.image_size, count=count, seed=seed)
 
 
 def find_classifier(

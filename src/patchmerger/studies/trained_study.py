@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import compare_scores
-from patchmerger.data.batches import calibration_batch, normalized_batches
+from patchmerger.data.batches import normalized_batches
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import environment
@@ -170,9 +170,7 @@ class TrainedStudy(ABC, Generic[CellT]):
     def calibration_images(self, number: int, count: int) -> Tensor:
         """Prepared training images of a plain model, which queries are computed from."""
         model = self.trained[number]
-        return calibration_batch(
-            model.images.train, model.teacher.preprocessing, image_size=model.image_size, count=count, seed=model.seed
-        ).to(self.device)
+        return model.teacher.prepared(model.images.train, count, seed=model.seed).to(self.device)
 
     def right_of_plain(self) -> list[Tensor]:
         """Of each plain model, for each test image whether it is right (0 or 1)."""
