@@ -270,10 +270,7 @@ def init_with_logit_std(logit_std: float, scale: float = 1.0) -> Callable[[Tenso
 
     The scores of normalised tokens then start with a standard deviation near ``logit_std``: near 0 every output token
     starts as the average of all tokens, from some 3 on mostly as one of them. The default of PatchMerger is 1.
-
-    Args:
-        logit_std: The standard deviation of the scores at the start.
-        scale: The ``scale`` of the merger that it is for.
+    ``scale`` is that of the merger.
 
     Raises:
         ValueError: ``logit_std`` is not above 0 or not finite: queries that start alike stay alike.

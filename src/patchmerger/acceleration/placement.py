@@ -30,12 +30,9 @@ _RESERVES = (1.0, 1.08, 1.16, 1.25, 1.35, 1.5)
 
 @dataclass(frozen=True)
 class ChosenPlacement:
-    """Where one merger goes.
+    """Where one merger goes: after a block, counted from 1.
 
     Attributes:
-        after: The block, counted from 1.
-        num_tokens: Tokens that go on.
-        positions: What ``insert`` is given for positions.
         predicted: Speed-up by FLOPs.
         measured: Speed-up as measured when it was chosen; ``None`` where it was not.
         wanted: The speed-up that was asked for; ``None`` where block and tokens were given.

@@ -168,12 +168,9 @@ def _run(model: nn.Module, images: Images) -> None:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where on the grid each patch lies.
+    """Where on the grid each patch lies: rows and columns of each image, (B, 2), and row by row its number, (B, N).
 
-    Attributes:
-        sizes: Rows and columns of each image, (B, 2).
-        index: Row by row the number of each patch on the common grid, (B, N).
-        shares: In place of it how much of each patch is at each token, (B, N, rows · columns), where those are placed.
+    Where tokens are placed, ``shares`` has in place of it how much of each patch is at each, (B, N, rows · columns).
     """
 
     sizes: Tensor

@@ -62,12 +62,8 @@ def find_untrained(
 ) -> FoundModel:
     """Find a model whose weights do not matter: an architecture of timm is made without its own.
 
-    Args:
-        model: As in :func:`~patchmerger.models.find_model`.
-        architecture: For a safetensors file, timm's name of the architecture.
-        model_args: For an architecture or a safetensors file, arguments of ``timm.create_model``.
-        image_size: For an architecture, pixels to build it for, one number or (height, width); its own by default.
-        seed: Of the random weights of an architecture; ``None`` makes it on the meta device.
+    Arguments are as in :func:`~patchmerger.models.find_model`, but ``model_args`` and ``image_size`` are for an
+    architecture too. ``seed`` is of the random weights of one; ``None`` makes it on the meta device.
 
     Raises:
         ValueError: A model that is not known, or arguments that do not fit it.

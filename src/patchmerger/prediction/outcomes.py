@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
@@ -93,9 +93,6 @@ class Predictions(Sequence[Prediction]):
 
     def __len__(self) -> int:
         return len(self.predictions)
-
-    def __iter__(self) -> Iterator[Prediction]:
-        return iter(self.predictions)
 
     @property
     def features(self) -> Tensor:

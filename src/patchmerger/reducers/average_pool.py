@@ -25,12 +25,7 @@ class AveragePool(Reducer):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Pool (B, N, D) to (B, num_tokens, D).
-
-        Args:
-            x: Tokens, (B, N, D).
-            mask: (B, N) bool, True = a real token; each image's runs are those of its real tokens.
-            return_weights: Give the weights A (B, num_tokens, N) as well.
+        """Pool (B, N, D) to (B, num_tokens, D), as :class:`Reducer` has it; runs are those of an image's real tokens.
 
         Raises:
             ValueError: ``mask`` is not (B, N) or, in eager mode, an image has no real token at all (compiled or

@@ -34,12 +34,7 @@ class Averaging(Reducer):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Reduce (B, N, D) to (B, num_tokens, D).
-
-        Args:
-            x: Tokens, (B, N, D), N ≥ ``num_tokens``.
-            mask: (B, N) bool, True = a real token; padding gets exactly zero weight.
-            return_weights: Give the weights A (B, num_tokens, N) as well.
+        """Reduce tokens (B, N, D), N ≥ ``num_tokens``, to (B, num_tokens, D), as :class:`Reducer` has it.
 
         Raises:
             ValueError: ``x`` has another shape or fewer than ``num_tokens`` tokens, ``mask`` is not (B, N) or, in

@@ -32,14 +32,9 @@ class Selecting(Reducer):
         positions: Tensor | None = None,
         return_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Keep num_tokens tokens of (B, N, D): (B, num_tokens, D).
+        """Keep some tokens of (B, N, D), N ≥ ``num_tokens``: (B, num_tokens, D), as :class:`Reducer` has it.
 
-        Args:
-            x: Tokens, (B, N, D), N ≥ ``num_tokens``.
-            mask: (B, N) bool, True = a real token; padding is not kept.
-            positions: Where the tokens are, (N, 2) or (B, N, 2): row and column, each from 0 to 1. Needed by fixed
-                patterns, and looked at by no others.
-            return_weights: Give A (B, num_tokens, N) as well.
+        ``positions`` are (N, 2) or (B, N, 2): row and column, each from 0 to 1. Fixed patterns need them, no others do.
 
         Raises:
             ValueError: ``x`` has another shape or fewer than ``num_tokens`` tokens, ``mask`` is not (B, N) or, in

@@ -12,7 +12,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.placement import ChosenPlacement, candidate_placements
 from patchmerger.acceleration.placement_trials import PlacementTrials, best_placement
 from patchmerger.acceleration.recovery_job import device_of
@@ -182,7 +181,6 @@ class _Study(TrainedStudy[Cell]):
         return {
             "study": "accelerate",
             **self.described(),
-            "plain": [self.plain(number) for number in range(len(self.trained))],
             "places": {f"{speedup:g}": place.as_dict() for speedup, place in self.places.items()},
             "stages": {f"{rate:g}": place.as_dict() for rate, place in self.staged.items()},
             "trials": self.tried,
@@ -233,14 +231,8 @@ class _Study(TrainedStudy[Cell]):
             self._flops[timed] = flops_of(student)
         recovered: dict[str, Any] = {"steps": 0, "seconds": 0.0, "phases": {}}
         if recovers:
-            out = self.path / cell.name
-            recovered = distill(
-                student, model.teacher.model, model.images, preprocessing=model.teacher.preprocessing,
-                recovery=method.recovery(replace(self.settings.recovery, scope=cell.scope, epochs=cell.epochs)),
-                augmentation=model.augmentation, workers=self.workers_for(cell.model), seed=model.seed, out=out,
-                shared_cache=self.path / _CACHE, progress=False,
-            )  # fmt: skip
-            shutil.rmtree(out)
+            recovery = method.recovery(replace(self.settings.recovery, scope=cell.scope, epochs=cell.epochs))
+            recovered = self.recovered(cell, student, recovery, shared_cache=self.path / _CACHE)
         scores = self.scores(cell.model, student)
         return scores.argmax(dim=1), {
             **self.compared(cell.model, scores),

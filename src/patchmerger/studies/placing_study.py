@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.query_initialisation import calibrate
 from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import QueryInit
@@ -123,7 +121,6 @@ class _Study(TrainedStudy[Cell]):
         return {
             "study": "place",
             **self.described(),
-            "plain": [self.plain(number) for number in range(len(self.trained))],
             "plain_flops": flops_of(self.trained[0].teacher.model),
             "budgets": {f"{fraction:g}": to_json(budget) for fraction, budget in self.budgets.items()},
             "cells": list(cells.values()),
@@ -134,19 +131,12 @@ class _Study(TrainedStudy[Cell]):
 
     def evaluated(self, cell: Cell) -> tuple[Tensor, dict[str, Any]]:
         """Make the model, train it if that is asked for, and evaluate it on the test images."""
-        model, settings = self.trained[cell.model], self.settings
-        student = self.student(cell)
+        settings, student = self.settings, self.student(cell)
         trained: dict[str, Any] = {"steps": 0, "seconds": 0.0}
         if cell.fine_tuned:
-            out = self.path / cell.name
             merger_first = settings.recovery.merger_first if cell.method in MERGING_METHODS else 0.0
-            trained = distill(
-                student, model.teacher.model, model.images, preprocessing=model.teacher.preprocessing,
-                recovery=replace(settings.recovery, scope="all", epochs=settings.epochs, merger_first=merger_first),
-                augmentation=model.augmentation, workers=self.workers_for(cell.model), seed=model.seed, out=out,
-                progress=False,
-            )  # fmt: skip
-            shutil.rmtree(out)
+            recovery = replace(settings.recovery, scope="all", epochs=settings.epochs, merger_first=merger_first)
+            trained = self.recovered(cell, student, recovery)
         scores = self.scores(cell.model, student)
         return scores.argmax(dim=1), {
             **self.compared(cell.model, scores),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.acceleration.agreement import compare_scores
+from patchmerger.acceleration.distillation import distill
+from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data.batches import normalized_batches
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
@@ -98,13 +101,26 @@ class TrainedStudy(ABC, Generic[CellT]):
             write_json(file, {**to_json(self.cells[unit]), **found})
             self.say(f"{unit}: {100 * found['accuracy']:.2f}%, {100 * found['agreement']:.2f}% agree with the plain")
 
+    def recovered(
+        self, cell: CellT, student: nn.Module, recovery: RecoverySettings, *, shared_cache: Path | None = None
+    ) -> dict[str, Any]:
+        """Train the model of a cell, in place, with the plain one as teacher; what is left of it is its record."""
+        model, out = self.trained[cell.model], self.path / cell.name
+        record = distill(
+            student, model.teacher.model, model.images, preprocessing=model.teacher.preprocessing, recovery=recovery,
+            augmentation=model.augmentation, workers=self.workers_for(cell.model), seed=model.seed, out=out,
+            shared_cache=shared_cache, progress=False,
+        )  # fmt: skip
+        shutil.rmtree(out)
+        return record
+
     def finish(self, command: str | None) -> dict[str, Any]:
         """Write the results, unless another process has done so meanwhile."""
         with self.work.lock("results", timeout=-1):
             return finished(self.folder) or self.folder.finish({"command": command, **self.results()})
 
     def described(self) -> dict[str, Any]:
-        """What was studied, on what."""
+        """What was studied, on what, and what the plain models are."""
         first = self.trained[0]
         return {
             "settings": self.folder.settings,
@@ -112,6 +128,7 @@ class TrainedStudy(ABC, Generic[CellT]):
             "model": to_json(first.model),
             "image_size": first.image_size,
             "data": first.images.description,
+            "plain": [self.plain(number) for number in range(len(self.trained))],
             "environment": environment(self.device),
             "folder": str(self.path),
         }
