@@ -14,6 +14,7 @@ from conftest import make_images, make_timm, make_vit
 from patchmerger import accelerate, insert, load, save
 from patchmerger.cli import main
 from patchmerger.data import DataSettings, load_images
+from patchmerger.hub import describe
 from patchmerger.insertion.inserted import mergers
 from patchmerger.reports.accelerate import report
 from processes import Running
@@ -270,6 +271,7 @@ def test_several_labels_an_image(tmp_path):
         max_drop=100, **quick(1.2, 1, recovery={"batch_size": 16}),
     )  # fmt: skip
     assert results["metric"] == "mAP"
+    assert describe(tmp_path / "run" / "model").multi_label
     assert 0 < results["evaluation"]["recovered"]["accuracy"] <= 1
     assert results["evaluation"]["recovered"]["ece"] is None
 

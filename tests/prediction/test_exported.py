@@ -17,10 +17,10 @@ SQUASHED = dataclasses.replace(PREPROCESSING, crop_mode="squash")
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder and exports of one model, whose images are squashed."""
+    """A folder and an export of one model, whose images are squashed and may have several classes."""
     folder = tmp_path_factory.mktemp("forms")
     pytest.importorskip("onnxruntime")
-    patchmerger.save(tiny(), folder / "model", preprocessing=SQUASHED, class_names=NAMES)
+    patchmerger.save(tiny(), folder / "model", preprocessing=SQUASHED, class_names=NAMES, multi_label=True)
     export(folder / "model", folder / "it.onnx", ExportSettings())
     return folder
 
@@ -38,13 +38,15 @@ def assert_alike(file, model, tolerance):
 
 def test_an_exported_file_gives_the_classes_of_the_model(files):
     assert_alike(files / "it.onnx", files / "model", 1e-5)
+    assert Predictor(files / "it.onnx").multi_label
 
 
 @pytest.mark.slow
-def test_so_does_one_with_its_preprocessing_built_in(files, tmp_path):
-    file = tmp_path / "built-in.onnx"
-    export(files / "model", file, ExportSettings(with_preprocessing=True))
-    assert_alike(file, files / "model", 2e-3)
+def test_so_does_one_with_its_preprocessing_built_in(tmp_path):
+    file, model = tmp_path / "built-in.onnx", tmp_path / "model"
+    patchmerger.save(tiny(), model, preprocessing=SQUASHED, class_names=NAMES)
+    export(model, file, ExportSettings(with_preprocessing=True))
+    assert_alike(file, model, 2e-3)
     with pytest.raises(ValueError, match=r"multi_label \(true\): the softmax is built into"):
         Predictor(file, multi_label=True)
     with pytest.raises(ValueError, match=r"preprocessing \(mean \(0.5.*built into"):

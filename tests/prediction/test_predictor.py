@@ -8,6 +8,7 @@ from torch import nn
 
 import patchmerger
 from conftest import make_vit
+from hosts.test_torchvision import make_plain as make_torchvision
 from models.test_classifier import transformers_vit
 from patchmerger.data import EvalTransform, Preprocessing, decode, normalize
 from patchmerger.prediction import Predictor
@@ -163,6 +164,14 @@ def test_several_labels_an_image_have_a_probability_each(saved):
     several = transformers_vit()
     several.config.problem_type = "multi_label_classification"
     assert Predictor(several, preprocessing=HALF).multi_label
+
+
+@pytest.mark.parametrize("make", [make_vit, transformers_vit, make_torchvision])
+def test_a_folder_says_whether_an_image_has_several_labels(make, tmp_path):
+    patchmerger.save(make(), tmp_path / "several", preprocessing=HALF, multi_label=True)
+    assert Predictor(tmp_path / "several").multi_label
+    patchmerger.save(patchmerger.load(tmp_path / "several"), tmp_path / "one", preprocessing=HALF, multi_label=False)
+    assert not Predictor(tmp_path / "one").multi_label
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from conftest import tokens
+from patchmerger.reducers.dynamicvit import DynamicViT
 from patchmerger.reducers.evit import EViT
 from patchmerger.reducers.topk import TopK
 
@@ -37,3 +38,11 @@ def test_evit(num_tokens):
         torch.testing.assert_close(merged[image, -1], fused)
     torch.testing.assert_close(weights.double() @ X, merged, rtol=1e-6, atol=1e-6)
     assert torch.equal(EViT(num_tokens)(X, class_attention=ATTENTION), merged)
+
+
+def test_fewer_tokens_than_go_on_are_refused():
+    given = {"class_attention": ATTENTION}
+    for make, arguments in ((lambda: TopK(10), given), (lambda: EViT(10), given), (lambda: DynamicViT(10, 8), {})):
+        x = X if arguments else tokens(3, 9, 8).float()
+        with pytest.raises(ValueError, match=r"num_tokens \(10\) is more than the 9 tokens that arrive"):
+            make().eval()(x, **arguments)

@@ -225,6 +225,7 @@ def test_images_of_several_labels_are_learned(tmp_path):
         training=TrainingSettings(epochs=25, batch_size=32, lr=1e-2, loss="sigmoid", accelerator="cpu"),
     )  # fmt: skip
     assert results["metric"] == "mAP"
+    assert describe(tmp_path / "run" / "model").multi_label
     assert results["test_metric"] > 0.9  # by chance 0.5
     assert results["classes"] == 3
     assert not (tmp_path / "run" / "test_predictions.safetensors").exists()

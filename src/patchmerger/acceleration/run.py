@@ -257,7 +257,10 @@ class AccelerationRun:
             ),
         )  # fmt: skip
         names = self.teacher.class_names or (self.images.class_names if self.labels else None)
-        self.teacher.save(student, self.folder.path / MODEL_FOLDER, class_names=names or None, overwrite=True)
+        self.teacher.save(
+            student, self.folder.path / MODEL_FOLDER, class_names=names or None,
+            multi_label=self.images.multi_label, overwrite=True,
+        )  # fmt: skip
         counted = cost(student)
         results: dict[str, Any] = {
             "command": command,

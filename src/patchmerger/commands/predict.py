@@ -34,8 +34,8 @@ class Command:
         features: Give the features that the last layer classifies, in place of classes.
         format: "table", "csv" (a row an image) or "jsonl" (a JSON object a line). By default as the ending of out says;
             else "table", and "csv" for features.
-        multi_label: Whether an image may have several classes, each with a probability of its own. By default as a
-            model of transformers says, and false for others.
+        multi_label: Whether an image may have several classes, each with a probability of its own. By default as the
+            folder or file of the model says.
         shard: Which share of the images, such as 2/8 for the second of eight.
         preprocessing: How images are prepared, in place of what is known of the model.
         batch_size: Images in a batch.

@@ -149,8 +149,7 @@ def _check(found: FoundModel, known: Preprocessing | None, settings: ExportSetti
         known_preprocessing(known, found.name)
     if settings.precision == "int8" and data is None:
         raise ValueError("precision ('int8') needs data: images, labelled or not, to calibrate on, such as a folder")
-    several = getattr(getattr(found.model, "config", None), "problem_type", None) == "multi_label_classification"
-    if several and settings.with_preprocessing:
+    if found.multi_label and settings.with_preprocessing:
         raise ValueError(
             f"with_preprocessing (true) ends in a softmax, and model ({found.name}) has several labels an image: "
             "export its logits, and take their sigmoid"
@@ -194,6 +193,7 @@ def _describe(
         float_layers=(),
         patchmerger=__version__,
         placing=placing_of(found.model),
+        multi_label=found.multi_label,
     )
 
 

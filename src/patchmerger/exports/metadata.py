@@ -60,6 +60,7 @@ class ExportInfo:
         patchmerger: The version that wrote the file.
         size_step: Where images of any size are taken, what their sides must be multiples of; ``image_size`` is then
             that of the model. ``None`` where ``image_size`` is fixed.
+        multi_label: Whether an image may have several classes: then a probability is the sigmoid of a logit.
         schema: Of this description.
     """
 
@@ -78,6 +79,7 @@ class ExportInfo:
     patchmerger: str
     size_step: int | None = None
     placing: PlacingSettings | None = None
+    multi_label: bool = False
     schema: int = SCHEMA
 
     @property

@@ -17,8 +17,11 @@ from patchmerger.hub.library import PlainConfig
 from patchmerger.hub.saved_changes import SavedMerger, read_changes
 from patchmerger.hub.weights import Weights, limited_to, read_weights, refuse_absurd_depth, weights_file
 from patchmerger.placing.settings import PlacingSettings
-from patchmerger.runs.files import read_object
+from patchmerger.runs.files import read_object, write_json
 from patchmerger.runs.meta_device import meta_device
+
+_PROBLEM, _SEVERAL, _ONE = "problem_type", "multi_label_classification", "single_label_classification"
+"""What a config of transformers says of the labels of an image, under the same key in ours of other libraries."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,13 @@ class SavedConfig(PlainConfig):
         library: ``"timm"``, ``"transformers"`` or ``"torchvision"``.
         mergers: First to last.
         placing: How its tokens are placed; ``None`` where they are the patches of a grid.
+        multi_label: Whether an image may have several classes.
     """
 
     library: str
     mergers: tuple[SavedMerger, ...]
     placing: PlacingSettings | None = None
+    multi_label: bool = False
 
 
 class SavedModel:
@@ -66,7 +71,11 @@ class SavedModel:
         except (TypeError, AttributeError) as error:
             raise ValueError(f"{source} says something in a form that is not understood: {error}") from error
         return SavedConfig(
-            **vars(plain), library=self.library.name, mergers=self.changes.mergers, placing=self.changes.placing
+            **vars(plain),
+            library=self.library.name,
+            mergers=self.changes.mergers,
+            placing=self.changes.placing,
+            multi_label=self.config.get(_PROBLEM) == _SEVERAL,
         )
 
     def weights(self) -> Weights:
@@ -137,3 +146,15 @@ def describe(folder: str | os.PathLike[str], *, revision: str | None = None) -> 
         ValueError: The config is broken or written by a newer version.
     """
     return SavedModel(find_folder(folder, revision, weights=False)).description
+
+
+def is_multi_label(model: nn.Module) -> bool:
+    """Whether a model in memory says that an image may have several classes, as those of transformers do."""
+    return getattr(getattr(model, "config", None), _PROBLEM, None) == _SEVERAL
+
+
+def write_problem(folder: Path, multi_label: bool | None) -> None:
+    """Say in the config of a folder whether an image may have several classes; ``None`` leaves it as it is."""
+    config = read_object(folder / CONFIG_NAME)
+    if multi_label is not None and multi_label != (config.get(_PROBLEM) == _SEVERAL):
+        write_json(folder / CONFIG_NAME, config | {_PROBLEM: _SEVERAL if multi_label else _ONE})

@@ -18,7 +18,7 @@ from patchmerger.hub.folders import check_target
 from patchmerger.hub.libraries import savable_library
 from patchmerger.hub.library import Library, SaveOptions
 from patchmerger.hub.saved_changes import write_changes
-from patchmerger.hub.saved_model import SavedModel
+from patchmerger.hub.saved_model import SavedModel, write_problem
 from patchmerger.hub.weights import Weights
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.runs.files import atomic_folder
@@ -37,6 +37,7 @@ def save(
     class_names: Sequence[str] | None = None,
     model_args: Mapping[str, Any] | None = None,
     image_processor: Any = None,
+    multi_label: bool | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Save a model, its mergers and its preprocessing, so that :func:`patchmerger.load` gives the same outputs.
@@ -55,6 +56,8 @@ def save(
         model_args: Arguments of ``timm.create_model`` that timm has no record of, because the model was changed
             by hand after it was made (``{"depth": 6}`` where blocks were taken away, say).
         image_processor: That of a model of transformers, in place of ``preprocessing``.
+        multi_label: Whether an image may have several classes, so that ``patchmerger predict`` gives each a probability
+            of its own; by default as ``model.config`` says (transformers), and false for others.
         overwrite: Replace a model that was saved in ``folder``. The old one stays until the new one is complete.
 
     Returns:
@@ -73,6 +76,7 @@ def save(
     check_target(target, overwrite=overwrite)
     with atomic_folder(target, new=not overwrite) as made:
         library.write(model, made, changes, options)
+        write_problem(made, multi_label)
         check_rebuilt(library, model, *SavedModel(made).build())
     return Path(folder)
 

@@ -137,7 +137,9 @@ def find_classifier(
         raise ValueError(f"mean ({known.mean}) and std ({known.std}) must be three numbers each")
     known = replace(known, crop_pct=crop_pct or known.crop_pct)
     processor = found.image_processor if known == found.preprocessing else None
-    return FoundClassifier(found.name, found.model, known, found.class_names, processor, classifier=classifier)
+    return FoundClassifier(
+        found.name, found.model, known, found.class_names, processor, found.multi_label, classifier=classifier
+    )
 
 
 def check_channels(channels: int, model: str) -> None:

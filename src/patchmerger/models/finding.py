@@ -20,7 +20,7 @@ from patchmerger.hosts.example_inputs import check_patches, size_in
 from patchmerger.hub.checkpoints import build_from_weights
 from patchmerger.hub.folders import CONFIG_NAME, PICKLES, PROCESSOR_NAME, WEIGHTS_NAME, find_folder, how_to_convert
 from patchmerger.hub.libraries import library_of_model
-from patchmerger.hub.saved_model import SavedModel
+from patchmerger.hub.saved_model import SavedModel, is_multi_label
 from patchmerger.hub.saving import save
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.tensors import read_tensors
@@ -36,6 +36,7 @@ class FoundModel:
         preprocessing: How its images are prepared; ``None`` where that is not known.
         class_names: One name a class; ``None`` where they are not known.
         image_processor: The one that its folder of transformers holds.
+        multi_label: Whether an image may have several classes, as far as the folder or the model says so.
     """
 
     name: str
@@ -43,6 +44,7 @@ class FoundModel:
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
     image_processor: Any = field(default=None, repr=False)
+    multi_label: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
@@ -55,6 +57,7 @@ class FoundModel:
         folder: Path,
         *,
         class_names: tuple[str, ...] | None = None,
+        multi_label: bool = False,
         overwrite: bool = False,
     ) -> Path:
         """Save ``model``, which was made from this one, with the preprocessing of this one.
@@ -63,6 +66,7 @@ class FoundModel:
             model: The model, with mergers or without.
             folder: As for :func:`patchmerger.save`.
             class_names: One name a class; by default those of this model.
+            multi_label: Whether an image may have several classes, where this model does not say so already.
             overwrite: As for :func:`patchmerger.save`.
         """
         return save(
@@ -71,6 +75,7 @@ class FoundModel:
             preprocessing=self.preprocessing if self.image_processor is None else None,
             image_processor=self.image_processor,
             class_names=class_names or self.class_names,
+            multi_label=multi_label or self.multi_label,
             overwrite=overwrite,
         )
 
@@ -136,7 +141,8 @@ def known_model(name: str, model: nn.Module, size: tuple[int, int] | None = None
     library = library_of_model(model)
     if library is None:
         return FoundModel(name, model)
-    return FoundModel(name, model, library.preprocessing_of(model), library.class_names_of(model))
+    preprocessing, names = library.preprocessing_of(model), library.class_names_of(model)
+    return FoundModel(name, model, preprocessing, names, multi_label=is_multi_label(model))
 
 
 def known_preprocessing(preprocessing: Preprocessing | None, model: str) -> Preprocessing:
@@ -213,4 +219,4 @@ def _from_folder(name: str, folder: Path) -> FoundModel:
     known, processor = saved.description, None
     if known.library == "transformers" and (folder / PROCESSOR_NAME).is_file():
         processor = import_module("transformers").AutoImageProcessor.from_pretrained(str(folder))
-    return FoundModel(name, saved.load(), known.preprocessing, known.class_names, processor)
+    return FoundModel(name, saved.load(), known.preprocessing, known.class_names, processor, known.multi_label)

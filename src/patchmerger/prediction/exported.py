@@ -53,7 +53,7 @@ class ExportedScorer:
         self.image_size = height
         self.preprocessing = known_preprocessing(preprocessing or info.preprocessing, self.name)
         self.class_names, self.remark = names_of(class_names, info.class_names, info.num_classes, self.name)
-        self.multi_label = False
+        self.multi_label = info.multi_label
         self.only_softmax = f"the softmax is built into {model}" if info.with_preprocessing else None
         self.device = torch.device("cpu")
 

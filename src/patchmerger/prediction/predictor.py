@@ -33,7 +33,7 @@ class Predictor:
         preprocessing: How images are prepared, in place of what is known of the model.
         class_names: One name a class, likewise. A model of 1,000 classes that names none has ImageNet's.
         multi_label: Whether an image may have several classes: then a probability is the sigmoid of a score, else the
-            softmax over all. By default as a model of transformers says, and false for others.
+            softmax over all. By default as the folder or file of the model says, or its config (transformers).
         device: Such as "cpu" or "cuda"; by default where a model in memory is, and else the accelerator where there is
             one.
 

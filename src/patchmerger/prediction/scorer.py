@@ -77,8 +77,7 @@ class ModelScorer:
         self.class_names, self.remark = names_of(
             class_names, found.class_names, self.net.num_outputs if _has_classes(self.net) else 0, found.name
         )
-        config = getattr(found.model, "config", None)
-        self.multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
+        self.multi_label = found.multi_label
         if place is not None:
             self.net.to(place)
         self._like = next(self.net.parameters())

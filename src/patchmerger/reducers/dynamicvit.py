@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from patchmerger.mechanism.tracing import is_traced
+from patchmerger.reducers.checks import check_tokens
 from patchmerger.reducers.reducer import Reducer, all_weights, one_hot_weights, take_tokens
 
 # A dropped token keeps this much of a whole one's weight in later attention, so that the gradient reaches its policy.
@@ -72,6 +74,8 @@ class DynamicViT(Reducer):
             sizes = _WithLoss.apply(drawn, loss) * (1 - _LEAST) + _LEAST
             kept, weights = x, all_weights(x) if return_weights else None
         else:
+            if not is_traced(x):
+                check_tokens(x, None, self.num_tokens)
             index = scores[..., 0].topk(self.num_tokens, dim=1).indices.sort(dim=1).values  # (B, M)
             kept, weights = take_tokens(x, index), one_hot_weights(index, x.shape[1]) if return_weights else None
             sizes = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from patchmerger.reducers.checks import check_tokens
 from patchmerger.reducers.reducer import Reducer, all_weights, one_hot_weights, take_tokens
 
 
@@ -27,6 +28,7 @@ class TopK(Reducer):
         self, x: Tensor, *, class_attention: Tensor, return_weights: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Keep (B, num_tokens, D) of (B, N, D), by how much the class token attends to each, (B, N)."""
+        check_tokens(x, None, self.num_tokens)
         number = x.shape[1]
         if number == self.num_tokens:
             return (x, all_weights(x)) if return_weights else x

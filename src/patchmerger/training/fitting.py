@@ -174,7 +174,7 @@ def fit_images(
         if trainer.is_global_zero:
             save(
                 final, folder.path / MODEL_FOLDER, preprocessing=preprocessing,
-                class_names=list(images.class_names), overwrite=True,
+                class_names=list(images.class_names), multi_label=images.multi_label, overwrite=True,
             )  # fmt: skip
             if not images.multi_label:
                 write_tensors(folder.path / PREDICTIONS_FILE, {"predictions": scores.argmax(dim=1), "targets": targets})

@@ -20,7 +20,6 @@ from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.patch_grid import needs_grid, tell_grid
 from patchmerger.mechanism.subclassing import Subclass, host_class
 from patchmerger.mechanism.tracing import is_traced
-from patchmerger.merger import PatchMerger
 
 # The blocks of VisionTransformer: they are given the tokens and, if anything, a mask.
 PLAIN_BLOCKS = (Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock, ParallelThingsBlock)
@@ -92,8 +91,8 @@ class MergedFeatures(Subclass):
         """What its library names, and what of the mergers decay would pull towards average pooling."""
         names: set[str] = set(super().no_weight_decay())  # type: ignore[misc]
         for path, module in cast(nn.Module, self).named_modules():
-            if isinstance(module, PatchMerger):
-                names |= {f"{path}.{name}" for name in module.no_weight_decay()}
+            if is_merging(module) and hasattr(module.merger, "no_weight_decay"):
+                names |= {f"{path}.merger.{name}" for name in cast(Any, module.merger).no_weight_decay()}
         return names
 
 
