@@ -23,15 +23,17 @@ def test_the_placement_can_be_chosen_by_trials(folder, tmp_path, capsys):
 
 
 def test_of_placements_compared_untrained_the_latest_near_the_best_is_taken(folder, tmp_path, capsys):
-    settings = quick(epochs=0.1, method="located")
+    settings = quick(epochs=0.1, method="best")
     settings |= {"placement": PlacementSettings(1.3, candidates=3, rounds=1), "progress": True}
     place = accelerate(folder, DataSettings("digits"), out=tmp_path / "run", max_drop=90, **settings)["placement"]
     gaps = [found["divergence"] for found in place["compared"]]
-    assert len(gaps) == 2  # there are no more
+    tried = [(found["after"], found["reducer"]) for found in place["compared"]]
+    assert sorted(tried) == [(after, method) for after in (1, 2) for method in ("dpcknn", "patchmerger")]
+    assert tried == sorted(tried, key=lambda one: (-one[0], one[1] == "dpcknn"))
     near = next(number for number, gap in enumerate(gaps) if gap <= 1.25 * min(gaps))
-    assert place["compared"][near]["after"] == place["after"]
+    assert tried[near] == (place["after"], place["reducer"])
     assert all(found["predicted"] >= 1.3 for found in place["compared"])
-    assert capsys.readouterr().err.count("nats from the plain model, untrained") == 2
+    assert capsys.readouterr().err.count("nats from the plain model, untrained") == 4
 
 
 def test_a_method_that_works_untrained_is_compared_though_it_has_weights(folder, tmp_path):

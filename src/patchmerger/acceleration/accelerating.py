@@ -72,7 +72,7 @@ def accelerate(
     recovery.weight_of_labels(use_labels)
     if max_drop is not None and not use_labels:
         raise ValueError(f"max_drop ({max_drop:g}) is a drop of accuracy, which needs labels, and there are none")
-    if placement.reducer != "patchmerger" and query_init.method != "best":
+    if placement.reducer not in (None, "patchmerger") and query_init.method != "best":
         raise ValueError(
             f"query_init ({query_init.method!r}) means nothing to reducer ({placement.reducer!r}), which has no queries"
         )
@@ -97,7 +97,7 @@ def accelerate(
     if use_labels:
         check_classes(teacher, images, source.source)
     run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, source.workers)
-    chosen = run.choose_placement(placement, query_init, augmentation)
+    chosen = run.choose_placement(placement, query_init.method, augmentation)
     with folder.exclusive() as finished:
         if finished is not None:  # by another process meanwhile
             return finished

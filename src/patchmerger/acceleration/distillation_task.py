@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts import find_host
+from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier, divergence, feature_error
+from patchmerger.reducers.names import METHODS, method_of
 from patchmerger.training.optimizer import parameter_groups, timm_optimizer
 from patchmerger.training.settings import Precision
 from patchmerger.training.task import TrainingTask, score
@@ -62,7 +64,7 @@ class DistillationTask(TrainingTask):
         self.labels = labels
         self.total_steps = total_steps
         self.alone = recovery.merger_first
-        """Share of the steps in which only mergers learn; none where no merger has anything to learn."""
+        """Share of the steps in which only mergers learn; none where no merger must."""
         self._teacher = [Classifier(teacher).eval()]  # in a list, so that it is neither trained nor in checkpoints
 
     @property
@@ -144,7 +146,9 @@ class DistillationTask(TrainingTask):
         groups: list[dict[str, Any]] = []
         schedules: list[Callable[[int], float]] = []
         found = parameter_groups(student.net, self.settings)
-        self.alone = self.recovery.merger_first if any(group["merger"] for group in found) else 0.0
+        working = _of_working_mergers(student.net)
+        unlearned = any(id(p) not in working for group in found if group["merger"] for p in group["params"])
+        self.alone = self.recovery.merger_first if unlearned else 0.0
         for group in found:
             ours = group["merger"]
             rate = self.settings.lr * (self.recovery.merger_lr if ours else 1.0)
@@ -199,6 +203,18 @@ class KeptTask(DistillationTask):
 
     def _run(self, student: Classifier, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return self.rear.run(student, tokens.to(next(student.parameters()).dtype))
+
+
+def _of_working_mergers(net: nn.Module) -> set[int]:
+    """The ids of the parameters of mergers that work without training, such as DPC-KNN's."""
+    reducers = [cast(nn.Module, module.merger) for module in net.modules() if is_merging(module)]
+    methods = [(reducer, method_of(reducer)) for reducer in reducers]
+    return {
+        id(p)
+        for reducer, name in methods
+        if name is not None and not METHODS[name].learned
+        for p in reducer.parameters()
+    }
 
 
 def _mixed(inputs: Tensor, share: float) -> Tensor:

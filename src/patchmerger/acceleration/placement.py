@@ -38,8 +38,8 @@ class ChosenPlacement:
         wanted: The speed-up that was asked for; ``None`` where block and tokens were given.
         reducer: The method. One that works inside a block does so in the block after ``after``, as in the papers, so
             that the front is the same for all methods.
-        compared: Where several were compared untrained, of each its ``after``, ``num_tokens``, ``predicted`` and
-            ``divergence`` from the plain model's scores in nats.
+        compared: Where several were compared untrained, of each its ``reducer``, ``after``, ``num_tokens``,
+            ``predicted`` and ``divergence`` from the plain model's scores in nats.
     """
 
     after: int
@@ -49,7 +49,7 @@ class ChosenPlacement:
     measured: float | None = None
     wanted: float | None = None
     reducer: ReducerName = "patchmerger"
-    compared: Sequence[dict[str, float]] = ()
+    compared: Sequence[dict[str, Any]] = ()
 
     def merged(self, net: nn.Module, query_init: QueryInit) -> nn.Module:
         """A copy of ``net`` with the merger; located queries have places, and W near zero."""
@@ -86,7 +86,7 @@ def choose_placement(
     """
     if settings.after is not None or not settings.measure:
         return candidate_placements(net, settings, 1)[0]
-    wanted, costs, name = _wanted(settings), _costs(net, settings.positions, settings.reducer), type(net).__name__
+    wanted, costs, name = _wanted(settings), _costs(net, settings.positions, _method(settings)), type(net).__name__
     counts = _counts(costs, settings.num_tokens)
     found: dict[str, Placement] = {}
     for reserve in _RESERVES:
@@ -121,9 +121,13 @@ def candidate_placements(net: nn.Module, settings: PlacementSettings, count: int
     if settings.after is not None:
         num_tokens = 8 if settings.num_tokens is None else settings.num_tokens
         return [_given(net, settings, settings.after, num_tokens)]
-    wanted, costs = _wanted(settings), _costs(net, settings.positions, settings.reducer)
+    wanted, costs = _wanted(settings), _costs(net, settings.positions, _method(settings))
     found = meeting(costs, type(net).__name__, 1, _counts(costs, settings.num_tokens), speedup=wanted)
     return [_chosen(placement, wanted) for placement in found[:count]]
+
+
+def _method(settings: PlacementSettings) -> ReducerName:
+    return settings.reducer or "patchmerger"
 
 
 def _wanted(settings: PlacementSettings) -> float:
@@ -154,7 +158,7 @@ def _chosen(placement: Placement, wanted: float, measured: float | None = None) 
 
 
 def _given(net: nn.Module, settings: PlacementSettings, after: int, num_tokens: int) -> ChosenPlacement:
-    reducer = settings.reducer
+    reducer = _method(settings)
     costs = _costs(net, settings.positions, reducer)
     if not 1 <= after < costs.depth:
         raise ValueError(f"after ({after}) must be a block from 1 to {costs.depth - 1}: the model has {costs.depth}")

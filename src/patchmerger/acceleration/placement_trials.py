@@ -124,9 +124,12 @@ def least_changed(
             merged = place.merged(teacher.model, query_init)
         found.append(float(divergence(_scores_of(merged, images, device), plain, multi_label=multi_label)))
     compared = [
-        {"after": place.after, "num_tokens": place.num_tokens, "predicted": place.predicted, "divergence": gap}
+        {
+            "reducer": place.reducer, "after": place.after, "num_tokens": place.num_tokens,
+            "predicted": place.predicted, "divergence": gap,
+        }
         for place, gap in zip(placements, found, strict=True)
-    ]
+    ]  # fmt: skip
     chosen = next(place for place, gap in zip(placements, found, strict=True) if gap <= _NEAR * min(found))
     return replace(chosen, compared=compared)
 

@@ -7,12 +7,13 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from patchmerger.acceleration.agreement import Evaluation, HeldOutScores, chance_warning, scored_within
 from patchmerger.acceleration.distillation import distill
@@ -38,6 +39,7 @@ from patchmerger.data import Augmentation, ImageSet, ImageSplits
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.classifier import Classifier, FoundClassifier
+from patchmerger.reducers.names import METHODS, ReducerName
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import made_once, read_json
 from patchmerger.runs.progress import progress_bar
@@ -48,7 +50,7 @@ from patchmerger.speed.settings import Precision as SpeedPrecision
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.training.fitting import MODEL_FOLDER
 
-_CANDIDATES = 4  # placements that are compared if nothing is given
+_CANDIDATES = {"untrained": 4, "recovered": 2}  # placements of each method that are compared if nothing is given
 _COMPARED = 128  # training images that they are compared on, untrained
 
 
@@ -77,16 +79,16 @@ class AccelerationRun:
         self.speed_precision: SpeedPrecision = "float32" if self.precision == "32-true" else "bf16"
 
     def choose_placement(
-        self, settings: PlacementSettings, query_init: QueryInitSettings, augmentation: Augmentation
+        self, settings: PlacementSettings, query_init: QueryInit, augmentation: Augmentation
     ) -> ChosenPlacement:
         """1. Where to merge; the folder is made after it, as it is the last step that refuses bad input."""
         path = self.folder.path / "placement.json"
         if path.exists():
             chosen = ChosenPlacement(**read_json(path))
         elif settings.compare == "recovered":
-            chosen = self._recover_placements(settings, augmentation)
+            chosen = self._recover_placements(self._candidates(settings, query_init), augmentation)
         elif settings.after is None and not settings.measure:
-            chosen = self._compare_placements(settings, query_init)
+            chosen = self._compare_placements(self._candidates(settings, query_init), settings.candidates, query_init)
         else:
             chosen = choose_placement(
                 self.teacher.model,
@@ -101,16 +103,31 @@ class AccelerationRun:
         self.folder.begin()
         return ChosenPlacement(**self._kept("placement", chosen.as_dict))
 
-    def _compare_placements(self, settings: PlacementSettings, query_init: QueryInitSettings) -> ChosenPlacement:
+    def _candidates(self, settings: PlacementSettings, query_init: QueryInit) -> list[ChosenPlacement]:
+        """Placements that reach the speed-up, the latest first; of several methods where none is asked for."""
+        reducers: list[ReducerName] = [settings.reducer or "patchmerger"]
+        if settings.reducer is None and query_init == "best" and self._query_init("best") != "soft":
+            reducers = ["dpcknn"] if self.recovery.epochs == 0 else ["patchmerger", "dpcknn"]
+        places = [
+            place
+            for reducer in reducers
+            for place in candidate_placements(
+                self.teacher.model, replace(settings, reducer=reducer), settings.candidates or _CANDIDATES[settings.compare]
+            )
+        ]
+        return sorted(places, key=lambda place: -place.after)
+
+    def _compare_placements(
+        self, places: Sequence[ChosenPlacement], asked: int | None, query_init: QueryInit
+    ) -> ChosenPlacement:
         """The latest of the candidates that differ about as little as any from the plain model, untrained."""
-        places = candidate_placements(self.teacher.model, settings, settings.candidates or _CANDIDATES)
         if len(places) == 1:
             return places[0]
         if drawn := self._drawn(places[0], query_init):
-            if settings.candidates is None:
+            if asked is None:
                 return places[0]
             raise ValueError(
-                f"candidates ({settings.candidates}) cannot be compared untrained, as {drawn} draws what it begins "
+                f"candidates ({asked}) cannot be compared untrained, as {drawn} draws what it begins "
                 "with: compare them recovered (--compare recovered), or take the latest (--candidates 1)"
             )
         batch = self.teacher.prepared(self.images.train, _COMPARED, seed=self.seed)
@@ -121,13 +138,12 @@ class AccelerationRun:
             self._say(f"    {place.in_words}: {found['divergence']:.2f} nats from the plain model, untrained")
         return chosen
 
-    def _drawn(self, place: ChosenPlacement, query_init: QueryInitSettings) -> str:
+    def _drawn(self, place: ChosenPlacement, query_init: QueryInit) -> str:
         """What draws the merger's first weights at random, so that an untrained model says nothing; else nothing."""
         if place.reducer == "patchmerger":
-            method = self._query_init(query_init.method)
+            method = self._query_init(query_init)
             return "" if method == "located" else f"query_init ({method!r})"
-        first, second = (_reducer_weights(place, self.teacher.model, seed) for seed in (0, 1))
-        return "" if all(map(torch.equal, first, second)) else f"reducer ({place.reducer!r})"
+        return f"reducer ({place.reducer!r})" if METHODS[place.reducer].learned else ""
 
     def _query_init(self, method: QueryInit) -> QueryInit:
         """The method that ``"best"`` is for this model, or the given one."""
@@ -136,9 +152,8 @@ class AccelerationRun:
         grid = find_host(self.teacher.model).grid is not None
         return recommended_query_init(recovers=self.recovery.epochs != 0, grid=grid)
 
-    def _recover_placements(self, settings: PlacementSettings, augmentation: Augmentation) -> ChosenPlacement:
+    def _recover_placements(self, places: Sequence[ChosenPlacement], augmentation: Augmentation) -> ChosenPlacement:
         """Recover the candidates shortly, and take the one that differs least from the plain model."""
-        places = candidate_placements(self.teacher.model, settings, settings.candidates or _CANDIDATES)
         trials = PlacementTrials(
             self.teacher, self.images, self.recovery, self.labels, augmentation, self.workers, self.seed
         )
@@ -303,10 +318,3 @@ class AccelerationRun:
     def _say(self, text: str) -> None:
         if self.progress:
             print(text, file=sys.stderr, flush=True)
-
-
-def _reducer_weights(place: ChosenPlacement, net: nn.Module, seed: int) -> list[Tensor]:
-    """The weights that a method begins with, drawn from a seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return [weight for merger in mergers(place.merged(net, "random")) for weight in merger.module.parameters()]
