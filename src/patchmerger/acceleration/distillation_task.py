@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -207,7 +207,7 @@ class KeptTask(DistillationTask):
 
 def _of_working_mergers(net: nn.Module) -> set[int]:
     """The ids of the parameters of mergers that work without training, such as DPC-KNN's."""
-    reducers = [cast(nn.Module, module.merger) for module in net.modules() if is_merging(module)]
+    reducers = [module.merger for module in net.modules() if is_merging(module)]
     methods = [(reducer, method_of(reducer)) for reducer in reducers]
     return {
         id(p)

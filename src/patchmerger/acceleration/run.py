@@ -112,7 +112,9 @@ class AccelerationRun:
             place
             for reducer in reducers
             for place in candidate_placements(
-                self.teacher.model, replace(settings, reducer=reducer), settings.candidates or _CANDIDATES[settings.compare]
+                self.teacher.model,
+                replace(settings, reducer=reducer),
+                settings.candidates or _CANDIDATES[settings.compare],
             )
         ]
         return sorted(places, key=lambda place: -place.after)
