@@ -51,3 +51,10 @@ class Preprocessing:
             known = ", ".join(map(repr, INTERPOLATIONS))
             raise ValueError(f"interpolation ({self.interpolation!r}) must be one of {known}")
         check_choices(self)
+
+    def resized_side(self, image_size: int) -> int:
+        """The pixels that a side is resized to, of which the middle ``image_size`` are kept: ⌊S / crop_pct⌋, as in timm.
+
+        A share that was found as one whole number of another gives that number again, for all rounding.
+        """
+        return math.floor(image_size / self.crop_pct + 1e-6)

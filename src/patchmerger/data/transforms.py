@@ -59,7 +59,7 @@ class EvalTransform:
             raise ValueError(f"image_size ({image_size}) must be at least 1")
         self.image_size = image_size
         self.preprocessing = preprocessing
-        self.resized = round(image_size / preprocessing.crop_pct)
+        self.resized = preprocessing.resized_side(image_size)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Fits one image: uint8 (3, H, W) to (3, S, S)."""

@@ -235,7 +235,7 @@ def _make_processor(config: Any, preprocessing: Preprocessing) -> Any:
         )
     if not isinstance(size, int):
         raise ValueError(f"the model's images have no one size ({size!r}): give image_processor, not preprocessing")
-    edge = round(size / preprocessing.crop_pct)
+    edge = preprocessing.resized_side(size)
     squash = preprocessing.crop_mode == "squash"
     return _transformers().CLIPImageProcessor(
         size={"height": edge, "width": edge} if squash else {"shortest_edge": edge},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from patchmerger.reports.parts.numbers import counted
+from patchmerger.reports.parts.numbers import counted, model_name
 from patchmerger.reports.pictures.map_pixels import Cells
 
 MOST_TOKENS = 16
@@ -23,7 +23,7 @@ def model_text(results: Mapping[str, Any]) -> str:
     height, width = results["image_size"]
     size = f"{height} pixels" if height == width else f"{height} × {width} pixels"
     mergers = "; then ".join(merger_text(merger) for merger in results["mergers"])
-    return f"{results['title']}, {size}, {mergers}"
+    return f"{model_name(results['model'])}, {size}, {mergers}"
 
 
 def means_text(results: Mapping[str, Any], merger: Mapping[str, Any], means: Mapping[str, Any]) -> str:
