@@ -53,7 +53,7 @@ class Preprocessing:
         check_choices(self)
 
     def resized_side(self, image_size: int) -> int:
-        """The pixels that a side is resized to, of which the middle ``image_size`` are kept: ⌊S / crop_pct⌋, as in timm.
+        """Pixels that a side is resized to, of which the middle ``image_size`` are kept: ⌊S / crop_pct⌋, as in timm.
 
         A share that was found as one whole number of another gives that number again, for all rounding.
         """
