@@ -63,13 +63,12 @@ def test_chance_is_told_from_knowledge():
 @pytest.mark.parametrize("cache_gib", [1.0, 1e-6])
 def test_held_out_scores_are_those_of_the_whole_models(cache_gib, tmp_path, monkeypatch):
     images, teacher = load_images("digits", seed=0).test.subset(range(50)), find_teacher(trained_vit())
-    fitting = {"batch_size": 16, "workers": 0, "progress": False}
-    options = {"image_size": 8, **fitting}
+    options = {"batch_size": 16, "workers": 0, "progress": False}
     held = HeldOutScores(
-        teacher, images, 2, tmp_path / "kept", cache_gib=cache_gib, device=torch.device("cpu"), **fitting
+        teacher, images, 2, tmp_path / "kept", cache_gib=cache_gib, device=torch.device("cpu"), **options
     )
     merged = insert(copy.deepcopy(teacher.model), num_tokens=4, after=2)
-    expected = [scores_of(Classifier(net), images, teacher.preprocessing, **options) for net in (teacher.model, merged)]
+    expected = [scores_of(Classifier(net), images, teacher, **options) for net in (teacher.model, merged)]
     assert torch.allclose(held.of_plain(), expected[0], atol=1e-5)
     whole = []
     monkeypatch.setattr(agreement, "scores_of", lambda *args, **given: whole.append(1) or scores_of(*args, **given))
@@ -78,7 +77,7 @@ def test_held_out_scores_are_those_of_the_whole_models(cache_gib, tmp_path, monk
     with torch.no_grad():
         merged.blocks[0].mlp.fc1.weight.mul_(2)
     changed = held.of_merged(merged, same_front=False)
-    assert torch.equal(changed, scores_of(Classifier(merged), images, teacher.preprocessing, **options))
+    assert torch.equal(changed, scores_of(Classifier(merged), images, teacher, **options))
     held.remove()
     assert not (tmp_path / "kept").exists()
 
@@ -87,7 +86,7 @@ def test_held_out_scores_are_those_of_the_whole_models(cache_gib, tmp_path, monk
 def test_as_many_images_are_scored_as_there_is_time_for(seconds, least, expected):
     teacher = find_teacher(trained_vit(), preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3))
     count = scored_within(
-        seconds, Classifier(teacher.model), load_images("digits", seed=0).test, teacher.preprocessing, image_size=8,
-        batch_size=8, workers=0, least=least,
+        seconds, Classifier(teacher.model), load_images("digits", seed=0).test, teacher, batch_size=8, workers=0,
+        least=least,
     )  # fmt: skip
     assert count == expected

@@ -198,7 +198,7 @@ def test_ranks_share_what_one_device_would_see() -> None:
         share.trainer = SimpleNamespace(  # type: ignore[assignment]
             global_rank=rank, world_size=2, num_devices=2, max_epochs=1, strategy=cpu
         )
-    assert [share.total_batches for share in shares] == [alone.total_batches] * 2
+    assert [len(share.train_dataloader()) for share in shares] == [len(alone.train_dataloader())] * 2
     for (whole, _), (first, _), (second, _) in zip(
         alone.train_dataloader(), *(share.train_dataloader() for share in shares), strict=True
     ):
@@ -246,7 +246,7 @@ def test_digits_by_default() -> None:
     data = ImageData(
         load_images(DataSettings(), seed=0), image_size=8, preprocessing=HALF, batch_size=64, epochs=1, workers=0
     )
-    assert (data.steps_per_epoch, data.total_batches) == (20, 20)
+    assert (data.steps_per_epoch, len(data.train_dataloader())) == (20, 20)
     images, targets = next(iter(data.train_dataloader()))
     assert (images.dtype, tuple(images.shape)) == (torch.uint8, (64, 3, 8, 8))
     assert (targets.dtype, tuple(targets.shape)) == (torch.int64, (64,))

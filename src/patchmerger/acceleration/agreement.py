@@ -15,9 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit
 from patchmerger.acceleration.rear_half import RearHalf
-from patchmerger.data.batches import normalized_batches
 from patchmerger.data.images import ImageSet
-from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier, FoundClassifier, divergence
 from patchmerger.runs.progress import progress_bar
@@ -30,23 +28,24 @@ _BINS = 15
 
 
 def scores_of(
-    classifier: Classifier, images: ImageSet, preprocessing: Preprocessing, *, image_size: int, batch_size: int = 128,
+    classifier: Classifier, images: ImageSet, teacher: FoundClassifier, *, batch_size: int = 128,
     workers: int | None = None, progress: bool = True,
 ) -> Tensor:  # fmt: skip
-    """Scores of all images, in order, by a classifier on the device to work on: float32 (n, C), on the CPU."""
+    """Scores of all images, in order, by a classifier on the device to work on: float32 (n, C), on the CPU.
+
+    Images are prepared as for the ``teacher``.
+    """
     like, found = next(classifier.parameters()), []
     with eval_mode(classifier), torch.inference_mode(), progress_bar("evaluating", len(images), shown=progress) as bar:
-        for batch in normalized_batches(
-            images, preprocessing, image_size, batch_size=batch_size, workers=workers, like=like
-        ):
+        for batch in teacher.batches(images, batch_size=batch_size, workers=workers, like=like):
             found.append(classifier(batch).float().cpu())
             bar.advance(len(batch))
     return torch.cat(found)
 
 
 def scored_within(
-    seconds: float, classifier: Classifier, images: ImageSet, preprocessing: Preprocessing, *, image_size: int,
-    batch_size: int, workers: int | None, least: int = 1000,
+    seconds: float, classifier: Classifier, images: ImageSet, teacher: FoundClassifier, *, batch_size: int,
+    workers: int | None, least: int = 1000,
 ) -> int:  # fmt: skip
     """How many images a model scores in so many seconds, measured on two batches; ``least`` are worth any time."""
     if len(images) <= least:
@@ -54,10 +53,7 @@ def scored_within(
     batch = images.subset(range(min(len(images), batch_size)))
     for _ in range(2):  # the first warms up
         begin = time.perf_counter()
-        scores_of(
-            classifier, batch, preprocessing, image_size=image_size, batch_size=batch_size, workers=workers,
-            progress=False,
-        )  # fmt: skip
+        scores_of(classifier, batch, teacher, batch_size=batch_size, workers=workers, progress=False)
         taken = (time.perf_counter() - begin) / len(batch)
     return min(len(images), max(least, int(seconds / taken)))
 
@@ -82,8 +78,7 @@ class HeldOutScores:
         progress: bool,
     ) -> None:
         self.teacher, self.images, self.after, self.folder = teacher, images, after, folder
-        self.device, self.batch_size, self.progress = device, batch_size, progress
-        self._fitted = {"image_size": teacher.image_size, "workers": workers}
+        self.device, self.batch_size, self.workers, self.progress = device, batch_size, workers, progress
         self._plain = Classifier(copy.deepcopy(teacher.model).to(device))
         with torch.no_grad():
             front = RearHalf(self._plain, after).front(self._plain, next(self._batches(images.subset([0]))))
@@ -128,15 +123,13 @@ class HeldOutScores:
 
     def _whole(self, classifier: Classifier) -> Tensor:
         return scores_of(
-            classifier, self.images, self.teacher.preprocessing, batch_size=self.batch_size, progress=self.progress,
-            **self._fitted,  # type: ignore[arg-type]
+            classifier, self.images, self.teacher, batch_size=self.batch_size, workers=self.workers,
+            progress=self.progress,
         )  # fmt: skip
 
     def _batches(self, images: ImageSet) -> Iterator[Tensor]:
-        return normalized_batches(
-            images, self.teacher.preprocessing, batch_size=self.batch_size, like=next(self._plain.parameters()),
-            **self._fitted,  # type: ignore[arg-type]
-        )  # fmt: skip
+        like = next(self._plain.parameters())
+        return self.teacher.batches(images, batch_size=self.batch_size, workers=self.workers, like=like)
 
 
 class Evaluation:

@@ -99,8 +99,8 @@ class PlacementTrials:
 
     def _scores(self, net: Any) -> Tensor:
         return scores_of(
-            Classifier(copy.deepcopy(net).to(self._device)), self._held_out, self.teacher.preprocessing,
-            image_size=self.teacher.image_size, workers=self.workers, progress=False,
+            Classifier(copy.deepcopy(net).to(self._device)), self._held_out, self.teacher, workers=self.workers,
+            progress=False,
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from patchmerger.acceleration.query_search import Calibrated, QuerySearch
 from patchmerger.acceleration.settings import QueryInit
-from patchmerger.data.batches import calibration_batch
+from patchmerger.data.batches import normalized_batches
 from patchmerger.data.loading import DataLike, load_images
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import example_input, square_input
@@ -157,7 +157,7 @@ def _drawn(model: nn.Module, data: DataLike, seed: int) -> Tensor:
             f"model ({found.name}) does not say how its images are normalised: give images as normalised tensors"
         )
     train = load_images(data, seed=seed, labels_needed=False).train
-    return calibration_batch(train, found.preprocessing, image_size=square_input(model), count=_DRAWN, seed=seed)
+    return torch.cat(list(normalized_batches(train.drawn(_DRAWN, seed), found.preprocessing, square_input(model))))
 
 
 def _batches(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int) -> list[Tensor]:
@@ -180,16 +180,13 @@ def _batches(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: in
 
 def _check_size(model: nn.Module, batches: list[Tensor]) -> None:
     channels, height, width = example_input(model).images.shape[-3:]
+    fixed_size = find_host(model).num_patches is not None
     for batch in batches:
-        if batch.shape[1] != channels or (_fixed_size(model) and batch.shape[2:] != (height, width)):
+        if batch.shape[1] != channels or (fixed_size and batch.shape[2:] != (height, width)):
             raise ValueError(
                 f"images {tuple(batch.shape)} do not fit {host_class(model).__name__}: it takes {channels} channels, "
                 f"{height} × {width} pixels"
             )
-
-
-def _fixed_size(model: nn.Module) -> bool:
-    return find_host(model).num_patches is not None
 
 
 @contextmanager

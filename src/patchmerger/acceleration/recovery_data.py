@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.loops.progress import _ProcessedTracker
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,8 +22,9 @@ from patchmerger.data.batches import (
     seed_everything_on_cpu,
 )
 from patchmerger.data.images import ImageSet
+from patchmerger.data.module import ResumedData
 from patchmerger.data.settings import Augmentation
-from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
+from patchmerger.data.transforms import EvalTransform, Transform, training_transform
 from patchmerger.runs.environment import default_workers
 
 KeptBatch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -39,12 +37,8 @@ class Views(TrainImages):
     def __init__(
         self, images: ImageSet, evaluation: EvalTransform, augmentation: Augmentation | Transform, *, seed: int
     ) -> None:
-        augment: Transform = (
-            TrainTransform(evaluation.image_size, augmentation, evaluation.preprocessing)
-            if isinstance(augmentation, Augmentation)
-            else augmentation
-        )
-        super().__init__(images, augment, seed=seed)
+        varied = training_transform(evaluation.image_size, augmentation, evaluation.preprocessing)
+        super().__init__(images, varied, seed=seed)
         self.evaluation = evaluation
 
     def __getitems__(self, items: Sequence[Key]) -> Batch:
@@ -95,48 +89,25 @@ class KeptBatches(Dataset[KeptBatch]):
         return *self.kept.read(rows), self.targets[rows]
 
 
-class KeptData(lightning.LightningDataModule):
-    """Batches of kept tokens for Lightning; as ``ImageData``, the whole run is one epoch and resumes anywhere."""
+class KeptData(ResumedData):
+    """Batches of kept tokens for Lightning."""
 
     def __init__(
         self, train: KeptBatches, validation: KeptBatches | None, *, batch_size: int, epochs: int, seed: int
     ) -> None:
         super().__init__()
         self.train, self.validation, self.batch_size = train, validation, batch_size
-        self.epochs, self.seed, self.first_batch = epochs, seed, 0
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in a pass."""
-        return self._order().steps_per_epoch
-
-    def setup(self, stage: str) -> None:
-        """Where there is nothing to watch, turn validation off."""
-        if stage == TrainerFn.FITTING and self.validation is None and self.trainer is not None:
-            self.trainer.limit_val_batches = 0
+        self.epochs, self.seed = epochs, seed
 
     def train_dataloader(self) -> Loader:
         """The batches from ``first_batch`` on."""
-        order = self._order(self.first_batch)
-        return Loader(self.train, order)
+        return Loader(self.train, self._order(self.first_batch))
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Everything to watch once, in order."""
         if self.validation is None:
             return []
-        order = EvaluationOrder(len(self.validation), self.batch_size)
-        return Loader(self.validation, order)
-
-    def state_dict(self) -> dict[str, int]:
-        """The number of batches that are done."""
-        done = self.first_batch
-        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            done = cast(_ProcessedTracker, self.trainer.fit_loop.epoch_loop.batch_progress.current).processed
-        return {"batches": done}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on after the batches that are done."""
-        self.first_batch = state_dict["batches"]
+        return Loader(self.validation, EvaluationOrder(len(self.validation), self.batch_size))
 
     def _order(self, first: int = 0) -> RunOrder:
         return RunOrder(len(self.train), self.batch_size, self.epochs, seed=self.seed, first=first)

@@ -201,8 +201,7 @@ class AccelerationRun:
             return len(test)
         return scored_within(
             self.recovery.seconds / 6, Classifier(copy.deepcopy(self.teacher.model).to(self.device)), test,
-            self.teacher.preprocessing, image_size=self.teacher.image_size, batch_size=self.recovery.batch_size,
-            workers=self.workers,
+            self.teacher, batch_size=self.recovery.batch_size, workers=self.workers,
         )  # fmt: skip
 
     def initialise_queries(self, placement: ChosenPlacement, query_init: QueryInitSettings) -> nn.Module:

@@ -276,13 +276,6 @@ def normalized_batches(
         yield normalize(pixels.to(like.device), preprocessing).to(like.dtype)
 
 
-def calibration_batch(
-    images: ImageSet, preprocessing: Preprocessing, *, image_size: int, count: int, seed: int
-) -> Tensor:
-    """Some images, drawn at random, as in evaluation: (n, 3, S, S)."""
-    return torch.cat(list(normalized_batches(images.drawn(count, seed), preprocessing, image_size)))
-
-
 def as_it_is(batch: Any) -> Any:
     """Nothing is left to be collated: datasets give whole batches."""
     return batch

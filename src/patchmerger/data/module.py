@@ -1,6 +1,6 @@
 """The Lightning data module: one run is one sequence of batches, which goes on where it was interrupted."""
 
-from typing import cast
+from typing import Any, cast
 
 import lightning
 from lightning.pytorch.loops.progress import _ProcessedTracker
@@ -13,11 +13,59 @@ from patchmerger.data.settings import Augmentation
 from patchmerger.data.splits import ImageSplits
 from patchmerger.data.streamed_batches import StreamLoader
 from patchmerger.data.streaming import ImageStream
-from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform
+from patchmerger.data.transforms import EvalTransform, Transform, training_transform
 from patchmerger.runs.environment import default_workers
 
 
-class ImageData(lightning.LightningDataModule):
+class ResumedData(lightning.LightningDataModule):
+    """Batches of a run whose epochs together are one epoch of Lightning, which goes on after the batches that are done.
+
+    Attributes:
+        validation: What is watched while training, or None.
+        first_batch: The batch of the run that ``train_dataloader`` begins with; above 0 after resuming.
+    """
+
+    validation: Any
+    first_batch = 0
+
+    def _order(self, first: int = 0) -> RunOrder:
+        raise NotImplementedError
+
+    def _identity(self) -> dict[str, int]:
+        """What makes the order of the run, where a checkpoint of another run could be met."""
+        return {}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that each device sees in an epoch."""
+        return self._order().steps_per_epoch
+
+    def setup(self, stage: str) -> None:
+        """Where there is no validation set, turns validation off: Lightning would warn of an empty one."""
+        if stage == TrainerFn.FITTING and self.validation is None and self.trainer is not None:
+            self.trainer.limit_val_batches = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of batches that are done, and what makes the order of the run."""
+        done = self.first_batch
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            # `processed` counts the batch whose end a checkpoint is written at; `completed` does not yet
+            done = cast(_ProcessedTracker, self.trainer.fit_loop.epoch_loop.batch_progress.current).processed
+        return {"batches": done, **self._identity()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Goes on after the batches that are done.
+
+        Raises:
+            ValueError: If the order of the run that wrote this was another one.
+        """
+        identity = {name: value for name, value in state_dict.items() if name != "batches"}
+        if identity != self._identity():
+            raise ValueError(f"the checkpoint is of a run with {identity}, this one has {self._identity()}")
+        self.first_batch = state_dict["batches"]
+
+
+class ImageData(ResumedData):
     """Batches of a run for Lightning: images uint8 (B, 3, S, S), targets int64 (B,) or float32 (B, C).
 
     All epochs together are one Lightning epoch (``Trainer(max_epochs=1)``), because Lightning replays the beginning of
@@ -35,9 +83,6 @@ class ImageData(lightning.LightningDataModule):
         augmentation: How training images are varied, or a function of one image that does so.
         workers: Processes that load images; by default 0 where at most two cores are at hand for each device,
             else one less than there are cores for each device, at most 8.
-
-    Attributes:
-        first_batch: The batch of the run that ``train_dataloader`` begins with; above 0 after resuming.
 
     Raises:
         ValueError: If there are fewer training images than in one batch, or a number is out of range.
@@ -64,29 +109,10 @@ class ImageData(lightning.LightningDataModule):
         self.epochs = epochs
         self.seed = seed
         self.workers = workers
-        self.first_batch = 0
-        self.train_transform: Transform = (
-            TrainTransform(image_size, augmentation, preprocessing)
-            if isinstance(augmentation, Augmentation)
-            else augmentation
-        )
+        self.validation = splits.validation
+        self.train_transform = training_transform(image_size, augmentation, preprocessing)
         self.eval_transform = EvalTransform(image_size, preprocessing)
         self._order()  # says now that there are too few images
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches that each device sees in an epoch."""
-        return self._order().steps_per_epoch
-
-    @property
-    def total_batches(self) -> int:
-        """Batches that each device sees in the whole run."""
-        return self._order().total
-
-    def setup(self, stage: str) -> None:
-        """Where there is no validation set, turns validation off: Lightning would warn of an empty one."""
-        if stage == TrainerFn.FITTING and self.splits.validation is None and self.trainer is not None:
-            self.trainer.limit_val_batches = 0
 
     def train_dataloader(self) -> Loader:
         """The batches of the run from ``first_batch`` on; its length counts those before, too.
@@ -109,32 +135,11 @@ class ImageData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Every validation image once, in order; nothing where there is no validation set."""
-        if self.splits.validation is None:
-            return []
-        return self._evaluation(self.splits.validation)
+        return [] if self.validation is None else self._evaluation(self.validation)
 
     def test_dataloader(self) -> Loader:
         """Every test image once, in order."""
         return self._evaluation(self.splits.test)
-
-    def state_dict(self) -> dict[str, int]:
-        """The number of batches that are done, and what makes the order of the run."""
-        done = self.first_batch
-        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            # `processed` counts the batch whose end a checkpoint is written at; `completed` does not yet
-            done = cast(_ProcessedTracker, self.trainer.fit_loop.epoch_loop.batch_progress.current).processed
-        return {"batches": done, **self._identity()}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Goes on after the batches that are done.
-
-        Raises:
-            ValueError: If the order of the run that wrote this was another one.
-        """
-        identity = {name: value for name, value in state_dict.items() if name != "batches"}
-        if identity != self._identity():
-            raise ValueError(f"the checkpoint is of a run with {identity}, this one has {self._identity()}")
-        self.first_batch = state_dict["batches"]
 
     def _identity(self) -> dict[str, int]:
         world_size = self._place()["world_size"]

@@ -122,6 +122,15 @@ class TrainTransform:
         return image
 
 
+def training_transform(
+    image_size: int, augmentation: Augmentation | Transform, preprocessing: Preprocessing
+) -> Transform:
+    """How training images are varied: as the settings say, or by the function that is given in their place."""
+    if isinstance(augmentation, Augmentation):
+        return TrainTransform(image_size, augmentation, preprocessing)
+    return augmentation
+
+
 def _as_it_is(image: Tensor, image_size: int) -> Tensor:
     """An image of floats, which a dataset of one's own has prepared."""
     if tuple(image.shape[1:]) != (image_size, image_size):

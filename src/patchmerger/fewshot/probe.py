@@ -17,9 +17,7 @@ from patchmerger.fewshot.features import FeatureFunction, extract_features, pre_
 from patchmerger.fewshot.results import FewShot, KShot
 from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
 from patchmerger.fewshot.settings import FewShotSettings
-from patchmerger.hosts.example_inputs import square_input
-from patchmerger.models.classifier import Classifier
-from patchmerger.models.finding import find_model, known_preprocessing
+from patchmerger.models.classifier import find_classifier
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.files import check_out, write_json
 
@@ -74,21 +72,19 @@ def few_shot(
         raise ValueError(f"batch_size ({batch_size}) must be at least 1")
     check_out(out, overwrite=overwrite)
     place = find_device(device)
-    found = find_model(model)
-    known = known_preprocessing(preprocessing or found.preprocessing, found.name)
-    image_size = square_input(found.model)
+    said = settings_of(data)
+    found = find_classifier(model, preprocessing=preprocessing, crop_pct=said.crop_pct, features=True)
     images = load_images(data, seed=seed)
     check_images(images, settings.shots)
-    said = settings_of(data)
     before = next(found.model.parameters()).device
-    net = found.model if hasattr(found.model, "forward_head") else Classifier(found.model)
+    net = found.model if hasattr(found.model, "forward_head") else found.classifier
     result = few_shot_images(
         net.to(place),
         images,
         settings,
         seed=seed,
-        image_size=image_size,
-        preprocessing=replace(known, crop_pct=said.crop_pct or known.crop_pct),
+        image_size=found.image_size,
+        preprocessing=found.preprocessing,
         batch_size=batch_size,
         workers=said.workers,
         progress=progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchmerger.data.batches import calibration_batch
+from patchmerger.data.batches import normalized_batches
 from patchmerger.data.images import ImageSet
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts import find_host
@@ -98,7 +99,15 @@ class FoundClassifier(FoundModel):
 
     def prepared(self, images: ImageSet, count: int, *, seed: int) -> Tensor:
         """Some of the images, drawn at random, as in evaluation: (n, 3, S, S)."""
-        return calibration_batch(images, self.preprocessing, image_size=self.image_size, count=count, seed=seed)
+        return torch.cat(list(self.batches(images.drawn(count, seed))))
+
+    def batches(
+        self, images: ImageSet, *, batch_size: int = 128, workers: int | None = None, like: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """All images in order, as in evaluation, on the device and of the dtype of ``like``: (B, 3, S, S)."""
+        return normalized_batches(
+            images, self.preprocessing, self.image_size, batch_size=batch_size, workers=workers, like=like
+        )
 
 
 def find_classifier(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.special import entr
 
 
 def kept_overlap(kept: Tensor, other: Tensor) -> Tensor:
@@ -36,20 +37,13 @@ def mutual_information(label: Tensor, other: Tensor) -> Tensor:
     Returns:
         (B,), from 0 to 1; 1 for two groupings that both put all patches together.
     """
-    mine, theirs = (_indicator(groups) for groups in (label, other))  # (B, N, groups)
+    mine, theirs = (
+        torch.nn.functional.one_hot(groups, int(groups.max()) + 1).double() for groups in (label, other)
+    )  # (B, N, groups)
     joint = mine.transpose(1, 2) @ theirs / label.shape[1]  # (B, groups, groups)
-    entropies = _entropy(joint.sum(dim=2)), _entropy(joint.sum(dim=1))
-    total = entropies[0] + entropies[1]
-    shared = total - _entropy(joint.flatten(1))
+    total = entr(joint.sum(dim=2)).sum(dim=1) + entr(joint.sum(dim=1)).sum(dim=1)
+    shared = total - entr(joint.flatten(1)).sum(dim=1)
     return torch.where(total > 0, 2 * shared / total.clamp(min=1e-300), 1.0).clamp(0, 1)
-
-
-def _indicator(groups: Tensor) -> Tensor:
-    return torch.nn.functional.one_hot(groups, int(groups.max()) + 1).double()
-
-
-def _entropy(p: Tensor) -> Tensor:
-    return -torch.xlogy(p, p).sum(dim=1)
 
 
 def linear_cka(features: Tensor, other: Tensor) -> float:

@@ -251,18 +251,11 @@ class _Study(TrainedStudy[Cell]):
         the same recovery. Both are paired, over the models where there are several, and over the images, each with
         its mean over the models.
         """
-        plain = self.right_of_plain()
-        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for cell in found:
-            groups.setdefault(tuple(cell[name] for name in _GROUPED), []).append(cell)
-        right = {
-            key: [self.right(Cell(*(cell[name] for name in Cell.__dataclass_fields__))) for cell in cells]
-            for key, cells in groups.items()
-        }
+        plain, groups = self.right_of_plain(), self.groups(found, _GROUPED)
         curves = []
-        for (method, *rest), cells in groups.items():
+        for (method, *rest), (cells, ours) in groups.items():
             speedup, scope, epochs, rate = rest
-            ours, first = right[method, *rest], (self.settings.methods[0], *rest)
+            _, first = groups.get((self.settings.methods[0], *rest), (None, None))
             accuracy, sd = mean_sd([cell["accuracy"] for cell in cells])
             several = len(cells) > 1
             curves.append({
@@ -271,7 +264,7 @@ class _Study(TrainedStudy[Cell]):
                 "flops": cells[0]["flops"], "accuracy": accuracy, "sd": sd if several else None,
                 "agreement": mean_sd([cell["agreement"] for cell in cells])[0],
                 "difference": _paired(ours, plain),
-                "behind": None if method == first[0] or first not in right else _paired(right[first], ours),
+                "behind": None if first is None or first is ours else _paired(first, ours),
                 "leaves_out": None if several else TRAINING_NOISE,
             })  # fmt: skip
         return curves

@@ -117,14 +117,14 @@ class _Study(TrainedStudy[Cell]):
 
     def results(self) -> dict[str, Any]:
         """What is known once all is done, with the interleaved speed of the models."""
-        cells = dict(zip(self.cells, self.found_cells(), strict=True))
+        found = self.found_cells()
         return {
             "study": "place",
             **self.described(),
             "plain_flops": flops_of(self.trained[0].teacher.model),
             "budgets": {f"{fraction:g}": to_json(budget) for fraction, budget in self.budgets.items()},
-            "cells": list(cells.values()),
-            "curves": self._curves(cells),
+            "cells": found,
+            "curves": self._curves(found),
             "oracle_warning": WARNING,
             "speed": self._speed(),
         }
@@ -191,28 +191,22 @@ class _Study(TrainedStudy[Cell]):
         """bfloat16 where the device is made for it."""
         return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else super().precision()
 
-    def _curves(self, cells: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    def _curves(self, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Means over the models of each method, share of the patches and training.
 
         ``difference`` is to the plain model, ``ahead`` to the first method with the same share and training; both are
         paired, over the models where there are several, else over the images.
         """
-        plain = self.right_of_plain()
-        groups: dict[tuple[str, float, bool], list[str]] = {}
-        for name, cell in self.cells.items():
-            groups.setdefault((cell.method, cell.fraction, cell.fine_tuned), []).append(name)
-        right = {key: [self.right(self.cells[name]) for name in names] for key, names in groups.items()}
+        plain, groups = self.right_of_plain(), self.groups(found, ("method", "fraction", "fine_tuned"))
         curves = []
-        for (method, fraction, fine_tuned), names in groups.items():
-            same = [cells[name] for name in names]
-            mean, sd = mean_sd([cell["accuracy"] for cell in same])
-            first = right.get((self.settings.methods[0], fraction, fine_tuned))
-            ours = right[method, fraction, fine_tuned]
-            oracles = [cell["oracle"] for cell in same if cell["oracle"] is not None]
+        for (method, fraction, fine_tuned), (cells, ours) in groups.items():
+            mean, sd = mean_sd([cell["accuracy"] for cell in cells])
+            _, first = groups.get((self.settings.methods[0], fraction, fine_tuned), (None, None))
+            oracles = [cell["oracle"] for cell in cells if cell["oracle"] is not None]
             curves.append({
                 "method": method, "fraction": fraction, "fine_tuned": fine_tuned,
-                "num_tokens": self.budgets[fraction].num_tokens, "flops": same[0]["flops"], "accuracy": mean,
-                "sd": sd if len(same) > 1 else None, "agreement": mean_sd([cell["agreement"] for cell in same])[0],
+                "num_tokens": self.budgets[fraction].num_tokens, "flops": cells[0]["flops"], "accuracy": mean,
+                "sd": sd if len(cells) > 1 else None, "agreement": mean_sd([cell["agreement"] for cell in cells])[0],
                 "difference": _paired(ours, plain),
                 "ahead": None if first is None or first is ours else _paired(ours, first),
                 "oracle": None if not oracles else mean_sd([o["accuracy"] for o in oracles])[0],

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from patchmerger.acceleration.agreement import compare_scores
 from patchmerger.acceleration.distillation import distill
 from patchmerger.acceleration.settings import RecoverySettings
-from patchmerger.data.batches import normalized_batches
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import environment
@@ -137,6 +136,17 @@ class TrainedStudy(ABC, Generic[CellT]):
         """What was found of each cell, in their order."""
         return [read_json(self.file(name)) for name in self.cells]
 
+    def groups(
+        self, found: Sequence[dict[str, Any]], by: Sequence[str]
+    ) -> dict[tuple[Any, ...], tuple[list[dict[str, Any]], list[Tensor]]]:
+        """What was found of the cells that share these, one of each plain model, and which images each is right on."""
+        groups: dict[tuple[Any, ...], tuple[list[dict[str, Any]], list[Tensor]]] = {}
+        for cell, one in zip(self.cells.values(), found, strict=True):
+            cells, right = groups.setdefault(tuple(one[name] for name in by), ([], []))
+            cells.append(one)
+            right.append(self.right(cell))
+        return groups
+
     def plain(self, number: int) -> dict[str, Any]:
         """A plain model on the test images."""
         scores = self.plain_scores(number)
@@ -170,9 +180,7 @@ class TrainedStudy(ABC, Generic[CellT]):
     def test_batches(self, number: int) -> Iterable[Tensor]:
         """The prepared test images, which stay in memory where they are not too many; models mostly share them."""
         model, test = self.trained[number], self.trained[number].images.test
-        prepared = normalized_batches(
-            test, model.teacher.preprocessing, model.image_size, batch_size=BATCH, workers=self.workers_for(number)
-        )
+        prepared = model.teacher.batches(test, batch_size=BATCH, workers=self.workers_for(number))
         if len(test) * 3 * model.image_size**2 * 4 > _HELD_BYTES:
             return prepared
         which = (str(model.data), hash(test.targets.numpy().tobytes()), model.teacher.preprocessing, model.image_size)

@@ -12,8 +12,8 @@ from patchmerger.data import ImageSplits, read_images, split_images
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.fewshot.probe import check_images, few_shot_images
 from patchmerger.fewshot.settings import FewShotSettings
-from patchmerger.hosts.example_inputs import check_patches, square_input
-from patchmerger.models.finding import find_model, known_preprocessing
+from patchmerger.hosts.example_inputs import check_patches
+from patchmerger.models.classifier import find_classifier
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.environment import environment
 from patchmerger.runs.meta_device import meta_device
@@ -143,14 +143,12 @@ class _Stages:
         folder = RunFolder(self.path / FEW_SHOT, fixed)
         if folder.results is not None:
             return
-        found = find_model(model)
-        known = known_preprocessing(found.preprocessing, found.name)
-        net = found.model.to(device_of(self.settings.training))
-        preprocessing = replace(known, crop_pct=data.crop_pct or known.crop_pct)
+        found = find_classifier(model, crop_pct=data.crop_pct)
         folder.begin()
         result = few_shot_images(
-            net, images, protocol, seed=self.seed, image_size=square_input(net),
-            preprocessing=preprocessing, workers=data.workers, progress=self.progress,
+            found.model.to(device_of(self.settings.training)), images, protocol, seed=self.seed,
+            image_size=found.image_size, preprocessing=found.preprocessing, workers=data.workers,
+            progress=self.progress,
         )  # fmt: skip
         folder.finish(result.as_dict())
         if self.progress:
