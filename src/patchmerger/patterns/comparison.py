@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from scipy.stats import kendalltau, spearmanr
@@ -18,7 +18,8 @@ from patchmerger.data.loading import DataLike, settings_of
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert
-from patchmerger.models.finding import FoundModel, find_model, known_preprocessing
+from patchmerger.models.classifier import FoundClassifier, find_classifier
+from patchmerger.models.finding import FoundModel
 from patchmerger.patterns.reading import ModelPatterns, StagePatterns, read_patterns
 from patchmerger.patterns.settings import PatternSettings
 from patchmerger.patterns.similarity import (
@@ -90,7 +91,8 @@ def compare_patterns(
     """
     check_out(out, overwrite=overwrite)
     place = find_device(device)
-    found = [_with_preprocessing(find_model(model), preprocessing) for model in models]
+    said = settings_of(data)
+    found = [find_classifier(model, preprocessing=preprocessing, crop_pct=said.crop_pct) for model in models]
     if not found or len(found) + len(settings.reducers) < 2:
         raise ValueError(f"models ({', '.join(map(str, models))}): at least two are compared; or give reducers")
     names = [each.name for each in found]
@@ -98,7 +100,6 @@ def compare_patterns(
         raise ValueError(f"models ({', '.join(names)}) names one twice")
     splits = load_images(data, seed=settings.seed)
     images = _drawn(splits, settings)
-    said = settings_of(data)
     for each in found:
         if each.class_names is not None and tuple(each.class_names) != splits.class_names:
             raise ValueError(
@@ -109,14 +110,11 @@ def compare_patterns(
         pass  # refused before any model runs
     read = []
     for each in chain(found, _with_reducers(found[0], settings)):
-        known = cast(Preprocessing, each.preprocessing)
-        prepared = replace(known, crop_pct=said.crop_pct or known.crop_pct)
         net = each.model.to(place)
-        read.append(
-            read_patterns(
-                each.name, net, images, prepared, batch_size=batch_size, workers=said.workers, progress=progress
-            )
-        )  # fmt: skip
+        patterns = read_patterns(
+            each.name, net, images, each.preprocessing, batch_size=batch_size, workers=said.workers, progress=progress
+        )
+        read.append(patterns)
         net.cpu()
     names = [each.name for each in read]
     accuracies = [float((each.predictions == images.targets).double().mean()) for each in read]
@@ -150,12 +148,7 @@ def _drawn(splits: ImageSplits, settings: PatternSettings) -> ImageSet:
     return images.subset(torch.randperm(len(images), generator=generator)[: settings.images].sort().values.tolist())
 
 
-def _with_preprocessing(found: FoundModel, preprocessing: Preprocessing | None) -> FoundModel:
-    """The model with how its images are prepared: as is asked for, else as is known."""
-    return replace(found, preprocessing=known_preprocessing(preprocessing or found.preprocessing, found.name))
-
-
-def _with_reducers(first: FoundModel, settings: PatternSettings) -> Iterator[FoundModel]:
+def _with_reducers(first: FoundClassifier, settings: PatternSettings) -> Iterator[FoundClassifier]:
     """Copies of the first model, each with a method and a keep rate."""
     if not settings.reducers:
         return
@@ -168,7 +161,7 @@ def _with_reducers(first: FoundModel, settings: PatternSettings) -> Iterator[Fou
     for reducer in settings.reducers:
         for rate in settings.keep_rates:
             model = insert(copy.deepcopy(first.model), keep_rate=rate, after=after, reducer=reducer)
-            yield replace(first, name=f"{reducer} {rate:g}", model=model)
+            yield find_classifier(FoundModel(f"{reducer} {rate:g}", model, first.preprocessing, first.class_names))
 
 
 def _described(read: ModelPatterns, accuracy: float) -> dict[str, Any]:
