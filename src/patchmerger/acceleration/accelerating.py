@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def accelerate(
     drop = 0.5 if max_drop is None else max_drop
     if drop < 0:
         raise ValueError(f"max_drop ({drop:g}) must be 0 or more points")
-    teacher = model if isinstance(model, Teacher) else find_teacher(model, crop_pct=source.crop_pct)
+    teacher = find_teacher(model, crop_pct=source.crop_pct)
     augmentation = augmentation or default_augmentation(source.source)
     settings: dict[str, Any] = {
         "model": teacher.name, "weights": teacher.fingerprint, "preprocessing": teacher.preprocessing,
@@ -107,17 +106,12 @@ def accelerate(
         return run.finish(student, chosen, drop, rounds=placement.rounds, command=command)
 
 
-@dataclass(frozen=True)
-class Teacher(FoundClassifier):
-    """A plain, trained classifier that can be made faster, and saved then."""
-
-
 def find_teacher(
     model: str | Path | nn.Module | FoundModel,
     *,
     preprocessing: Preprocessing | None = None,
     crop_pct: float | None = None,
-) -> Teacher:
+) -> FoundClassifier:
     """Find the plain, trained classifier that is to be made faster; it is put into eval mode.
 
     Args:
@@ -138,7 +132,7 @@ def find_teacher(
             "distill train it as it is"
         )
     found.model.eval()
-    return Teacher(**{field.name: getattr(found, field.name) for field in fields(found)})
+    return found
 
 
 def check_classes(teacher: FoundClassifier, images: ImageSplits, source: str) -> None:
