@@ -115,7 +115,7 @@ def test_by_name_at_another_size(tmp_path):
         ({"gflops": 0}, "gflops (0) must be above 0"),
         ({"speedup": 2, "gflops": 1}, "speedup (2) and gflops (1) are two budgets"),
         ({"mergers": 3}, "mergers (3) must be 1 or 2"),
-        ({"limit": 0}, "limit (0) must be at least 1"),
+        ({"limit": 0}, "limit (0) must be a whole number of at least 1"),
         ({"measure": -1}, "measure (-1) must be 0 or the number"),
         ({"num_tokens": []}, "num_tokens ([]) must be whole numbers from 1 to 15"),
         ({"num_tokens": [16]}, "num_tokens ([16]) must be whole numbers from 1 to 15: 16 patches arrive"),

@@ -221,7 +221,7 @@ def test_the_command(folder, tmp_path, capsys):
 
 def test_what_cannot_work_is_refused_before_images_are_read(folder, tmp_path):
     data = DataSettings("no/such/place/at/all")
-    with pytest.raises(ValueError, match=r"batch_size \(0\) must be at least 1"):
+    with pytest.raises(ValueError, match=r"batch_size \(0\) must be a whole number of at least 1"):
         few_shot(folder, data=data, batch_size=0)
     with pytest.raises(ValueError, match=r"out \(.*\) is a folder: name a file in it"):
         few_shot(folder, data=data, out=tmp_path)

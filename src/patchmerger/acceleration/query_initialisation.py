@@ -24,6 +24,7 @@ from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import PatchMerger
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import find_model
+from patchmerger.runs.checks import check_count
 
 LOGIT_STDS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 """Standard deviations of the scores that are tried; queries drawn at random have 1."""
@@ -162,8 +163,7 @@ def _drawn(model: nn.Module, data: DataLike, seed: int) -> Tensor:
 
 def _batches(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int) -> list[Tensor]:
     """The images in batches on the model's device, checked."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size ({batch_size}) must be at least 1")
+    check_count("batch_size", batch_size)
     like = next(p for p in model.parameters() if p.is_floating_point())
     given = [images] if isinstance(images, Tensor) else list(images)
     for batch in given:

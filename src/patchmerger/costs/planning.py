@@ -17,6 +17,7 @@ from patchmerger.mechanism.options import Positions
 from patchmerger.models.build import find_untrained
 from patchmerger.models.finding import FoundModel
 from patchmerger.reducers.names import METHODS, ReducerName, check_reducer_name
+from patchmerger.runs.checks import check_count
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.text import text_table
 from patchmerger.speed.measurement import Measurement
@@ -233,7 +234,6 @@ def _check(*, speedup: float | None, gflops: float | None, mergers: int, limit: 
         raise ValueError(f"gflops ({gflops:g}) must be above 0")
     if mergers not in (1, 2):
         raise ValueError(f"mergers ({mergers}) must be 1 or 2")
-    if limit < 1:
-        raise ValueError(f"limit ({limit}) must be at least 1")
+    check_count("limit", limit)
     if measure < 0:
         raise ValueError(f"measure ({measure}) must be 0 or the number of placements to measure")

@@ -18,6 +18,7 @@ from patchmerger.fewshot.results import FewShot, KShot
 from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.models.classifier import find_classifier
+from patchmerger.runs.checks import check_count
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.files import check_out, write_json
 
@@ -68,8 +69,7 @@ def few_shot(
         FileNotFoundError: No model in the folder, or no such data.
         FileExistsError: The file exists and ``overwrite`` is false.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size ({batch_size}) must be at least 1")
+    check_count("batch_size", batch_size)
     check_out(out, overwrite=overwrite)
     place = find_device(device)
     said = settings_of(data)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.placing.given import positions_given
 from patchmerger.placing.in_model import positions_in
+from patchmerger.runs.checks import check_count
 
 WARNING = (
     "The oracle uses the labels of the images that it is evaluated on: it shows what placing could give at best, and "
@@ -81,8 +82,7 @@ def spot_oracle(
     Raises:
         ValueError: The tokens of ``model`` are not placed, or ``steps``, ``lr`` or ``targets`` do not fit.
     """
-    if type(steps) is not int or steps < 1:
-        raise ValueError(f"steps ({steps!r}) must be a whole number of at least 1")
+    check_count("steps", steps)
     if not lr > 0:
         raise ValueError(f"lr ({lr!r}) must be above 0; 0.01 is one percent of the image")
     if targets.shape != images.shape[:1] or targets.is_floating_point():

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from patchmerger.runs.checks import check_choices
+from patchmerger.runs.checks import check_choices, check_count
 
 Sampler: TypeAlias = Literal[
     "grid", "center", "subset", "uniform", "gaussian", "sobol", "edges", "saliency", "learned", "given"
@@ -59,13 +59,11 @@ class PlacingSettings:
         return f"{self.num_tokens} tokens by {self.sampler!r}{window}"
 
     def __post_init__(self) -> None:
-        if type(self.num_tokens) is not int or self.num_tokens < 1:
-            raise ValueError(f"num_tokens ({self.num_tokens!r}) must be a whole number of at least 1")
+        check_count("num_tokens", self.num_tokens)
         check_choices(self)
         if self.window is not None and (len(self.window) != 2 or any(type(s) is not int or s < 1 for s in self.window)):
             raise ValueError(f"window ({self.window!r}) must be a height and a width of at least one pixel")
-        if type(self.seed) is not int or self.seed < 0:
-            raise ValueError(f"seed ({self.seed!r}) must be a whole number from 0")
+        check_count("seed", self.seed, at_least=0)
         if not (math.isfinite(self.std) and self.std > 0):
             raise ValueError(f"std ({self.std!r}) must be above 0; a quarter of the image is 0.25")
         if not 0 <= self.uniform_share <= 1:

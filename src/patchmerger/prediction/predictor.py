@@ -19,6 +19,7 @@ from patchmerger.prediction.exported import ExportedScorer
 from patchmerger.prediction.outcomes import BadImage, PredictedClass, Prediction, Predictions
 from patchmerger.prediction.pictures import ImagesLike, Pictures, find_pictures
 from patchmerger.prediction.scorer import ModelScorer, Scorer
+from patchmerger.runs.checks import check_count
 from patchmerger.runs.environment import default_workers
 from patchmerger.runs.progress import progress_bar
 
@@ -114,7 +115,8 @@ class Predictor:
         Yields:
             For each image in order its prediction, or why it could not be read.
         """
-        _check_numbers(top, batch_size)
+        check_count("top", top)
+        check_count("batch_size", batch_size)
         if features and self.scorer.only_scores:
             raise ValueError(f"features (true): {self.scorer.only_scores}")
         names = () if features else self.class_names
@@ -199,19 +201,14 @@ def predict(
         FileNotFoundError: There is no such model, image or folder.
         TypeError: Something that is no image.
     """
-    _check_numbers(top, batch_size)
+    check_count("top", top)
+    check_count("batch_size", batch_size)
     pictures = find_pictures(images, shard=shard)
     predictor = model if isinstance(model, Predictor) else Predictor(model, device=device)
     outcomes = predictor.stream(
         pictures, top=top, features=features, batch_size=batch_size, workers=workers, progress=progress
     )
     return Predictions.of(outcomes, () if features else predictor.class_names)
-
-
-def _check_numbers(top: int, batch_size: int) -> None:
-    for name, value in (("top", top), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
 
 
 class _ReadImages(Dataset[list[Tensor | str]]):

@@ -32,9 +32,6 @@ class ATC(Averaging):
         num_tokens: Tokens that go on, M.
         linkage: ``"average"`` (the paper's best where few tokens are kept), ``"single"`` or ``"complete"``.
 
-    Raises:
-        ValueError: ``num_tokens`` is no whole number of at least 1, or ``linkage`` is unknown.
-
     Source: Haurum, Escalera, Taylor and Moeslund, *Agglomerative Token Clustering*, arXiv 2409.11923, section 3.
     """
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from patchmerger.mechanism.tracing import is_traced
-from patchmerger.reducers.checks import check_count, check_tokens
+from patchmerger.reducers.checks import check_tokens
 from patchmerger.reducers.reducer import Reducer
+from patchmerger.runs.checks import check_count
 
 
 class Averaging(Reducer):
@@ -18,9 +19,6 @@ class Averaging(Reducer):
     A method says in :meth:`averages` what A is; the rest is the same for all: the checks, padding that gets exactly
     zero weight whatever it holds, and the tokens themselves, in their order, where N = M (keep rate 1). ``dim`` is D,
     where parameters fix it.
-
-    Raises:
-        ValueError: A number is no whole number of at least 1.
     """
 
     def __init__(self, num_tokens: int, dim: int | None = None) -> None:

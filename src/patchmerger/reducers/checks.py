@@ -1,4 +1,4 @@
-"""What every reducer of this package refuses: bad numbers of tokens, and padding that leaves too few."""
+"""What every reducer of this package refuses: tokens of another shape, and padding that leaves too few."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ import torch
 from torch import Tensor
 
 from patchmerger.merger import check_mask
-
-
-def check_count(name: str, value: int, at_least: int = 1) -> int:
-    """A number given to a reducer's constructor.
-
-    Raises:
-        ValueError: It is no whole number of at least ``at_least``.
-    """
-    if type(value) is not int or value < at_least:
-        raise ValueError(f"{name} ({value!r}) must be a whole number of at least {at_least}")
-    return value
 
 
 def check_tokens(x: Tensor, mask: Tensor | None, num_tokens: int, *, dim: int | None = None) -> None:

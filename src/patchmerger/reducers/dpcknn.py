@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.reducers.averaging import Averaging, cluster_averages
-from patchmerger.reducers.checks import check_count
 from patchmerger.reducers.distances import squared_distances
 from patchmerger.reducers.selecting import first_by
+from patchmerger.runs.checks import check_count
 
 
 class DPCKNN(Averaging):
@@ -29,9 +29,6 @@ class DPCKNN(Averaging):
         num_tokens: Tokens that go on, M.
         dim: Features of a token, D.
         num_neighbors: k; where fewer tokens come, all of them.
-
-    Raises:
-        ValueError: A number is no whole number of at least 1.
 
     Source: Zeng, Jin, Liu, Qian, Luo, Ouyang and Wang, *Not All Tokens Are Equal: Human-centric Visual Analysis via
     Token Clustering Transformer*, arXiv 2204.08680, section 3.2; √D and k = 5 from its code.

@@ -29,9 +29,6 @@ class FixedPattern(Selecting):
         num_tokens: Tokens that go on, M.
         distance: The norm.
 
-    Raises:
-        ValueError: ``num_tokens`` is no whole number of at least 1, or ``distance`` is unknown.
-
     Source: Haurum, Escalera, Taylor and Moeslund, *Which Tokens to Use?*, arXiv 2308.04657, section 3.
     """
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patchmerger.reducers.checks import check_count
 from patchmerger.reducers.distances import squared_distances
 from patchmerger.reducers.selecting import Selecting
+from patchmerger.runs.checks import check_count
 
 
 class KMedoids(Selecting):
@@ -25,9 +25,6 @@ class KMedoids(Selecting):
     Args:
         num_tokens: Tokens that go on, M.
         num_iterations: Rounds of step 2.
-
-    Raises:
-        ValueError: A number is no whole number of at least 1 (iterations: 0).
 
     Source: Marin, Chang, Ranjan, Prabhu, Rastegari and Tuzel, *Token Pooling in Vision Transformers*, arXiv
     2110.03860, section 4; farthest points and 3 iterations as in Haurum et al., arXiv 2308.04657.

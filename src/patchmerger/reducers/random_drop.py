@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from patchmerger.reducers.checks import check_count
 from patchmerger.reducers.selecting import Selecting, first_by
+from patchmerger.runs.checks import check_count
 
 
 class RandomDrop(Selecting):
@@ -19,9 +19,6 @@ class RandomDrop(Selecting):
     Args:
         num_tokens: Tokens that go on, M.
         seed: Which tokens are kept in evaluation.
-
-    Raises:
-        ValueError: A number is no whole number of at least 1 (``seed``: 0).
     """
 
     def __init__(self, num_tokens: int, *, seed: int = 0) -> None:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from patchmerger.runs.checks import check_count
+
 Need: TypeAlias = Literal["positions", "keys", "class_attention", "significance", "sizes"]
 """What a reducer may be given besides the tokens, by a keyword argument of this name:
 
@@ -57,9 +59,7 @@ class Reducer(nn.Module):
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__()
-        if type(num_tokens) is not int or num_tokens < 1:
-            raise ValueError(f"num_tokens ({num_tokens!r}) must be a whole number of at least 1")
-        self.num_tokens = num_tokens
+        self.num_tokens = check_count("num_tokens", num_tokens)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments that make it again."""

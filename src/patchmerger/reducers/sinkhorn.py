@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchmerger.reducers.averaging import Averaging, masked_softmax
-from patchmerger.reducers.checks import check_count
+from patchmerger.runs.checks import check_count
 
 
 class Sinkhorn(Averaging):
@@ -34,9 +34,6 @@ class Sinkhorn(Averaging):
         dim: Features of a token, D.
         epsilon: ε, the regularisation: the smaller, the harder the assignment.
         num_iterations: Sinkhorn iterations.
-
-    Raises:
-        ValueError: A number is no whole number of at least 1 (iterations: 0), or ``epsilon`` is not above 0.
 
     Source: Haurum, Madadi, Escalera and Moeslund, *Multi-Scale Hybrid Vision Transformer and Sinkhorn Tokenizer for
     Sewer Defect Classification*, Automation in Construction 2022; ε and the iterations from Haurum et al., arXiv

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.reducers.averaging import Averaging, masked_softmax
-from patchmerger.reducers.checks import check_count
+from patchmerger.runs.checks import check_count
 
 
 class SiT(Averaging):
@@ -23,9 +23,6 @@ class SiT(Averaging):
         num_tokens: Tokens that go on, M.
         dim: Features of a token, D.
         hidden_dim: Width of the MLP; ``None`` is half of ``dim``, as in the paper.
-
-    Raises:
-        ValueError: A number is no whole number of at least 1.
 
     Source: Zong, Li, Song, Wang, Qiao, Leng and Liu, *Self-slimmed Vision Transformer*, arXiv 2111.12624, section 3.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from patchmerger.reducers.averaging import Averaging, masked_softmax
-from patchmerger.reducers.checks import check_count
+from patchmerger.runs.checks import check_count
 
 
 class TokenLearner(Averaging):
@@ -21,9 +21,6 @@ class TokenLearner(Averaging):
         num_tokens: Tokens that go on, M.
         dim: Features of a token, D.
         hidden_dim: Width of the MLP.
-
-    Raises:
-        ValueError: A number is no whole number of at least 1.
 
     Source: Ryoo, Piergiovanni, Arnab, Dehghani and Angelova, *TokenLearner: What Can 8 Learned Tokens Do for Images
     and Videos?*, arXiv 2106.11297; ``TokenLearnerModuleV11`` in google-research/scenic.

@@ -25,6 +25,13 @@ def check_choices(settings: Any, prefix: str = "") -> None:
                 raise ValueError(f"{prefix}{name} ({one!r}) must be one of {', '.join(map(repr, allowed))}")
 
 
+def check_count(name: str, value: Any, at_least: int = 1) -> int:
+    """A number that is given by this name: whole, and at least so much."""
+    if type(value) is not int or value < at_least:
+        raise ValueError(f"{name} ({value!r}) must be a whole number of at least {at_least}")
+    return value
+
+
 def check_counts(settings: Any, *names: str, prefix: str = "", advice: str = "") -> None:
     """Each of these settings is ``None``, or whole numbers of at least 1: one, or a list of them."""
     for name in names:

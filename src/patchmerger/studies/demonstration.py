@@ -11,6 +11,7 @@ from patchmerger.acceleration.accelerating import accelerate
 from patchmerger.acceleration.settings import PlacementSettings, RecoverySettings
 from patchmerger.data.settings import Augmentation, DataSettings
 from patchmerger.models.settings import ModelSettings
+from patchmerger.runs.checks import check_count
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
@@ -64,8 +65,7 @@ def demo(
     Raises:
         ValueError: ``seeds`` below 1, or a folder of another run.
     """
-    if seeds < 1:
-        raise ValueError(f"seeds ({seeds}) must be at least 1")
+    check_count("seeds", seeds)
     folder = RunFolder(out, {"plain": PLAIN, "placement": PLACEMENT, "recovery": RECOVERY, "seeds": seeds})
     if folder.results is not None:
         return folder.results
