@@ -133,9 +133,6 @@ class Augmentation:
         flip: Mirror every other image, left to right; not for images of writing.
         auto: Also ``"trivial"`` (TrivialAugment, arXiv 2103.10158), ``"rand"`` (RandAugment, arXiv 1909.13719).
         erasing: The probability of painting a random rectangle grey (arXiv 1708.04896).
-
-    Raises:
-        ValueError: An unknown name, or a number out of its range.
     """
 
     crop: Literal["pad", "resized", "none"] = "pad"

@@ -14,9 +14,6 @@ class FewShotSettings:
     Attributes:
         shots: Training images of each class, k; several numbers.
         draws: How often they are drawn; mean and standard deviation are taken over the draws.
-
-    Raises:
-        ValueError: A number below 1, or one twice.
     """
 
     shots: tuple[int, ...] = (1, 5, 10, 25)

@@ -20,9 +20,6 @@ class PatternSettings:
         keep_rates: The share of tokens that each of these keeps at each block; several for several models a method.
         after: The blocks that they stand after, counted from 1; by default a quarter, half and three quarters of the
             depth.
-
-    Raises:
-        ValueError: A number out of range, or a method that is not known or must be trained first.
     """
 
     images: int = 1000

@@ -17,9 +17,6 @@ class AveragePool(Reducer):
 
     Args:
         num_tokens: Tokens that go on, M.
-
-    Raises:
-        ValueError: ``num_tokens`` below 1.
     """
 
     def forward(

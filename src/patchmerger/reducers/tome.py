@@ -117,9 +117,6 @@ def tome_schedule(num_patches: int, depth: int, r: int) -> dict[str, list[int]]:
         depth: Blocks of the model.
         r: Tokens that each block merges away; never more than half of those that come.
 
-    Raises:
-        ValueError: ``r`` is below 1.
-
     Example::
 
         insert(model, **tome_schedule(196, 12, r=8), reducer="tome")
