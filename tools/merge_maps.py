@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         with TemporaryDirectory() as temporary:
             show(model, data=source, settings=SETTINGS, out=Path(temporary) / "maps", command=command)
             results, tensors = read_shown(Path(temporary) / "maps")
-        results |= {"model": name, "title": name, "folder": str(RESULTS)}
+        results |= {"model": name, "folder": str(RESULTS)}
         write_json(path, results)
         write_tensors(path.with_suffix(".safetensors"), tensors)
         draw_maps(results, path.with_suffix(".png"))

@@ -65,7 +65,7 @@ def _note(maps: Mapping[str, Any], study: Mapping[str, Any]) -> str:
     merger, models = maps["mergers"][-1], counted(len(study["models"]), "plain model")
     data = study["data"].split(":")[0]
     return (
-        f"Left: {maps['title']}, {merger['num_tokens']} tokens after block {merger['after']}. Light: the patches that "
+        f"Left: {maps['model']}, {merger['num_tokens']} tokens after block {merger['after']}. Light: the patches that "
         "go into a token; led by: the token\nthat takes most of each patch; striped: next to nothing of it is taken. "
         f"Right: {models} ({model_text(study['model'])})\non {data}, mean ± standard deviation; merged, then "
         "all blocks trained again. Axes do not begin at 0."
