@@ -38,18 +38,18 @@ def test_what_goes_into_a_file_is_not_folded(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("show", "file"),
+    ("report", "file"),
     [
-        (compare.show, "digits"),
-        (compare.show, "cifar10-width-128"),
-        (sweep.show, "sweep-cifar10-small"),
-        (transfer.show, "transfer-small"),
-        (accelerate_study.show, "accelerate-vit-small-cifar10"),
+        (compare.report, "digits"),
+        (compare.report, "cifar10-width-128"),
+        (sweep.report, "sweep-cifar10-small"),
+        (transfer.report, "transfer-small"),
+        (accelerate_study.report, "accelerate-vit-small-cifar10"),
     ],
 )
-def test_tables_of_committed_results_fit_80_columns(show, file, monkeypatch, capsys):
+def test_tables_of_committed_results_fit_80_columns(report, file, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    show(json.loads((RESULTS / f"{file}.json").read_text()))
+    report({**json.loads((RESULTS / f"{file}.json").read_text()), "folder": str(tmp_path)})
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines if line.startswith(" ")) <= 80
     assert not any("…" in line for line in lines if line.startswith(" "))
