@@ -113,7 +113,7 @@ class PatchMerger(nn.Module):
     Raises:
         ValueError: ``dim`` or ``num_tokens`` below 1, an unknown ``norm`` or ``prior``, a ``scale`` that is zero or
             not finite, an ``init`` of another shape.
-        TypeError: ``dim`` or ``num_tokens`` is no whole number.
+        TypeError: ``dim`` or ``num_tokens`` is no whole number, ``init`` neither a tensor nor a function.
 
     Settings that have a name are in :data:`~patchmerger.PRESETS`; :func:`~patchmerger.preset` gives their arguments.
     """
@@ -172,6 +172,10 @@ class PatchMerger(nn.Module):
         with torch.no_grad():
             if init is None:
                 init = init_with_logit_std(1.0, self.scale)
+            if not (isinstance(init, Tensor) or callable(init)):
+                raise TypeError(
+                    f"init ({init!r}) must be W itself, a tensor, or a function that fills one or returns one"
+                )
             filled = init if isinstance(init, Tensor) else init(self.weight)
             if not isinstance(filled, Tensor) or filled is self.weight:
                 return

@@ -60,7 +60,7 @@ def choose_reducers(
     if isinstance(reducer, str):
         given = _made(reducer, host, num_tokens, arriving if host.num_patches else None)
     else:
-        given = [reducer] if isinstance(reducer, nn.Module) else list(reducer)
+        given = _modules(reducer)
     if len(given) != len(num_tokens) or len({id(module) for module in given}) < len(given):
         raise ValueError(
             f"reducer must be one module for each of the {len(num_tokens)} blocks to merge after, none of them twice"
@@ -127,8 +127,20 @@ def all_work_inside(reducer: ReducerName | nn.Module | Sequence[nn.Module]) -> b
     if isinstance(reducer, str):
         check_reducer_name(reducer)
         return bool(getattr(reducer_class(reducer), "inside_block", False))
-    given = [reducer] if isinstance(reducer, nn.Module) else reducer
-    return all(works_inside(module) for module in given)
+    return all(works_inside(module) for module in _modules(reducer))
+
+
+def _modules(reducer: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+    """The modules that ``insert`` is given in the place of a name: one, or a sequence or ``ModuleList`` of them.
+
+    Raises:
+        TypeError: Something else.
+    """
+    several = isinstance(reducer, Sequence | nn.ModuleList)
+    given = list(reducer) if several else [reducer]
+    if not all(isinstance(module, nn.Module) for module in given):
+        raise TypeError(f"reducer ({reducer!r}) must be the name of a method, a module, or a sequence of modules")
+    return given
 
 
 def _check_abilities(reducer: nn.Module, centroid: bool, padding: bool) -> None:
