@@ -240,11 +240,7 @@ class PatchMerger(nn.Module):
                 f"positions must be given to a merger with prior='grid': (N, 2) or (B, N, 2), from 0 to 1, for x "
                 f"{tuple(x.shape)}"
             )
-        # Not (…) in (…, …), which compares B with N: an export with an open number of images must not.
-        if not is_traced(x) and positions.shape != ((x.shape[1], 2) if positions.ndim == 2 else (*x.shape[:2], 2)):
-            raise ValueError(
-                f"positions must be (N, 2) or (B, N, 2) for x {tuple(x.shape)}, got {tuple(positions.shape)}"
-            )
+        check_positions(x, positions)
         prior: Tensor = cast(GridPrior, self.prior)(positions)
         return prior
 
@@ -267,6 +263,17 @@ def check_mask(x: Tensor, mask: Tensor) -> None:
     if not torch.compiler.is_compiling() and not mask.is_meta and not bool(mask.any(dim=1).all()):
         empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
         raise ValueError(f"mask has no real token for image(s) {empty}: there is nothing to merge there")
+
+
+def check_positions(x: Tensor, positions: Tensor) -> None:
+    """Refuse positions that are neither (N, 2) nor (B, N, 2) for the tokens.
+
+    Raises:
+        ValueError: Another shape; traced symbolically, shapes are open and all are taken.
+    """
+    # Not (…) in (…, …), which compares B with N: an export with an open number of images must not.
+    if not is_traced(x) and positions.shape != ((x.shape[1], 2) if positions.ndim == 2 else (*x.shape[:2], 2)):
+        raise ValueError(f"positions must be (N, 2) or (B, N, 2) for x {tuple(x.shape)}, got {tuple(positions.shape)}")
 
 
 def init_with_logit_std(logit_std: float, scale: float = 1.0) -> Callable[[Tensor], Any]:

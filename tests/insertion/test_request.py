@@ -46,12 +46,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"num_tokens": (4, 5), "after": (1, 2)}, r"num_tokens \(5\) after block 2 is more than the 4 tokens"),
         ({"prefix": "drop"}, r"prefix \('drop'\) must be 'keep' or 'merge'"),
         ({"norm": "batch"}, r"norm \('batch'\) must be one of"),
+        ({"reducer": None}, r"reducer \(None\) must be the name of a method, a module, or a sequence of modules"),
+        ({"reducer": nn.ModuleList([AveragePool(4)]), "after": (1, 2)}, "one module for each of the 2 blocks"),
+        ({"init": "zeros"}, r"init \('zeros'\) must be W itself, a tensor, or a function"),
         ({"init": torch.ones(3, 32)}, r"init has shape \(3, 32\), but W is \(num_tokens, dim\) = \(4, 32\)"),
     ],
 )
 def test_refused_options_change_nothing(vit, options, message):
     before = snapshot(vit)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         insert(vit, **{"num_tokens": 4, **options})
     assert snapshot(vit) == before
 

@@ -113,12 +113,15 @@ def test_compiled(name):
 
 
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name != "atc"])
-def test_exported_with_padding(name):
+def test_exported_with_padding_for_any_number_of_images(name):
     reducer, x = make(name, 5), tokens()
     mask = torch.ones(x.shape[:2], dtype=torch.bool)
     mask[:, -3:] = False
-    exported = torch.export.export(reducer, (x, mask), places(reducer)).module()
-    torch.testing.assert_close(exported(x, mask, **places(reducer)), reducer(x, mask, **places(reducer)))
+    where = {key: value.expand(len(x), -1, -1) for key, value in places(reducer).items()}
+    open_shapes = {key: {0: torch.export.Dim("images")} for key in ("x", "mask", *where)}
+    exported = torch.export.export(reducer, (x, mask), where, dynamic_shapes=open_shapes).module()
+    two = {key: value[:2] for key, value in where.items()}
+    torch.testing.assert_close(exported(x[:2], mask[:2], **two), reducer(x[:2], mask[:2], **two))
 
 
 def test_export_of_merges_one_after_another_is_refused():

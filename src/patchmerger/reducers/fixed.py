@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from patchmerger.mechanism.tracing import is_traced
+from patchmerger.merger import check_positions
 from patchmerger.reducers.reducer import Need
 from patchmerger.reducers.selecting import Selecting, first_by
 
@@ -46,10 +46,7 @@ class FixedPattern(Selecting):
             raise ValueError(
                 f"positions must be given to a fixed pattern: (N, 2) or (B, N, 2), from 0 to 1, for x {tuple(x.shape)}"
             )
-        if not is_traced(x) and positions.shape not in ((x.shape[1], 2), (*x.shape[:2], 2)):
-            raise ValueError(
-                f"positions must be (N, 2) or (B, N, 2) for x {tuple(x.shape)}, got {tuple(positions.shape)}"
-            )
+        check_positions(x, positions)
         return _nearest(positions, mask, self.num_tokens, self.distance)
 
 
