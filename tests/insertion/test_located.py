@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -175,6 +176,24 @@ def test_compiled_exported_and_checkpointed(dynamic, fresh_compiler):
         if "prior" in name:
             assert gradients[name].abs().max() > 0
             torch.testing.assert_close(parameter.grad, gradients[name])
+
+
+def test_a_pass_keeps_its_places_beside_others(one_thread):
+    model = insert(make_vit("class token", dynamic_img_size=True), 4, 2, **LOCATED)
+    sizes = [(16, 64), (64, 16), (32, 32)]  # as many patches, elsewhere
+    images = [torch.randn(2, 3, *size) for size in sizes]
+    with torch.no_grad():
+        expected = [model(batch) for batch in images]
+        with ThreadPoolExecutor(len(sizes)) as pool:
+            found = list(pool.map(lambda turn: model(images[turn % 3]), range(60)))
+    assert all(torch.allclose(output, expected[turn % 3], atol=1e-5) for turn, output in enumerate(found))
+    centers = []
+    for checkpointed in (False, True):  # a checkpointed block runs again after the pass of another size
+        model.set_grad_checkpointing(checkpointed)
+        model.train().zero_grad()
+        sum(model(batch).square().sum() for batch in images).backward()
+        centers.append(mergers(model)[0].module.prior.center.grad)
+    torch.testing.assert_close(*centers)
 
 
 def test_saved_and_loaded(tmp_path):

@@ -150,9 +150,9 @@ def _output_captured(block: nn.Module, keep: Callable[[Any], None]) -> Iterator[
             yield
         return
 
-    def merge(output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def merge(output: Any, args: tuple[Any, ...], kwargs: dict[str, Any], **given: Any) -> Any:
         keep(output)
-        return type(block).merge(block, output, args, kwargs)
+        return type(block).merge(block, output, args, kwargs, **given)
 
     try:
         vars(block)["merge"] = merge

@@ -137,24 +137,25 @@ class MergingBlock(LaterBlock):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """(B, P + N, D) → (B, P + M, D), for P kept prefix tokens."""
         state = self.merge_state
+        grid = None if state.grid is None else state.grid.at(x)
         if self._changes_nothing(x):
             output = self.attend(x, args, kwargs)[0]
             if state.record is not None:
                 state.record(torch.eye(state.num_tokens, device=x.device).expand(x.shape[0], -1, -1))
             if state.origin_is_needed and not state.after_merge:
                 patches = _tokens(output)[:, state.num_kept_prefix_tokens :]
-                places = None if state.grid is None else state.grid.places(patches)
+                places = None if grid is None else grid.places(patches)
                 _tokens(output).patchmerger_origin = Origin(places=places)  # type: ignore[attr-defined]
             return output
         if not works_inside(self.merger):
-            return self.merge(self.attend(x, args, kwargs)[0], args, kwargs)
+            return self.merge(self.attend(x, args, kwargs)[0], args, kwargs, grid=grid)
         if is_traced(x):
             raise TypeError(
                 f"a merger that works inside of a block ({type(self.merger).__name__}) cannot be traced symbolically "
                 "(torch.fx, feature extractors made of it): use torch.export.export, torch.jit.trace or a forward hook"
             )
         attended, seen = self.attend(x, args, kwargs, needs_of(self.merger))
-        merged = _tokens(self.merge(attended, args, kwargs, seen))
+        merged = _tokens(self.merge(attended, args, kwargs, seen=seen, grid=grid))
         output = cast(BlockParts, state.parts).run_mlp(cast(nn.Module, self), merged, args, kwargs)
         if state.origin_is_needed:
             _tokens(output).patchmerger_origin = origin_of(merged)  # type: ignore[attr-defined]
@@ -167,11 +168,20 @@ class MergingBlock(LaterBlock):
             return False
         return x.shape[0 if state.sequence_first else 1] == state.num_kept_prefix_tokens + state.num_tokens
 
-    def merge(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Seen | None = None) -> Any:
+    def merge(
+        self,
+        output: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seen: Seen | None = None,
+        grid: PatchGrid | None = None,
+    ) -> Any:
         """Merge what the host's own block gave when it was called with these arguments after the tokens.
 
-        ``seen`` is what its attention saw, for a merger that works inside the block.
+        ``seen`` is what its attention saw, for a merger that works inside the block; ``grid`` where its patches are, by
+        default as the host said last.
         """
+        grid = grid or self.merge_state.grid
         state, prefix = self.merge_state, self.merge_state.num_kept_prefix_tokens
         given = _tokens(output)
         x = given.transpose(0, 1) if state.sequence_first else given  # (B, P + N, D)
@@ -180,7 +190,7 @@ class MergingBlock(LaterBlock):
         patches = x[:, prefix:] if prefix else x  # (B, N, D)
         mask = None if state.after_merge else state.inputs.real_tokens(state.named(args, kwargs), prefix)
         before = origin_of(given) if state.after_merge and state.origin_is_needed else None
-        places = state.grid.places(patches) if state.grid is not None else None if before is None else before.places
+        places = grid.places(patches) if grid is not None else None if before is None else before.places
         arguments: dict[str, Any] = {} if mask is None else {"mask": mask}
         needs = needs_of(self.merger)
         if "positions" in needs:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from threading import get_ident
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from patchmerger.mechanism.tracing import is_traced
@@ -28,12 +30,32 @@ class PatchGrid:
     size: tuple[int, int] | None = None
     positions: Tensor | None = None
     only_told: bool = False
-
     placed_in: tuple[int, int] | None = None
+    _of_threads: dict[int, PatchGrid] = field(default_factory=dict, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies know no places of a batch, which may be part of an autograd graph."""
-        return {**vars(self), "positions": None}
+        return {**vars(self), "positions": None, "_of_threads": {}}
+
+    def tell(self, size: tuple[int, int] | None, positions: Tensor | None, placed_in: tuple[int, int] | None) -> None:
+        """Where the patches of the next forward pass of this thread are."""
+        self.size, self.positions, self.placed_in = size, positions, placed_in
+        if not torch.compiler.is_compiling():
+            self._of_threads[get_ident()] = PatchGrid(size, positions, self.only_told, placed_in)
+
+    def at(self, tokens: Tensor) -> PatchGrid:
+        """The grid of the forward pass in which ``tokens`` come to the block that merges.
+
+        It stays with their tensor, so that a checkpointed block which runs again does not take that of a later pass,
+        nor one thread that of another. A compiled graph has its own.
+        """
+        if is_traced(tokens) or torch.compiler.is_compiling():
+            return self
+        known: tuple[PatchGrid, PatchGrid] | None = getattr(tokens, "patchmerger_grid", None)
+        if known is None or known[0] is not self:
+            known = self, self._of_threads.pop(get_ident(), None) or replace(self)
+            tokens.patchmerger_grid = known  # type: ignore[attr-defined]
+        return known[1]
 
     def places(self, tokens: Tensor) -> Tensor | None:
         """Positions of ``tokens`` (B, N, D): (N, 2), or (B, N, 2) where the images differ; ``None`` if none asks.
@@ -68,7 +90,7 @@ def tell_grid(
     for module in modules:
         grid = needed_grid(module)
         if grid is not None:
-            grid.size, grid.positions, grid.placed_in = size, positions, placed_in
+            grid.tell(size, positions, placed_in)
 
 
 def needs_grid(modules: Iterable[nn.Module]) -> bool:

@@ -20,6 +20,7 @@ from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.modes import eval_mode
+from patchmerger.mechanism.patch_grid import PatchGrid
 from patchmerger.mechanism.placed_tokens import placed_embedding, placed_tokens
 from patchmerger.mechanism.subclassing import attach, detach, has_own_forward, host_class, subclassed_modules
 from patchmerger.placing.embedding import PlacedEmbedding
@@ -234,7 +235,5 @@ def _tell_blocks(model: nn.Module) -> None:
         state = getattr(block, "merge_state", None)
         if state is None:
             continue
-        block.merge_state = replace(state, num_patches=host.num_patches)
-        if state.grid is not None:
-            state.grid.size = None if host.grid == "varies" else host.grid
-            state.grid.positions = state.grid.placed_in = None
+        grid = None if state.grid is None else PatchGrid(None if host.grid == "varies" else host.grid)
+        block.merge_state = replace(state, num_patches=host.num_patches, grid=grid)
