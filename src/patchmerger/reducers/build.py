@@ -136,11 +136,11 @@ def _modules(reducer: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
     Raises:
         TypeError: Something else.
     """
-    several = isinstance(reducer, Sequence | nn.ModuleList)
-    given = list(reducer) if several else [reducer]
-    if not all(isinstance(module, nn.Module) for module in given):
+    given = list(reducer) if isinstance(reducer, Sequence | nn.ModuleList) else [reducer]
+    found = [module for module in given if isinstance(module, nn.Module)]
+    if len(found) < len(given):
         raise TypeError(f"reducer ({reducer!r}) must be the name of a method, a module, or a sequence of modules")
-    return given
+    return found
 
 
 def _check_abilities(reducer: nn.Module, centroid: bool, padding: bool) -> None:
