@@ -235,6 +235,18 @@ def test_bf16_and_accumulation_train():
     assert all(torch.isfinite(p).all() for p in task.model.parameters())
 
 
+@pytest.mark.parametrize("changes", [{"precision": "16-mixed"}, {"accumulate": 2}])
+def test_a_loss_that_would_not_be_scaled_with_the_others_is_refused(changes):
+    model = insert(
+        timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=24, num_classes=2), reducer="dynamicvit"
+    )
+    with pytest.raises(ValueError, match=r"accumulate \(\d\) multiply the loss, but not that of DynamicViT"):
+        TrainingTask(
+            model, TrainingSettings(**changes), seed=0, steps_per_epoch=1, num_classes=2,
+            preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3),
+        )  # fmt: skip
+
+
 def test_random_state_is_a_function_of_seed_step_and_rank():
     def draw(*key):
         seed_step(*key)

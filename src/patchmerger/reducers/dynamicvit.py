@@ -26,7 +26,9 @@ class DynamicViT(Reducer):
     - In training all tokens go on, with a policy drawn from π by the straight-through Gumbel softmax: a dropped token
       has size 0 (10⁻⁶, for the gradient), so that later attention does not see it (attention masking). The gradient
       reaches π through the policy, and so does that of the paper's loss ``ratio_weight · (kept share − M / N)²``,
-      which joins the backward pass by itself: add no term for it.
+      which joins the backward pass by itself: add no term for it. It does so with the factor 1: where the loss of the
+      training is multiplied before its backward pass (by a ``GradScaler``, or divided by the number of batches whose
+      gradients are added up), multiply ``ratio_weight`` by the same.
 
     The teacher of the paper is what ``patchmerger accelerate`` does anyway.
 

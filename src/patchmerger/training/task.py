@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multilab
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import normalize
+from patchmerger.reducers.dynamicvit import DynamicViT
 from patchmerger.training.optimizer import make_optimizer
 from patchmerger.training.settings import TrainingSettings
 from patchmerger.training.sharding import ShardedStrategy, full, shard
@@ -46,6 +47,13 @@ class TrainingTask(pl.LightningModule):
     ) -> None:
         super().__init__()
         settings.check(multi_label=multi_label)
+        scaled = settings.precision == "16-mixed" or settings.accumulate > 1
+        if scaled and any(isinstance(module, DynamicViT) for module in model.modules()):
+            raise ValueError(
+                f"training.precision ({settings.precision!r}) and training.accumulate ({settings.accumulate}) multiply "
+                "the loss, but not that of DynamicViT on the share of kept tokens: train it with another precision "
+                "than '16-mixed', without accumulation, or choose another reducer"
+            )
         self.model = model
         self.settings = settings
         self.seed = seed
