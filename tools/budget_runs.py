@@ -22,10 +22,9 @@ KEPT = ("command", "settings", "placement", "recovery", "evaluation", "speedup",
 def main(arguments: Sequence[str] | None = None) -> None:
     """One acceleration after the other: nothing else may run beside them, as what fits in the time is measured."""
     parser = argparse.ArgumentParser(prog="tools.budget_runs", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "models", nargs="+", type=Path, help="folders of runs of patchmerger fit --merge null, one a seed"
-    )
-    parser.add_argument("--data", required=True, help="their images")
+    parser.add_argument("model", type=Path, help="a run of patchmerger fit --merge null")
+    parser.add_argument("--data", required=True, help="its images")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--speedup", type=float, default=1.5)
     parser.add_argument("--budget", default="5min")
     parser.add_argument("--runs", type=Path, required=True, help="the folder of the accelerations")
