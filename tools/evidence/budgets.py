@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from patchmerger.reducers.names import placement_in_words
 from patchmerger.reports.parts.numbers import counted, difference_text
 from tools.markdown import markdown_table
 
 Results = Mapping[str, Any]
 _HEAD = (
-    "seed", "tokens", "after block", "fewer FLOPs, times", "inference, times as fast", "plain, %",
+    "seed", "merged", "fewer FLOPs, times", "inference, times as fast", "plain, %",
     "before recovery, %", "accuracy, %", "− plain, points [95% interval]", "agreement, %", "test images", "views kept",
     "time, min",
 )  # fmt: skip
@@ -39,19 +40,19 @@ def conditions(found: Results) -> str:
 
 
 def table(found: Results) -> str:
-    """A row for each model."""
+    """A row for each seed."""
     rows = []
     for number, run in enumerate(found["runs"]):
         plain, before, after = (run["evaluation"][name] for name in ("plain", "initialised", "recovered"))
         kept = run["recovery"]["phases"]["rear"]["kept"]
         rows.append([
-            str(number), str(run["placement"]["num_tokens"]), str(run["placement"]["after"]),
+            str(number), placement_in_words(*(run["placement"][name] for name in ("reducer", "num_tokens", "after"))),
             f"{run['speedup']['predicted']:.2f}", f"{run['speedup']['measured']:.2f}",
             *(f"{100 * one['accuracy']:.2f}" for one in (plain, before, after)), difference_text(after["difference"]),
             f"{100 * after['agreement']:.1f}", f"{after['images']:,}", f"{kept['views']:,}",
             f"{run['seconds'] / 60:.1f}",
         ])  # fmt: skip
-    return markdown_table(_HEAD, rows)
+    return markdown_table(_HEAD, rows, range(2, len(_HEAD)))
 
 
 def remarks(_: Results) -> Sequence[str]:
