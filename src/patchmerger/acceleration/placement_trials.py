@@ -2,7 +2,8 @@
 
 Untrained is enough to rule out bad ones, in seconds: of a ViT-S/14 on CIFAR-10 (95.3%, 49 patches) at 1.5 times fewer
 FLOPs, 8 tokens after block 7 keep 79% and 14 after block 6 keep 88%, and after the same recovery in two minutes of one
-core they lose 2.8 and 1.9 points.
+core they lose 2.8 and 1.9 points. Clusters of DPC-KNN, 14 after block 6, go from 92.0 to 93.6%; 20 after block 5 begin
+better and recover less in the same time, from 92.7 to 92.9%.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ SHARE = 0.2
 """Of the length of the recovery to come, for each trial."""
 
 _HELD_OUT = 5000
-_NEAR = 1.25
-"""Times the least divergence."""
+_NEAR = 1.5
+"""Times the least divergence: a later merge recovers more in the same time, as its steps are cheaper."""
 
 
 @dataclass(frozen=True)
