@@ -5,32 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from patchmerger.reducers.names import placement_in_words
+from patchmerger.reducers.names import METHODS, placement_in_words
 from patchmerger.reports.parts.numbers import counted, difference_text
 from tools.markdown import markdown_table
 
 Results = Mapping[str, Any]
 _HEAD = (
-    "seed", "merged", "fewer FLOPs, times", "inference, times as fast", "plain, %",
+    "run", "merged", "fewer FLOPs, times", "inference, times as fast", "plain, %",
     "before recovery, %", "accuracy, %", "− plain, points [95% interval]", "agreement, %", "test images", "views kept",
     "time, min",
 )  # fmt: skip
 
 
 def verdict(found: Results) -> str:
-    """In a few words: what is lost, and the longest time."""
+    """In a few words: what is lost by each method, and the longest time."""
+    lost = [
+        f"{METHODS[run['placement']['reducer']].title} {difference_text(run['evaluation']['recovered']['difference'])}"
+        for run in found["runs"]
+    ]
     fewer = min(run["speedup"]["predicted"] for run in found["runs"])
     longest = max(run["seconds"] for run in found["runs"]) / 60
-    return (
-        f"{difference_text(found['difference'])} points to plain at {fewer:.2f} times fewer FLOPs; at most "
-        f"{longest:.1f} minutes in all"
-    )
+    return f"{', '.join(lost)} points at {fewer:.2f} times fewer FLOPs; at most {longest:.1f} minutes in all"
 
 
 def scale(found: Results, device: str) -> str:
-    """Images, budget, models and device."""
+    """Images, budget, runs and device."""
     images = found["data"].split(":")[0].rsplit("/", 1)[-1]
-    return f"{images}, {found['budget']} of recovery, {counted(len(found['runs']), 'seed')}, {device}"
+    return f"{images}, {found['budget']} of recovery, 1 model, {counted(len(found['runs']), 'run')}, {device}"
 
 
 def conditions(found: Results) -> str:
@@ -40,13 +41,14 @@ def conditions(found: Results) -> str:
 
 
 def table(found: Results) -> str:
-    """A row for each seed."""
+    """A row for each run."""
     rows = []
     for number, run in enumerate(found["runs"]):
         plain, before, after = (run["evaluation"][name] for name in ("plain", "initialised", "recovered"))
         kept = run["recovery"]["phases"]["rear"]["kept"]
+        place = run["placement"]
         rows.append([
-            str(number), placement_in_words(*(run["placement"][name] for name in ("reducer", "num_tokens", "after"))),
+            str(number + 1), placement_in_words(place["reducer"], place["num_tokens"], place["after"]),
             f"{run['speedup']['predicted']:.2f}", f"{run['speedup']['measured']:.2f}",
             *(f"{100 * one['accuracy']:.2f}" for one in (plain, before, after)), difference_text(after["difference"]),
             f"{100 * after['agreement']:.1f}", f"{after['images']:,}", f"{kept['views']:,}",
@@ -58,7 +60,6 @@ def table(found: Results) -> str:
 def remarks(_: Results) -> Sequence[str]:
     """What a reader must know of the numbers."""
     return [
-        "One plain model. A seed draws other test images, other training images, and their order. Intervals in the "
-        "table are over test images. The time is that of the whole command: placement, queries, keeping tokens, "
-        "training, evaluation, speed."
+        "Intervals are over the test images, and leave out training noise. The time is that of the whole command: "
+        "placement, queries, keeping tokens, training, evaluation, speed."
     ]

@@ -92,8 +92,11 @@ STUDIES = (
         "accelerate-budget-cifar10",
         "What does `patchmerger accelerate --speedup 1.5 --budget 5min` lose on a CPU with two cores, and how long "
         "does it take in all?",
-        "python -m tools.budget_runs runs/vit-small-cifar10/seed-0 --data uoft-cs/cifar10 --runs runs/budget --out "
-        "results/accelerate-budget-cifar10.json",
+        "patchmerger accelerate --model runs/vit-small-cifar10/seed-0 --data uoft-cs/cifar10 --speedup 1.5 "
+        "--budget 5min --reducer patchmerger --out runs/budget",
+        "Run three times: with located queries while other work began beside it, the same with nothing beside it, and "
+        "with `--reducer dpcknn`. The plain model is the first of the studies above. The runs share the seed, so the "
+        "test images are the same but for their number, which the time decides, as it does the views that are kept.",
     ),
     Study(
         "Methods that reduce tokens",

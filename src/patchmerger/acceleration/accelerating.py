@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,10 @@ def accelerate(
     recovery.weight_of_labels(use_labels)
     if max_drop is not None and not use_labels:
         raise ValueError(f"max_drop ({max_drop:g}) is a drop of accuracy, which needs labels, and there are none")
-    if placement.reducer not in (None, "patchmerger") and query_init.method != "best":
+    if placement.reducer is None:
+        working = recovery.epochs == 0 and query_init.method == "best"
+        placement = replace(placement, reducer="dpcknn" if working else "patchmerger")
+    if placement.reducer != "patchmerger" and query_init.method != "best":
         raise ValueError(
             f"query_init ({query_init.method!r}) means nothing to reducer ({placement.reducer!r}), which has no queries"
         )

@@ -7,8 +7,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from patchmerger.data import Augmentation, ImageSet, ImageSplits
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.classifier import Classifier, FoundClassifier
-from patchmerger.reducers.names import METHODS, ReducerName
+from patchmerger.reducers.names import METHODS
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import made_once, read_json
 from patchmerger.runs.progress import progress_bar
@@ -50,7 +49,7 @@ from patchmerger.speed.settings import Precision as SpeedPrecision
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.training.fitting import MODEL_FOLDER
 
-_CANDIDATES = {"untrained": 4, "recovered": 2}  # placements of each method that are compared if nothing is given
+_CANDIDATES = 4  # placements that are compared if nothing is given
 _COMPARED = 128  # training images that they are compared on, untrained
 
 
@@ -86,9 +85,9 @@ class AccelerationRun:
         if path.exists():
             chosen = ChosenPlacement(**read_json(path))
         elif settings.compare == "recovered":
-            chosen = self._recover_placements(self._candidates(settings, query_init), augmentation)
+            chosen = self._recover_placements(settings, augmentation)
         elif settings.after is None and not settings.measure:
-            chosen = self._compare_placements(self._candidates(settings, query_init), settings.candidates, query_init)
+            chosen = self._compare_placements(settings, query_init)
         else:
             chosen = choose_placement(
                 self.teacher.model,
@@ -103,33 +102,16 @@ class AccelerationRun:
         self.folder.begin()
         return ChosenPlacement(**self._kept("placement", chosen.as_dict))
 
-    def _candidates(self, settings: PlacementSettings, query_init: QueryInit) -> list[ChosenPlacement]:
-        """Placements that reach the speed-up, the latest first; of several methods where none is asked for."""
-        reducers: list[ReducerName] = [settings.reducer or "patchmerger"]
-        if settings.reducer is None and query_init == "best" and self._query_init("best") != "soft":
-            reducers = ["dpcknn"] if self.recovery.epochs == 0 else ["patchmerger", "dpcknn"]
-        places = [
-            place
-            for reducer in reducers
-            for place in candidate_placements(
-                self.teacher.model,
-                replace(settings, reducer=reducer),
-                settings.candidates or _CANDIDATES[settings.compare],
-            )
-        ]
-        return sorted(places, key=lambda place: -place.after)
-
-    def _compare_placements(
-        self, places: Sequence[ChosenPlacement], asked: int | None, query_init: QueryInit
-    ) -> ChosenPlacement:
+    def _compare_placements(self, settings: PlacementSettings, query_init: QueryInit) -> ChosenPlacement:
         """The latest of the candidates that differ about as little as any from the plain model, untrained."""
+        places = candidate_placements(self.teacher.model, settings, settings.candidates or _CANDIDATES)
         if len(places) == 1:
             return places[0]
         if drawn := self._drawn(places[0], query_init):
-            if asked is None:
+            if settings.candidates is None:
                 return places[0]
             raise ValueError(
-                f"candidates ({asked}) cannot be compared untrained, as {drawn} draws what it begins "
+                f"candidates ({settings.candidates}) cannot be compared untrained, as {drawn} draws what it begins "
                 "with: compare them recovered (--compare recovered), or take the latest (--candidates 1)"
             )
         batch = self.teacher.prepared(self.images.train, _COMPARED, seed=self.seed)
@@ -154,8 +136,9 @@ class AccelerationRun:
         grid = find_host(self.teacher.model).grid is not None
         return recommended_query_init(recovers=self.recovery.epochs != 0, grid=grid)
 
-    def _recover_placements(self, places: Sequence[ChosenPlacement], augmentation: Augmentation) -> ChosenPlacement:
+    def _recover_placements(self, settings: PlacementSettings, augmentation: Augmentation) -> ChosenPlacement:
         """Recover the candidates shortly, and take the one that differs least from the plain model."""
+        places = candidate_placements(self.teacher.model, settings, settings.candidates or _CANDIDATES)
         trials = PlacementTrials(
             self.teacher, self.images, self.recovery, self.labels, augmentation, self.workers, self.seed
         )

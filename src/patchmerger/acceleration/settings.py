@@ -33,14 +33,14 @@ class PlacementSettings:
         num_tokens: Tokens that go on; chosen with the placement if not given.
         positions: As in insert; by default what the model needs.
         measure: Let a measurement on this machine reach the speed-up, rather than the prediction.
-        candidates: Placements of each method that are compared: the latest that reaches the speed-up, and earlier ones
-            with more tokens; 1 takes the latest. If not given 4, or 2 recovered, where they can be compared.
+        candidates: Placements that are compared: the latest that reaches the speed-up, and earlier ones with more
+            tokens; 1 takes the latest. 4 if not given, where they can be compared.
         compare: By how little the merged model differs from the plain one: "untrained", on some training images, where
             it begins at nothing drawn at random; or "recovered" for a fifth of the length each, on held-out ones.
         rounds: Rounds of the speed measurement, in which both models are timed in turn.
         reducer: The method that reduces tokens, such as "patchmerger", "tome" or "topk"; one that works inside a block
-            does so in the block after. If not given, "patchmerger" or "dpcknn": what changes the untrained model less;
-            "patchmerger" where after or measure choose the placement, or its queries do not begin as located ones.
+            does so in the block after. By default "patchmerger", and "dpcknn", which works untrained, where no recovery
+            follows.
     """
 
     speedup: float | None = None
