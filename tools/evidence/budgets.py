@@ -17,6 +17,19 @@ _HEAD = (
 )  # fmt: skip
 
 
+def together(runs: Sequence[Results]) -> Results:
+    """The results of runs of ``patchmerger accelerate``, as those of one study."""
+    first = runs[0]
+    return {
+        "study": "budget",
+        "command": first["command"],
+        "data": first["data"],
+        "budget": first["settings"]["recovery"]["budget"],
+        "runs": runs,
+        "environment": first["environment"],
+    }
+
+
 def verdict(found: Results) -> str:
     """In a few words: what is lost by each method, and the longest time."""
     lost = [

@@ -8,6 +8,7 @@ from pathlib import Path
 from patchmerger.reports import compare, sweep, transfer
 from patchmerger.reports.parts.numbers import counted, model_text
 from patchmerger.runs.files import read_json, write_text
+from tools.evidence import budgets
 from tools.evidence.findings import KINDS, Results, findings, kind_of, remarks, verdict
 from tools.evidence.studies import EXPECTED, STUDIES, Study
 from tools.markdown import given_paths, shown_table
@@ -113,8 +114,8 @@ def _conditions(found: Results) -> str:
 
 def read_results(folder: Path) -> dict[str, Results]:
     """The result files of the studies that are in ``folder``, by name."""
-    files = {study.file: folder / f"{study.file}.json" for study in STUDIES}
-    return {name: read_json(file) for name, file in files.items() if file.exists()}
+    found = {study.file: [read_json(path) for path in sorted(folder.glob(f"{study.file}.json"))] for study in STUDIES}
+    return {name: budgets.together(read) if "*" in name else read[0] for name, read in found.items() if read}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

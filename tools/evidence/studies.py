@@ -29,7 +29,7 @@ class Study:
 
     Attributes:
         title: What it is about.
-        file: Its results in ``results/``, without the ending.
+        file: Its results in ``results/``, without the ending; of runs that are no study together, with a star for each.
         question: What it asks.
         command: The command that makes the results again.
         caveat: What the numbers cannot show, beside what the page tells by itself.
@@ -89,7 +89,7 @@ STUDIES = (
     ),
     Study(
         "A trained ViT made faster in five minutes",
-        "accelerate-budget-cifar10",
+        "accelerate-budget-cifar10-*",
         "What does `patchmerger accelerate --speedup 1.5 --budget 5min` lose on a CPU with two cores, and how long "
         "does it take in all?",
         "patchmerger accelerate --model runs/vit-small-cifar10/seed-0 --data uoft-cs/cifar10 --speedup 1.5 "

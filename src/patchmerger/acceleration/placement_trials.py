@@ -2,7 +2,7 @@
 
 Untrained is enough to rule out bad ones, in seconds: of a ViT-S/14 on CIFAR-10 (95.3%, 49 patches) at 1.5 times fewer
 FLOPs, 8 tokens after block 7 keep 79% and 14 after block 6 keep 88%, and after the same recovery in two minutes of one
-core they lose 2.8 and 1.9 points. The nearest is not always the best: DPC-KNN's clusters, 14 after block 6, go from 92.0
+core they lose 2.8 and 1.9 points. The nearest need not be the best: DPC-KNN's clusters, 14 after block 6, go from 92.0
 to 93.6%; 20 after block 5, whose steps are dearer, from 92.7 to 92.9% in the same time.
 """
 
