@@ -1,5 +1,6 @@
 """The Lightning data module: one run is one sequence of batches, which goes on where it was interrupted."""
 
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import lightning
@@ -17,7 +18,7 @@ from patchmerger.data.transforms import EvalTransform, Transform, training_trans
 from patchmerger.runs.environment import default_workers
 
 
-class ResumedData(lightning.LightningDataModule):
+class ResumedData(lightning.LightningDataModule, ABC):
     """Batches of a run whose epochs together are one epoch of Lightning, which goes on after the batches that are done.
 
     Attributes:
@@ -28,8 +29,9 @@ class ResumedData(lightning.LightningDataModule):
     validation: Any
     first_batch = 0
 
+    @abstractmethod
     def _order(self, first: int = 0) -> RunOrder:
-        raise NotImplementedError
+        """The order of the run from batch ``first`` on."""
 
     def _identity(self) -> dict[str, int]:
         """What makes the order of the run, where a checkpoint of another run could be met."""
