@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from patchmerger.reports.accelerate_study import asked_order, asked_text, difference_of
-from patchmerger.reports.parts.numbers import counted, difference_text, method_text, model_text, spread_text
+from patchmerger.reports.parts.numbers import (
+    counted,
+    difference_text,
+    epochs_text,
+    method_text,
+    model_text,
+    spread_text,
+)
 from patchmerger.reports.pictures.accelerate_study import places_text
 from tools.markdown import markdown_table
 
@@ -42,8 +49,8 @@ def verdict(found: Results) -> str:
 def scale(found: Results, device: str) -> str:
     """Images, length of the recovery, models and device."""
     images = found["data"].split(":")[0].rsplit("/", 1)[-1]
-    epochs = counted(round(max(row["epochs"] for row in found["curves"])), "epoch")
-    return f"{images}, {epochs} of recovery, {counted(len(found['models']), 'model')}, {device}"
+    length = epochs_text(max(row["epochs"] for row in found["curves"]))
+    return f"{images}, {length} of recovery, {counted(len(found['models']), 'model')}, {device}"
 
 
 def conditions(found: Results) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from patchmerger.reports import place_study
-from patchmerger.reports.parts.numbers import counted, model_text
+from patchmerger.reports.parts.numbers import counted, epochs_text, model_text
 from patchmerger.reports.pictures.place_study import WORDS
 from patchmerger.studies.trained_settings import MERGING_METHODS
 from tools.markdown import shown_table
@@ -29,7 +29,7 @@ def verdict(found: Results) -> str:
 def scale(found: Results, device: str) -> str:
     """Images, length of the fine-tuning, models and device."""
     images = found["data"].split(":")[0].rsplit("/", 1)[-1]
-    epochs = f"{found['settings']['epochs']:g} epoch{'' if found['settings']['epochs'] == 1 else 's'}"
+    epochs = epochs_text(found["settings"]["epochs"])
     return f"{images}, {epochs} of fine-tuning, {counted(len(found['models']), 'model')}, {device}"
 
 

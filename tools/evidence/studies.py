@@ -102,6 +102,12 @@ STUDIES = (
         "number, which the time decides, as it does the views that are kept.",
     ),
     Study(
+        "A trained ViT made faster, on Tiny ImageNet",
+        "accelerate-vit-small-tiny-imagenet",
+        "Does the order of the methods hold on 200 classes, with few tokens and a short recovery, at a CPU's scale?",
+        _of_config("accelerate-study", "accelerate-vit-small-tiny-imagenet"),
+    ),
+    Study(
         "Methods that reduce tokens",
         "reducers-vit-small-cifar10",
         "How do published methods do in the same trained model, at the same FLOPs, after the same recovery?",

@@ -88,10 +88,10 @@ def _title(results: Results) -> str:
 
 def _verdict(results: Results) -> str:
     found, timing = results["evaluation"], numbers.timings_of(results["speed"])["accelerated"]
-    place, epochs = results["placement"], results["recovery"]["epochs"]
+    place, length = results["placement"], numbers.epochs_text(results["recovery"]["epochs"])
     faster = (
-        f"With {placement_in_words(place['reducer'], place['num_tokens'], place['after'])} and {epochs:.2g} "
-        f"epoch{'' if epochs == 1 else 's'} of recovery, the model is {numbers.times_text(timing)}"
+        f"With {placement_in_words(place['reducer'], place['num_tokens'], place['after'])} and {length} of recovery, "
+        f"the model is {numbers.times_text(timing)}"
     )
     recovered, plain = found["recovered"], found["plain"]
     if results["met"] is None:

@@ -34,6 +34,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def epochs_text(epochs: float) -> str:
+    """A length in epochs, to two digits."""
+    return f"{epochs:.2g} epoch{'' if epochs == 1 else 's'}"
+
+
 def spread_text(mean: float, sd: float | None) -> str:
     """A mean in per cent, with its standard deviation where there is one."""
     return f"{100 * mean:.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")

@@ -38,7 +38,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
 def recovery_text(row: Mapping[str, Any], *, short: bool = False) -> str:
     """For how long was trained, and what."""
-    length = f"{row['epochs']:g} epoch{'' if row['epochs'] == 1 else 's'}"
+    length = numbers.epochs_text(row["epochs"])
     return "none" if not row["epochs"] else length if short else f"{row['scope']}, {length}"
 
 

@@ -52,8 +52,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
 def training_text(results: Mapping[str, Any], fine_tuned: bool) -> str:
     """How models were trained after their tokens were placed."""
-    epochs = results["settings"]["epochs"]
-    return f"fine-tuned, {epochs:g} epoch{'' if epochs == 1 else 's'}" if fine_tuned else "without training"
+    return f"fine-tuned, {numbers.epochs_text(results['settings']['epochs'])}" if fine_tuned else "without training"
 
 
 def _line(axes: Axes, rows: list[dict[str, Any]], method: str) -> None:
