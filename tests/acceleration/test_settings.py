@@ -11,6 +11,17 @@ def test_times(text, seconds):
     assert RecoverySettings(budget=text).seconds == seconds
 
 
+@pytest.mark.parametrize("budget", ["7s", "5min", "1h", "20h"])
+def test_a_longer_budget_is_a_budget(budget):
+    longer = RecoverySettings(budget=budget).three_times_as_long(1.0).removeprefix("--budget ")
+    assert seconds_of(longer) == pytest.approx(3 * seconds_of(budget))
+
+
+@pytest.mark.parametrize(("epochs", "longer"), [(0.1, 1), (0.4171, 1.25), (500.0, 1500)])
+def test_a_longer_recovery_is_at_least_an_epoch(epochs, longer):
+    assert float(RecoverySettings().three_times_as_long(epochs).removeprefix("--epochs ")) == longer
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -1,6 +1,7 @@
 """What tables say of intervals that leave training noise out, and of the model."""
 
 from patchmerger.reports.parts.numbers import (
+    epochs_text,
     interval_heading,
     left_out_text,
     model_name,
@@ -42,3 +43,8 @@ def test_uncertain_speeds_say_why():
     assert text == "Uncertain speed-ups: a, b (only 3 rounds); c (wide quartiles)."
     assert uncertain_text([("d", sure)]) is None
     assert (speed_text({"speedup": 1.5, **few}), speed_text({"speedup": 1.5, **sure})) == ("1.50?", "1.50")
+
+
+def test_a_length_in_epochs_keeps_whole_ones():
+    texts = [epochs_text(epochs) for epochs in (0.0, 0.278, 1.0, 1.04, 12.4, 1500.0)]
+    assert texts == ["0 epochs", "0.28 epochs", "1 epoch", "1 epoch", "12 epochs", "1,500 epochs"]

@@ -286,10 +286,11 @@ class AccelerationRun:
             lost = 100 * (found["plain"]["accuracy"] - found["recovered"]["accuracy"])
             results["met"] = lost <= drop
             if not results["met"]:
-                seconds = self.recovery.seconds
-                length = f"--epochs {max(1.0, 3 * self.recovered['epochs']):.3g}"
-                more = f"more training ({length if seconds is None else f'--budget {3 * seconds / 60:.2g}min'})"
-                results["advice"] = [more, *slower_but_safer(self.teacher.model, placement)]
+                longer = self.recovery.three_times_as_long(self.recovered["epochs"])
+                results["advice"] = [
+                    f"more training ({longer})",
+                    *slower_but_safer(self.teacher.model, placement),
+                ]
         self.evaluation.held_out.remove()
         self._say(f"5/5 keep: {self.folder.path / MODEL_FOLDER}")
         return self.folder.finish(results)

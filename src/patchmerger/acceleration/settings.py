@@ -210,6 +210,12 @@ class RecoverySettings:
         """The budget in seconds; ``None`` where there is none."""
         return None if self.budget is None else seconds_of(self.budget)
 
+    def three_times_as_long(self, epochs: float) -> str:
+        """The option for a recovery three times as long as this one, which took ``epochs``."""
+        if self.seconds is None:
+            return f"--epochs {max(1.0, round(3 * epochs, 2)):g}"
+        return f"--budget {3 * self.seconds / 60:g}min"
+
     def steps_for(self, images: int) -> int:
         """Batches, where these do not depend on a budget: of ``steps``, or of ``epochs`` over so many images."""
         if self.steps is not None:

@@ -26,9 +26,9 @@ def report(results: Results) -> None:
     print_notes(console, numbers.uncertain_text([("accelerated", timing)]), left_out)
     if recovery["steps"]:
         console.print(
-            f"Recovery: {recovery['steps']:,} steps, {recovery['epochs']:.2g} epochs, {recovery['seconds']:.0f} s "
-            f"({recovery['precision']}); speed in {results['speed']['precision']}, batch of "
-            f"{results['speed']['batch_size']}, on {results['environment']['device_name']}.",
+            f"Recovery: {recovery['steps']:,} steps, {numbers.epochs_text(recovery['epochs'])}, "
+            f"{recovery['seconds']:.0f} s ({recovery['precision']}); speed in {results['speed']['precision']}, batch "
+            f"of {results['speed']['batch_size']}, on {results['environment']['device_name']}.",
             soft_wrap=True,
         )
     for name, phase in recovery["phases"].items():

@@ -35,8 +35,9 @@ def counted(count: int, noun: str) -> str:
 
 
 def epochs_text(epochs: float) -> str:
-    """A length in epochs, to two digits."""
-    return f"{epochs:.2g} epoch{'' if epochs == 1 else 's'}"
+    """A length in epochs: whole ones from ten on, else two digits."""
+    text = f"{epochs:.2g}" if epochs < 10 else f"{epochs:,.0f}"
+    return f"{text} epoch{'' if text == '1' else 's'}"
 
 
 def spread_text(mean: float, sd: float | None) -> str:
