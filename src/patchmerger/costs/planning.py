@@ -19,7 +19,7 @@ from patchmerger.models.finding import FoundModel
 from patchmerger.reducers.names import METHODS, ReducerName, check_reducer_name
 from patchmerger.runs.checks import check_count
 from patchmerger.runs.serialisation import to_json
-from patchmerger.runs.text import text_table
+from patchmerger.runs.text import significant, text_table
 from patchmerger.speed.measurement import Measurement
 from patchmerger.speed.measurement import measure as measure_speed
 from patchmerger.speed.settings import TimingSettings
@@ -55,18 +55,19 @@ class Plan:
     def __str__(self) -> str:
         """A table of the placements, and the line that makes the first."""
         height, width = self.image_size
-        wanted = f"{self.budget / 1e9:.4g} GFLOPs" if self.speedup is None else f"{self.speedup:g}× fewer FLOPs"
+        wanted = f"{self.budget / 1e9:g} GFLOPs" if self.speedup is None else f"{self.speedup:g}× fewer FLOPs"
         header = ("after block", "tokens", "GFLOPs", "predicted", *(["measured (quartiles)"] if self.measured else []))
         rows = [header]
         for p in self.placements:
             after, tokens = (", ".join(map(str, numbers)) for numbers in (p.after, p.num_tokens))
             measured = [_measured_text(self.measured, p)] if self.measured else []
-            rows.append((after, tokens, f"{p.flops / 1e9:#.4g}", f"{p.speedup:.2f}×", *measured))
+            rows.append((after, tokens, significant(p.flops / 1e9, 4), f"{p.speedup:.2f}×", *measured))
         method = METHODS[self.placements[0].reducer]
         what = "a merger" if self.placements[0].reducer == "patchmerger" else method.title
         training = f"; {what} in a trained model must be trained" if method.learned else ""
+        plain = f"{significant(self.plain_flops / 1e9, 4)} GFLOPs"
         lines = [
-            f"{self.model}, {height} × {width} pixels, {self.plain_flops / 1e9:.4g} GFLOPs: {wanted} or better",
+            f"{self.model}, {height} × {width} pixels, {plain}: {wanted} or better",
             text_table(rows),
             f"later is safer, and so are more tokens{training}",
             f"the first: {self.placements[0].line}",
@@ -177,7 +178,8 @@ def meeting(
     """
     budget = _budget(costs, speedup, gflops)
     if gflops is not None and budget >= costs.cost.flops:
-        raise ValueError(f"gflops ({gflops:g}) is met without a merger: {name} has {costs.cost.flops / 1e9:.4g} GFLOPs")
+        whole = significant(costs.cost.flops / 1e9, 4)
+        raise ValueError(f"gflops ({gflops:g}) is met without a merger: {name} has {whole} GFLOPs")
     found = placements_within(costs, mergers, num_tokens, budget)
     if not found:
         raise ValueError(_nearest(name, costs, mergers, num_tokens, speedup, gflops, budget))
@@ -217,7 +219,7 @@ def _nearest(
     """What to say of a budget that no placement meets."""
     after = range(costs.earliest, costs.earliest + mergers)
     best = costs.placement(after, sorted(counts, reverse=True)[-mergers:])
-    least = f"{best.speedup:.2f}×, {best.flops / 1e9:.4g} GFLOPs, with {best.line}"
+    least = f"{best.speedup:.2f}×, {significant(best.flops / 1e9, 4)} GFLOPs, with {best.line}"
     more = "" if min(counts) == 1 else "; fewer tokens (num_tokens) or a smaller model cost less"
     asked = f"speedup ({speedup:g})" if gflops is None else f"gflops ({gflops:g})"
     if best.flops <= budget:

@@ -11,6 +11,7 @@ from patchmerger.reports.parts.diagrams import diagram, tokens_of
 from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, emphasised, print_notes, print_table, report_console
 from patchmerger.reports.pictures import accelerate as picture
+from patchmerger.runs.text import significant
 
 
 def report(results: Results) -> None:
@@ -63,7 +64,11 @@ def table(results: Results) -> Table:
 def _phase(name: str, phase: dict[str, Any]) -> str:
     """What one phase of the recovery did, in words."""
     watched, kept = phase["watched"], phase["kept"]
-    on = "" if kept is None else f" on kept tokens of {kept['views']:,} views ({kept['bytes'] / 2**30:.2g} GiB)"
+    on = (
+        ""
+        if kept is None
+        else f" on kept tokens of {kept['views']:,} views ({significant(kept['bytes'] / 2**30, 2)} GiB)"
+    )
     change = f"{100 * watched['before']:.1f} → {100 * watched['after']:.1f}% of {watched['images']:,} watched images"
     ended = "" if phase["result"] == "recovered" else "; it ended below its beginning, which is what was kept"
     return f"  {name}: {phase['steps']:,} steps{on}, {change}{ended}."

@@ -16,7 +16,7 @@ def show(results: Results) -> None:
         console.print(f"  left out: {bad}")
     console.print(
         f"test {results['metric']}: [bold]{100 * results['test_metric']:.2f}%[/bold] on {images['test']:,} images; "
-        f"{results['flops'] / 1e9:.3g} GFLOPs an image, {results['params']:,} parameters, "
+        f"{numbers.gflops_text(results['flops'])} GFLOPs an image, {results['params']:,} parameters, "
         f"predicted speed-up {results['predicted_speedup']:.2f}; trained for {results['seconds']:.0f} s "
         f"({results['images_per_second']:,.0f} images/s)"
     )
@@ -56,7 +56,7 @@ def _figures(results: Results) -> list[figures.Figure]:
     found = [
         figures.Figure(f"{100 * results['test_metric']:.2f}%", f"{results['metric']} on test images"),
         figures.Figure(numbers.count_text(results["params"]), "parameters"),
-        figures.Figure(f"{results['flops'] / 1e9:.3g}", "GFLOPs an image"),
+        figures.Figure(numbers.gflops_text(results["flops"]), "GFLOPs an image"),
     ]
     if results["mergers"]:
         found.append(figures.Figure(f"{results['predicted_speedup']:.2f}×", "fewer FLOPs than without a merger"))

@@ -37,7 +37,7 @@ def models_table(results: Results) -> Table:
         pair = pair_of(results, first["name"], model["name"])
         drop = None if pair is None else first["accuracy"] - model["accuracy"]
         rows.append([
-            Cell(names[model["name"]]), Cell(stages_text(model)), cells.number(model["flops"], ".3g", 1e9),
+            Cell(names[model["name"]]), Cell(stages_text(model)), cells.gflops(model["flops"]),
             cells.percent(model["accuracy"]), cells.percent(drop),
             *(_cell(pair, measure) for measure in ("agreement", "cka", "procrustes")),
         ])  # fmt: skip

@@ -53,7 +53,7 @@ def table(results: Results) -> Table:
         alike = [merger["similarity"] for merger in mergers if merger["similarity"] is not None]
         merges = ", ".join(f"{m['num_tokens']} after {m['after']}" for m in cell.get("mergers") or ()) or "–"
         rows.append([
-            Cell(name, None, colours[groups[name]]), Cell(merges), cells.number(cell["flops"], ".3g", 1e9),
+            Cell(name, None, colours[groups[name]]), Cell(merges), cells.gflops(cell["flops"]),
             cells.metric(cell), cells.difference(cell["difference"]), cells.speed(inference),
             cells.number(plain["flops"] / cell["flops"]), cells.speed(training),
             cells.number(cell.get("train_seconds"), ",.0f"), cells.listed(ranks, ".1f"), cells.listed(alike, ".2f"),

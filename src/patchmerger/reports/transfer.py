@@ -44,7 +44,7 @@ def table(results: Results) -> Table:
             times = found["images_per_second"] / base["images_per_second"] if timed else None
             rows.append([
                 Cell(name, None, colours[name]), Cell(stage),
-                cells.number(found.get("flops", variant["flops"]), ".3g", 1e9), cells.metric(found),
+                cells.gflops(found.get("flops", variant["flops"])), cells.metric(found),
                 cells.difference(found["difference"]), cells.number(seconds if timed else None, ",.0f"),
                 cells.rate(found) if timed else Cell("–"), cells.number(times),
             ])  # fmt: skip

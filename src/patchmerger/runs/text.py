@@ -1,4 +1,4 @@
-"""Tables and lists as plain text, for objects that are printed and for messages."""
+"""Tables, numbers and lists as plain text, for objects that are printed and for messages."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def text_table(rows: Sequence[Sequence[str]], *, with_total: bool = False) -> st
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
     ending = [rule, lines.pop()] if with_total else []
     return "\n".join([lines[0], rule, *lines[1:], *ending])
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number to so many digits or, from there on, to its units; never with an exponent: 0.752, 35.1, 1,774."""
+    exponent = int(f"{value:.{digits - 1}e}".split("e")[1])
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
 def some_of(names: Sequence[str], most: int = 5, between: str = ", ") -> str:

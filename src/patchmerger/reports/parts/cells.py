@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from patchmerger.reports.parts.numbers import count_text, difference_text, mean_text, speed_text, spread_text
+from patchmerger.reports.parts.numbers import (
+    count_text,
+    difference_text,
+    gflops_text,
+    mean_text,
+    speed_text,
+    spread_text,
+)
 from patchmerger.reports.parts.tables import Cell
 
 Results = Mapping[str, Any]
@@ -53,6 +60,11 @@ def rate(timing: Results, places: int = 0) -> Cell:
     return number(timing["images_per_second"], f",.{places}f")
 
 
+def gflops(flops: float | None) -> Cell:
+    """FLOPs, in GFLOPs."""
+    return Cell("–" if flops is None else gflops_text(flops), flops)
+
+
 def memory(count: float | None) -> Cell:
     """Bytes, in MiB."""
     return number(count, ",.0f", 2**20)
@@ -68,4 +80,4 @@ def costs(found: Results) -> list[Cell]:
     merges = found.get("mergers") and found["tokens_out"] != found["tokens_in"]
     tokens = f"{found['tokens_in']} → {found['tokens_out']}" if merges else str(found["tokens_in"])
     params = Cell(count_text(found["params"]), found["params"])
-    return [Cell(tokens, found["tokens_out"]), number(found["flops"], ".3g", 1e9), params]
+    return [Cell(tokens, found["tokens_out"]), gflops(found["flops"]), params]

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from patchmerger.reports.parts.colours import chart_colours, chart_symbols, faint
-from patchmerger.reports.parts.numbers import count_text, merges_text, speed_bar
+from patchmerger.reports.parts.numbers import count_text, gflops_text, merges_text, speed_bar
 
 _FEW = 10
 _HOVER = "%{hovertext}<extra></extra>"
@@ -65,7 +65,7 @@ def measured_point(
 def variant_point(name: str, found: Mapping[str, Any], timing: Mapping[str, Any], *facts: str) -> Point:
     """A variant of a study, with what it costs."""
     merges = [merges_text([merger]) for merger in found.get("mergers") or ()]
-    cost = f"{found['flops'] / 1e9:.3g} GFLOPs, {count_text(found['params'])} parameters"
+    cost = f"{gflops_text(found['flops'])} GFLOPs, {count_text(found['params'])} parameters"
     return measured_point(name, timing, found["metric_mean"], found.get("metric_sd"), *facts, *merges, cost)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from patchmerger.reducers.names import METHODS
+from patchmerger.runs.text import significant
 
 METHOD_WORDS = {
     "plain": "plain, trained on", "cut": "fewer blocks", "regions": "fixed regions", "located": "located queries",
@@ -27,6 +28,11 @@ def count_text(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g}{unit}"
     return str(count)
+
+
+def gflops_text(flops: float) -> str:
+    """FLOPs in GFLOPs, to three digits."""
+    return significant(flops / 1e9)
 
 
 def counted(count: int, noun: str) -> str:

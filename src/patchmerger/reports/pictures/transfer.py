@@ -39,7 +39,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             axes.set_xticks(range(len(stages)), stages, fontsize=9)
             axes.set_xlim(-0.6, len(stages) - 0.4)
         handles = [Line2D([], [], color=colours[name], marker=markers[name], ms=8, lw=0) for name in variants]
-        labels = [f"{name}, {variant['flops'] / 1e9:.3g} GFLOPs" for name, variant in variants.items()]
+        labels = [f"{name}, {numbers.gflops_text(variant['flops'])} GFLOPs" for name, variant in variants.items()]
         style.shared_legend(figure, handles, labels, title=numbers.run_text(results))
 
 
