@@ -12,10 +12,12 @@ from PIL import Image
 
 from conftest import make_images, make_timm, make_vit
 from patchmerger import accelerate, insert, load, save
+from patchmerger.acceleration import agreement, distillation_task
 from patchmerger.cli import main
 from patchmerger.data import DataSettings, load_images
 from patchmerger.hub import describe
 from patchmerger.insertion.inserted import mergers
+from patchmerger.models.classifier import divergence
 from patchmerger.reports.accelerate import report
 from processes import Running
 from quick_acceleration import quick
@@ -258,7 +260,15 @@ def test_the_command(folder, tmp_path, capsys):
 
 
 @UNTRAINED
-def test_several_labels_an_image(tmp_path):
+@pytest.mark.parametrize("labels", [True, False])
+def test_several_labels_an_image(labels, tmp_path, monkeypatch):
+    compared = []
+    for module in (agreement, distillation_task):
+        monkeypatch.setattr(
+            module,
+            "divergence",
+            lambda *scores, **more: compared.append(more["multi_label"]) or divergence(*scores, **more),
+        )
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in some_digits(80)]
     names = datasets.ClassLabel(names=["a", "b", "c"])
     table = datasets.Dataset.from_dict(
@@ -266,13 +276,15 @@ def test_several_labels_an_image(tmp_path):
         features=datasets.Features({"image": datasets.Image(), "tags": datasets.Sequence(names)}),
     )
     datasets.DatasetDict({"train": table}).save_to_disk(str(tmp_path / "tagged"))
+    save(make_vit(num_classes=3), tmp_path / "plain", multi_label=True)
     results = accelerate(
-        make_vit(num_classes=3), DataSettings(str(tmp_path / "tagged"), workers=0), out=tmp_path / "run",
-        max_drop=100, **quick(1.2, 1, recovery={"batch_size": 16}),
+        tmp_path / "plain", DataSettings(str(tmp_path / "tagged"), workers=0), out=tmp_path / "run", labels=labels,
+        max_drop=100 if labels else None, **quick(1.2, 0.3, recovery={"batch_size": 16}),
     )  # fmt: skip
-    assert results["metric"] == "mAP"
+    assert results["metric"] == ("mAP" if labels else "agreement")
+    assert all(compared)
     assert describe(tmp_path / "run" / "model").multi_label
-    assert 0 < results["evaluation"]["recovered"]["accuracy"] <= 1
+    assert 0 < (results["evaluation"]["recovered"]["accuracy" if labels else "agreement"]) <= 1
     assert results["evaluation"]["recovered"]["ece"] is None
 
 

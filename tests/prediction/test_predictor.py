@@ -170,8 +170,25 @@ def test_several_labels_an_image_have_a_probability_each(saved):
 def test_a_folder_says_whether_an_image_has_several_labels(make, tmp_path):
     patchmerger.save(make(), tmp_path / "several", preprocessing=HALF, multi_label=True)
     assert Predictor(tmp_path / "several").multi_label
-    patchmerger.save(patchmerger.load(tmp_path / "several"), tmp_path / "one", preprocessing=HALF, multi_label=False)
+    loaded = patchmerger.load(tmp_path / "several")
+    assert Predictor(loaded, preprocessing=HALF).multi_label
+    patchmerger.save(loaded, tmp_path / "again", preprocessing=HALF)
+    assert Predictor(tmp_path / "again").multi_label
+    patchmerger.save(loaded, tmp_path / "one", preprocessing=HALF, multi_label=False)
     assert not Predictor(tmp_path / "one").multi_label
+
+
+def test_one_score_is_a_yes_or_no_or_refused():
+    predictor = Predictor(make_vit(num_classes=1), preprocessing=HALF)
+    with pytest.raises(
+        ValueError, match=r"VisionTransformer\) gives one score an image.* always 1: .*multi_label=True"
+    ):
+        predictor(picture(0))
+    assert predictor(picture(0), features=True).features.shape == (1, 32)
+    ((found,),) = (
+        each.classes for each in Predictor(predictor.scorer.net.net, preprocessing=HALF, multi_label=True)(picture(0))
+    )
+    assert 0 < found.probability < 1
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,7 @@ def test_score_is_accuracy_or_mean_average_precision():
     # class 0 ranks its one positive first (AP 1), class 1 its one positive last of three (AP 1/3)
     scores = torch.tensor([[0.9, 0.1], [0.5, 0.6], [0.1, 0.7]])
     assert score(scores, torch.tensor([[1.0, 1.0], [0, 0], [0, 0]])) == pytest.approx((1 + 1 / 3) / 2)
+    assert score(scores, torch.tensor([[1.0, 0], [0, 0], [0, 0]])) == 1  # no image has the second class
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,8 @@ def accelerate(
         raise too_few_images(recovery, len(images.train))
     if use_labels:
         check_classes(teacher, images, source.source)
+    elif teacher.multi_label:
+        images = replace(images, multi_label=True)
     run = AccelerationRun(folder, teacher, images, use_labels, recovery, seed, progress, source.workers)
     chosen = run.choose_placement(placement, query_init.method, augmentation)
     with folder.exclusive() as finished:
@@ -147,6 +149,11 @@ def check_classes(teacher: FoundClassifier, images: ImageSplits, source: str) ->
             f"data ({source}) has {classes} classes, but the head of model ({teacher.name}) has {outputs}: "
             "take the data that it was trained on, train a head for these first (patchmerger fit), or leave the labels "
             "out (labels=false), so that the plain model alone is the teacher"
+        )
+    if teacher.multi_label and not images.multi_label:
+        raise ValueError(
+            f"data ({source}) has one label an image, and model ({teacher.name}) was trained on several: take data "
+            "with several, or leave the labels out (labels=false)"
         )
     names = teacher.class_names
     if names is None or names == images.class_names:

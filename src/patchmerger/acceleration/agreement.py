@@ -140,8 +140,8 @@ class Evaluation:
         found: What :func:`compare_scores` says of each model, by name.
     """
 
-    def __init__(self, held_out: HeldOutScores, folder: Path, *, labels: bool) -> None:
-        self.held_out, self.folder = held_out, folder
+    def __init__(self, held_out: HeldOutScores, folder: Path, *, labels: bool, multi_label: bool) -> None:
+        self.held_out, self.folder, self.multi_label = held_out, folder, multi_label
         self.targets = held_out.images.targets if labels else None
         self.metric = "agreement" if self.targets is None else "mAP" if self.targets.ndim == 2 else "accuracy"
         self.found: dict[str, dict[str, Any]] = {}
@@ -165,7 +165,8 @@ class Evaluation:
         path = self._path(name)
         if not path.exists():
             write_tensors(path, {"scores": scores()})
-        self.found[name] = compare_scores(self._scores(name), self._scores("plain"), self.targets)
+        scores, plain = self._scores(name), self._scores("plain")
+        self.found[name] = compare_scores(scores, plain, self.targets, multi_label=self.multi_label)
         return self.found[name]
 
     def _scores(self, name: str) -> Tensor:
@@ -175,10 +176,13 @@ class Evaluation:
         return self.folder / f"scores-{name}.safetensors"
 
 
-def compare_scores(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> dict[str, Any]:
+def compare_scores(
+    scores: Tensor, teacher: Tensor, targets: Tensor | None, *, multi_label: bool = False
+) -> dict[str, Any]:
     """Compare the scores (n, C) of a model with those of the plain one, image by image.
 
-    Targets are labels, (n,), or (n, C) zeros and ones; ``None`` without labels.
+    Targets are labels, (n,), or (n, C) zeros and ones; ``None`` without labels, of which ``multi_label`` then says
+    whether an image may have several.
 
     Returns:
         ``accuracy`` (mAP with several labels an image) and ``ece``, the expected calibration error over 15 bins, both
@@ -186,7 +190,7 @@ def compare_scores(scores: Tensor, teacher: Tensor, targets: Tensor | None) -> d
         both predict the same; ``divergence`` in nats; ``difference``, the paired difference in accuracy with its
         interval.
     """
-    several = targets is not None and targets.ndim == 2
+    several = multi_label if targets is None else targets.ndim == 2
     predicted, taught = ((s > 0) if several else s.argmax(dim=1) for s in (scores, teacher))
     result: dict[str, Any] = {
         "accuracy": None if targets is None else score(scores, targets),

@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
+from patchmerger.hub.saved_model import is_multi_label
 from patchmerger.mechanism.modes import eval_mode
 
 _SHARE_OF_ALL = 0.2  # of a recovery of the rear, then all
@@ -73,6 +75,8 @@ def distill(
     """
     recovery.weight_of_labels(labels)
     images = load_images(data, seed=seed, labels_needed=labels)
+    if not labels and is_multi_label(teacher):
+        images = replace(images, multi_label=True)
     both = recovery.scope == "rear-then-all"
     phases: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as passing, _devices_kept(student, teacher), eval_mode(teacher):

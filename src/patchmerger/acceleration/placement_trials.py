@@ -75,7 +75,9 @@ class PlacementTrials:
         )  # fmt: skip
         held = self._held_out
         targets = held.targets if self.labels else None
-        found = compare_scores(self._scores(student), self._scores(self.teacher.model), targets)
+        found = compare_scores(
+            self._scores(student), self._scores(self.teacher.model), targets, multi_label=self.images.multi_label
+        )
         return {name: found[name] for name in ("divergence", "agreement", "accuracy", "images")}
 
     @property

@@ -171,7 +171,9 @@ class AccelerationRun:
             cache_gib=self.recovery.cache_gib / 2, device=self.device, batch_size=2 * self.recovery.batch_size,
             workers=self.workers, progress=self.progress,
         )  # fmt: skip
-        self.evaluation = Evaluation(held_out, self.folder.path, labels=self.labels)
+        self.evaluation = Evaluation(
+            held_out, self.folder.path, labels=self.labels, multi_label=self.images.multi_label
+        )
         accuracy = self.evaluation.found["plain"]["accuracy"]
         if accuracy is not None:
             self._say(f"    the plain model: {self.evaluation.metric} {100 * accuracy:.2f}%")

@@ -111,6 +111,12 @@ def export(
     _check(found, known, settings, data)
     net = _sized(found.model, settings.image_size)
     reference = classifier_for(net, settings, None, torch.float32)
+    if settings.with_preprocessing and (found.multi_label or reference.net.num_outputs == 1):
+        scores = "has several labels an image" if found.multi_label else "gives one score an image"
+        raise ValueError(
+            f"with_preprocessing (true) ends in a softmax, and model ({found.name}) {scores}: export its logits, of "
+            "which a probability is the sigmoid"
+        )
     info = _describe(found, reference.net, image_size_of(net), known, settings)
     open_net, step = take_any_size(net) if settings.dynamic_size else (net, None)
     info = replace(info, size_step=step)
@@ -149,11 +155,6 @@ def _check(found: FoundModel, known: Preprocessing | None, settings: ExportSetti
         known_preprocessing(known, found.name)
     if settings.precision == "int8" and data is None:
         raise ValueError("precision ('int8') needs data: images, labelled or not, to calibrate on, such as a folder")
-    if found.multi_label and settings.with_preprocessing:
-        raise ValueError(
-            f"with_preprocessing (true) ends in a softmax, and model ({found.name}) has several labels an image: "
-            "export its logits, and take their sigmoid"
-        )
 
 
 def _sized(model: nn.Module, image_size: int | None) -> nn.Module:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -103,6 +104,8 @@ class SavedModel:
             raise ValueError(f"{source} is of another model than its {CONFIG_NAME}: {mismatch}")
         # Assigned, not copied: a copy would turn bfloat16 weights into float32.
         model.load_state_dict(weights, assign=True)
+        if self.config.get(_PROBLEM) == _SEVERAL:
+            cast(Any, model).problem_type = _SEVERAL  # of which timm and torchvision know nothing
         return model.eval()
 
 
@@ -149,12 +152,12 @@ def describe(folder: str | os.PathLike[str], *, revision: str | None = None) -> 
 
 
 def is_multi_label(model: nn.Module) -> bool:
-    """Whether a model in memory says that an image may have several classes, as those of transformers do."""
-    return getattr(getattr(model, "config", None), _PROBLEM, None) == _SEVERAL
+    """Whether an image may have several classes, as its config says (transformers) or the folder that it is from."""
+    return getattr(getattr(model, "config", model), _PROBLEM, None) == _SEVERAL
 
 
-def write_problem(folder: Path, multi_label: bool | None) -> None:
-    """Say in the config of a folder whether an image may have several classes; ``None`` leaves it as it is."""
+def write_problem(folder: Path, multi_label: bool) -> None:
+    """Say in the config of a folder whether an image may have several classes."""
     config = read_object(folder / CONFIG_NAME)
-    if multi_label is not None and multi_label != (config.get(_PROBLEM) == _SEVERAL):
+    if multi_label != (config.get(_PROBLEM) == _SEVERAL):
         write_json(folder / CONFIG_NAME, config | {_PROBLEM: _SEVERAL if multi_label else _ONE})

@@ -18,7 +18,7 @@ from patchmerger.hub.folders import check_target
 from patchmerger.hub.libraries import savable_library
 from patchmerger.hub.library import Library, SaveOptions
 from patchmerger.hub.saved_changes import write_changes
-from patchmerger.hub.saved_model import SavedModel, write_problem
+from patchmerger.hub.saved_model import SavedModel, is_multi_label, write_problem
 from patchmerger.hub.weights import Weights
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.runs.files import atomic_folder
@@ -57,7 +57,7 @@ def save(
             by hand after it was made (``{"depth": 6}`` where blocks were taken away, say).
         image_processor: That of a model of transformers, in place of ``preprocessing``.
         multi_label: Whether an image may have several classes, so that ``patchmerger predict`` gives each a probability
-            of its own; by default as ``model.config`` says (transformers), and false for others.
+            of its own; by default as ``model.config`` says (transformers) or the folder that it was loaded from.
         overwrite: Replace a model that was saved in ``folder``. The old one stays until the new one is complete.
 
     Returns:
@@ -76,7 +76,7 @@ def save(
     check_target(target, overwrite=overwrite)
     with atomic_folder(target, new=not overwrite) as made:
         library.write(model, made, changes, options)
-        write_problem(made, multi_label)
+        write_problem(made, is_multi_label(model) if multi_label is None else multi_label)
         check_rebuilt(library, model, *SavedModel(made).build())
     return Path(folder)
 

@@ -142,6 +142,8 @@ def find_classifier(
             f"model ({found.name}) gives {classifier.num_outputs} features and no scores of classes: train a "
             "classifier on them first"
         )
+    if not features:
+        refuse_one_output(classifier.num_outputs, found.name, multi_label=found.multi_label)
     if len(known.mean) != 3:
         raise ValueError(f"mean ({known.mean}) and std ({known.std}) must be three numbers each")
     known = replace(known, crop_pct=crop_pct or known.crop_pct)
@@ -149,6 +151,15 @@ def find_classifier(
     return FoundClassifier(
         found.name, found.model, known, found.class_names, processor, found.multi_label, classifier=classifier
     )
+
+
+def refuse_one_output(outputs: int, model: str, *, multi_label: bool) -> None:
+    """Refuse the softmax over a single score, which is 1 whatever the image."""
+    if outputs == 1 and not multi_label:
+        raise ValueError(
+            f"model ({model}) gives one score an image, and a softmax over one is always 1: where it is a yes or no, "
+            "patchmerger.save(…, multi_label=True) says so, or predict's multi_label; a regression needs your own loop"
+        )
 
 
 def check_channels(channels: int, model: str) -> None:

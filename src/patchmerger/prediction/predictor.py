@@ -15,6 +15,7 @@ from patchmerger.data.decoding import BadImageError, decode
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import EvalTransform, normalize
 from patchmerger.exports.runtimes import is_exported
+from patchmerger.models.classifier import refuse_one_output
 from patchmerger.prediction.exported import ExportedScorer
 from patchmerger.prediction.outcomes import BadImage, PredictedClass, Prediction, Predictions
 from patchmerger.prediction.pictures import ImagesLike, Pictures, find_pictures
@@ -120,6 +121,7 @@ class Predictor:
         if features and self.scorer.only_scores:
             raise ValueError(f"features (true): {self.scorer.only_scores}")
         names = () if features else self.class_names
+        refuse_one_output(len(names), self.scorer.name, multi_label=self.multi_label)
         order = EvaluationOrder(len(pictures), batch_size)
         if workers is None:
             workers = min(default_workers(), len(order))

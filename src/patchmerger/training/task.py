@@ -13,7 +13,7 @@ from timm.data import Mixup
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy, multilabel_average_precision
+from torchmetrics.functional.classification import binary_average_precision, multiclass_accuracy
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import normalize
@@ -176,11 +176,15 @@ _WAY_OUT = "lower training.lr, raise training.warmup_epochs, set training.clip_g
 
 
 def score(scores: Tensor, targets: Tensor) -> float:
-    """Accuracy of scores (B, C) for targets (B,), or mean average precision for (B, C) of zeros and ones: 0 to 1."""
-    num_classes = scores.shape[1]
-    if targets.ndim == 2:
-        return float(multilabel_average_precision(scores, targets.int(), num_labels=num_classes, average="macro"))
-    return float(multiclass_accuracy(scores, targets, num_classes=num_classes, average="micro"))
+    """Accuracy of scores (B, C) for targets (B,), or mean average precision for (B, C) of zeros and ones: 0 to 1.
+
+    The mean is over the classes that some image has: the precision of others is not defined.
+    """
+    if targets.ndim == 1:
+        return float(multiclass_accuracy(scores, targets, num_classes=scores.shape[1], average="micro"))
+    columns = zip(scores.T, targets.int().T, strict=True)
+    found = [float(binary_average_precision(column, wanted)) for column, wanted in columns if wanted.any()]
+    return sum(found) / len(found) if found else 0.0
 
 
 def gather(value: T) -> list[T]:
