@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 import patchmerger
 from exports.conftest import PREPROCESSING, tiny
 from exports.test_quantisation import Pictures
+from hosts.test_torchvision import make_plain as make_torchvision
+from models.test_classifier import transformers_vit
 from patchmerger.exports import ExportSettings, export
 from patchmerger.reports.deployment import notes, report, tables
 from patchmerger.speed import BenchSettings, bench
-from patchmerger.speed.deployed_forms import has_precision
+from patchmerger.speed.deployed_forms import FormBuilder, has_precision
 
 QUICK: dict[str, Any] = {"batch_size": [1, 2], "rounds": 2, "warmup": 1, "images": 8}
 
@@ -92,9 +95,32 @@ def test_settings_that_do_not_go_together_are_refused(settings, named):
         BenchSettings(**settings)
 
 
-def test_what_cannot_be_measured_is_refused(saved, tmp_path):
+def test_files_of_one_name_are_both_measured_and_pixels_go_into_those_that_take_them(tmp_path):
+    settings = ExportSettings(format="torch", with_preprocessing=True)
+    first = export(tiny(), tmp_path / "vit.pt2", settings, preprocessing=PREPROCESSING).path
+    names = [str(first), str(tmp_path / "again" / "vit.pt2")]
+    (tmp_path / "again").mkdir()
+    shutil.copy(*names)
+    found = bench(names, BenchSettings(**{**QUICK, "batch_size": 2}))
+    assert [timing["key"]["model"] for timing in found["rows"][0]["timings"]] == names
+
+
+@pytest.mark.parametrize("make", [transformers_vit, make_torchvision])
+def test_images_are_prepared_as_the_folder_says(make, tmp_path):
+    patchmerger.save(make(), tmp_path / "vit", preprocessing=PREPROCESSING)
+    builder = FormBuilder(str(tmp_path / "vit"), BenchSettings(formats=["eager"]), None, tmp_path)
+    assert (builder.preprocessing.mean, builder.preprocessing.std) == (PREPROCESSING.mean, PREPROCESSING.std)
+
+
+def test_what_cannot_be_measured_is_refused(saved, file, tmp_path):
     with pytest.raises(ValueError, match=r"data is for formats"):
         bench(saved, BenchSettings(), data=Pictures())
+    with pytest.raises(ValueError, match=r"formats is missing: beside .*vit\.pt2.*eager"):
+        bench([saved, file], BenchSettings())
+    with pytest.raises(ValueError, match=r"profile \(True\) means nothing with formats and exported files"):
+        bench(file, BenchSettings(profile=True))
+    with pytest.raises(ValueError, match=r"image_size \(48\) must be that of exported files.*\(32, 32\)"):
+        bench(file, BenchSettings(image_size=48))
     (tmp_path / "old.json").write_text("{}")
     with pytest.raises(FileExistsError, match=r"old\.json\) exists already"):
         bench(saved, BenchSettings(formats=["eager"], precision="float32"), out=tmp_path / "old.json")

@@ -12,6 +12,7 @@ from torch import nn
 
 from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import needed_positions
+from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert
@@ -27,13 +28,15 @@ class Candidates:
     """Models to measure side by side, by name: ``"plain"``, ``"merged"``, and ``"vit-pytorch"`` where asked for.
 
     ``placed`` are the tokens that the merged model places in an image; ``None`` where they are the patches of a grid.
+    ``preprocessing`` is how images are prepared for them, where that is known.
     """
 
     models: dict[str, nn.Module]
     num_tokens: tuple[int, ...]
     after: tuple[int, ...]
     positions: Positions | None
-    placed: int | None = None
+    placed: int | None
+    preprocessing: Preprocessing | None
 
 
 def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, seed: int | None = None) -> Candidates:
@@ -46,7 +49,8 @@ def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, se
         ValueError: An unknown name, or arguments that the model cannot take.
     """
     architecture = settings.architecture if name.endswith(".safetensors") else None
-    found = find_untrained(name, architecture=architecture, image_size=settings.image_size, seed=seed).model
+    known = find_untrained(name, architecture=architecture, image_size=settings.image_size, seed=seed)
+    found = known.model
     positions: Positions | None
     saved, placed = mergers(found), num_placed_tokens(found)
     if saved and settings.reducer != "patchmerger":
@@ -68,9 +72,8 @@ def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, se
         with torch.device("meta" if seed is None else "cpu"), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed or 0)
             models[against] = _vit_pytorch(plain, inserted[0].after, inserted[0].num_tokens)
-    return Candidates(
-        models, tuple(m.num_tokens for m in inserted), tuple(m.after for m in inserted), positions, placed
-    )
+    tokens, after = tuple(m.num_tokens for m in inserted), tuple(m.after for m in inserted)
+    return Candidates(models, tokens, after, positions, placed, known.preprocessing)
 
 
 def _vit_pytorch(plain: nn.Module, after: int, num_tokens: int) -> nn.Module:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,7 +23,6 @@ from patchmerger.exports.runtimes import ExportedModel, open_exported
 from patchmerger.exports.settings import SUFFIXES, ExportSettings
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
 from patchmerger.models.classifier import Classifier
-from patchmerger.models.finding import find_model
 from patchmerger.speed.candidates import build_candidates
 from patchmerger.speed.compiling import compiled
 from patchmerger.speed.settings import OF_EXPORTS, BenchSettings, FilePrecision, Form, has_precision, listed
@@ -84,10 +85,11 @@ class FormBuilder:
 
     def __init__(self, name: str, settings: BenchSettings, data: DataLike | None, folder: Path) -> None:
         self.name, self.settings, self.data, self.folder = name, settings, data, folder
-        found = build_candidates(name, settings, seed=settings.seed).models
-        self.models = {kind: fit_to_size(found[kind].eval(), settings.image_size) for kind in ("plain", "merged")}
-        known = find_model(self.models["plain"])
-        self.preprocessing = known.preprocessing or _UNKNOWN
+        found = build_candidates(name, settings, seed=settings.seed)
+        self.models = {
+            kind: fit_to_size(found.models[kind].eval(), settings.image_size) for kind in ("plain", "merged")
+        }
+        self.preprocessing = found.preprocessing or _UNKNOWN
 
     def make(self, key: FormKey) -> DeployedForm:
         """One form."""
@@ -108,19 +110,30 @@ class FormBuilder:
             data = list(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))
         out = self.folder / f"{len(list(self.folder.iterdir()))}{SUFFIXES[form]}"
         made = export(model, out, settings, data=data, preprocessing=self.preprocessing)
-        file = of_file(open_exported(out, threads=torch.get_num_threads()), key)
+        file = _of_file(open_exported(out, threads=torch.get_num_threads()), key, image_size_of(model))
         return replace(file, flops=flops, parity=None if noise else made.parity, float_layers=made.info.float_layers)
 
 
-def of_file(exported: ExportedModel, key: FormKey | None = None) -> DeployedForm:
-    """An exported file as a form."""
+def given_file(name: str, settings: BenchSettings, *, alone: bool) -> DeployedForm:
+    """A file that is measured as it is; it bears its whole path where it is not ``alone`` with its name."""
+    exported = open_exported(name, threads=torch.get_num_threads())
+    info, size = exported.info, settings.image_size
+    key = FormKey(exported.path.name if alone else name, bool(info.mergers), info.format, _OF_FILES[info.precision])
+    return _of_file(exported, key, info.image_size if info.size_step is None or size is None else (size, size))
+
+
+def _of_file(exported: ExportedModel, key: FormKey, size: tuple[int, int]) -> DeployedForm:
+    """An exported file as a form; where the preprocessing is built in, it runs on pixels of noise."""
     info = exported.info
-    if key is None:
-        key = FormKey(exported.path.name, bool(info.mergers), info.format, _OF_FILES[info.precision])
-    return DeployedForm(
-        key, exported.logits, exported.runtime, info.image_size, info.channels, exported.size, None, None,
-        info.float_layers,
-    )  # fmt: skip
+
+    @cache
+    def pixels(batch: int) -> NDArray[Any]:
+        return np.random.default_rng(0).integers(0, 256, (batch, *size, info.channels), dtype=np.uint8)
+
+    def run(images: NDArray[Any]) -> NDArray[np.float32]:
+        return exported(pixels(len(images)) if info.with_preprocessing else images)
+
+    return DeployedForm(key, run, exported.runtime, size, info.channels, exported.size, None, None, info.float_layers)
 
 
 def _in_torch(model: nn.Module, key: FormKey) -> DeployedForm:

@@ -13,13 +13,13 @@ import torch
 
 from patchmerger.data.loading import DataLike, read_images
 from patchmerger.data.splits import ImageSplits
-from patchmerger.exports.runtimes import is_exported, open_exported
+from patchmerger.exports.runtimes import is_exported
 from patchmerger.runs.environment import cpu_has_bf16, cpu_info, environment, versions_of
 from patchmerger.runs.files import check_out, write_json
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import quartiles
-from patchmerger.speed.deployed_forms import DeployedForm, FormBuilder, FormKey, form_keys, of_file
+from patchmerger.speed.deployed_forms import DeployedForm, FormBuilder, FormKey, form_keys, given_file
 from patchmerger.speed.settings import BenchSettings, listed
 from patchmerger.speed.timed_steps import interleaved
 
@@ -79,7 +79,8 @@ def _make_forms(
     with progress_bar("", len(files) + len(keys)) as bar:
         for name in files:
             bar.describe(f"opening {name}")
-            forms.append(of_file(open_exported(name, threads=torch.get_num_threads())))
+            alone = [Path(each).name for each in files].count(Path(name).name) == 1
+            forms.append(given_file(name, settings, alone=alone))
             content["forms"].append(_describe(forms[-1]))
             bar.advance()
         for key in keys:
@@ -97,6 +98,11 @@ def _make_forms(
         why = errors[0] if errors else "none of formats has a precision that is asked for"
         raise ValueError(f"no form could be made of models ({', '.join(names)}): {why}")
     sizes = {form.image_size for form in forms}
+    asked = settings.image_size
+    if asked is not None and (other := sizes - {(asked, asked)}):
+        raise ValueError(
+            f"image_size ({asked}) must be that of exported files, which take {sorted(other)}: leave it out"
+        )
     if len(sizes) > 1:
         raise ValueError(f"models take images of {len(sizes)} sizes ({sorted(sizes)}): measure one size at a time")
     return forms

@@ -141,8 +141,8 @@ class BenchSettings:
         }  # fmt: skip
         if wrong := [name for name, given in meaningless.items() if given]:
             raise ValueError(
-                f"{wrong[0]} ({getattr(self, wrong[0])!r}) means nothing with formats, which are measured in inference "
-                "on the CPU: leave it out"
+                f"{wrong[0]} ({getattr(self, wrong[0])!r}) means nothing with formats and exported files, which are "
+                "measured in inference on the CPU: leave it out"
             )
         if not any(has_precision(form, precision) for form in self.formats for precision in listed(self.precision)):
             raise ValueError(

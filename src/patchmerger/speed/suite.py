@@ -66,7 +66,15 @@ def bench(
     names = [str(name) for name in ([models] if isinstance(models, str | Path) else models)]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"models ({names}) must be different ones, and at least one: names of timm, folders")
-    if settings.formats or any(map(is_exported, names)):
+    files = [name for name in names if is_exported(name)]
+    if files and not settings.formats:
+        if others := [name for name in names if name not in files]:
+            raise ValueError(
+                f"formats is missing: beside the exported file {files[0]}, models ({', '.join(others)}) are measured "
+                "in forms, such as [eager, onnx]"
+            )
+        replace(settings, formats=["torch"], precision="float32")  # refuses what means nothing to a file
+    if settings.formats or files:
         return bench_deployment(names, settings, data=data, out=out, overwrite=overwrite, command=command)
     if data is not None:
         raise ValueError("data is for formats, such as [eager, onnx]: otherwise speed is measured on random images")
