@@ -161,12 +161,12 @@ class Evaluation:
         lost = 100 * (found["accuracy"] - self.found["plain"]["accuracy"])
         return f"{self.metric} {100 * found['accuracy']:.2f}% ({lost:+.2f} points), {agreement}"
 
-    def _compare(self, name: str, scores: Callable[[], Tensor]) -> dict[str, Any]:
+    def _compare(self, name: str, compute: Callable[[], Tensor]) -> dict[str, Any]:
         path = self._path(name)
         if not path.exists():
-            write_tensors(path, {"scores": scores()})
-        scores, plain = self._scores(name), self._scores("plain")
-        self.found[name] = compare_scores(scores, plain, self.targets, multi_label=self.multi_label)
+            write_tensors(path, {"scores": compute()})
+        ours, plain = self._scores(name), self._scores("plain")
+        self.found[name] = compare_scores(ours, plain, self.targets, multi_label=self.multi_label)
         return self.found[name]
 
     def _scores(self, name: str) -> Tensor:
