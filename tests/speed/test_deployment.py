@@ -119,6 +119,8 @@ def test_what_cannot_be_measured_is_refused(saved, file, tmp_path):
         bench([saved, file], BenchSettings())
     with pytest.raises(ValueError, match=r"profile \(True\) means nothing with formats and exported files"):
         bench(file, BenchSettings(profile=True))
+    with pytest.raises(ValueError, match=r"num_tokens \(4\) means nothing to exported files"):
+        bench(file, BenchSettings(num_tokens=4))
     with pytest.raises(ValueError, match=r"image_size \(48\) must be that of exported files.*\(32, 32\)"):
         bench(file, BenchSettings(image_size=48))
     (tmp_path / "old.json").write_text("{}")

@@ -125,6 +125,27 @@ class BenchSettings:
         for compile in listed(self.compile):
             check_compile(compile, training=self.mode == "training")
 
+    def check_deployed(self, *, files_alone: bool = False) -> None:
+        """Refuse what means nothing to deployed models, or, where exported files stand alone, to these.
+
+        Raises:
+            ValueError: Such a setting is given.
+        """
+        deployed = {
+            "against": self.against is not None, "profile": self.profile, "compile": self.compile is not False,
+            "mode": self.mode == "training", "device": self.device not in (None, "cpu"),
+        }  # fmt: skip
+        made = {
+            "architecture": self.architecture is not None, "num_tokens": self.num_tokens != BenchSettings.num_tokens,
+            "after": self.after is not None, "reducer": self.reducer != BenchSettings.reducer,
+        }  # fmt: skip
+        for given, why in (
+            (deployed, "with formats and exported files, which are measured in inference on the CPU"),
+            (made if files_alone else {}, "to exported files, which are measured as they are"),
+        ):
+            if wrong := [name for name, is_given in given.items() if is_given]:
+                raise ValueError(f"{wrong[0]} ({getattr(self, wrong[0])!r}) means nothing {why}: leave it out")
+
     def _check_formats(self) -> None:
         if self.formats is None:
             if "int8" in listed(self.precision):
@@ -135,15 +156,7 @@ class BenchSettings:
             return
         if len(set(self.formats)) < len(self.formats) or not self.formats:
             raise ValueError(f"formats ({list(self.formats)}) must be different ones, and at least one")
-        meaningless = {
-            "against": self.against is not None, "profile": self.profile, "compile": self.compile is not False,
-            "mode": self.mode == "training", "device": self.device not in (None, "cpu"),
-        }  # fmt: skip
-        if wrong := [name for name, given in meaningless.items() if given]:
-            raise ValueError(
-                f"{wrong[0]} ({getattr(self, wrong[0])!r}) means nothing with formats and exported files, which are "
-                "measured in inference on the CPU: leave it out"
-            )
+        self.check_deployed()
         if not any(has_precision(form, precision) for form in self.formats for precision in listed(self.precision)):
             raise ValueError(
                 f"precision ({', '.join(listed(self.precision))}) is of none of formats ({', '.join(self.formats)}): "

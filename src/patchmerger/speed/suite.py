@@ -67,14 +67,14 @@ def bench(
     if not names or len(set(names)) < len(names):
         raise ValueError(f"models ({names}) must be different ones, and at least one: names of timm, folders")
     files = [name for name in names if is_exported(name)]
-    if files and not settings.formats:
-        if others := [name for name in names if name not in files]:
-            raise ValueError(
-                f"formats is missing: beside the exported file {files[0]}, models ({', '.join(others)}) are measured "
-                "in forms, such as [eager, onnx]"
-            )
-        replace(settings, formats=["torch"], precision="float32")  # refuses what means nothing to a file
+    others = [name for name in names if name not in files]
+    if files and others and not settings.formats:
+        raise ValueError(
+            f"formats is missing: beside the exported file {files[0]}, models ({', '.join(others)}) are measured in "
+            "forms, such as [eager, onnx]"
+        )
     if settings.formats or files:
+        settings.check_deployed(files_alone=not others)
         return bench_deployment(names, settings, data=data, out=out, overwrite=overwrite, command=command)
     if data is not None:
         raise ValueError("data is for formats, such as [eager, onnx]: otherwise speed is measured on random images")
