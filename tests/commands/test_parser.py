@@ -62,6 +62,7 @@ def test_a_mistyped_name_in_a_config_gets_the_close_name(config, meant, tmp_path
         ("fit --training.epochs 1.5", "--training.epochs (1.5)", "a whole number"),
         ("fit --progress maybe", "--progress (maybe)", "true or false"),
         ("bench vit --precision x", "--precision (x)", "float32, bf16, fp16"),
+        ("bench vit --compile x", "--compile (x)", "a list of true, false or frozen"),
         ("sweep --num_tokens 4 8", "--num_tokens (4)", "such as [4, 8]"),
     ],
 )

@@ -82,7 +82,7 @@ def _parts(kind: Any) -> list[str]:
     if kind is dict or origin in (dict, Mapping):
         return ["a mapping {name: value}"]
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        one = next(_members(arguments[0]))
+        one = arguments[0]
         words = f"{_PLAIN[one].removeprefix('a ')}s" if one in _PLAIN else in_words(one)
         return [f"{len(arguments)} {words}" if origin is tuple and ... not in arguments else f"a list of {words}"]
     if is_dataclass(kind):
