@@ -86,8 +86,8 @@ def make_parser(name: str, command: type[Any], usage: str = "") -> CommandParser
     texts = _texts(command)
     for field in fields(command):  # positional arguments are read in the order in which they are added
         if field in words:
-            many = "+" if field.default_factory is MISSING else "*"
-            parser.add_argument(field.name, type=str, nargs=many, help=texts[field.name])
+            many: Any = {"nargs": "+"} if field.default_factory is MISSING else {"nargs": "*", "default": []}
+            parser.add_argument(field.name, type=str, help=texts[field.name], **many)
         elif field.default is MISSING and field.default_factory is MISSING and usage:
             parser.add_argument(field.name, type=parser.options[field.name], help=texts[field.name])
     given = {field.name for field in fields(command) if any(field.name == a.dest for a in parser._actions)}
