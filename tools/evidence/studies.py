@@ -104,7 +104,8 @@ STUDIES = (
     Study(
         "A trained ViT made faster, on Tiny ImageNet",
         "accelerate-vit-small-tiny-imagenet",
-        "Does the order of the methods hold on 200 classes, with few tokens and a short recovery, at a CPU's scale?",
+        "Are located queries worth more than averaging on 200 classes too, with few patches and a short recovery, at a "
+        "CPU's scale?",
         _of_config("accelerate-study", "accelerate-vit-small-tiny-imagenet"),
     ),
     Study(
