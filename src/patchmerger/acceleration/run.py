@@ -289,10 +289,7 @@ class AccelerationRun:
             results["met"] = lost <= drop
             if not results["met"]:
                 longer = self.recovery.three_times_as_long(self.recovered["epochs"])
-                results["advice"] = [
-                    f"more training ({longer})",
-                    *slower_but_safer(self.teacher.model, placement),
-                ]
+                results["advice"] = [f"more training ({longer})", *slower_but_safer(self.teacher.model, placement)]
         self.evaluation.held_out.remove()
         self._say(f"5/5 keep: {self.folder.path / MODEL_FOLDER}")
         return self.folder.finish(results)

@@ -64,7 +64,7 @@ def find_device(device: torch.device | str | None = None) -> torch.device:
         if found.type == "meta":
             raise RuntimeError("nothing runs on the meta device")
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         present = torch.accelerator.current_accelerator(check_available=True)
         names = "cpu" if present is None else f"cpu, {present.type}"
         reason = str(error).splitlines()[0].split(". ")[0]
