@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import patchmerger
 from exports.conftest import PREPROCESSING, tiny
@@ -14,7 +15,7 @@ from models.test_classifier import transformers_vit
 from patchmerger.exports import ExportSettings, export
 from patchmerger.reports.deployment import notes, report, tables
 from patchmerger.speed import BenchSettings, bench
-from patchmerger.speed.deployed_forms import FormBuilder, has_precision
+from patchmerger.speed.deployed_forms import FormBuilder, FormKey, has_precision
 
 QUICK: dict[str, Any] = {"batch_size": [1, 2], "rounds": 2, "warmup": 1, "images": 8}
 
@@ -159,3 +160,13 @@ def test_int8_files_are_compared_with_their_models(saved):
         int8, whole = made["onnx", "int8", merged], made["onnx", "float32", merged]
         assert (whole["parity"]["images"], whole["parity"]["agreement"]) == (8, 1.0)
         assert int8["error"] or int8["size"] < whole["size"]
+
+
+@pytest.mark.slow
+def test_compiled_forms_give_what_the_eager_one_gives(saved, tmp_path):
+    settings = BenchSettings(formats=["eager", "frozen"], precision="float32", **QUICK)
+    found = bench(saved, settings)
+    assert [form["error"] for form in found["forms"]] == [None] * 4
+    builder, images = FormBuilder(str(saved), settings, None, tmp_path), np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
+    eager, frozen = (builder.make(FormKey(str(saved), True, form, "float32")) for form in settings.formats)
+    torch.testing.assert_close(frozen.run(images), eager.run(images), atol=1e-5, rtol=1e-4)

@@ -138,7 +138,7 @@ def _of_file(exported: ExportedModel, key: FormKey, size: tuple[int, int]) -> De
 
 def _in_torch(model: nn.Module, key: FormKey) -> DeployedForm:
     dtype = DTYPES[key.precision]
-    net = Classifier(copy.deepcopy(model).eval().requires_grad_(False).to(dtype))
+    net = Classifier(copy.deepcopy(model).requires_grad_(False).to(dtype)).eval()
     fast = compiled(net, "frozen") if key.form == "frozen" else net
 
     def run(images: NDArray[Any]) -> Tensor:
