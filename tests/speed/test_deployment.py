@@ -167,6 +167,9 @@ def test_compiled_forms_give_what_the_eager_one_gives(saved, tmp_path):
     settings = BenchSettings(formats=["eager", "frozen"], precision="float32", **QUICK)
     found = bench(saved, settings)
     assert [form["error"] for form in found["forms"]] == [None] * 4
-    builder, images = FormBuilder(str(saved), settings, None, tmp_path), np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
+    builder, images = (
+        FormBuilder(str(saved), settings, None, tmp_path),
+        np.random.default_rng(0).random((2, 3, 32, 32), np.float32),
+    )
     eager, frozen = (builder.make(FormKey(str(saved), True, form, "float32")) for form in settings.formats)
     torch.testing.assert_close(frozen.run(images), eager.run(images), atol=1e-5, rtol=1e-4)
