@@ -70,6 +70,12 @@ def test_ratios_are_those_within_the_rounds(results):
     assert merged["predicted"] > 1
 
 
+def test_the_peak_rate_of_each_number_format_is_beside_them(results):
+    assert set(results["peak_rates"]) == {"float32", "int8"}
+    assert all(rate > 1e9 for rate in results["peak_rates"].values())
+    assert any("of a large matmul" in line and "in int8" in line for line in notes(results))
+
+
 def test_what_is_shown_and_drawn(results, tmp_path, capsys):
     assert report(results, tmp_path / "new" / "picture.png") == 0
     shown = capsys.readouterr().out

@@ -76,6 +76,8 @@ def notes(results: Results) -> list[str]:
         f"{where['threads']} threads ({', '.join(has)}), load {rows[-1]['load'] if rows else where['load_average']}; "
         f"{', '.join(libraries)}"
     )
+    if rates := ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in results["peak_rates"].items()):
+        lines.append(f"GFLOPs a second of a large matmul on these threads, as torch computes it: {rates}")
     return lines
 
 

@@ -6,7 +6,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import quartiles
 from patchmerger.speed.deployed_forms import DeployedForm, FormBuilder, FormKey, form_keys, given_file
+from patchmerger.speed.roofline import peak_matmul_rate
 from patchmerger.speed.settings import BenchSettings, listed
 from patchmerger.speed.timed_steps import interleaved
 
-KIND, SCHEMA = "deployment", 1
+KIND, SCHEMA = "deployment", 2
 _LIBRARIES = ("onnxruntime", "openvino", "nncf", "onnx")
 _ROUND = 0.2
 """In a round a form runs at least so many seconds, and at least one batch."""
@@ -50,12 +51,15 @@ def bench_deployment(
 
     Returns:
         The content of the JSON file: ``forms``, each with its ``key``, ``size``, ``parity`` (or an ``error``);
-        ``rows``, one for each batch size, with the ``timings`` of each form; ``environment`` and ``settings``.
+        ``rows``, one for each batch size, with the ``timings`` of each form; ``peak_rates``, FLOPs a second of a large
+        matmul in each number format; ``environment`` and ``settings``.
     """
     check_out(out, overwrite=overwrite)
     content: dict[str, Any] = {
         "kind": KIND, "schema": SCHEMA, "command": command,
-        "settings": {"models": names, **asdict(settings)}, "environment": _environment(), "forms": [], "rows": [],
+        "settings": {"models": names, **asdict(settings)}, "environment": _environment(),
+        "peak_rates": {name: peak_matmul_rate(torch.device("cpu"), name) for name in _rated(settings)},
+        "forms": [], "rows": [],
     }  # fmt: skip
     if data is not None and not isinstance(data, ImageSplits):
         data = read_images(data, labels_needed=False)  # once, and not for each form
@@ -67,6 +71,12 @@ def bench_deployment(
                 write_json(out, to_json(content), new=not overwrite and len(content["rows"]) == 1)
     result: dict[str, Any] = to_json(content)
     return result
+
+
+def _rated(settings: BenchSettings) -> list[Literal["float32", "bf16", "int8"]]:
+    """The number formats asked for in which a CPU multiplies matrices; fp16 is one of storage there."""
+    rated: tuple[Literal["float32", "bf16", "int8"], ...] = ("float32", "bf16", "int8")
+    return [name for name in rated if name in listed(settings.precision)]
 
 
 def _make_forms(

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,26 +70,39 @@ class Matmul:
 
 def measure_peak_rates(device: torch.device, precision: Precision, *, seconds: float = 0.5) -> PeakRates:
     """Measure what the device can do at best, each rate for so many seconds at least."""
-    from torch.utils.benchmark import Timer
-
-    rows, size = _GPU if device.type == "cuda" else _CPU
-    dtype = DTYPES[precision]
-    a, b = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
+    _, size = _sizes(device)
     source = torch.zeros(size // 4, device=device)
     target = torch.zeros_like(source)
-
-    def best(statement: str) -> float:
-        values = {"a": a, "b": b, "source": source, "target": target}
-        timer = Timer(statement, globals=values, num_threads=torch.get_num_threads())
-        return float(min(timer.blocked_autorange(min_run_time=seconds).times))
-
+    copy = _best("target.copy_(source)", {"source": source, "target": target}, seconds)
     return PeakRates(
         device=device_name(device),
         precision=precision,
         threads=torch.get_num_threads(),
-        flops_per_second=2 * rows**3 / best("a @ b"),
-        bytes_per_second=2 * size / best("target.copy_(source)"),
+        flops_per_second=peak_matmul_rate(device, precision, seconds=seconds),
+        bytes_per_second=2 * size / copy,
     )
+
+
+def peak_matmul_rate(device: torch.device, precision: Precision | Literal["int8"], *, seconds: float = 0.5) -> float:
+    """FLOPs a second of a large square matmul, the best of several; of int8 into int32 where ``precision`` is that."""
+    rows, _ = _sizes(device)
+    if precision == "int8":
+        a, b = (torch.randint(-128, 128, (rows, rows), dtype=torch.int8, device=device) for _ in range(2))
+    else:
+        a, b = (torch.randn(rows, rows, device=device).to(DTYPES[precision]) for _ in range(2))
+    statement = "torch._int_mm(a, b)" if precision == "int8" else "a @ b"
+    return 2 * rows**3 / _best(statement, {"torch": torch, "a": a, "b": b}, seconds)
+
+
+def _sizes(device: torch.device) -> tuple[int, int]:
+    return _GPU if device.type == "cuda" else _CPU
+
+
+def _best(statement: str, values: dict[str, Any], seconds: float) -> float:
+    from torch.utils.benchmark import Timer
+
+    timer = Timer(statement, globals=values, num_threads=torch.get_num_threads())
+    return float(min(timer.blocked_autorange(min_run_time=seconds).times))
 
 
 def matmuls_of(
