@@ -17,14 +17,13 @@ from patchmerger.runs.text import significant
 def report(results: Results) -> None:
     """Draw the picture of ``patchmerger accelerate`` into its folder, and print the table."""
     picture.draw(results, Path(results["folder"]) / picture.FILE)
-    console, found, recovery = report_console(), results["evaluation"], results["recovery"]
+    console, recovery = report_console(), results["recovery"]
     console.print(results["data"], soft_wrap=True)
     print_table(console, table(results))
     for line in (_verdict(results), *_remarks(results)):
         console.print(emphasised(line), soft_wrap=True)
     timing = numbers.timings_of(results["speed"])["accelerated"]
-    left_out = numbers.left_out_text(stage["difference"] for stage in found.values())
-    print_notes(console, numbers.uncertain_text([("accelerated", timing)]), left_out)
+    print_notes(console, numbers.uncertain_text([("accelerated", timing)]))
     if recovery["steps"]:
         console.print(
             f"Recovery: {recovery['steps']:,} steps, {numbers.epochs_text(recovery['epochs'])}, "

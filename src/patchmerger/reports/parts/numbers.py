@@ -82,7 +82,7 @@ def left_out_text(differences: Iterable[Mapping[str, Any] | None]) -> str | None
     left_out = sorted({d["leaves_out"] for d in differences if d is not None and d["leaves_out"] is not None})
     if not left_out:
         return None
-    return f"These differences leave out {' and '.join(left_out)}: another seed may turn one round."
+    return f"These differences leave out {' and '.join(left_out)}: another seed may reverse one."
 
 
 def signed(value: float) -> str:
@@ -109,7 +109,7 @@ def over_text(difference: Mapping[str, Any] | None) -> str:
         return ""
     left_out = difference.get("leaves_out")
     text = f"The interval is over {difference['n']:,} {difference['over']}"
-    return f"{text}; it leaves out {left_out}: another seed may turn the sign." if left_out else f"{text}."
+    return f"{text}; it leaves out {left_out}: another seed may reverse it." if left_out else f"{text}."
 
 
 def plain_accuracy(results: Mapping[str, Any]) -> float:
