@@ -114,11 +114,16 @@ def _section(name: str, results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def measured_in(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The content of each file of today's schema, by its name."""
+    read = {path.stem: read_json(path) for path in sorted(folder.glob("deploy-*.json"))}
+    return {name: each for name, each in read.items() if (each.get("kind"), each.get("schema")) == (KIND, SCHEMA)}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and draw the pictures; the folder of results and the page may be given."""
     folder, page = given_paths(arguments, RESULTS, PAGE)
-    read = {path.stem: read_json(path) for path in sorted(folder.glob("deploy-*.json"))}
-    found = {name: each for name, each in read.items() if (each.get("kind"), each.get("schema")) == (KIND, SCHEMA)}
+    found = measured_in(folder)
     for name, each in found.items():
         draw(each, folder / f"{name}.png")
     write_text(page, render(found))

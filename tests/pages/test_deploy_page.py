@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tools.deploy_page import main, render
+from tools.deploy_page import main, measured_in, render
 
-from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.files import write_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,5 +65,4 @@ def test_the_page_and_the_picture_are_made(tmp_path):
 @pytest.mark.skipif(not (ROOT / "docs/deploy.md").exists(), reason="nothing was measured yet")
 def test_the_committed_page_is_that_of_the_committed_measurements(monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = {path.stem: read_json(path) for path in sorted(Path("results").glob("deploy-*.json"))}
-    assert Path("docs/deploy.md").read_text() == render(found)
+    assert Path("docs/deploy.md").read_text() == render(measured_in(Path("results")))
