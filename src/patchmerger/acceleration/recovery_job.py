@@ -27,6 +27,7 @@ from patchmerger.runs.environment import default_precision, find_device
 from patchmerger.runs.files import made_once
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.tensors import read_tensors, write_tensors
+from patchmerger.training.attention import short_attention
 from patchmerger.training.settings import Precision
 from patchmerger.training.trainer import Stopwatch, make_trainer, train
 
@@ -183,9 +184,10 @@ def seconds_per_step(task: DistillationTask, batch: Iterable[Any], job: Recovery
     for _ in range(3):
         begin = time.perf_counter()
         optimizer.zero_grad()
-        with mixed:
-            loss = task.distillation_loss(given)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with short_attention():
+            with mixed:
+                loss = task.distillation_loss(given)
+            loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if job.device.type == "cuda":
             torch.cuda.synchronize(job.device)

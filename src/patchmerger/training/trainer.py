@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,6 +22,7 @@ from torch import Tensor
 from patchmerger.data.module import ImageData
 from patchmerger.runs.files import atomic_file, full_disk_named
 from patchmerger.runs.run_folder import RunFolder
+from patchmerger.training.attention import short_attention
 from patchmerger.training.settings import LoggerName, TrainingSettings
 from patchmerger.training.sharding import ShardedStrategy
 from patchmerger.training.task import TrainingTask, gather
@@ -109,8 +110,9 @@ def train(trainer: pl.Trainer, task: TrainingTask, data: pl.LightningDataModule,
         KeyboardInterrupt: Ctrl-C; a checkpoint of the last good step is there.
     """
     checkpoint = last_checkpoint(folder)
+    attention = nullcontext() if task.settings.compile else short_attention()
     try:
-        with full_disk_named(folder.path):
+        with full_disk_named(folder.path), attention:
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
