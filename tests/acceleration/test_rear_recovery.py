@@ -44,12 +44,12 @@ def weights(model):
 def test_it_is_training_with_a_frozen_front(frozen, mixup, digits):
     kept, whole = merged(), merged()
     before = weights(kept)
-    run(kept, digits, cache_dtype="float32", steps=24, frozen_blocks=frozen, mixup=mixup)
+    run(kept, digits, precision="32-true", cache_dtype="float32", steps=24, frozen_blocks=frozen, mixup=mixup)
     trained = ("blocks.2", "blocks.3", "norm", "head") if frozen is None else ("blocks", "norm", "head")
     front = [name for name, _ in whole.named_parameters() if not name.startswith(trained)]
     for name in front:
         whole.get_parameter(name).requires_grad_(".merger." in name)
-    run(whole, digits, scope="all", steps=24, mixup=mixup)
+    run(whole, digits, precision="32-true", scope="all", steps=24, mixup=mixup)
     for name, tensor in kept.state_dict().items():
         if mixup and name.endswith(("qkv.bias", "merger.norm.bias")):
             continue  # softmax passes over parts of these, so that their gradient is rounding errors alone

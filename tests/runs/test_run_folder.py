@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
-from patchmerger.runs.run_folder import RunFolder, default_folder, fingerprint, flatten, read_settings
+from patchmerger.runs.files import write_json
+from patchmerger.runs.run_folder import LOCK_FILE, RunFolder, default_folder, fingerprint, flatten, read_settings
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,37 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
             "last.ckpt",
             "settings.json",
         ]
+
+
+def test_what_a_process_writes_as_it_begins_is_not_taken_for_that_of_a_killed_one(tmp_path, monkeypatch):
+    def write(path, content):
+        with pytest.raises(Timeout):  # and so does who would remove it
+            FileLock(tmp_path / "run" / LOCK_FILE).acquire(timeout=0)
+        write_json(path, content)
+
+    monkeypatch.setattr("patchmerger.runs.run_folder.write_json", write)
+    RunFolder(tmp_path / "run", {"seed": 1}).begin()
+    assert read_settings(tmp_path / "run", dict) == {"seed": 1}
+
+
+def test_a_folder_in_which_another_process_begins_or_was_killed_is_taken(tmp_path):
+    (tmp_path / LOCK_FILE).touch()
+    (tmp_path / ".settings.json.0123abcd.partial").touch()
+    folder = RunFolder(tmp_path, {"seed": 1})
+    folder.begin()
+    with folder.exclusive():
+        assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK_FILE, "settings.json"]
+
+
+def test_a_process_that_waits_to_begin_goes_on_with_what_another_one_began(tmp_path):
+    with FileLock(tmp_path / LOCK_FILE):
+        timer = threading.Timer(
+            0.2, write_json, [tmp_path / "settings.json", {"type": "dict", "settings": {"seed": 2}}]
+        )
+        timer.start()
+        with pytest.raises(ValueError, match=r"other settings \(seed: 2 there, 1 asked for\)"):
+            RunFolder(tmp_path, {"seed": 1}).begin()
+        timer.join()
 
 
 def test_the_other_processes_of_a_training_on_several_devices_do_not_wait(tmp_path, monkeypatch):

@@ -102,13 +102,6 @@ STUDIES = (
         "number, which the time decides, as it does the views that are kept.",
     ),
     Study(
-        "A trained ViT made faster, on Tiny ImageNet",
-        "accelerate-vit-small-tiny-imagenet",
-        "Are located queries worth more than averaging on 200 classes too, with few patches and a short recovery, at a "
-        "CPU's scale?",
-        _of_config("accelerate-study", "accelerate-vit-small-tiny-imagenet"),
-    ),
-    Study(
         "Methods that reduce tokens",
         "reducers-vit-small-cifar10",
         "How do published methods do in the same trained model, at the same FLOPs, after the same recovery?",
@@ -131,7 +124,7 @@ STUDIES = (
     Study(
         "Methods that reduce tokens, on Tiny ImageNet",
         "reducers-vit-small-tiny-imagenet",
-        "The same for the best five on 200 classes.",
+        "The same on 200 classes, with 25 patches and a short recovery of the rear half, at a CPU's scale.",
         _of_config("accelerate-study", "reducers-vit-small-tiny-imagenet"),
     ),
     Study(

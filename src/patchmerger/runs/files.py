@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_PARTIAL = ".partial"
 _FULL = "no space is left on the disk: free some, and give the same command again"
 
 
@@ -105,7 +106,7 @@ def atomic_file(path: Path, *, new: bool = False) -> Iterator[Path]:
     Its folders are made; its mode is what the umask gives, as for any new file. With ``new`` it must not be there, also
     not when all is written: what another process wrote meanwhile stays, and ``FileExistsError`` is raised.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
     try:
         with full_disk_named(path, any_write_error=True):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,7 @@ def atomic_folder(target: Path, *, new: bool = False) -> Iterator[Path]:
 
     With ``new`` that must be empty or not there, also not when all is written; else ``FileExistsError`` is raised.
     """
-    made = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    made = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
     try:
         with full_disk_named(target, any_write_error=True):
             made.mkdir(parents=True)
@@ -160,9 +161,14 @@ def atomic_folder(target: Path, *, new: bool = False) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
+def is_partial(path: Path) -> bool:
+    """Whether a file or folder is a half-written one, by its name."""
+    return path.name.startswith(".") and path.suffix == _PARTIAL
+
+
 def remove_partials(folder: Path) -> None:
     """Remove what a killed process had half written in ``folder`` and below it, while nobody else writes there."""
-    for partial in [*folder.rglob(".*.partial")]:
+    for partial in [*folder.rglob(f".*{_PARTIAL}")]:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         else:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from patchmerger.runs.files import read_json, remove_partials, write_json
+from patchmerger.runs.files import is_partial, read_json, remove_partials, write_json
 from patchmerger.runs.serialisation import from_json, to_json
 from patchmerger.runs.text import some_of
 
@@ -44,16 +44,22 @@ class RunFolder:
         self._kind = type(settings).__name__
         if (path / SETTINGS_FILE).exists():
             self._refuse_other(*_recorded(path))
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or not all(_of_a_beginning(each) for each in path.iterdir())):
             raise ValueError(f"out ({path}) exists and is not the folder of a run: name another one, or move it away")
 
     def begin(self) -> None:
         """Make the folder, once everything that could refuse the run has been checked."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if (self.path / SETTINGS_FILE).exists():
-            self._refuse_other(*_recorded(self.path))  # of another process, meanwhile
-        else:
-            write_json(self.path / SETTINGS_FILE, {"type": self._kind, "settings": self.settings})
+        settings, lock = self.path / SETTINGS_FILE, FileLock(self.path / LOCK_FILE)
+        while not settings.exists():
+            try:
+                # Under the lock, for who holds it takes what is half written for that of a killed process.
+                with lock.acquire(timeout=0.05):
+                    if not settings.exists():
+                        write_json(settings, {"type": self._kind, "settings": self.settings})
+            except Timeout:
+                continue
+        self._refuse_other(*_recorded(self.path))  # what another process wrote meanwhile
 
     @contextmanager
     def exclusive(self) -> Iterator[dict[str, Any] | None]:
@@ -117,6 +123,11 @@ def read_settings(path: Path, kind: type[S]) -> S:
         return from_json(kind, settings)
     except ValueError as error:
         raise ValueError(f"{path / SETTINGS_FILE}: {error}") from error
+
+
+def _of_a_beginning(path: Path) -> bool:
+    """Whether a file is what a run that begins has before its settings: another process's, or a killed one's."""
+    return path.name == LOCK_FILE or is_partial(path)
 
 
 def _recorded(path: Path) -> tuple[str, dict[str, Any]]:
