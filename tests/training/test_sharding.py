@@ -76,7 +76,9 @@ def assert_equal_runs(out: Path, expected: Path) -> None:
     weights, others = (load_file(folder / "model" / "model.safetensors") for folder in (expected, out))
     assert weights.keys() == others.keys()
     for name, weight in weights.items():
-        assert torch.allclose(others[name], weight, rtol=0, atol=1e-5), name
+        # The softmax passes over parts of these: their gradient is rounding errors, of which AdamW makes steps.
+        rounding = name.endswith(("qkv.bias", "merger.norm.bias"))
+        assert torch.allclose(others[name], weight, rtol=0, atol=1e-4 if rounding else 1e-5), name
     ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (out, expected))
     assert ours["test_metric"] == pytest.approx(theirs["test_metric"], abs=0.006)  # 2 of 360 images
     assert ours["images"] == theirs["images"]
