@@ -13,8 +13,9 @@ Results = Mapping[str, Any]
 _HEAD = (
     "run", "merged", "fewer FLOPs, times", "inference, times as fast", "plain, %",
     "before recovery, %", "accuracy, %", "− plain, points [95% interval]", "agreement, %", "test images", "views kept",
-    "time, min",
+    "recovery in", "time, min",
 )  # fmt: skip
+_FORMATS = {"32-true": "float32", "bf16-mixed": "bf16"}
 
 
 def together(runs: Sequence[Results]) -> Results:
@@ -42,9 +43,10 @@ def verdict(found: Results) -> str:
 
 
 def scale(found: Results, device: str) -> str:
-    """Images, budget, runs and device."""
-    images = found["data"].split(":")[0].rsplit("/", 1)[-1]
-    return f"{images}, {found['budget']} of recovery, 1 model, {counted(len(found['runs']), 'run')}, {device}"
+    """Images, budget, models, runs and device."""
+    images, runs = found["data"].split(":")[0].rsplit("/", 1)[-1], found["runs"]
+    models = counted(len({run["settings"]["model"] for run in runs}), "model")
+    return f"{images}, {found['budget']} of recovery, {models}, {counted(len(runs), 'run')}, {device}"
 
 
 def conditions(found: Results) -> str:
@@ -65,7 +67,7 @@ def table(found: Results) -> str:
             f"{run['speedup']['predicted']:.2f}", f"{run['speedup']['measured']:.2f}",
             *(f"{100 * one['accuracy']:.2f}" for one in (plain, before, after)), difference_text(after["difference"]),
             f"{100 * after['agreement']:.1f}", f"{after['images']:,}", f"{kept['views']:,}",
-            f"{run['seconds'] / 60:.1f}",
+            _FORMATS[run["recovery"]["precision"]], f"{run['seconds'] / 60:.1f}",
         ])  # fmt: skip
     return markdown_table(_HEAD, rows, range(2, len(_HEAD)))
 
