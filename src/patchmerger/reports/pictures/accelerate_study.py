@@ -33,7 +33,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             style.head(left, "without recovery" if recovery == "none" else f"recovery: {recovery}")
             style.head(right, f"the same, measured on {device_text(results)}")
         handles, labels = method_handles(methods)
-        style.shared_legend(figure, handles, labels, title=numbers.models_text(results))
+        style.shared_legend(figure, handles, labels, title=numbers.models_text(results), columns=6)
 
 
 def recovery_text(row: Mapping[str, Any], *, short: bool = False) -> str:
