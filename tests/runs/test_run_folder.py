@@ -142,7 +142,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
 
 def test_what_a_process_writes_as_it_begins_is_not_taken_for_that_of_a_killed_one(tmp_path, monkeypatch):
     def write(path, content):
-        with pytest.raises(Timeout):  # and so does who would remove it
+        with pytest.raises(Timeout, match="lock"):  # as who would remove it does
             FileLock(tmp_path / "run" / LOCK_FILE).acquire(timeout=0)
         write_json(path, content)
 
