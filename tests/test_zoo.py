@@ -17,6 +17,7 @@ from patchmerger.cli import main
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.studies.variants import shallow_twin
+from patchmerger.training import Recipe
 from patchmerger.zoo import SIZES, create, plain_name, without_merger
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -271,7 +272,7 @@ def test_the_merge_settings_say_what_merges(tmp_path):
     assert [(m.after, m.num_tokens) for m in mergers(merged)] == [(3, 4)]
     save(merged, tmp_path / "model")
     assert torch.equal(load(tmp_path / "model")(make_images()), merged(make_images()))
-    assert shallow_twin(settings, cost(merged).flops, depth=4).args["depth"] in (3, 4)
+    assert shallow_twin(Recipe(model=settings), cost(merged).flops, depth=4).model.args["depth"] in (3, 4)
     with pytest.raises(
         ValueError, match=r"model\.args .* describe the merger of .*: give merge\.after and merge\.num_tok"
     ):

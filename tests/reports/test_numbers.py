@@ -33,6 +33,9 @@ def test_a_model_in_words():
         "vit_x (32 pixels, 6 blocks)"
     )
     assert model_text({"name": None, "args": {}}) == "the default small ViT"
+    assert (
+        model_text({"name": None, "args": {"img_size": 70}}, "runs/plain") == "trained weights (runs/plain), 70 pixels"
+    )
     names = ("/runs/vit/model", "runs/vit/model", "~/runs/vit", "owner/vit", ".")
     assert [model_name(name) for name in names] == ["vit", "vit", "vit", "owner/vit", "."]
 

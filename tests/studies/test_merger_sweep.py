@@ -22,7 +22,7 @@ from patchmerger.studies.cells import check_cells, grid_cells
 from patchmerger.studies.merger_sweep import sweep
 from patchmerger.studies.settings import Grid, SweepSettings
 from patchmerger.training.fitting import fit_images
-from patchmerger.training.settings import TrainingSettings
+from patchmerger.training.settings import Recipe, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -180,7 +180,7 @@ def test_a_kill_loses_at_most_the_run_in_flight(tmp_path):
 
 
 def test_a_grid_of_more_than_places_and_tokens():
-    cells = grid_cells(Grid([2], [4, 8], ["scores", "both"], logit_std=[0.1]), MergeSettings(), MODEL)
+    cells = grid_cells(Grid([2], [4, 8], ["scores", "both"], logit_std=[0.1]), MergeSettings(), Recipe(model=MODEL))
     assert [cell.name for cell in cells] == [
         f"after-2-tokens-{count}-norm-{norm}-logit-std-0.1" for count in (4, 8) for norm in ("scores", "both")
     ]
@@ -189,9 +189,9 @@ def test_a_grid_of_more_than_places_and_tokens():
 
 
 def test_cells_that_cannot_be_built_are_all_told():
-    cells = grid_cells(Grid([2, 4], [4, 16, 20]), MergeSettings(), MODEL)
+    cells = grid_cells(Grid([2, 4], [4, 16, 20]), MergeSettings(), Recipe(model=MODEL))
     with pytest.raises(ValueError, match="5 of 6 cells cannot be trained; nothing was") as error:
-        check_cells(cells, MODEL, 10)
+        check_cells(cells, Recipe(model=MODEL), 10)
     for text in (
         "after-2-tokens-16: num_tokens (16) after block 2 merges nothing: 16 tokens arrive",
         "after-2-tokens-20: num_tokens (20) after block 2 is more than the 16 tokens that arrive",

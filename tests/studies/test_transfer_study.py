@@ -134,6 +134,26 @@ def test_one_seed_is_paired_over_draws_and_images(out, tmp_path):
     assert over == {"upstream": "images", "1-shot": "draws", "5-shot": "draws", "fine-tuned": "images"}
 
 
+def test_a_study_of_a_trained_model_starts_every_variant_from_it(out, tmp_path):
+    init = out / "plain" / "seed-0" / "upstream"
+    settings = replace(
+        SETTINGS, model=ModelSettings(), init=init, variants=["plain", "located", "shallow"], seeds=1,
+        finetuning=FineTuning(training=TRAINING),
+    )  # fmt: skip
+    results = transfer(settings, out=tmp_path / "run", progress=False)
+    assert (results["init"], results["settings"]["init"]) == (str(init), content_of(init))
+    tuned = {name: load(tmp_path / "run" / name / "seed-0" / "fine-tuned" / "model") for name in settings.variants}
+    assert {name: len(mergers(model)) for name, model in tuned.items()} == {"plain": 0, "located": 1, "shallow": 0}
+    assert (len(tuned["plain"].blocks), len(tuned["shallow"].blocks)) == (2, 1)
+    start = load(init).state_dict()["blocks.0.attn.qkv.weight"]
+    trained = [stage(tmp_path / "run", name, 0, "upstream") for name in settings.variants]
+    assert [run["settings"]["init"] for run in trained] == [content_of(init)] * 3
+    moved = (load(tmp_path / "run" / "plain" / "seed-0" / "upstream").blocks[0].attn.qkv.weight - start).abs().mean()
+    assert moved < 0.5 * start.abs().mean()
+    with pytest.raises(ValueError, match="init"):  # other weights are another study
+        transfer(replace(settings, init=out / "plain" / "seed-1" / "upstream"), out=tmp_path / "run", progress=False)
+
+
 KILLED = """
     import os, signal, sys
     from pathlib import Path

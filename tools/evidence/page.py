@@ -107,7 +107,8 @@ def _conditions(found: Results) -> str:
         described = data if isinstance(data, str) else data["description"]
         epochs = f"{settings['training']['epochs']} epochs"
     return (
-        f"{described}. Model: {model_text(settings['model'])}. {epochs}, {counted(settings['seeds'], 'seed')}; on "
+        f"{described}. Model: {model_text(settings['model'], found.get('init'))}. "
+        f"{epochs}, {counted(settings['seeds'], 'seed')}; on "
         f"{where['device_name']}, torch {where['torch']}, timm {where['timm']}."
     )
 

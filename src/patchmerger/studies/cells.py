@@ -9,10 +9,10 @@ from typing import Any
 
 from patchmerger.costs.counting import flops_of
 from patchmerger.insertion.inserted import mergers
-from patchmerger.models.build import build_model
-from patchmerger.models.settings import MergeSettings, ModelSettings
-from patchmerger.runs.meta_device import meta_device
+from patchmerger.models.settings import MergeSettings
 from patchmerger.studies.settings import Grid
+from patchmerger.studies.variants import build_bare
+from patchmerger.training.settings import Recipe
 
 PLAIN = "plain"
 # Settings that a grid may vary beside block and number of tokens, and what the names of cells call them.
@@ -32,18 +32,18 @@ class Cell:
     options: dict[str, Any] | None
 
 
-def grid_cells(grid: Grid, merge: MergeSettings, model: ModelSettings) -> list[Cell]:
+def grid_cells(grid: Grid, merge: MergeSettings, plain: Recipe) -> list[Cell]:
     """Every combination of the values, and further cells.
 
     Args:
         grid: The values.
         merge: All that the grid does not vary.
-        model: The plain model, which says how many blocks there are.
+        plain: The recipe of the plain model, which says how many blocks there are.
 
     Raises:
         ValueError: A further cell by the name of one that is there already.
     """
-    values: dict[str, Sequence[Any]] = {"after": grid.after or _quarters(model), "num_tokens": grid.num_tokens}
+    values: dict[str, Sequence[Any]] = {"after": grid.after or _quarters(plain), "num_tokens": grid.num_tokens}
     values |= {name: getattr(grid, name) for name in OPTIONS if getattr(grid, name)}
     cells = []
     for combination in product(*values.values()):
@@ -60,27 +60,23 @@ def grid_cells(grid: Grid, merge: MergeSettings, model: ModelSettings) -> list[C
     return cells
 
 
-def _quarters(model: ModelSettings) -> list[int]:
+def _quarters(plain: Recipe) -> list[int]:
     """A quarter, half and three quarters of the depth."""
-    with meta_device():
-        depth = len(build_model(replace(model, pretrained=False), num_classes=0).blocks)  # type: ignore[arg-type]
+    depth = len(build_bare(plain).blocks)  # type: ignore[arg-type]
     return sorted({max(1, depth * quarters // 4) for quarters in (1, 2, 3)} & set(range(1, depth)))
 
 
-def check_cells(cells: Sequence[Cell], model: ModelSettings, num_classes: int) -> dict[str, int]:
+def check_cells(cells: Sequence[Cell], plain: Recipe, num_classes: int) -> dict[str, int]:
     """Build each cell, without weights: FLOPs of one image by name, those of the plain model too.
 
     Raises:
         ValueError: Cells that cannot be built, or would merge nothing: all of them, each with the reason.
     """
-    bare = replace(model, pretrained=False)
-    with meta_device():
-        flops = {PLAIN: flops_of(build_model(bare, num_classes=num_classes))}
+    flops = {PLAIN: flops_of(build_bare(plain, num_classes=num_classes))}
     wrong = []
     for cell in cells:
         try:
-            with meta_device():
-                merged = build_model(bare, cell.merge, num_classes=num_classes)
+            merged = build_bare(replace(plain, merge=cell.merge), num_classes=num_classes)
             for merger in mergers(merged):
                 arriving = merger.tokens_before and merger.tokens_before - merger.num_kept_prefix_tokens
                 if arriving is not None and merger.num_tokens >= arriving:

@@ -10,7 +10,7 @@ from typing import Any
 from patchmerger.data import read_images, split_images
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.runs.environment import environment
-from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
+from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.runs.statistics import mean_sd
 from patchmerger.studies.settings import ComparisonSettings
@@ -21,6 +21,7 @@ from patchmerger.studies.training_runs import (
     finished,
     measure_speeds,
     read_runs,
+    study_folder,
     summary,
     train_run,
 )
@@ -58,7 +59,7 @@ def compare(
         ValueError: Data that cannot be compared on, or a folder of another run; before any training.
     """
     settings = replace(settings, data=recorded_data(data, settings.data)).resolved()
-    folder = RunFolder(out or default_folder("compare", settings.data.source, settings), settings)
+    folder = study_folder(settings, out, "compare")
     if (known := finished(folder)) is not None:
         return known
 
@@ -85,6 +86,7 @@ def _results(folder: RunFolder, settings: ComparisonSettings, recipes: Mapping[s
     models = {name: build_recipe(recipe, num_classes=first["classes"]) for name, recipe in recipes.items()}
     return {
         "study": "compare",
+        "init": None if settings.init is None else str(settings.init),
         "settings": folder.settings,
         "data": first["images"],
         "metric": first["metric"],

@@ -12,7 +12,7 @@ from patchmerger.data import ImageSplits, read_images, split_images
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json, write_json
-from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
+from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.shared_work import SharedWork, shard_of
 from patchmerger.runs.statistics import mean_sd
@@ -25,6 +25,7 @@ from patchmerger.studies.training_runs import (
     device_of,
     finished,
     measure_speeds,
+    study_folder,
     summary,
     train_run,
 )
@@ -68,7 +69,7 @@ def sweep(
             training.
     """
     settings = replace(settings, data=recorded_data(data, settings.data)).resolved()
-    folder = RunFolder(out or default_folder("sweep", settings.data.source, settings), settings)
+    folder = study_folder(settings, out, "sweep")
     known = finished(folder)
     if known is not None and not known["errors"]:
         return known
@@ -77,8 +78,8 @@ def sweep(
     splits = split_images(images, seed=0)
     settings.training.check(multi_label=splits.multi_label)
     plain = settings.plain_recipe(native_size(splits))
-    cells = grid_cells(settings, settings.merge, plain.model)
-    flops = check_cells(cells, plain.model, len(images.class_names))
+    cells = grid_cells(settings, settings.merge, plain)
+    flops = check_cells(cells, plain, len(images.class_names))
     recipes = {PLAIN: plain} | {cell.name: replace(plain, merge=cell.merge) for cell in cells}
     units = [f"{name}/seed-{seed}" for seed in range(settings.seeds) for name in recipes]
     own = units if shard is None else units[shard_of(shard)]

@@ -1,4 +1,4 @@
-"""What fixes each study of models trained from scratch, as settings that are checked before anything long begins."""
+"""What fixes each study that trains its models, as settings that are checked before anything long begins."""
 
 from __future__ import annotations
 
@@ -43,18 +43,19 @@ Variants: TypeAlias = Sequence[str] | Mapping[str, Variant | None]
 
 @dataclass(frozen=True)
 class StudySettings(Recipe):
-    """A recipe that several models are trained by, from scratch, and how often.
+    """A recipe that several models are trained by, and how often.
 
     Args:
         model: The plain Vision Transformer.
         merge: The merger.
+        init: The trained plain model that all start from: a folder, the folder of a run, an architecture of timm with
+            its weights, or "user/name" on the Hugging Face Hub. If not given, model.… is trained from scratch.
         training: How each model is trained.
         seeds: How often each is trained; seed s fixes weights, order and held-out images alike.
         rounds: Rounds of the speed measurement, in which the models are timed in turn.
     """
 
     merge: MergeSettings = MergeSettings()
-    init: None = field(default=None, init=False)
     seeds: int = 3
     rounds: int = 15
 
@@ -71,7 +72,8 @@ class StudySettings(Recipe):
             native_size: Of the images, in pixels, for which the default model is made where none is named.
         """
         full = self.resolved()
-        return replace(narrowed(full, Recipe), model=full.model.resolve(native_size), merge=None)
+        model = full.model.resolve(native_size) if full.init is None else full.model
+        return replace(narrowed(full, Recipe), model=model, merge=None)
 
 
 @dataclass(frozen=True)

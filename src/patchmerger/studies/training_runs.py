@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch import nn
 
 from patchmerger.data import ImageSplits
 from patchmerger.runs.files import read_json
-from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder
+from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import PairedDifference, mean_sd, over_images, over_seeds
 from patchmerger.runs.tensors import read_tensors
 from patchmerger.speed.measurement import measure
 from patchmerger.speed.settings import TimingSettings
+from patchmerger.studies.settings import StudySettings
+from patchmerger.training.finetuning import content_of
 from patchmerger.training.fitting import PREDICTIONS_FILE, fit_images, fit_settings
 from patchmerger.training.settings import Recipe, TrainingSettings
 
@@ -38,6 +40,12 @@ class Run:
 
 Runs = Mapping[int, Run]
 """Finished runs of one model, by seed."""
+
+
+def study_folder(settings: StudySettings, out: Path | None, command: str) -> RunFolder:
+    """The folder of a study, which knows what its models start from by its content."""
+    fixed = settings if settings.init is None else replace(settings, init=content_of(settings.init))
+    return RunFolder(out or default_folder(command, settings.data.source, fixed), fixed)
 
 
 def finished(folder: RunFolder) -> dict[str, Any] | None:

@@ -16,14 +16,13 @@ from patchmerger.hosts.example_inputs import check_patches
 from patchmerger.models.classifier import find_classifier
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.environment import environment
-from patchmerger.runs.meta_device import meta_device
 from patchmerger.runs.narrowing import narrowed
-from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
+from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies.settings import TransferSettings
-from patchmerger.studies.training_runs import WORK, device_of, finished, measure_speeds, train_run
+from patchmerger.studies.training_runs import WORK, device_of, finished, measure_speeds, study_folder, train_run
 from patchmerger.studies.transfer_results import FEW_SHOT, FINE_TUNED, UPSTREAM, summarise
-from patchmerger.studies.variants import build_recipe, resolve_variants
+from patchmerger.studies.variants import build_bare, build_recipe, resolve_variants
 from patchmerger.training.finetuning import content_of
 from patchmerger.training.fitting import MODEL_FOLDER, native_size
 from patchmerger.training.settings import Recipe
@@ -64,7 +63,7 @@ def transfer(
         data=recorded_data(data, settings.data),
         downstream=recorded_data(downstream, settings.downstream),
     ).resolved()
-    folder = RunFolder(out or default_folder("transfer", settings.data.source, settings), settings)
+    folder = study_folder(settings, out, "transfer")
     if (known := finished(folder)) is not None:
         return known
 
@@ -94,6 +93,7 @@ def _results(
     models = {name: build_recipe(recipe, num_classes=len(first[0].class_names)) for name, recipe in recipes.items()}
     return {
         "study": "transfer",
+        "init": None if settings.init is None else str(settings.init),
         "settings": folder.settings,
         "data": {UPSTREAM: first[0].description, "downstream": first[1].description},
         "baseline": baseline,
@@ -167,11 +167,8 @@ def _check(first: tuple[ImageSplits, ImageSplits], recipes: Mapping[str, Recipe]
         raise ValueError(f"finetuning.{error}") from error
     check_images(below, settings.shots)
     for name, recipe in recipes.items():
-        model = replace(recipe.model, pretrained=False)
-        if size is not None:
-            model = replace(model, args=model.args | {"img_size": size})
-        with meta_device():
-            net = build_recipe(replace(recipe, model=model), num_classes=2)
+        args = recipe.model.args if size is None else recipe.model.args | {"img_size": size}
+        net = build_bare(replace(recipe, model=replace(recipe.model, args=args)), num_classes=2)
         if size is not None:
             try:
                 check_patches(net, (size, size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import cast
 
@@ -10,10 +11,11 @@ from torch import nn
 
 from patchmerger.costs.counting import flops_of
 from patchmerger.models.build import build_model
-from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
+from patchmerger.models.settings import MergeSettings
 from patchmerger.reducers.names import METHODS, ReducerName
 from patchmerger.runs.meta_device import meta_device
 from patchmerger.studies.settings import Variants
+from patchmerger.training.finetuning import start_from
 from patchmerger.training.settings import Recipe
 
 READY = {
@@ -28,11 +30,11 @@ READY = {
 
 
 def resolve_variants(variants: Variants, recipe: Recipe, merge: MergeSettings) -> dict[str, Recipe]:
-    """The recipe of each variant, by name, with everything checked by building it once, without weights.
+    """The recipe of each variant, by name, with everything checked by building it once.
 
     Args:
         variants: Names of ready-made variants, or names with what they change.
-        recipe: Of the plain model, whose name must be given.
+        recipe: Of the plain model, whose name must be given where it starts from nothing.
         merge: The merger of "merged", and the place of the others.
 
     Raises:
@@ -49,54 +51,51 @@ def resolve_variants(variants: Variants, recipe: Recipe, merge: MergeSettings) -
             model = replace(recipe.model, args=recipe.model.args | (own.model or {}))
             recipes[name] = replace(recipe, model=model, merge=own.merge)
         elif name in READY:
-            model, merger = _ready(name, recipe.model, merge)
-            recipes[name] = replace(recipe, model=model, merge=merger)
+            recipes[name] = _ready(name, recipe, merge)
         else:
             raise ValueError(f"variants: {name!r} is not ready-made: choose from {', '.join(READY)}, or describe it")
-        _build_bare(recipes[name].model, recipes[name].merge)
+        build_bare(recipes[name])
     return recipes
 
 
 def build_recipe(recipe: Recipe, *, num_classes: int) -> nn.Module:
-    """The model of a recipe that says whether it is merged."""
+    """The model of a recipe that says whether it is merged, as its training begins."""
+    if recipe.init is not None:
+        return start_from(recipe.init, recipe.model, recipe.merge, class_names=("",) * num_classes).model
     return build_model(recipe.model, recipe.merge, num_classes=num_classes)
 
 
-def _ready(name: str, model: ModelSettings, merge: MergeSettings) -> tuple[ModelSettings, MergeSettings | None]:
+def build_bare(recipe: Recipe, *, num_classes: int = 0) -> nn.Module:
+    """The same to be looked at: without weights, but for what starts from trained ones."""
+    with nullcontext() if recipe.init is not None else meta_device():
+        return build_recipe(replace(recipe, model=replace(recipe.model, pretrained=False)), num_classes=num_classes)
+
+
+def _ready(name: str, recipe: Recipe, merge: MergeSettings) -> Recipe:
     if name == "plain":
-        return model, None
+        return replace(recipe, merge=None)
     if name == "merged":
-        return model, merge
+        return replace(recipe, merge=merge)
     bare = replace(
         merge, preset="default", norm=None, scale=None, logit_std=None, prior=None, reducer="patchmerger"
     )  # fmt: skip
     if name == "paper":
-        return model, replace(bare, preset="paper")
+        return replace(recipe, merge=replace(bare, preset="paper"))
     if name == "located":
-        return model, replace(bare, preset="located")
+        return replace(recipe, merge=replace(bare, preset="located"))
     if name in METHODS:
-        return model, replace(bare, reducer=cast(ReducerName, name))
-    merged = _build_bare(model, merge)
-    return shallow_twin(model, flops_of(merged), depth=len(merged.blocks)), None  # type: ignore[arg-type]
+        return replace(recipe, merge=replace(bare, reducer=cast(ReducerName, name)))
+    merged = build_bare(replace(recipe, merge=merge))
+    return shallow_twin(recipe, flops_of(merged), depth=len(merged.blocks))  # type: ignore[arg-type]
 
 
-def shallow_twin(settings: ModelSettings, merged_flops: int, *, depth: int) -> ModelSettings:
-    """The plain model with as many blocks, of ``depth``, as bring it closest to the merged model's FLOPs.
+def shallow_twin(recipe: Recipe, merged_flops: int, *, depth: int) -> Recipe:
+    """The plain model with as many blocks, the first of ``depth``, as bring it closest to the merged model's FLOPs.
 
     The control for depth: a merger that is no better than leaving blocks out is worth nothing.
     """
 
-    def gap(blocks: int) -> int:
-        return abs(flops_of(_build_bare(_with_depth(settings, blocks), None)) - merged_flops)
+    def cut(blocks: int) -> Recipe:
+        return replace(recipe, model=replace(recipe.model, args=recipe.model.args | {"depth": blocks}), merge=None)
 
-    return _with_depth(settings, min(range(1, depth + 1), key=gap))
-
-
-def _with_depth(settings: ModelSettings, depth: int) -> ModelSettings:
-    return replace(settings, args=settings.args | {"depth": depth})
-
-
-def _build_bare(model: ModelSettings, merge: Merge) -> nn.Module:
-    """A model without weights, to be looked at."""
-    with meta_device():
-        return build_model(replace(model, pretrained=False), merge, num_classes=0)
+    return cut(min(range(1, depth + 1), key=lambda blocks: abs(flops_of(build_bare(cut(blocks))) - merged_flops)))

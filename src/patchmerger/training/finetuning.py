@@ -78,8 +78,9 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
 
     Args:
         init: What to load; of an architecture of timm its weights, with a tag, ``"ARCHITECTURE.TAG"``, those.
-        model: Of its settings only ``args``, and of those only ``img_size`` and drop rates: the rest is loaded. For a
-            safetensors file, which holds weights alone, ``name`` and all of ``args``.
+        model: Of its settings only ``args``, and of those only ``img_size``, drop rates and ``depth``, which takes the
+            first blocks alone: the rest is loaded. For a safetensors file, which holds weights alone, ``name`` and all
+            of ``args``.
         merge: ``"auto"`` leaves the model as it was saved, merged or plain. A merger is put into a plain model, and
             must be the one that is there in a merged one.
         class_names: Of the images. The head is kept where the model was trained on these very classes.
@@ -136,11 +137,11 @@ def _check_settings(init: Init, model: ModelSettings, *, alone: bool) -> None:
             raise ValueError(f"{option} ({value}) contradicts init ({init}), which is the model: give one of them")
     if alone:
         return
-    others = [key for key in model.args if key != "img_size" and "drop" not in key]
+    others = [key for key in model.args if key not in ("img_size", "depth") and "drop" not in key]
     if others:
         raise ValueError(
             f"model.args ({', '.join(others)}) would make another model than init ({init}): beside init they may be "
-            "img_size and drop rates, such as drop_path_rate"
+            "img_size, depth, which takes its first blocks, and drop rates, such as drop_path_rate"
         )
 
 
@@ -186,13 +187,23 @@ def _is_ours(name: str) -> bool:
 
 
 def _create(name: str, init: Init, args: dict[str, Any], **options: Any) -> nn.Module:
+    """A model of timm with its weights; with ``depth`` among the arguments its first blocks alone."""
+    whole = {key: value for key, value in args.items() if key != "depth"}
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True, **args, **options)
+        model: nn.Module = timm.create_model(name, pretrained=True, **whole, **options)
+        if "depth" not in args:
+            return model
+        depth = len(cast(Any, model).blocks)
+        if args["depth"] not in range(1, depth + 1):
+            raise ValueError(f"model.args: depth ({args['depth']}) must be one of the {depth} blocks of init ({init})")
+        cut: nn.Module = timm.create_model(name, pretrained=False, **args, **options)
+        weights = model.state_dict()
+        cut.load_state_dict({key: weights[key] for key in cut.state_dict()})
     except (TypeError, AssertionError, RuntimeError) as error:
         raise ValueError(f"init ({init}) cannot be loaded with model.args ({args}): {error}") from error
     except OSError as error:
         raise FileNotFoundError(f"init ({init}): its weights cannot be had: {error}") from error
-    return model
+    return cut
 
 
 def _merge(model: nn.Module, merge: Merge, init: Init) -> None:

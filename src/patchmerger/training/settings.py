@@ -151,7 +151,7 @@ class Recipe:
 
     Args:
         data: The images.
-        model: The Vision Transformer; with init only img_size and drop rates of args,
+        model: The Vision Transformer; with init only img_size, depth (its first blocks) and drop rates of args,
             where init is not a safetensors file, which holds weights alone.
         merge: The merger; "--merge null" trains the plain model. "auto" is the default merger, and with init the
             model as it was saved: merge.… then puts a merger into a plain one.

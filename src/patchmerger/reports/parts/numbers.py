@@ -169,8 +169,8 @@ def model_name(model: object) -> str:
     return parts[-1] if parts else text
 
 
-def model_text(model: Mapping[str, Any] | None) -> str:
-    """A model's settings in words: its architecture, and what of it was changed."""
+def model_text(model: Mapping[str, Any] | None, init: str | None = None) -> str:
+    """A model's settings in words: its architecture, or what it starts from, and what of it was changed."""
     if model is None:
         return "a model of no known settings"
     names = {
@@ -178,6 +178,8 @@ def model_text(model: Mapping[str, Any] | None) -> str:
         "num_heads": "{} heads",
     }  # fmt: skip
     changed = [names[key].format(value) for key, value in model["args"].items() if key in names]
+    if init is not None:
+        return ", ".join([f"trained weights ({source_text(init)})", *changed])
     name = model["name"] or "the default small ViT"
     return f"{name} ({', '.join(changed)})" if changed else name
 
@@ -212,7 +214,7 @@ def models_text(results: Mapping[str, Any]) -> str:
 def run_text(results: Mapping[str, Any]) -> str:
     """What was trained, on what, for how long and how often."""
     settings = results["settings"]
-    model = model_text(results.get("model") or settings["model"])
+    model = model_text(results.get("model") or settings["model"], results.get("init"))
     return f"{model} on {sources_text(settings)}: {budget_text(settings)}"
 
 
