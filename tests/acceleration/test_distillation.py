@@ -179,3 +179,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits):
         student.head.bias[0] = float("nan")
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1 .*: lower recovery.lr"):
         run(student, digits, steps=2)
+
+
+def test_weights_in_half_precision_are_refused(digits):
+    with pytest.raises(ValueError, match=r"student .* has weights in bfloat16.* give student\.float\(\)"):
+        run(merged().bfloat16(), digits, steps=1)

@@ -300,3 +300,9 @@ def test_two_processes_on_one_folder_end_with_the_same_results(folder, tmp_path)
     assert [process.code for process in ended] == [0, 0], ended
     assert len({process.out for process in ended}) == 1
     assert "waiting: another process is at the run" in "".join(process.err for process in ended)
+
+
+def test_frozen_weights_are_told(tmp_path):
+    model = trained_vit().requires_grad_(False)
+    with pytest.warns(UserWarning, match=r"([\d,]+) of its \1 parameters are frozen .*model\.requires_grad_\(True\)"):
+        accelerate(model, DataSettings(), out=tmp_path / "run", **quick(1.4, 0.1))

@@ -1,6 +1,7 @@
 """The model to be accelerated: a plain classifier of RGB images, with the preprocessing that belongs to it."""
 
 import pytest
+import torch
 import transformers
 
 from conftest import make_vit
@@ -38,6 +39,11 @@ def test_an_image_processor_stays_unless_numbers_are_given(tmp_path):
         (lambda: make_vit(in_chans=1), r"takes images of 1 channels; the images here have 3 \(RGB\)"),
         (lambda: make_vit(num_classes=0), "gives 32 features and no scores of classes: train a classifier"),
         (transformers_vit, "does not say how its images are prepared: give preprocessing"),
+        (lambda: torch.compile(make_vit()), r"model \(OptimizedModule\): it is compiled; pass model\._orig_mod"),
+        (
+            lambda: torch.nn.DataParallel(make_vit()),
+            r"model \(DataParallel\): .* pass the model inside \(model\.module",
+        ),
     ],
 )
 def test_models_that_cannot_be_accelerated_are_refused(make, message):
@@ -47,3 +53,23 @@ def test_models_that_cannot_be_accelerated_are_refused(make, message):
         find_teacher(
             transformers.ViTModel(transformers_vit().config), preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3)
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_recovered_in_single_precision(tmp_path, dtype):
+    model = make_vit().to(dtype).train()
+    save(model, tmp_path / "vit")
+    for given in (model, tmp_path / "vit"):
+        teacher = find_teacher(given)
+        assert {p.dtype for p in teacher.classifier.parameters()} == {torch.float32}
+        assert torch.equal(teacher.model.head.weight, model.head.weight.float())
+    assert {p.dtype for p in model.parameters()} == {dtype}
+
+
+def test_a_model_in_memory_is_left_as_it_was():
+    model = make_vit().train()
+    teacher = find_teacher(model)
+    assert model.training
+    assert not teacher.model.training
+    teacher.model.head.weight.data.zero_()
+    assert model.head.weight.any()

@@ -38,6 +38,8 @@ def test_models_in_memory_that_cannot_be_trained_are_refused(tmp_path):
         fit(model=model, out=tmp_path / "a")
     with pytest.raises(ValueError, match=r"VisionTransformer\) is given, so that .* must be left out"):
         fit(Recipe(init="vit_tiny_patch16_224"), model=model, out=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"model .* has weights in float16, .* give model\.float\(\)"):
+        fit(model=in_memory(num_classes=10).half(), out=tmp_path / "a")
     with pytest.raises(TypeError, match=r"data .*Dataset"):
         fit(Recipe(), 3, out=tmp_path / "a")
     assert not (tmp_path / "a").exists()

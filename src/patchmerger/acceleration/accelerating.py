@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from patchmerger.data.loading import DataLike, has_labels, identify_data, load_i
 from patchmerger.hosts import find_host
 from patchmerger.hub.libraries import savable_library
 from patchmerger.mechanism.blocks import is_merging
-from patchmerger.models.classifier import FoundClassifier, find_classifier
+from patchmerger.models.classifier import Classifier, FoundClassifier, find_classifier
 from patchmerger.models.finding import FoundModel
 from patchmerger.runs.run_folder import RunFolder, default_folder
 
@@ -85,6 +86,7 @@ def accelerate(
     if drop < 0:
         raise ValueError(f"max_drop ({drop:g}) must be 0 or more points")
     teacher = find_teacher(model, crop_pct=source.crop_pct)
+    _warn_of_frozen(teacher)
     augmentation = augmentation or default_augmentation(source.source)
     settings: dict[str, Any] = {
         "model": teacher.name, "weights": teacher.fingerprint, "preprocessing": teacher.preprocessing,
@@ -118,10 +120,10 @@ def find_teacher(
     preprocessing: Preprocessing | None = None,
     crop_pct: float | None = None,
 ) -> FoundClassifier:
-    """Find the plain, trained classifier that is to be made faster; it is put into eval mode.
+    """Find the plain, trained classifier that is to be made faster, in eval mode and with weights in float32.
 
     Args:
-        model: As in :func:`~patchmerger.models.find_model`.
+        model: As in :func:`~patchmerger.models.find_model`; a model in memory is copied, and left as it was.
         preprocessing: How images are prepared, in place of what is known of the model.
         crop_pct: Share of the resized image that is kept in evaluation, likewise.
 
@@ -137,8 +139,21 @@ def find_teacher(
             f"model ({found.name}) has a merger already: patchmerger.remove(model) takes it out; patchmerger.fit and "
             "distill train it as it is"
         )
-    found.model.eval()
-    return found
+    coarse = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in found.model.parameters())
+    net = copy.deepcopy(found.model) if coarse or isinstance(model, nn.Module) else found.model
+    net = (net.float() if coarse else net).eval()
+    return replace(found, model=net, classifier=Classifier(net))
+
+
+def _warn_of_frozen(teacher: FoundClassifier) -> None:
+    frozen = sum(p.numel() for p in teacher.model.parameters() if not p.requires_grad)
+    if frozen:
+        warnings.warn(
+            f"model ({teacher.name}): {frozen:,} of its {sum(p.numel() for p in teacher.model.parameters()):,} "
+            "parameters are frozen (requires_grad is false) and stay as they are, which costs accuracy: "
+            "model.requires_grad_(True) lets the recovery train them",
+            stacklevel=3,
+        )
 
 
 def check_classes(teacher: FoundClassifier, images: ImageSplits, source: str) -> None:

@@ -29,7 +29,7 @@ from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.training.attention import short_attention
 from patchmerger.training.settings import Precision
-from patchmerger.training.trainer import Stopwatch, make_trainer, train
+from patchmerger.training.trainer import Stopwatch, check_weights, make_trainer, train
 
 _WATCHED = 1000
 _WEIGHTS_FILE = "student.safetensors"
@@ -55,6 +55,7 @@ class RecoveryJob:
     def __post_init__(self) -> None:
         if len(self.data.train) < self.recovery.batch_size:
             raise too_few_images(self.recovery, len(self.data.train))
+        check_weights(self.student, self.precision, "student")
 
     @cached_property
     def image_size(self) -> int:

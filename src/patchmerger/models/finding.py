@@ -17,6 +17,7 @@ from torch import nn
 
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hosts.example_inputs import check_patches, size_in
+from patchmerger.hosts.state import wrapped_by
 from patchmerger.hub.checkpoints import build_from_weights
 from patchmerger.hub.folders import CONFIG_NAME, PICKLES, PROCESSOR_NAME, WEIGHTS_NAME, find_folder, how_to_convert
 from patchmerger.hub.libraries import library_of_model
@@ -115,6 +116,8 @@ def find_model(
     if given and not name.endswith((".safetensors", *PICKLES)):
         raise ValueError(f"{given[0]} is for a safetensors file, and model ({name}) is none")
     if isinstance(model, nn.Module):
+        if (wrapper := wrapped_by(model)) is not None:
+            raise ValueError(f"model ({type(model).__name__}): {wrapper[0]}; {wrapper[1]}")
         return known_model(name, model)
     place = locate(model)
     if isinstance(place, Path) and not place.is_file():

@@ -29,6 +29,7 @@ from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.reducers.names import METHODS
 from patchmerger.runs.tensors import read_tensors
 from patchmerger.training.settings import Recipe
+from patchmerger.training.trainer import check_weights
 from patchmerger.zoo import without_merger
 
 Init: TypeAlias = str | Path
@@ -121,6 +122,7 @@ def _given(model: nn.Module, recipe: Recipe, num_classes: int) -> Start:
             f"model ({name}) has {outputs} outputs, but data has {num_classes} classes: give it a head for them first, "
             f"such as model.reset_classifier({num_classes})"
         )
+    check_weights(model, recipe.training.precision, "model")
     _merge(model, recipe.merge, name)
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder) / "model")  # what could not be saved is refused before it is trained

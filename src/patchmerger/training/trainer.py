@@ -17,13 +17,14 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchmerger.data.module import ImageData
+from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import atomic_file, full_disk_named
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.training.attention import short_attention
-from patchmerger.training.settings import LoggerName, TrainingSettings
+from patchmerger.training.settings import LoggerName, Precision, TrainingSettings
 from patchmerger.training.sharding import ShardedStrategy
 from patchmerger.training.task import TrainingTask, gather
 
@@ -84,6 +85,17 @@ def check_logger(name: LoggerName) -> None:
     """Raise ``ValueError`` where the library of a logger is not installed."""
     if name in ("wandb", "tensorboard") and find_spec(name) is None:
         raise ValueError(f"training.logger ({name!r}) needs a library that is not installed: pip install {name}")
+
+
+def check_weights(model: nn.Module, precision: Precision, argument: str) -> None:
+    """Raise ``ValueError`` where weights are too coarse to be trained: in bf16 a small step changes nothing."""
+    coarse = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
+    if coarse and precision in ("32-true", "bf16-mixed", "16-mixed"):
+        dtype = str(coarse.pop()).removeprefix("torch.")
+        raise ValueError(
+            f"{argument} ({host_class(model).__name__}) has weights in {dtype}, in which small steps are lost: give "
+            f"{argument}.float(); precision='bf16-mixed' computes in bf16, with weights in float32"
+        )
 
 
 def _logger(name: LoggerName, folder: RunFolder) -> Logger | bool:
