@@ -42,6 +42,7 @@ HOSTS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "ToMe, proportional attention": (lambda: make_vit("class token", **SMALL), {"reducer": "tome"}),
     "ATS": (lambda: make_vit("class token", **SMALL), {"reducer": "ats"}),
+    "fixed pattern": (lambda: make_vit("class token", **SMALL), {"reducer": "fixed-l2"}),
     "transformers SigLIP": (lambda: make_transformers("SiglipForImageClassification"), {}),
 }
 
@@ -130,6 +131,12 @@ def test_each_number_format(format, precision, tmp_path):
     assert open_exported(made.path).info == made.info
     if precision in ("fp16", "bf16", "int8"):
         assert made.parity.largest > 0
+
+
+@pytest.mark.slow
+def test_sums_by_index_in_half_precision(tmp_path):
+    made = export(merged("ToMe, proportional attention"), tmp_path / "vit.onnx", ExportSettings(precision="fp16"))
+    assert 0 < made.parity.largest < 0.05
 
 
 @pytest.mark.slow

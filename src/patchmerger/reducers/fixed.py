@@ -61,5 +61,5 @@ def _nearest(positions: Tensor, mask: Tensor | None, num_tokens: int, distance: 
         radius = offset.sum(dim=-1)
     else:
         radius = offset.square().sum(dim=-1).sqrt() if distance == "l2" else offset.amax(dim=-1)
-    radius = radius.round(decimals=_DIGITS)
+    radius = (radius * 10**_DIGITS).round()
     return first_by(radius[None] if positions.ndim == 2 else radius, num_tokens, mask)

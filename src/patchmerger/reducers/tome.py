@@ -87,7 +87,9 @@ class _Pairing:
         wide = (-1, -1, x.shape[-1])
         moved = source.gather(1, self._sources[..., None].expand(wide))
         kept = source.gather(1, self._unmerged[..., None].expand(wide))
-        return torch.cat((kept, destination.scatter_add(1, self._destinations[..., None].expand(wide), moved)), dim=1)
+        exact = torch.promote_types(x.dtype, torch.float32)  # ONNX Runtime adds no halves by index, either
+        sums = destination.to(exact).scatter_add(1, self._destinations[..., None].expand(wide), moved.to(exact))
+        return torch.cat((kept, sums.to(x.dtype)), dim=1)
 
     @property
     def group(self) -> Tensor:
