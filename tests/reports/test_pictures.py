@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from patchmerger.reports.parts import numbers
 from patchmerger.reports.pictures import accelerate_study, compare, style, sweep, transfer
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -39,6 +40,22 @@ def test_everything_lies_within_the_picture_and_the_legend_outside_of_the_panels
     box = legend.get_window_extent()
     for axes in figure.axes:
         assert not mpl.transforms.Bbox.intersection(box, axes.get_window_extent())
+
+
+def test_many_methods_at_one_speed_up_are_ranked(tmp_path, monkeypatch):
+    figures: list[Figure] = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), savefig(self, *a, **k))[1])
+    results = json.loads((RESULTS / "reducers-vit-small-tiny-imagenet.json").read_text())
+    accelerate_study.draw(results, tmp_path / "picture.png")
+    recovered, without, speed = figures[0].axes
+    names = [label.get_text() for label in recovered.get_yticklabels()]
+    assert len(names) == len(results["settings"]["methods"])
+    accuracy = {numbers.method_text(r["method"]): 100 * r["accuracy"] for r in results["curves"] if r["epochs"]}
+    assert names == sorted(accuracy, key=accuracy.get)
+    markers = [line for line in recovered.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in markers] == pytest.approx([accuracy[name] for name in names])
+    assert all(axes.get_title("left") for axes in (without, speed))
 
 
 def test_known_variants_keep_their_colour_and_no_two_share_one():

@@ -13,6 +13,8 @@ from patchmerger.reports.parts import numbers
 from patchmerger.reports.pictures import style
 
 FILE = "accelerations.png"
+_KNOWN = ("located", "average")  # methods with a colour of their own in every picture
+_RANKED = 6  # methods at one speed-up from which on their markers would cover each other
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
@@ -20,9 +22,13 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
     For each recovery a row of two panels, a line for each method: accuracy against times fewer FLOPs, and against the
     measured speed-up. Accuracy without any recovery is in the table, and drawn only where nothing was recovered.
+    Many methods at one speed-up after one recovery are ranked instead.
     """
     methods = [m for m in results["settings"]["methods"] if m != "plain"]
     rows_of = recoveries(results)
+    if len(methods) > _RANKED and len(rows_of) == 1 and len(results["places"]) + len(results.get("stages", {})) == 1:
+        _draw_ranked(results, rows_of[0], path)
+        return
     with style.picture(path, columns=2, rows=len(rows_of), note=_note(results)) as (figure, panels):
         for place, recovery in enumerate(rows_of):
             left, right = panels[2 * place : 2 * place + 2]
@@ -34,6 +40,38 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             style.head(right, f"the same, measured on {device_text(results)}")
         handles, labels = method_handles(methods)
         style.shared_legend(figure, handles, labels, title=numbers.models_text(results), columns=6)
+
+
+def _draw_ranked(results: Mapping[str, Any], recovery: str, path: Path) -> None:
+    """A line of the picture for each method, the most accurate first: accuracy with recovery and without, speed."""
+    rows = {(row["method"], recovery_text(row)): row for row in results["curves"] if row["method"] != "plain"}
+    ranked = sorted((m for m, length in rows if length == recovery), key=lambda m: rows[m, recovery]["accuracy"])
+    drawn = [recovery, *({length for _, length in rows} - {recovery})]
+    timings, height = numbers.timings_of(results["speed"]), 0.8 + 0.24 * len(ranked)
+    colours = {m: colour if m in _KNOWN else style.GREY for m, colour in style.variant_colours(ranked).items()}
+    with style.picture(
+        path, columns=len(drawn) + 1, note=f"Dotted: plain. {_note(results)}", title=numbers.models_text(results),
+        panel=(3.4, height),
+    ) as (_, panels):  # fmt: skip
+        for place, method in enumerate(ranked):
+            look: Any = {"fmt": "o", "ms": 6, "elinewidth": 1, "capsize": 3, "color": colours[method]}
+            for axes, length in zip(panels, drawn, strict=False):
+                if row := rows.get((method, length)):
+                    axes.errorbar(100 * row["accuracy"], place, xerr=100 * (row["sd"] or 0) or None, **look)
+            timing = timings[rows[method, recovery]["timed_as"]]
+            panels[-1].errorbar(timing["speedup"], place, xerr=style.error_bar(timing), **look)
+        for axes, length in zip(panels, drawn, strict=False):
+            axes.axvline(100 * numbers.plain_accuracy(results), color=style.GREY, lw=1, ls=":")
+            axes.set_xlabel("test accuracy, %")
+            style.head(axes, "without recovery" if length == "none" else f"recovery: {length}")
+        panels[-1].set_xlabel("inference, times as fast as plain")
+        style.head(panels[-1], f"measured on {device_text(results)}")
+        for axes in panels:
+            axes.locator_params(axis="x", nbins=5)
+            axes.set_yticks(range(len(ranked)), map(numbers.method_text, ranked) if axes is panels[0] else [])
+            axes.set_yticks(range(len(ranked)), minor=True)
+            axes.tick_params(axis="y", which="minor", length=0)
+            axes.grid(axis="y", which="minor", alpha=0.25)
 
 
 def recovery_text(row: Mapping[str, Any], *, short: bool = False) -> str:
