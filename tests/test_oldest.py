@@ -26,7 +26,8 @@ def pins() -> dict[str, Version]:
 
 def read(line: str, operator: str) -> tuple[str, Version]:
     requirement = Requirement(line)
-    (specifier,) = requirement.specifier  # one bound, and nothing else
+    # One bound, and nothing else but single versions that are broken.
+    (specifier,) = [each for each in requirement.specifier if each.operator != "!="]
     assert specifier.operator == operator, line
     return canonicalize_name(requirement.name), Version(specifier.version)  # 2.8 and 2.8.0 are the same
 
