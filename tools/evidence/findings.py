@@ -14,6 +14,7 @@ from tools.evidence.studies import EXPECTED
 
 Results = Mapping[str, Any]
 _CONTROLS = ("average", "shallow")
+_MERGED = ("merged", "located")
 
 
 class Kind(Protocol):
@@ -95,7 +96,7 @@ def verdict(found: Results) -> str:
     if all(part.shown for part in parts) and found["variants"].keys() >= set(_CONTROLS):
         return "**shown**"
     accuracy = all(part.shown for part in parts if part.about == "accuracy")
-    speedup = speedups(found)["training"]["merged"]
+    speedup = speedups(found)["training"][_merged(found)]
     return f"accuracy {'' if accuracy else '**not** '}shown; a training step {speedup:.2f} times as fast"
 
 
@@ -127,12 +128,17 @@ def speedups(found: Results) -> dict[str, dict[str, float]]:
 
 def _is_about_the_claim(found: Results) -> bool:
     known = kind_of(found) in ("compare", "transfer")
-    return known and found["baseline"] == "plain" and "merged" in found["variants"]
+    return known and found["baseline"] == "plain" and any(name in found["variants"] for name in _MERGED)
+
+
+def _merged(found: Results) -> str:
+    """The variant that the claim is about."""
+    return next(name for name in _MERGED if name in found["variants"])
 
 
 def _stages(found: Results) -> Iterator[tuple[str, Results, float]]:
     """Of the merged model: the name of the stage ("" for the only one), what it gave, and the margin."""
-    merged = found["variants"]["merged"]
+    merged = found["variants"][_merged(found)]
     if kind_of(found) != "transfer":
         yield "", merged, EXPECTED.margin
         return
@@ -153,9 +159,9 @@ def _accuracy(stage: str, own: Results, margin: float) -> EvidenceFinding:
 
 
 def _time(found: Results) -> EvidenceFinding:
-    faster = speedups(found)
-    share = 1 / faster["training"]["merged"]
-    numbers = f"a training step takes {share:.2f} of it, inference {1 / faster['inference']['merged']:.2f}"
+    faster = {mode: of[_merged(found)] for mode, of in speedups(found).items()}
+    share = 1 / faster["training"]
+    numbers = f"a training step takes {share:.2f} of it, inference {1 / faster['inference']:.2f}"
     claim = f"Trained in at most {EXPECTED.training_time:g} of plain's time"
     return EvidenceFinding("time", claim, share <= EXPECTED.training_time, numbers)
 
