@@ -72,6 +72,17 @@ QUEUE = (
         "--draws 2",
         device=("--training.accelerator", "--finetuning.training.accelerator"),
     ),
+    Job(
+        "transfer-vit-small",
+        "transfer --config configs/transfer-vit-small.yaml --init {pretrained} --image_size 98 --training.epochs 10 "
+        "--training.batch_size 256 --finetuning.training.epochs 5 --finetuning.training.batch_size 256 "
+        "--downstream.source uoft-cs/cifar10 --progress false",
+        f"--init null --image_size null --model.name vit_tiny_patch16_224 {_DIGITS} --training.layer_decay null "
+        f"--merge.after null --variants '[located]' --downstream.source digits {_brief('finetuning.training')} "
+        "--shots '[1]' --draws 2",
+        ("--training.accelerator", "--finetuning.training.accelerator"),
+        processes=4,
+    ),
     _study(
         "sweep",
         "sweep-cifar10",
