@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,6 @@ from typing import Any, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from patchmerger.data.preprocessing import CropMode, Preprocessing
 from patchmerger.hosts.example_inputs import example_input
@@ -121,9 +120,7 @@ class Transformers(Library):
                 f"model ({host_class(model).__name__}) cannot be run on an image of its size, so what was saved could "
                 f"not be checked: {error}" + (f"; it holds one that can: pass model.{inside[0]}" if inside else "")
             ) from error
-        for path, part in tree_flatten_with_path(output)[0]:
-            if isinstance(part, Tensor):
-                yield f"forward{keystr(path)}", part
+        yield from _tensors(output, "forward")
 
     def run_alike(self, rebuilt: nn.Module, model: nn.Module) -> None:
         """The attention's implementation is a setting of a run; others round otherwise."""
@@ -142,6 +139,16 @@ class Transformers(Library):
 
     def class_names_of(self, model: nn.Module) -> tuple[str, ...] | None:
         return _class_names(cast(Any, model).config.to_dict() | {"architectures": [host_class(model).__name__]})
+
+
+def _tensors(output: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of an output, by name. torch's pytrees cannot name them in an output of older transformers."""
+    if isinstance(output, Tensor):
+        yield name, output
+    elif isinstance(output, Mapping | list | tuple):
+        parts = output.items() if isinstance(output, Mapping) else enumerate(output)
+        for key, part in parts:
+            yield from _tensors(part, f"{name}[{key!r}]")
 
 
 def _transformers() -> Any:
