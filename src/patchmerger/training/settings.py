@@ -151,8 +151,8 @@ class Recipe:
 
     Args:
         data: The images.
-        model: The Vision Transformer; with init only img_size, depth and drop rates of args,
-            where init is not a safetensors file, which holds weights alone; depth takes the first blocks.
+        model: The Vision Transformer; with init only img_size, depth (first blocks) and drop
+            rates of args, where init is not a safetensors file, which holds weights alone.
         merge: The merger; "--merge null" trains the plain model. "auto" is the default merger, and with init the
             model as it was saved: merge.… then puts a merger into a plain one.
         init: What to start from: a folder that patchmerger saved, the folder of a run, an architecture of timm with
