@@ -102,10 +102,10 @@ def _conditions(found: Results) -> str:
     if kind_of(found) == "transfer":
         described = "; then ".join(data.values())
         tuning = settings["finetuning"]["training"]["epochs"]
-        epochs = f"{settings['training']['epochs']} epochs upstream, {tuning} of fine-tuning"
+        epochs = f"{counted(settings['training']['epochs'], 'epoch')} upstream, {tuning} of fine-tuning"
     else:
         described = data if isinstance(data, str) else data["description"]
-        epochs = f"{settings['training']['epochs']} epochs"
+        epochs = counted(settings["training"]["epochs"], "epoch")
     return (
         f"{described}. Model: {model_text(settings['model'], found.get('init'))}. "
         f"{epochs}, {counted(settings['seeds'], 'seed')}; on "
