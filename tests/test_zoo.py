@@ -272,7 +272,7 @@ def test_the_merge_settings_say_what_merges(tmp_path):
     assert [(m.after, m.num_tokens) for m in mergers(merged)] == [(3, 4)]
     save(merged, tmp_path / "model")
     assert torch.equal(load(tmp_path / "model")(make_images()), merged(make_images()))
-    assert shallow_twin(Recipe(model=settings), cost(merged).flops, depth=4).model.args["depth"] in (3, 4)
+    assert shallow_twin(Recipe(model=settings), cost(merged).flops).model.args["depth"] in (3, 4)
     with pytest.raises(
         ValueError, match=r"model\.args .* describe the merger of .*: give merge\.after and merge\.num_tok"
     ):

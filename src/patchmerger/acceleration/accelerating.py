@@ -21,6 +21,7 @@ from patchmerger.mechanism.blocks import is_merging
 from patchmerger.models.classifier import Classifier, FoundClassifier, find_classifier
 from patchmerger.models.finding import FoundModel
 from patchmerger.runs.run_folder import RunFolder, default_folder
+from patchmerger.training.trainer import coarse_dtype
 
 
 def accelerate(
@@ -139,7 +140,7 @@ def find_teacher(
             f"model ({found.name}) has a merger already: patchmerger.remove(model) takes it out; patchmerger.fit and "
             "distill train it as it is"
         )
-    coarse = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in found.model.parameters())
+    coarse = coarse_dtype(found.model) is not None
     net = copy.deepcopy(found.model) if coarse or isinstance(model, nn.Module) else found.model
     net = (net.float() if coarse else net).eval()
     return replace(found, model=net, classifier=Classifier(net))

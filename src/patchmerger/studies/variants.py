@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
-from patchmerger.costs.counting import flops_of
+from patchmerger.costs.counting import flops_of, on_meta
 from patchmerger.models.build import build_model
 from patchmerger.models.settings import MergeSettings
 from patchmerger.reducers.names import METHODS, ReducerName
 from patchmerger.runs.meta_device import meta_device
+from patchmerger.studies.methods import cut
 from patchmerger.studies.settings import Variants
 from patchmerger.training.finetuning import start_from
 from patchmerger.training.settings import Recipe
@@ -85,17 +86,14 @@ def _ready(name: str, recipe: Recipe, merge: MergeSettings) -> Recipe:
         return replace(recipe, merge=replace(bare, preset="located"))
     if name in METHODS:
         return replace(recipe, merge=replace(bare, reducer=cast(ReducerName, name)))
-    merged = build_bare(replace(recipe, merge=merge))
-    return shallow_twin(recipe, flops_of(merged), depth=len(merged.blocks))  # type: ignore[arg-type]
+    return shallow_twin(recipe, flops_of(build_bare(replace(recipe, merge=merge))))
 
 
-def shallow_twin(recipe: Recipe, merged_flops: int, *, depth: int) -> Recipe:
-    """The plain model with as many blocks, the first of ``depth``, as bring it closest to the merged model's FLOPs.
+def shallow_twin(recipe: Recipe, merged_flops: int) -> Recipe:
+    """The plain model with as many of its first blocks as bring it closest to the merged model's FLOPs.
 
     The control for depth: a merger that is no better than leaving blocks out is worth nothing.
     """
-
-    def cut(blocks: int) -> Recipe:
-        return replace(recipe, model=replace(recipe.model, args=recipe.model.args | {"depth": blocks}), merge=None)
-
-    return cut(min(range(1, depth + 1), key=lambda blocks: abs(flops_of(build_bare(cut(blocks))) - merged_flops)))
+    plain: Any = on_meta(build_bare(replace(recipe, merge=None)))
+    depth = min(range(1, len(plain.blocks) + 1), key=lambda blocks: abs(flops_of(cut(plain, blocks)) - merged_flops))
+    return replace(recipe, model=replace(recipe.model, args=recipe.model.args | {"depth": depth}), merge=None)

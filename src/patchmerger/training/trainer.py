@@ -89,13 +89,19 @@ def check_logger(name: LoggerName) -> None:
 
 def check_weights(model: nn.Module, precision: Precision, argument: str) -> None:
     """Raise ``ValueError`` where weights are too coarse to be trained: in bf16 a small step changes nothing."""
-    coarse = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
-    if coarse and precision in ("32-true", "bf16-mixed", "16-mixed"):
-        dtype = str(coarse.pop()).removeprefix("torch.")
+    dtype = coarse_dtype(model)
+    if dtype is not None and precision in ("32-true", "bf16-mixed", "16-mixed"):
         raise ValueError(
-            f"{argument} ({host_class(model).__name__}) has weights in {dtype}, in which small steps are lost: give "
-            f"{argument}.float(); precision='bf16-mixed' computes in bf16, with weights in float32"
+            f"{argument} ({host_class(model).__name__}) has weights in {str(dtype).removeprefix('torch.')}, in which "
+            f"small steps are lost: give {argument}.float(); precision='bf16-mixed' computes in bf16, with weights in "
+            "float32"
         )
+
+
+def coarse_dtype(model: nn.Module) -> torch.dtype | None:
+    """The first dtype of a weight that is coarser than float32; ``None`` where there is none."""
+    dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next((dtype for dtype in dtypes if dtype.itemsize < 4), None)
 
 
 def _logger(name: LoggerName, folder: RunFolder) -> Logger | bool:
