@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from patchmerger.data.images import ImageSet, InMemory
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform, normalize
-from patchmerger.runs.environment import default_workers
+from patchmerger.runs.environment import default_workers, start_method
 
 Batch = tuple[Tensor, Tensor]
 """Images, uint8 (B, 3, S, S), and targets, int64 (B,) or float32 (B, C)."""
@@ -232,7 +232,7 @@ class Loader:
         """The number of batches, those of an earlier, interrupted part of the run included."""
         return self.order.total if isinstance(self.order, RunOrder) else len(self.order)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.read(self.dataset, batch_sampler=self.order))
 
     def read(self, dataset: Dataset[Any], **batching: Any) -> DataLoader[Any]:
@@ -240,6 +240,7 @@ class Loader:
         return DataLoader(
             dataset,
             num_workers=self.workers,
+            multiprocessing_context=start_method() if self.workers else None,
             collate_fn=as_it_is,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),  # else each pass would draw from the global random state

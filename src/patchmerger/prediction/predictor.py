@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from patchmerger.data.batches import EvaluationOrder, as_it_is
+from patchmerger.data.batches import EvaluationOrder, Loader
 from patchmerger.data.decoding import BadImageError, decode
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import EvalTransform, normalize
@@ -126,11 +126,8 @@ class Predictor:
         if workers is None:
             workers = min(default_workers(), len(order))
         read = _ReadImages(pictures, EvalTransform(self.scorer.image_size, self.scorer.preprocessing))
-        loader: DataLoader[list[Tensor | str]] = DataLoader(
-            read, batch_sampler=order, num_workers=workers, collate_fn=as_it_is, generator=torch.Generator()
-        )  # with a generator of its own, which leaves the global random state as it is
         with progress_bar("images", len(pictures), shown=progress) as bar:
-            for indices, batch in zip(order, loader, strict=True):
+            for indices, batch in zip(order, Loader(read, order, workers=workers), strict=True):
                 yield from self._outcomes([pictures.names[index] for index in indices], batch, names, top)
                 bar.advance(len(indices))
 

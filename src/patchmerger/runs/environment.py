@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -110,3 +112,14 @@ def default_workers(devices: int = 1) -> int:
     """Processes that load images for each of so many devices: none where at most two cores are at hand for it."""
     cores = usable_cores() // devices
     return 0 if cores <= 2 else min(8, cores - 1)
+
+
+def start_method() -> str | None:
+    """How processes that load images are started: forked where the system can, or as the user has set; None for that.
+
+    By itself Python 3.14 starts the user's script once more in each of them, which fails in a script without ``if
+    __name__ == "__main__":``, and sends them all images.
+    """
+    its_own, *_ = multiprocessing.get_all_start_methods()
+    is_set = multiprocessing.get_start_method(allow_none=True) not in (None, its_own)
+    return None if is_set or not sys.platform.startswith("linux") else "fork"
