@@ -54,3 +54,25 @@ def test_queries_that_pick_their_patches_are_steady():
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="batches is empty"):
         map_statistics(insert(make_vit(), 4), [])
+
+
+class OnMps(torch.Tensor):
+    """Like a tensor on Apple's GPU, which has no float64, in that alone."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        if function is torch.Tensor.double:
+            raise TypeError("the MPS framework doesn't support float64")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_statistics_are_taken_on_a_device_without_float64():
+    model = insert(make_vit(), 4)
+    images = make_images()
+    found = map_statistics(model, [images.as_subclass(OnMps)])
+    assert isinstance(model.patch_embed(images.as_subclass(OnMps)), OnMps)
+    for mine, expected in zip(found, map_statistics(model, [images]), strict=True):
+        assert torch.equal(mine.mean_maps, expected.mean_maps)
+        assert type(mine.mean_maps) is torch.Tensor

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from patchmerger.runs.environment import (
+    clock,
     cpu_has_bf16,
     default_precision,
     device_name,
@@ -37,6 +38,15 @@ def test_find_device():
     assert find_device("cpu") == torch.device("cpu")
     expected = "cuda" if torch.cuda.is_available() else None
     assert expected is None or find_device().type == expected
+
+
+def test_a_clock_waits_for_any_accelerator(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    assert clock(torch.device("cpu"))() <= clock(torch.device("cpu"))()
+    assert not waited
+    assert clock(torch.device("mps"))() <= clock(torch.device("mps"))()
+    assert waited == [torch.device("mps")] * 2
 
 
 @pytest.mark.parametrize("names", [["avx512_bf16"], ["amx_bf16"], ["bf16"]])

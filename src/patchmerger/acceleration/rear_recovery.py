@@ -27,6 +27,7 @@ from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import weights_fingerprint
+from patchmerger.runs.environment import clock
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.run_folder import RunFolder, fingerprint
 
@@ -273,10 +274,11 @@ def _length(
 
 def _seconds(job: RecoveryJob, halves: _Halves, views: Views, probe: list[Key]) -> tuple[float, float]:
     """Seconds to keep a view, and to train on it once, measured on a batch."""
-    begin = time.perf_counter()
+    now = clock(job.device)
+    begin = now()
     pixels, targets = next(views.batches(probe, len(probe), job.workers))
     parts = [part.float() for part in halves.compute(pixels)]
-    keep = (time.perf_counter() - begin) / len(probe)
+    keep = (now() - begin) / len(probe)
     student = copy.deepcopy(job.student)
     with halves.frozen(student):
         step = seconds_per_step(halves.task(student, 10, 10), [*parts, targets], job) / len(probe)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,7 @@ from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
 from patchmerger.hosts.example_inputs import square_input
 from patchmerger.mechanism.modes import learning_mode
-from patchmerger.runs.environment import default_precision, find_device
+from patchmerger.runs.environment import clock, default_precision, find_device
 from patchmerger.runs.files import made_once
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.tensors import read_tensors, write_tensors
@@ -181,16 +180,14 @@ def seconds_per_step(task: DistillationTask, batch: Iterable[Any], job: Recovery
     given = [part.to(job.device) for part in batch]
     optimizer = task.to(job.device).configure_optimizers()["optimizer"]
     mixed = torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16-mixed")
-    taken = []
+    now, taken = clock(job.device), []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = now()
         optimizer.zero_grad()
         with short_attention():
             with mixed:
                 loss = task.distillation_loss(given)
             loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if job.device.type == "cuda":
-            torch.cuda.synchronize(job.device)
-        taken.append(time.perf_counter() - begin)
+        taken.append(now() - begin)
     return sum(taken[1:]) / 2

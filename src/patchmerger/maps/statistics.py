@@ -75,7 +75,7 @@ def map_statistics(model: nn.Module, batches: Iterable[Tensor]) -> list[MapStati
 
 
 class _Sums:
-    """Sums over images, in float64."""
+    """Sums over images, in float64 on the CPU: not every device (MPS) has that."""
 
     def __init__(self, first: MergerMaps) -> None:
         self.name, self.after, self.grid = first.name, first.after, first.maps.shape[1:]
@@ -83,7 +83,7 @@ class _Sums:
         self.totals: dict[str, Tensor] = {}
 
     def add(self, found: MergerMaps) -> None:
-        maps, is_patch = found.maps.double(), found.is_patch
+        maps, is_patch = found.maps.cpu().double(), found.is_patch.cpu()
         if maps.shape[1:] != self.grid or not is_patch.all():
             raise ValueError(
                 f"batches hold images of several sizes: maps are {tuple(maps.shape[1:])} in one and {tuple(self.grid)} "
@@ -104,7 +104,7 @@ class _Sums:
         if alike is not None:
             values["alike"] = alike
         for name, value in values.items():
-            total = value.sum(dim=0).cpu()
+            total = value.sum(dim=0)
             self.totals[name] = total + self.totals[name] if name in self.totals else total
         self.images += len(maps)
 

@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import timm
@@ -72,6 +74,18 @@ def find_device(device: torch.device | str | None = None) -> torch.device:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise ValueError(f"device ({str(device)!r}) is not there: {reason}; there is {names}") from error
     return found
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """A clock in seconds, which first waits until the work that an accelerator was given is done."""
+    if device.type == "cpu":
+        return perf_counter
+
+    def now() -> float:
+        torch.accelerator.synchronize(device)
+        return perf_counter()
+
+    return now
 
 
 def usable_cores() -> int:

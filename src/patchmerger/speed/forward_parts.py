@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from patchmerger.costs.model_cost import Cost, cost
 from patchmerger.hosts import block_names, find_host
 from patchmerger.hosts.example_inputs import Example, example_input, fit_to_size
 from patchmerger.insertion.inserted import mergers
-from patchmerger.runs.environment import find_device
+from patchmerger.runs.environment import clock, find_device
 from patchmerger.runs.statistics import quartiles
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.speed.timed_steps import DTYPES, interleaved
@@ -94,6 +93,7 @@ class _Run:
     def __init__(self, model: nn.Module, places: list[int], device: torch.device) -> None:
         self.encoder: nn.Module = model
         self.device = device
+        self.clock = clock(device)
         self.marks: list[Any] = []
         host = find_host(model)
         blocks, names = host.blocks, block_names(model, host)
@@ -139,7 +139,7 @@ class _Run:
             event.record()
             self.marks.append(event)
         else:
-            self.marks.append(perf_counter())
+            self.marks.append(self.clock())
 
 
 def _blocks_name(first: int, last: int) -> str:

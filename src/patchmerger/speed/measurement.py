@@ -13,7 +13,7 @@ from torch import nn
 from patchmerger.costs.model_cost import known_flops
 from patchmerger.hosts.example_inputs import image_size_of, size_in
 from patchmerger.hosts.state import unsupported_state
-from patchmerger.runs.environment import environment, find_device
+from patchmerger.runs.environment import clock, environment, find_device
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import quartiles
 from patchmerger.runs.text import text_table
@@ -221,7 +221,7 @@ def measure(
             steps[name]()
         memory[name] = steps[name].memory(device)
 
-    times, interrupted = _time(steps, settings, progress)
+    times, interrupted = _time(steps, settings, device, progress)
     timings = []
     for name, model in models.items():
         low, ratio, high = quartiles(np.divide(times[name], times[baseline]))
@@ -257,13 +257,16 @@ def measure(
 
 
 def _time(
-    steps: Mapping[str, TimedStep], settings: TimingSettings, progress: Callable[[int, int], None] | None
+    steps: Mapping[str, TimedStep],
+    settings: TimingSettings,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, list[float]], bool]:
     """Seconds of a step in each round, by name, and whether the rounds were cut short."""
     from torch.utils.benchmark import Timer  # slow to import, and may log about CUDA
 
-    threads = torch.get_num_threads()
-    timers = {name: Timer("step()", globals={"step": step}, num_threads=threads) for name, step in steps.items()}
+    options: dict[str, Any] = {"timer": clock(device), "num_threads": torch.get_num_threads()}
+    timers = {name: Timer("step()", globals={"step": step}, **options) for name, step in steps.items()}
 
     def time_once(name: str) -> float:
         return float(timers[name].blocked_autorange(min_run_time=settings.round_seconds).median)

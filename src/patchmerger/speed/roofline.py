@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from patchmerger.costs.counting import flop_counter, on_meta
 from patchmerger.hosts.example_inputs import example_input, fit_to_size
-from patchmerger.runs.environment import device_name
+from patchmerger.runs.environment import clock, device_name
 from patchmerger.speed.settings import Precision
 from patchmerger.speed.timed_steps import DTYPES
 
@@ -73,7 +73,7 @@ def measure_peak_rates(device: torch.device, precision: Precision, *, seconds: f
     _, size = _sizes(device)
     source = torch.zeros(size // 4, device=device)
     target = torch.zeros_like(source)
-    copy = _best("target.copy_(source)", {"source": source, "target": target}, seconds)
+    copy = _best("target.copy_(source)", {"source": source, "target": target}, device, seconds)
     return PeakRates(
         device=device_name(device),
         precision=precision,
@@ -91,17 +91,17 @@ def peak_matmul_rate(device: torch.device, precision: Precision | Literal["int8"
     else:
         a, b = (torch.randn(rows, rows, device=device).to(DTYPES[precision]) for _ in range(2))
     statement = "torch._int_mm(a, b)" if precision == "int8" else "a @ b"
-    return 2 * rows**3 / _best(statement, {"torch": torch, "a": a, "b": b}, seconds)
+    return 2 * rows**3 / _best(statement, {"torch": torch, "a": a, "b": b}, device, seconds)
 
 
 def _sizes(device: torch.device) -> tuple[int, int]:
     return _GPU if device.type == "cuda" else _CPU
 
 
-def _best(statement: str, values: dict[str, Any], seconds: float) -> float:
+def _best(statement: str, values: dict[str, Any], device: torch.device, seconds: float) -> float:
     from torch.utils.benchmark import Timer
 
-    timer = Timer(statement, globals=values, num_threads=torch.get_num_threads())
+    timer = Timer(statement, timer=clock(device), globals=values, num_threads=torch.get_num_threads())
     return float(min(timer.blocked_autorange(min_run_time=seconds).times))
 
 
