@@ -10,6 +10,7 @@ from PIL import Image
 
 from patchmerger.reports.parts import numbers
 from patchmerger.reports.pictures import accelerate_study, compare, style, sweep, transfer
+from patchmerger.studies.methods import known_methods
 
 RESULTS = Path(__file__).parents[2] / "results"
 DRAWN = {
@@ -18,6 +19,7 @@ DRAWN = {
     "sweep-cifar10-small": sweep.draw,
     "transfer-small": transfer.draw,
     "accelerate-vit-small-cifar10": accelerate_study.draw,
+    "reducers-keep-rates-vit-small-cifar10-70": accelerate_study.draw,
 }
 
 
@@ -64,3 +66,10 @@ def test_known_variants_keep_their_colour_and_no_two_share_one():
     assert len(set(colours.values())) == len(set(style.variant_markers(names).values())) == len(names)
     assert style.variant_colours(["own", "merged"])["merged"] == colours["merged"]
     assert not {*style.ordered_colours(6)} & {*colours.values()}
+
+
+def test_no_two_methods_look_alike():
+    methods = [name for name in known_methods() if name != "plain"]
+    looks = accelerate_study.method_looks(methods[:20])
+    drawn = {(look["color"], look["marker"], look["ls"]) for look in looks.values()}
+    assert len(drawn) == len(looks) == 20

@@ -65,6 +65,22 @@ def test_the_unit_of_a_killed_process_is_taken_over(tmp_path):
     assert [unit for unit in UNITS if done.count(unit) > 1] == [UNITS[1]]
 
 
+def test_a_unit_that_another_has_done_meanwhile_is_not_waited_for(tmp_path, capsys):
+    work, other = work_in(tmp_path), work_in(tmp_path)
+    (tmp_path / "work").mkdir()
+    lock = other.lock(UNITS[0])
+    lock.acquire()
+    done = []
+    for unit in work.take(poll_seconds=0.01):
+        (tmp_path / unit.replace("/", "_")).touch()
+        if not done:  # the first one ends while the others are gone through
+            (tmp_path / UNITS[0].replace("/", "_")).touch()
+        done.append(unit)
+    lock.release()
+    assert done == UNITS[1:]
+    assert capsys.readouterr().err == ""
+
+
 def test_a_failed_unit_loses_no_other_and_is_tried_again_later(tmp_path):
     work = work_in(tmp_path)
     seen = []

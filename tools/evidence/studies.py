@@ -140,6 +140,23 @@ STUDIES = (
         _of_config("accelerate-study", "reducers-keep-rates-vit-small-cifar10"),
     ),
     Study(
+        "Methods that reduce tokens at three depths, small",
+        "reducers-keep-rates-vit-small-cifar10-70",
+        "The same with 25 patches and a short recovery of the blocks after the first reduction, at a CPU's scale.",
+        _of_config("accelerate-study", "reducers-keep-rates-vit-small-cifar10-70"),
+        "The plain models are the fine-tuned ones of the third transfer study: an epoch of Tiny ImageNet, then one of "
+        "a quarter of CIFAR-10. The recovery is accelerate's default, with labels, for half an epoch of the same "
+        "quarter: 88 steps; nothing was tuned for any method. With 25 patches a keep rate of 0.25 leaves 6, 1 and 1 "
+        "tokens. Two processes shared the cells.",
+    ),
+    Study(
+        "Methods that reduce tokens, small",
+        "reducers-vit-small-cifar10-70",
+        "The same methods and those that the study on a GPU had no time for, halfway, at a CPU's scale.",
+        _of_config("accelerate-study", "reducers-vit-small-cifar10-70"),
+        "Plain models and recovery are those of the study before. Two processes shared the cells.",
+    ),
+    Study(
         "Methods that reduce tokens, on Tiny ImageNet",
         "reducers-vit-small-tiny-imagenet",
         "The same on 200 classes, with 25 patches and a short recovery of the rear half, at a CPU's scale.",

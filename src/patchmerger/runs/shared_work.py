@@ -50,7 +50,7 @@ class SharedWork:
                             yield unit
                 except Timeout:
                     held.append(unit)
-            pending = held
+            pending = [unit for unit in held if not self.settled(unit)]  # others end while this pass goes on
             if pending:
                 if not said:
                     print(f"waiting for {', '.join(pending)}: another process is at it", file=sys.stderr)

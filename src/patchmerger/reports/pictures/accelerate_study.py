@@ -94,22 +94,29 @@ def device_text(results: Mapping[str, Any]) -> str:
 def draw_accuracies(axes: Axes, results: Mapping[str, Any], recovery: str, *, by: str) -> None:
     """Draw a line for each method: accuracy against "predicted_speedup" (by FLOPs) or the measured "speedup"."""
     methods = [m for m in results["settings"]["methods"] if m != "plain"]
-    colours, markers = style.variant_colours(methods), style.variant_markers(methods)
+    looks = method_looks(methods)
     for method in methods:
         rows = [r for r in results["curves"] if r["method"] == method and recovery_text(r) == recovery]
         for staged in (False, True):
             line = [row for row in rows if bool(row.get("keep_rate")) == staged]
             if line:
-                _line(axes, results, line, by, colours[method], markers[method])
+                _line(axes, results, line, by, looks[method])
     axes.axhline(100 * numbers.plain_accuracy(results), color=style.GREY, lw=1, ls=":")
     words = {"predicted_speedup": "times fewer FLOPs than plain", "speedup": "inference, times as fast as plain"}
     axes.set_xlabel(words[by])
 
 
+def method_looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line of each method: no two are alike."""
+    colours, markers, lines = (
+        look(methods) for look in (style.variant_colours, style.variant_markers, style.variant_lines)
+    )
+    return {m: {"color": colours[m], "marker": markers[m], "ls": lines[m], "lw": 1.8} for m in methods}
+
+
 def method_handles(methods: Sequence[str]) -> tuple[list[Line2D], list[str]]:
     """The legend of the methods, with plain before them."""
-    colours, markers = style.variant_colours(methods), style.variant_markers(methods)
-    handles = [Line2D([], [], color=colours[m], marker=markers[m], lw=1.8) for m in methods]
+    handles = [Line2D([], [], **look) for look in method_looks(methods).values()]
     plain = Line2D([], [], color=style.GREY, lw=1, ls=":")
     return [plain, *handles], ["plain", *map(numbers.method_text, methods)]
 
@@ -135,13 +142,11 @@ def _note(results: Mapping[str, Any]) -> str:
     )
 
 
-def _line(
-    axes: Axes, results: Mapping[str, Any], rows: list[dict[str, Any]], by: str, colour: str, marker: str
-) -> None:
+def _line(axes: Axes, results: Mapping[str, Any], rows: list[dict[str, Any]], by: str, look: Mapping[str, Any]) -> None:
     """One method, from the slowest to the fastest by FLOPs: a measured speed-up need not rise with it."""
     timings = numbers.timings_of(results["speed"])
     rows = sorted(rows, key=lambda row: timings[row["timed_as"]]["predicted_speedup"])
     of_rows = [timings[row["timed_as"]] for row in rows]
     bars = [numbers.speed_bar(t) for t in of_rows]
     xerr = list(zip(*bars, strict=True)) if by == "speedup" else None
-    style.accuracy_line(axes, [t[by] for t in of_rows], rows, xerr=xerr, fmt=f"{marker}-", lw=1.8, color=colour)
+    style.accuracy_line(axes, [t[by] for t in of_rows], rows, xerr=xerr, **look)

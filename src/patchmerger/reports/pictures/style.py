@@ -47,6 +47,13 @@ def variant_markers(names: Iterable[str]) -> dict[str, str]:
     return {name: _MARKERS.get(name) or next(further) for name in names}
 
 
+def variant_lines(names: Iterable[str]) -> dict[str, str]:
+    """A line style for each variant: dashed where one before it has its colour."""
+    colours = variant_colours(names)
+    first = {colour: name for name, colour in reversed(colours.items())}
+    return {name: "-" if first[colour] == name else "--" for name, colour in colours.items()}
+
+
 def ordered_colours(count: int) -> list[str]:
     """Colours from dark to light for an ordered quantity, such as numbers of tokens; none means a variant."""
     colours = mpl.colormaps["viridis"]
@@ -94,7 +101,7 @@ def shared_legend(
     """One legend for all panels, outside of them, so that it covers no data; above it what was trained on what."""
     legend = figure.legend(
         handles, labels, loc="outside upper left", ncols=min(columns, len(labels)), frameon=False, fontsize=9,
-        title=title, title_fontsize=9, alignment="left", handletextpad=0.4, columnspacing=1.4,
+        title=title, title_fontsize=9, alignment="left", handlelength=3, handletextpad=0.4, columnspacing=1.4,
     )  # fmt: skip
     legend.get_title().set_color(GREY)
 
