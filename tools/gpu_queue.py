@@ -44,6 +44,38 @@ def _accelerate(query_init: str, speedup: float) -> Job:
     )
 
 
+_SEEDS = (0, 1, 2)
+_METHODS = (
+    "located, average, tome, dpcknn, evit, topk, random-drop, ats, atc, kmedoids, sit, tokenlearner, dynamicvit, "
+    "sinkhorn, fixed-l1, fixed-l2, fixed-linf"
+)
+
+
+def _plain(seed: int) -> Job:
+    return Job(
+        f"vit-small-cifar10-{seed}",
+        "fit --init {pretrained} --merge null --data.source uoft-cs/cifar10 --image_size 98 --training.epochs 5 "
+        "--training.batch_size 128 --training.lr 3e-4 --training.layer_decay 0.75 --training.label_smoothing 0.1 "
+        f"--training.warmup_epochs 0.5 --training.precision bf16-mixed --seed {seed} --progress false",
+        f"--init null --data.source digits --image_size null --model.name vit_tiny_patch16_224 --model.args '{_VIT}' "
+        f"--training.layer_decay null {_brief('training')}",
+        group="plain",
+        keeps="model",
+    )
+
+
+def _reducers(name: str, methods: str, small: str) -> Job:
+    models = ", ".join(f"{{root}}/vit-small-cifar10-{seed}" for seed in _SEEDS)
+    return Job(
+        name,
+        f"accelerate-study --config configs/{name}.yaml --models '[{models}]' --methods '[{methods}]' --progress false",
+        f"--methods '[located, average]' --epochs '[0, 0.1]' --rounds 1 --speed_batch_size 2 --calibration_images 32 "
+        f"--recovery.precision 32-true --recovery.batch_size 64 --recovery.views 1 {small}",
+        ("--recovery.accelerator",),
+        processes=4,
+    )
+
+
 QUEUE = (
     Job(
         "bench-gpu-bf16",
@@ -64,6 +96,9 @@ QUEUE = (
         keeps="model",
     ),
     *(_accelerate(query_init, speedup) for speedup in (1.6, 1.4, 2.0) for query_init in ("best", "random")),
+    *(_plain(seed) for seed in _SEEDS),
+    _reducers("reducers-vit-small-cifar10", f"{_METHODS}, regions, cut", "--speedups '[1.1]'"),
+    _reducers("reducers-keep-rates-vit-small-cifar10", _METHODS, "--keep_rates '[0.5]'"),
     _study("compare", "cifar10", f"{_DIGITS} --variants '[plain, located]'"),
     _study(
         "transfer",

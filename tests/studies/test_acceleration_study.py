@@ -16,7 +16,7 @@ from patchmerger.hub import load
 from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.accelerate_study import report
 from patchmerger.reports.pictures.accelerate_study import FILE
-from patchmerger.studies.acceleration_study import accelerate_study, cells_of
+from patchmerger.studies.acceleration_study import _paired, accelerate_study, cells_of
 from patchmerger.studies.methods import Method, at_equal_flops, blocks_within, cut
 from patchmerger.studies.trained_settings import AccelerationStudySettings
 from patchmerger.training.settings import Recipe, TrainingSettings
@@ -179,3 +179,13 @@ def test_what_cannot_be_studied_is_refused(change, message, trained, tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no finished run of patchmerger fit"):
         accelerate_study(AccelerationStudySettings([tmp_path], **QUICK), out=tmp_path / "study", progress=False)
+
+
+def test_models_may_have_test_sets_of_different_sizes():
+    ours, theirs = (
+        [torch.tensor(right) for right in which] for which in ([[1.0, 1, 0], [1.0, 0]], [[0.0, 1, 0], [1.0, 1]])
+    )
+    found = _paired(ours, theirs)
+    assert found["images"]["n"] == 5  # those of both
+    assert found["images"]["mean"] == pytest.approx(0)
+    assert found["models"]["mean"] == pytest.approx((1 / 3 - 1 / 2) / 2)

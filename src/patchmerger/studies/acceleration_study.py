@@ -271,12 +271,20 @@ class _Study(TrainedStudy[Cell]):
 
 
 def _paired(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> dict[str, Any]:
-    """Paired difference in accuracy of models, by the images that each is right on: over models, and over images."""
-    means = [torch.stack(list(right)).mean(dim=0).tolist() for right in (ours, theirs)]
+    """Paired difference in accuracy of models, by the images that each is right on: over models, and over images.
+
+    Over images by the mean of the models for each; where the test sets of the models differ in size, by all images.
+    """
+    join = _mean if len({len(right) for right in ours}) == 1 else torch.cat
+    means = [join(list(right)).tolist() for right in (ours, theirs)]
     over = {"images": to_json(over_images(*means, trainings=len(ours)))}
     if len(ours) > 1:
         over["models"] = to_json(over_seeds(*([float(r.mean()) for r in right] for right in (ours, theirs))))
     return over
+
+
+def _mean(right: list[Tensor]) -> Tensor:
+    return torch.stack(right).mean(dim=0)
 
 
 def _timed_as(method: str, speedup: float | None, keep_rate: float | None) -> str:
