@@ -80,7 +80,7 @@ QUEUE = (
     Job(
         "bench-gpu-bf16",
         "bench {benched} --num_tokens 8 --batch_size '[1, 64, 256]' --precision bf16 --mode both "
-        "--compile '[false, true]'",
+        "--compile '[false, true]' --overwrite true",  # an interrupted one begins anew
         "--batch_size 1 --image_size 32 --num_tokens 2 --precision float32 --compile false --mode inference --rounds 1 "
         "--warmup 1",
         ("--device",),
