@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -48,10 +49,9 @@ def variant_markers(names: Iterable[str]) -> dict[str, str]:
 
 
 def variant_lines(names: Iterable[str]) -> dict[str, str]:
-    """A line style for each variant: dashed where one before it has its colour."""
-    colours = variant_colours(names)
-    first = {colour: name for name, colour in reversed(colours.items())}
-    return {name: "-" if first[colour] == name else "--" for name, colour in colours.items()}
+    """A line style for each variant: one after the other for those that share a colour."""
+    lines: dict[str, Iterator[str]] = defaultdict(lambda: cycle(("-", "--", "-.", ":")))
+    return {name: next(lines[colour]) for name, colour in variant_colours(names).items()}
 
 
 def ordered_colours(count: int) -> list[str]:
