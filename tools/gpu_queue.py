@@ -64,11 +64,11 @@ def _plain(seed: int) -> Job:
     )
 
 
-def _reducers(name: str, methods: str, small: str) -> Job:
+def _in_trained_models(name: str, options: str, small: str) -> Job:
     models = ", ".join(f"{{root}}/vit-small-cifar10-{seed}" for seed in _SEEDS)
     return Job(
         name,
-        f"accelerate-study --config configs/{name}.yaml --models '[{models}]' --methods '[{methods}]' --progress false",
+        f"accelerate-study --config configs/{name}.yaml --models '[{models}]' {options} --progress false",
         f"--methods '[located, average]' --epochs '[0, 0.1]' --rounds 1 --speed_batch_size 2 --calibration_images 32 "
         f"--recovery.precision 32-true --recovery.batch_size 64 --recovery.views 1 {small}",
         ("--recovery.accelerator",),
@@ -86,6 +86,12 @@ QUEUE = (
         ("--device",),
         suffix=".json",
     ),
+    *(_plain(seed) for seed in _SEEDS),
+    _in_trained_models(
+        "accelerate-all-vit-small-cifar10", "--methods '[located, average, dpcknn, random]'", "--speedups '[1.1]'"
+    ),
+    _in_trained_models("reducers-vit-small-cifar10", f"--methods '[{_METHODS}, regions, cut]'", "--speedups '[1.1]'"),
+    _in_trained_models("reducers-keep-rates-vit-small-cifar10", f"--methods '[{_METHODS}]'", "--keep_rates '[0.5]'"),
     Job(
         "vit-small-224",
         "fit --init {pretrained} --merge null --data.source uoft-cs/cifar10 --image_size 224 --training.epochs 10 "
@@ -96,9 +102,6 @@ QUEUE = (
         keeps="model",
     ),
     *(_accelerate(query_init, speedup) for speedup in (1.6, 1.4, 2.0) for query_init in ("best", "random")),
-    *(_plain(seed) for seed in _SEEDS),
-    _reducers("reducers-vit-small-cifar10", f"{_METHODS}, regions, cut", "--speedups '[1.1]'"),
-    _reducers("reducers-keep-rates-vit-small-cifar10", _METHODS, "--keep_rates '[0.5]'"),
     _study("compare", "cifar10", f"{_DIGITS} --variants '[plain, located]'"),
     _study(
         "transfer",
