@@ -108,11 +108,11 @@ def test_gradients_reach_the_tokens_and_what_is_learned(name):
 def test_compiled(name):
     reducer, x = make(name, 5), tokens()
     torch._dynamo.reset()
-    compiled = torch.compile(reducer, backend="eager", fullgraph=not name.startswith("atc"))
+    compiled = torch.compile(reducer, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, **places(reducer)), reducer(x, **places(reducer)))
 
 
-@pytest.mark.parametrize("name", [name for name in GRAPHS if name != "atc"])
+@pytest.mark.parametrize("name", GRAPHS)
 def test_exported_with_padding_for_any_number_of_images(name):
     reducer, x = make(name, 5), tokens()
     mask = torch.ones(x.shape[:2], dtype=torch.bool)
@@ -122,11 +122,6 @@ def test_exported_with_padding_for_any_number_of_images(name):
     exported = torch.export.export(reducer, (x, mask), where, dynamic_shapes=open_shapes).module()
     two = {key: value[:2] for key, value in where.items()}
     torch.testing.assert_close(exported(x[:2], mask[:2], **two), reducer(x[:2], mask[:2], **two))
-
-
-def test_export_of_merges_one_after_another_is_refused():
-    with pytest.raises(ValueError, match=r"reducer \('atc'\) cannot be exported"):
-        torch.export.export(make("atc", 5), (tokens(),))
 
 
 @pytest.mark.parametrize("name", MAKE)

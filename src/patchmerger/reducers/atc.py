@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.scan import scan
 
 from patchmerger.reducers.averaging import Averaging, cluster_averages
 from patchmerger.reducers.distances import cosine_distances
@@ -23,10 +24,10 @@ class ATC(Averaging):
     in the order of their first tokens.
 
     All images of a batch merge at once, on the device of the tokens: N − M steps one after the other, each of which
-    looks through all N² distances, so it suits GPUs and small N. These steps are not compiled: ``torch.compile`` breaks
-    the graph there (``fullgraph=True`` refuses), and ``torch.export`` is refused. Nothing is learned; the choice of
-    clusters has no gradient, the means have. The paper clusters the keys of attention within a block and goes on with
-    attention weighed by size; here the tokens themselves are clustered, between two blocks.
+    looks through all N² distances, so it suits GPUs and small N. Compiled and exported, they are a loop in the graph.
+    Nothing is learned; the choice of clusters has no gradient, the means have. The paper clusters the keys of attention
+    within a block and goes on with attention weighed by size; here the tokens themselves are clustered, between two
+    blocks.
 
     Args:
         num_tokens: Tokens that go on, M.
@@ -43,11 +44,6 @@ class ATC(Averaging):
 
     def averages(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """A, (B, M, N)."""
-        if torch.compiler.is_exporting():
-            raise ValueError(
-                "reducer ('atc') cannot be exported: its N − M merges, one after the other, are no part of a graph; "
-                "export a model with another reducer, such as 'dpcknn'"
-            )
         return _cluster_averages(x, mask, self.num_tokens, self.linkage)
 
 
@@ -57,31 +53,47 @@ def _cluster_averages(x: Tensor, mask: Tensor | None, num_tokens: int, linkage: 
     return cluster_averages(_clusters(x, mask, num_tokens, linkage), num_tokens)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 @torch.no_grad()
 def _clusters(x: Tensor, mask: Tensor | None, num_tokens: int, linkage: Linkage) -> Tensor:
     """Cluster of each token, (B, N); M for padding. Clusters are in the order of their first tokens."""
     real = torch.ones_like(x[:, :, 0], dtype=torch.bool) if mask is None else mask  # (B, N)
     number = torch.arange(x.shape[1], device=x.device)  # (N,)
     apart = ~(real[:, None] & real[:, :, None]) | (number == number[:, None])
-    distance = cosine_distances(x).masked_fill_(apart, torch.inf)  # (B, N, N), changed in place below
+    distance = cosine_distances(x).masked_fill(apart, torch.inf)  # (B, N, N)
     size = torch.ones_like(distance[:, 0])  # (B, N)
-    slot = number.expand_as(real)  # (B, N): the first token of its cluster
+    slot = number.expand_as(real).clone()  # (B, N): the first token of its cluster
     num_merges = real.sum(dim=1, keepdim=True) - num_tokens  # (B, 1)
-    for step in range(x.shape[1] - num_tokens):
-        goes_on = step < num_merges  # (B, 1)
-        i = distance.amin(dim=2).argmin(dim=1, keepdim=True)  # (B, 1): the first of the smallest, so i < j
-        row_i = _row(distance, i)  # (B, N)
-        j = row_i.argmin(dim=1, keepdim=True)
-        row_j = _row(distance, j)
-        size_i, size_j = size.gather(1, i), size.gather(1, j)
-        merged = _linked(row_i, row_j, size_i, size_j, linkage).scatter_(1, torch.cat((i, j), dim=1), torch.inf)
-        _replace(distance, i, torch.where(goes_on, merged, row_i))
-        _replace(distance, j, row_j.masked_fill(goes_on, torch.inf))
-        size = size.scatter(1, i, size_i + size_j * goes_on)
-        slot = torch.where((slot == j) & goes_on, i, slot)
+
+    def merge(state: list[Tensor], step: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        distance, size, slot = state
+        if torch.compiler.is_compiling():
+            distance = distance.clone()  # what a step of a loop in a graph is given, it must leave as it is
+        goes_on = step[0] < num_merges  # (B, 1)
+        return _merge_nearest(distance, size, slot, goes_on, linkage), [step[0].clone()]
+
+    state, steps = [distance, size, slot], torch.arange(x.shape[1] - num_tokens, device=x.device)
+    if torch.compiler.is_compiling():
+        state, _ = scan(merge, state, [steps])  # a loop in the graph, not N − M copies of its body
+    else:
+        for step in steps:
+            state, _ = merge(state, [step])
+    slot = state[2]
     rank = ((slot == number) & real).cumsum(dim=1) - 1  # (B, N): how many clusters begin before
     return rank.gather(1, slot).masked_fill(~real, num_tokens)
+
+
+def _merge_nearest(distance: Tensor, size: Tensor, slot: Tensor, goes_on: Tensor, linkage: Linkage) -> list[Tensor]:
+    """The same after the two nearest clusters of each image that goes on have become one; ``distance`` in place."""
+    i = distance.amin(dim=2).argmin(dim=1, keepdim=True)  # (B, 1): the first of the smallest, so i < j
+    row_i = _row(distance, i)  # (B, N)
+    j = row_i.argmin(dim=1, keepdim=True)
+    row_j = _row(distance, j)
+    size_i, size_j = size.gather(1, i), size.gather(1, j)
+    merged = _linked(row_i, row_j, size_i, size_j, linkage).scatter(1, torch.cat((i, j), dim=1), torch.inf)
+    _replace(distance, i, torch.where(goes_on, merged, row_i))
+    _replace(distance, j, row_j.masked_fill(goes_on, torch.inf))
+    size = size.scatter(1, i, size_i + size_j * goes_on)
+    return [distance, size, torch.where((slot == j) & goes_on, i, slot)]
 
 
 def _row(distance: Tensor, index: Tensor) -> Tensor:
