@@ -35,8 +35,23 @@ def write_onnx(
         ValueError: An operation has no counterpart in ONNX, or the file would be larger than 2 GiB.
         MissingExtraError: A library of the extra "export" is not installed.
     """
+    proto = make_onnx(program, model, info, settings)
+    nodes = _nodes_by_module(proto)
+    describe_onnx(proto, info, settings)
+    path.write_bytes(proto.SerializeToString())
+    check_onnx(path)
+    return nodes
+
+
+def make_onnx(program: ExportedProgram, model: ImageClassifier, info: ExportInfo, settings: ExportSettings) -> Any:
+    """A program as onnx's ``ModelProto``, as its exporter makes it.
+
+    Raises:
+        ValueError: An operation has no counterpart in ONNX, or the file would be larger than 2 GiB.
+        MissingExtraError: A library of the extra "export" is not installed.
+    """
     for library in ("onnx", "onnxscript"):
-        import_extra(library, "export", "format ('onnx')")
+        import_extra(library, "export", f"format ({settings.format!r})")
     size = sum(x.numel() * x.element_size() for x in program.state_dict.values())
     if size > _LIMIT:
         raise ValueError(
@@ -48,12 +63,7 @@ def write_onnx(
             program, dynamo=True, opset_version=settings.opset, input_names=[INPUT], output_names=[info.output],
             optimize=True, verbose=False,
         )  # fmt: skip
-        proto = written.model_proto
-    nodes = _nodes_by_module(proto)
-    describe_onnx(proto, info, settings)
-    path.write_bytes(proto.SerializeToString())
-    check_onnx(path)
-    return nodes
+    return written.model_proto
 
 
 def check_onnx(path: Path) -> None:
@@ -68,11 +78,16 @@ def check_onnx(path: Path) -> None:
 def _nodes_by_module(proto: Any) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for node in proto.graph.node:
-        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
-        modules = ast.literal_eval(scopes)[:-1]  # the last is the node's own
-        if modules:
-            found.setdefault(modules[-1].removeprefix("net.net."), []).append(node.name)
+        if module := module_of(node):
+            found.setdefault(module, []).append(node.name)
     return found
+
+
+def module_of(node: Any) -> str | None:
+    """The module of the model that a node (onnx's ``NodeProto``) was made of: "blocks.5.merger", say."""
+    scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+    modules = ast.literal_eval(scopes)[:-1]  # the last is the node's own
+    return modules[-1].removeprefix("net.net.") if modules else None
 
 
 def describe_onnx(proto: Any, info: ExportInfo, settings: ExportSettings) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from patchmerger.exports.metadata import INPUT, ExportInfo
+from patchmerger.exports.onnx_format import make_onnx, module_of
 from patchmerger.exports.quantisation import kept_nodes
 from patchmerger.exports.runtimes import XML_NAME, import_intel
+from patchmerger.exports.settings import ExportSettings
 from patchmerger.exports.tracing import ImageClassifier, refused_by_operation
 from patchmerger.runs.silence import silent_libraries
 
@@ -23,27 +27,59 @@ _PRODUCTS = ("MatMul", "Convolution", *_NEVER_QUANTISED)
 
 
 def convert_to_openvino(
-    program: ExportedProgram, model: ImageClassifier, info: ExportInfo
+    program: ExportedProgram, model: ImageClassifier, info: ExportInfo, settings: ExportSettings
 ) -> tuple[Any, dict[str, list[str]]]:
     """OpenVINO's model of a program, in memory, and its nodes of each module: of ``"blocks.5.merger"``, say.
 
+    A program with operations that OpenVINO's reader of programs lacks, such as ``aten.gather`` or a loop, is read as
+    ONNX, which has them.
+
     Raises:
-        ValueError: An operation has no counterpart in OpenVINO.
+        ValueError: An operation has no counterpart in OpenVINO; of the two ways the first one's is named.
         MissingExtraError: OpenVINO is not installed.
     """
-    openvino = import_intel("openvino", "format ('openvino')")
-    with refused_by_operation(model, "converted to OpenVINO"):
-        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-
-        decoder = TorchFXPythonDecoder.from_exported_program(program)
-        converted = openvino.convert_model(decoder)
+    import_intel("openvino", "format ('openvino')")
+    try:
+        converted, module_of_name = _read_program(program, model)
+    except ValueError as refused:
+        try:
+            converted, module_of_name = _read_onnx(program, model, info, settings)
+        except ValueError:
+            raise refused from None
     batch = -1 if info.dynamic_batch else 1
     height, width = (-1, -1) if info.size_step is not None else info.image_size
     one = [height, width, info.channels] if info.with_preprocessing else [info.channels, height, width]
     converted.reshape({0: [batch, *one]})
     converted.input(0).get_tensor().set_names({INPUT})
     converted.output(0).get_tensor().set_names({info.output})
-    return converted, _nodes_by_module(decoder.pt_module.graph, converted)
+    return converted, _nodes_by_module(module_of_name, converted)
+
+
+def _read_program(program: ExportedProgram, model: ImageClassifier) -> tuple[Any, dict[str, str]]:
+    """OpenVINO's model, and the module of each node by its name."""
+    import openvino
+
+    with refused_by_operation(model, "converted to OpenVINO"):
+        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+        decoder = TorchFXPythonDecoder.from_exported_program(program)
+        converted = openvino.convert_model(decoder)
+    stacks = {node.name: [*node.meta.get("nn_module_stack", {}).values()] for node in decoder.pt_module.graph.nodes}
+    return converted, {name: str(stack[-1][0]).removeprefix("net.net.") for name, stack in stacks.items() if stack}
+
+
+def _read_onnx(
+    program: ExportedProgram, model: ImageClassifier, info: ExportInfo, settings: ExportSettings
+) -> tuple[Any, dict[str, str]]:
+    """The same by way of ONNX, whose names of nodes OpenVINO keeps."""
+    import openvino
+
+    proto = make_onnx(program, model, info, settings)
+    with tempfile.TemporaryDirectory() as folder, refused_by_operation(model, "converted to OpenVINO"):
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(proto.SerializeToString())
+        converted = openvino.convert_model(path)
+    return converted, {node.name: module for node in proto.graph.node if (module := module_of(node))}
 
 
 def save_openvino(converted: Any, folder: Path, info: ExportInfo) -> None:
@@ -79,17 +115,12 @@ def _round_weights_to_bf16(converted: Any) -> list[NDArray[np.uint16]]:
     return kept
 
 
-def _nodes_by_module(graph: torch.fx.Graph, converted: Any) -> dict[str, list[str]]:
-    """OpenVINO's names begin with those of the nodes of the program, which know their module."""
-    module_of = {}
-    for node in graph.nodes:
-        stack = list(node.meta.get("nn_module_stack", {}).values())
-        if stack:
-            module_of[node.name] = str(stack[-1][0]).removeprefix("net.net.")
+def _nodes_by_module(module_of_name: Mapping[str, str], converted: Any) -> dict[str, list[str]]:
+    """OpenVINO's names begin with those of the nodes that they were made of."""
     found: dict[str, list[str]] = {}
     for operation in converted.get_ops():
         name = operation.get_friendly_name()
-        module = module_of.get(name.split("/")[0])
+        module = module_of_name.get(name.split("/")[0])
         if module is not None:
             found.setdefault(module, []).append(name)
     return found

@@ -50,7 +50,7 @@ def write_file(
     if settings.format == "onnx":
         write_onnx(program, model, path, info, settings)
     elif settings.format == "openvino":
-        save_openvino(convert_to_openvino(program, model, info)[0], path, info)
+        save_openvino(convert_to_openvino(program, model, info, settings)[0], path, info)
     elif settings.format == "torch":
         _write_program(program, path, info)
     else:
@@ -76,7 +76,7 @@ def _write_int8(
         if settings.format == "onnx":
             nodes = write_onnx(program, model, whole, info, settings)
         else:
-            converted, nodes = convert_to_openvino(program, model, info)
+            converted, nodes = convert_to_openvino(program, model, info, settings)
         for float_layers in float_layer_steps(model, torch.from_numpy(calibration)):
             info = replace(info, float_layers=float_layers)
             if settings.format == "onnx":

@@ -65,13 +65,14 @@ def _clusters(x: Tensor, mask: Tensor | None, num_tokens: int, linkage: Linkage)
     num_merges = real.sum(dim=1, keepdim=True) - num_tokens  # (B, 1)
 
     def merge(state: list[Tensor], step: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        distance, size, slot = state
+        distance, size, slot, num_merges = state
         if torch.compiler.is_compiling():
-            distance = distance.clone()  # what a step of a loop in a graph is given, it must leave as it is
+            # A step of a loop in a graph leaves what it is given as it is, and knows of nothing else (OpenVINO).
+            distance, num_merges = distance.clone(), num_merges.clone()
         goes_on = step[0] < num_merges  # (B, 1)
-        return _merge_nearest(distance, size, slot, goes_on, linkage), [step[0].clone()]
+        return [*_merge_nearest(distance, size, slot, goes_on, linkage), num_merges], [step[0].clone()]
 
-    state, steps = [distance, size, slot], torch.arange(x.shape[1] - num_tokens, device=x.device)
+    state, steps = [distance, size, slot, num_merges], torch.arange(x.shape[1] - num_tokens, device=x.device)
     if torch.compiler.is_compiling():
         state, _ = scan(merge, state, [steps])  # a loop in the graph, not N − M copies of its body
     else:
