@@ -159,7 +159,13 @@ STUDIES = (
         "reducers-vit-small-cifar10-70",
         "The same methods and those that the study on a GPU had no time for, halfway, at a CPU's scale.",
         _of_config("accelerate-study", "reducers-vit-small-cifar10-70"),
-        "Plain models and recovery are those of the study before. Two processes shared the cells.",
+        "Plain models and recovery are those of the study before. Two processes shared the cells. Whether queries that "
+        "follow the image would do better was tried on 2,000 training images that no model had seen, in the first "
+        "model: located queries end at 82.0% there (86.9% agreement), ATC at 83.7 (88.5). With the mean of what a "
+        "query has added to it, in a second pass, they begin at 75.4% agreement, not 72.0, and end at 81.5 (87.1). "
+        "Where queries also compete for the tokens, as in slot attention (arXiv 2006.15055), three passes, they end at "
+        "81.8 (87.4), and in the second model at 83.2 (89.1), where located queries end at 82.1 (86.9): in two models "
+        "no gain beyond what a training varies by.",
     ),
     Study(
         "Methods that reduce tokens, on Tiny ImageNet",
