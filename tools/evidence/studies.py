@@ -157,7 +157,7 @@ STUDIES = (
     Study(
         "Methods that reduce tokens, small",
         "reducers-vit-small-cifar10-70",
-        "The same methods and those that the study on a GPU had no time for, halfway, at a CPU's scale.",
+        "The same methods halfway, those among them that the study on a GPU had no time for, at a CPU's scale.",
         _of_config("accelerate-study", "reducers-vit-small-cifar10-70"),
         "Plain models and recovery are those of the study before. Two processes shared the cells. Whether queries that "
         "follow the image would do better was tried on 2,000 training images that no model had seen, in the first "
