@@ -31,8 +31,8 @@ def convert_to_openvino(
 ) -> tuple[Any, dict[str, list[str]]]:
     """OpenVINO's model of a program, in memory, and its nodes of each module: of ``"blocks.5.merger"``, say.
 
-    A program with operations that OpenVINO's reader of programs lacks, such as ``aten.gather`` or a loop, is read as
-    ONNX, which has them.
+    A program with what OpenVINO's reader of programs lacks, such as a loop or the antialiased resizing of a table of
+    positions, is read as ONNX, which has it.
 
     Raises:
         ValueError: An operation has no counterpart in OpenVINO; of the two ways the first one's is named.
