@@ -168,6 +168,14 @@ STUDIES = (
         "no gain beyond what a training varies by.",
     ),
     Study(
+        "Methods that reduce tokens, fine-tuned, small",
+        "reducers-fine-tuned-vit-small-cifar10-70",
+        "Three of them in the same models, all blocks fine-tuned for as many images as the rear half was.",
+        _of_config("accelerate-study", "reducers-fine-tuned-vit-small-cifar10-70"),
+        "Plain models and images are those of the study before; the plain model is the teacher too. All blocks are "
+        "trained, at accelerate's default rate, which was not tuned for this. Two processes shared the cells.",
+    ),
+    Study(
         "Methods that reduce tokens, on Tiny ImageNet",
         "reducers-vit-small-tiny-imagenet",
         "The same on 200 classes, with 25 patches and a short recovery of the rear half, at a CPU's scale.",
