@@ -172,11 +172,12 @@ STUDIES = (
     Study(
         "Methods that reduce tokens, fine-tuned, small",
         "reducers-fine-tuned-vit-small-cifar10-70",
-        "Three of them in the same models, all blocks fine-tuned for as many images as the rear half was.",
+        "The same seventeen methods in the same models, all blocks fine-tuned for as many images as the rear half was.",
         _of_config("accelerate-study", "reducers-fine-tuned-vit-small-cifar10-70"),
         "Plain models and images are those of the study before; the plain model is the teacher too. All blocks are "
-        "trained, at accelerate's default rate, which was not tuned for this. Two processes shared the cells. DPC-KNN, "
-        "ATC and random dropping were begun too, and left out for time before any of their results were there.",
+        "trained, on varied images, at accelerate's default rate, which was not tuned for this; the rear half was "
+        "trained on the tokens of unvaried ones. It kept more in every method: by 0.05 points in average pooling, 9.8 "
+        "in Sinkhorn, 0.8 to 2.8 in the others. Two processes shared the cells; fourteen methods were added later.",
     ),
     Study(
         "Methods that reduce tokens, on Tiny ImageNet",
