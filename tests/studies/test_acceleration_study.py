@@ -12,12 +12,13 @@ from patchmerger.acceleration.placement import candidate_placements
 from patchmerger.acceleration.settings import PlacementSettings, RecoverySettings
 from patchmerger.costs import cost
 from patchmerger.hosts import find_host
+from patchmerger.hosts.example_inputs import example_input
 from patchmerger.hub import load
 from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.accelerate_study import report
 from patchmerger.reports.pictures.accelerate_study import FILE
 from patchmerger.studies.acceleration_study import _paired, accelerate_study, cells_of
-from patchmerger.studies.methods import Method, at_equal_flops, blocks_within, cut
+from patchmerger.studies.methods import Method, at_equal_flops, blocks_within, cut, known_methods
 from patchmerger.studies.trained_settings import AccelerationStudySettings
 from patchmerger.training.settings import Recipe, TrainingSettings
 
@@ -151,6 +152,19 @@ def test_a_method_that_works_inside_a_block_gets_the_tokens_of_equal_flops(vit):
 
     assert error(found.num_tokens) < min(error(found.num_tokens - 1), error(found.num_tokens + 1))
     assert at_equal_flops("average", vit, place) == at_equal_flops("located", vit, place) == place
+
+
+@pytest.mark.parametrize("name", known_methods())
+def test_what_a_method_begins_with_is_fixed_by_the_seed(name, vit):
+    (place,) = candidate_placements(vit, PlacementSettings(after=1, num_tokens=8), 1)
+    images = example_input(vit, batch_size=4, seed=0).images
+    states = []
+    for drawn_before in (1, 2):
+        torch.manual_seed(drawn_before)
+        states.append(Method(name, vit, place).student(images, recovers=True, seed=0).state_dict())
+        assert torch.initial_seed() == drawn_before
+    first, second = states
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize(

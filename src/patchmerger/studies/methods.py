@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from patchmerger.acceleration.placement import ChosenPlacement
@@ -54,7 +55,7 @@ class Method:
     placement: ChosenPlacement | StagedPlacement
 
     def student(self, images: Tensor, *, recovers: bool, seed: int) -> nn.Module:
-        """The model to recover; queries are computed from normalised ``images`` (n, 3, S, S)."""
+        """The model to recover: queries come from normalised ``images`` (n, 3, S, S), what is random from ``seed``."""
         place, name = self.placement, self.name
         if name == "plain":
             return copy.deepcopy(self.net)
@@ -62,7 +63,9 @@ class Method:
             return cut(self.net, self.net_blocks)
         if name in REDUCERS:
             counts = place.num_tokens
-            return _reduced(copy.deepcopy(self.net), name, place, [counts] if isinstance(counts, int) else counts)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return _reduced(copy.deepcopy(self.net), name, place, [counts] if isinstance(counts, int) else counts)
         grid = find_host(self.net).grid is not None
         init: Any = recommended_query_init(recovers=recovers, grid=grid) if name == "best" else name
         student = place.merged(self.net, "located" if name == "regions" else init)
