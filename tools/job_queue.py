@@ -223,4 +223,6 @@ def resume(archive: Path, root: Path) -> None:
     """Put the finished trainings of an earlier call back."""
     root.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as found:
-        found.extractall(root, filter="data")
+        if hasattr(tarfile, "data_filter"):  # not in Python 3.11.0 to 3.11.3, such as Debian 12 has
+            found.extraction_filter = tarfile.data_filter
+        found.extractall(root)
