@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from patchmerger.data import Augmentation, DataSettings, ImageData, ImageSet, ImageSplits, Preprocessing, load_images
-from patchmerger.data.batches import TrainImages, random_state_kept
+from patchmerger.data.batches import TrainImages
 from patchmerger.data.images import InMemory
 from patchmerger.data.transforms import TrainTransform
+from patchmerger.runs.random_state import random_state_kept
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"  # in Lightning

@@ -29,6 +29,7 @@ from patchmerger.data.transforms import Transform
 from patchmerger.hosts import find_host
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier, FoundClassifier, divergence
+from patchmerger.runs.random_state import seeded
 
 SHARE = 0.2
 """Of the length of the recovery to come, for each trial."""
@@ -62,8 +63,7 @@ class PlacementTrials:
             ``divergence`` from the plain model's scores in nats, ``agreement``, ``accuracy`` where there are labels,
             and the number of ``images`` held out.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             student = placement.merged(self.teacher.model, self._method)
         if placement.reducer == "patchmerger":
             batch = self.teacher.prepared(self._splits.train, 64, seed=self.seed)
@@ -122,8 +122,7 @@ def least_changed(
     """
     plain, found = _scores_of(teacher.model, images, device), []
     for place in placements:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             merged = place.merged(teacher.model, query_init)
         found.append(float(divergence(_scores_of(merged, images, device), plain, multi_label=multi_label)))
     compared = [

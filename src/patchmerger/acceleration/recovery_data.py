@@ -10,22 +10,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from patchmerger.acceleration.kept_tokens import KeptTokens
-from patchmerger.data.batches import (
-    Batch,
-    EvaluationOrder,
-    Key,
-    Loader,
-    RunOrder,
-    TrainImages,
-    key,
-    random_state_kept,
-    seed_everything_on_cpu,
-)
+from patchmerger.data.batches import Batch, EvaluationOrder, Key, Loader, RunOrder, TrainImages
 from patchmerger.data.images import ImageSet
 from patchmerger.data.module import ResumedData
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.transforms import EvalTransform, Transform, training_transform
 from patchmerger.runs.environment import default_workers
+from patchmerger.runs.random_state import key, random_state_kept, seed_everything_on_cpu
 
 KeptBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Tokens (B, P + N, D), the teacher's scores (B, C) and features (B, F), and targets (B,) or (B, C)."""

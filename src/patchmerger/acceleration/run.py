@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from patchmerger.acceleration.agreement import Evaluation, HeldOutScores, chance_warning, scored_within
@@ -42,6 +41,7 @@ from patchmerger.reducers.names import METHODS
 from patchmerger.runs.environment import default_precision, environment
 from patchmerger.runs.files import made_once, read_json
 from patchmerger.runs.progress import progress_bar
+from patchmerger.runs.random_state import seeded
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.measurement import measure as measure_speed
@@ -217,8 +217,7 @@ class AccelerationRun:
 
     def _without_queries(self, placement: ChosenPlacement) -> nn.Module:
         """The model with another method in the merger's place, its parameters drawn from the seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             student = placement.merged(self.teacher.model, "random")
         self._kept("query_init", lambda: {"method": None, "reducer": placement.reducer})
         self._say(f"2/5 {placement.reducer}: {self.evaluation.add('initialised', student, same_front=True)}")

@@ -5,15 +5,10 @@ Order and randomness are functions of (seed, epoch, index) alone.
 
 from __future__ import annotations
 
-import hashlib
-import random
-import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
@@ -22,6 +17,7 @@ from patchmerger.data.images import ImageSet, InMemory
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import EvalTransform, TrainTransform, Transform, normalize
 from patchmerger.runs.environment import default_workers, start_method
+from patchmerger.runs.random_state import key, random_state_kept, seed_everything_on_cpu
 
 Batch = tuple[Tensor, Tensor]
 """Images, uint8 (B, 3, S, S), and targets, int64 (B,) or float32 (B, C)."""
@@ -30,12 +26,6 @@ Key = tuple[int, int]
 """(epoch, index): an image, and the epoch that it is drawn in."""
 
 _KEPT_BYTES = 2**30  # of images that are resized and padded already
-
-
-def key(*parts: int) -> int:
-    """A number below 2**64 made of whole numbers; the same everywhere, and different for different parts."""
-    packed = struct.pack(f"<{len(parts)}q", *parts)
-    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
 
 
 @dataclass(eq=False)
@@ -120,25 +110,6 @@ class EvaluationOrder(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
-
-
-def seed_everything_on_cpu(number: int) -> None:
-    """Seeds torch's CPU generator, numpy's and Python's, in a tenth of the 0.4 ms that all devices take."""
-    torch.default_generator.manual_seed(number)
-    np.random.seed(number & 0xFFFFFFFF)
-    random.seed(number)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Leaves the random state of torch's CPU generator, of numpy and of Python as it was."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
 
 
 class TrainImages(Dataset[Batch]):

@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset, default_collate
 
-from patchmerger.data.batches import key, random_state_kept, seed_everything_on_cpu
 from patchmerger.data.decoding import BadImageError, decode
 from patchmerger.data.images import ImageSet, load_sets
 from patchmerger.data.labels import Classes, kept_labels
@@ -23,6 +22,7 @@ from patchmerger.data.settings import DataSettings, OwnData
 from patchmerger.data.splits import SPLIT_NAMES, ImageDataset, warn_of
 from patchmerger.data.tables import LABELS, class_label, only_column, picture_in, read_table
 from patchmerger.runs.progress import progress_bar
+from patchmerger.runs.random_state import key, random_state_kept, seed_everything_on_cpu
 
 OwnDataset: TypeAlias = Any
 """A map-style dataset of torch, a Dataset of the Hugging Face library, a DataLoader, or a dict of these by split."""

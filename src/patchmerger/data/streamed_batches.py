@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from patchmerger.data.batches import Batch, Loader, RunOrder, key, random_state_kept, seed_everything_on_cpu
+from patchmerger.data.batches import Batch, Loader, RunOrder
 from patchmerger.data.decoding import BadImageError, decode
 from patchmerger.data.streaming import ImageStream, Row
 from patchmerger.data.transforms import Transform
+from patchmerger.runs.random_state import key, random_state_kept, seed_everything_on_cpu
 
 Skipped = None
 """In the place of a batch that was used before the run was interrupted: read, but not decoded."""

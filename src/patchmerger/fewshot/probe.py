@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
-from patchmerger.data.batches import key
 from patchmerger.data.loading import DataLike, settings_of
 from patchmerger.fewshot.features import FeatureFunction, extract_features, pre_logits
 from patchmerger.fewshot.results import FewShot, KShot
@@ -21,6 +20,7 @@ from patchmerger.models.classifier import find_classifier
 from patchmerger.runs.checks import check_count
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.files import check_out, write_json
+from patchmerger.runs.random_state import key
 
 STRENGTHS = tuple(2.0**power for power in range(-10, 21, 2))
 """The strengths of the penalty that are tried on the validation images."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import nn
 
 from patchmerger.hosts import find_host
@@ -20,6 +19,7 @@ from patchmerger.models.finding import FoundModel, check_model_name, find_model,
 from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.presets import preset
 from patchmerger.runs.meta_device import meta_device
+from patchmerger.runs.random_state import seeded
 from patchmerger.zoo import without_merger
 
 
@@ -76,8 +76,7 @@ def find_untrained(
     num_classes = args.pop("num_classes")
     if size is not None:
         args["img_size"] = size
-    with torch.random.fork_rng(devices=[]), meta_device() if seed is None else nullcontext():
-        torch.manual_seed(seed or 0)
+    with seeded(seed or 0), meta_device() if seed is None else nullcontext():
         made = build_model(ModelSettings(place, args), num_classes=num_classes)
     return known_model(place, made.eval(), size)
 

@@ -20,6 +20,7 @@ from patchmerger.mechanism.options import Positions
 from patchmerger.mechanism.placed_tokens import num_placed_tokens
 from patchmerger.models.build import find_untrained
 from patchmerger.placing.in_model import plain_model
+from patchmerger.runs.random_state import seeded
 from patchmerger.speed.settings import BenchSettings
 
 
@@ -59,8 +60,7 @@ def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, se
         plain, merged, positions = plain_model(copy.deepcopy(found)), found, saved[0].positions if saved else None
     else:
         plain, positions = found, needed_positions(on_meta(found))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed or 0)
+        with seeded(seed or 0):
             merged = insert(
                 copy.deepcopy(found), settings.num_tokens, settings.after, positions=positions, reducer=settings.reducer
             )
@@ -69,8 +69,7 @@ def build_candidates(name: str, settings: BenchSettings = BenchSettings(), *, se
     if (against := settings.against) is not None:
         if len(inserted) != 1:
             raise ValueError(f"against ({against!r}) has one merger, and not {len(inserted)}")
-        with torch.device("meta" if seed is None else "cpu"), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed or 0)
+        with torch.device("meta" if seed is None else "cpu"), seeded(seed or 0):
             models[against] = _vit_pytorch(plain, inserted[0].after, inserted[0].num_tokens)
     tokens, after = tuple(m.num_tokens for m in inserted), tuple(m.after for m in inserted)
     return Candidates(models, tokens, after, positions, placed, known.preprocessing)

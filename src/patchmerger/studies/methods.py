@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
 
 from patchmerger.acceleration.placement import ChosenPlacement
@@ -20,6 +19,7 @@ from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert
 from patchmerger.reducers.build import all_work_inside
 from patchmerger.reducers.names import ReducerName
+from patchmerger.runs.random_state import seeded
 from patchmerger.studies.staged_placement import StagedPlacement
 
 CONTROLS = {
@@ -63,8 +63,7 @@ class Method:
             return cut(self.net, self.net_blocks)
         if name in REDUCERS:
             counts = place.num_tokens
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 return _reduced(copy.deepcopy(self.net), name, place, [counts] if isinstance(counts, int) else counts)
         grid = find_host(self.net).grid is not None
         init: Any = recommended_query_init(recovers=recovers, grid=grid) if name == "best" else name
