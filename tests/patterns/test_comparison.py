@@ -16,6 +16,7 @@ from patchmerger.patterns import PatternSettings, compare_patterns, linear_cka, 
 from patchmerger.reports.html.kinds import section_of
 from patchmerger.reports.html.reading import Source
 from patchmerger.reports.patterns import names_of, report
+from patchmerger.runs.files import write_json
 from trained_on_digits import trained_vit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -143,6 +144,47 @@ def test_the_command(folders, tmp_path, capsys):
     assert all(f"| {name} |" in page for name in names_of(results).values())
 
 
+def test_methods_in_two_plain_models(folders, tmp_path, capsys):
+    small = copy.deepcopy(trained_vit())
+    small.blocks = torch.nn.Sequential(*small.blocks[1:])
+    names = [str(digit) for digit in range(10)]
+    save(small, tmp_path / "small" / "model", class_names=names, model_args={"depth": 3})
+    models = [folders[0], str(tmp_path / "small"), folders[1]]
+    settings = PatternSettings(images=60, reducers=("kmedoids", "fixed-l2", "random", "dpcknn"), after=(1, 2))
+    results = compare_patterns(models, "digits", settings, progress=False)
+    given, copies = results["models"][:3], results["models"][3:]
+    assert [model["plain"] for model in given] == [None] * 3
+    assert [model["plain"] for model in copies] == [given[0]["name"]] * 4 + [given[1]["name"]] * 4
+    accuracies = {(model["plain"], model["reducer"]): model["accuracy"] for model in copies}
+    (both,) = results["same_methods"]
+    assert both["models"] == [given[0]["name"], given[1]["name"]]
+    assert [method["reducer"] for method in both["methods"]] == list(settings.reducers)
+    for method in both["methods"]:
+        for plain, drop in zip(given, method["drops"], strict=False):
+            assert drop == pytest.approx(plain["accuracy"] - accuracies[plain["name"], method["reducer"]])
+    found = {method["reducer"]: method for method in both["methods"]}
+    assert found["fixed-l2"]["iou"] == found["random"]["iou"] == 1  # no image changes what they keep, nor any model
+    assert found["kmedoids"]["iou_by_chance"] < found["kmedoids"]["iou"] < 1
+    assert found["dpcknn"]["iou"] is None
+    assert 0 < found["dpcknn"]["nmi"] < 1
+    assert both["drops"]["pairs"] == 4
+    assert both["drops_by_keep_rate"] == [{"keep_rate": 0.5, "drops": both["drops"]}]
+    ranks = {rank["model"]: rank["cka"] for rank in results["correlations"]}
+    assert ranks[given[0]["name"]]["pairs"] == ranks[given[1]["name"]]["pairs"] == 5  # its copies, and the merged one
+    assert ranks[given[2]["name"]]["pairs"] == 10
+    assert ranks[None]["pairs"] == 2 * (5 * 4 // 2) + 10  # none across the two families
+    report(results, tmp_path / "patterns.png")
+    printed = capsys.readouterr().out
+    assert "The same methods in plain and in small" in printed
+    assert "small: kmedoids 0.5" in printed
+    assert "Rank correlation of the drops in plain with those of the same methods in small" in printed
+    write_json(tmp_path / "patterns.json", results)
+    section = section_of(Source(tmp_path / "patterns.json", results))
+    assert not [part for part in section.missing if "command" not in part]
+    assert section.tables[2].caption == "The same methods in plain and in small"
+    assert section.verdict.startswith("Of 4 models **plain: ")
+
+
 def test_few_models_are_shown_without_correlations(folders, capsys):
     report(compare_patterns(folders, "digits", PatternSettings(images=20), progress=False))
     assert "need at least four pairs: name more models" in capsys.readouterr().out
@@ -176,17 +218,21 @@ def test_models_that_cannot_be_compared(folders):
         compare_patterns(folders[:1], "digits")
     with pytest.raises(ValueError, match=r"names one twice"):
         compare_patterns([folders[0], folders[0]], "digits")
-    with pytest.raises(ValueError, match=r"reducers are put into the first model, and .*merged has mergers already"):
-        compare_patterns(folders[::-1], "digits", PatternSettings(reducers=("atc",)), progress=False)
+    with pytest.raises(ValueError, match=r"models \(.*merged\) have mergers; reducers are put into plain ones"):
+        compare_patterns(folders[1:], "digits", PatternSettings(reducers=("atc",)), progress=False)
 
 
 @pytest.mark.parametrize(
     ("names", "short"),
     [
-        (["runs/a/model", "runs/b", "atc 0.5"], ["a", "b", "atc 0.5"]),
+        (["runs/a/model", "runs/b"], ["a", "b"]),
         (["one/seed-0/model", "two/seed-0/model"], ["one/seed-0", "two/seed-0"]),
         (["vit_tiny", "user/name"], ["vit_tiny", "name"]),
     ],
 )
 def test_short_names(names, short):
-    assert list(names_of({"models": [{"name": name} for name in names]}).values()) == short
+    models = [{"name": name, "plain": None} for name in names]
+    assert list(names_of({"models": models}).values()) == short
+    copies = [{"name": f"copy of {name}", "plain": name, "reducer": "atc", "keep_rate": 0.5} for name in names]
+    assert list(names_of({"models": [*models, copies[0]]}).values()) == [*short, "atc 0.5"]
+    assert list(names_of({"models": models + copies}).values()) == [*short, *(f"{name}: atc 0.5" for name in short)]

@@ -257,6 +257,22 @@ STUDIES = (
         "No training after a method is put in.",
     ),
     Study(
+        "How methods reduce tokens in two sizes of model",
+        "patterns-sizes-cifar10",
+        "Do methods do the same in a ViT of twelve blocks and in one of six, and do they lose in the same order?",
+        "patchmerger patterns runs/transfer-vit-small/plain/seed-0/fine-tuned runs/vit-small-6-cifar10-70 "
+        "--data.source uoft-cs/cifar10 --images 1000 --reducers "
+        "'[tome,topk,ats,kmedoids,dpcknn,atc,fixed-l2,random,average]' --keep_rates '[0.7,0.5]' --out "
+        "results/patterns-sizes-cifar10.json --picture results/patterns-sizes-cifar10.png",
+        "The first model, of twelve blocks, is a plain one of configs/transfer-vit-small.yaml, fine-tuned; the second "
+        "has six, and was trained apart: `patchmerger fit --init $PATCHMERGER_DATA/models/vit-small-patch14 "
+        "--model.args '{depth: 6}' --merge null --image_size 70 --data.source uoft-cs/cifar10 --training.epochs 1 "
+        "--training.batch_size 64 --training.lr 3.0e-4 --training.layer_decay 0.75 --training.warmup_epochs 0.1 "
+        "--training.label_smoothing 0.1 --training.precision bf16-mixed --training.checkpoint_every 350 --out "
+        "runs/vit-small-6-cifar10-70`. Both began with the same weights in those six blocks, and are as wide: models "
+        "with nothing in common may agree less. No training after a method is put in.",
+    ),
+    Study(
         "CIFAR-10 from scratch, width 192",
         "cifar10",
         "Is a ViT with a merger as accurate as the plain one, in less time, and better than the controls?",

@@ -17,7 +17,8 @@ class _Models:
 
     Args:
         models: Trained models: folders of runs or of saved models, timm architectures with weights. The first is the
-            one to hold the others against, such as the plain model.
+            one to hold the others against, such as the plain model; of several plain ones each is held against its own
+            copies.
     """
 
     models: list[str]
@@ -29,8 +30,8 @@ class Command(PictureOptions, PatternSettings, _Models):
 
     For every two models: which patches both keep (IoU), how alike they group the patches (normalised mutual
     information), and how alike their features are (CKA, Procrustes); then how these go with the drop in accuracy, as
-    rank correlations. With --reducers methods that need no training are put into copies of the first model, so that one
-    trained model is enough.
+    rank correlations. With --reducers methods that need no training are put into copies of each plain model, so that
+    one trained model is enough; of several, such as two sizes, it also says whether methods do the same in all.
 
     Args:
         data: The images; their classes must be those that the models know.

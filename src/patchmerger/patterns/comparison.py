@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
@@ -20,6 +19,7 @@ from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert
 from patchmerger.models.classifier import FoundClassifier, find_classifier
 from patchmerger.models.finding import FoundModel
+from patchmerger.patterns.ranks import correlations, same_methods
 from patchmerger.patterns.reading import ModelPatterns, StagePatterns, read_patterns
 from patchmerger.patterns.settings import PatternSettings
 from patchmerger.patterns.similarity import (
@@ -33,11 +33,15 @@ from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.files import check_out, write_json
 from patchmerger.runs.serialisation import to_json
 
-MEASURES = ("cka", "procrustes", "iou", "nmi")
-"""Of a pair of models; the last two where both keep patches, or both put all of them together."""
 
-_LEAST = 4
-"""Pairs that a rank correlation is taken over at least."""
+@dataclass(frozen=True)
+class _Compared:
+    """A model that is compared, and where it is a copy with a method put in, of which plain model."""
+
+    model: FoundClassifier
+    plain: str | None = None
+    reducer: str | None = None
+    keep_rate: float | None = None
 
 
 def compare_patterns(
@@ -62,15 +66,17 @@ def compare_patterns(
     - ``nmi``: normalised mutual information of the groups that both merge, mean over images and mergers;
     - ``cka`` and ``procrustes``: how alike their pooled features are.
 
-    Then the rank correlations (Kendall, Spearman) of each with the drop in accuracy: between one model and all
-    others, and over all pairs. Mergers are compared first with first, second with second, where two models have equally
-    many, else last with last; on other grids of patches not at all.
+    Then the rank correlations (Kendall, Spearman) of each with the drop in accuracy: between one model and all others,
+    and over all pairs; of copies of several plain models, within each. For every two plain models it also says whether
+    a method does the same in both, and whether the methods lose in the same order. Mergers are compared first with
+    first, second with second, where two models have equally many, else last with last; on other grids of patches not at
+    all.
 
     Args:
         models: As in :func:`~patchmerger.models.find_model`; the first is the one to hold the others against, such as
-            the plain model.
+            the plain model. Of several plain ones each is held against its own copies.
         data: The images, with one label each, as in :func:`patchmerger.data.load_images`.
-        settings: How many images, and which methods are put into copies of the first model beside the others.
+        settings: How many images, and which methods are put into copies of each model that has no merger.
         batch_size: Images in a batch.
         preprocessing: How images are prepared, in place of what is known of each model.
         device: Device, such as cpu or cuda; the accelerator by default where there is one.
@@ -80,11 +86,12 @@ def compare_patterns(
         command: The command line that asked for it, kept in the result.
 
     Returns:
-        ``models``, ``pairs`` and ``correlations``, and what they were computed on.
+        ``models``, ``pairs``, ``correlations`` and, for every two plain models, ``same_methods``; and what they were
+        computed on.
 
     Raises:
         ValueError: Fewer than two models, several labels an image, other classes than the models have, or a method
-            that the first model cannot take; before any model runs.
+            that a plain model cannot take; before any model runs.
         FileExistsError: The file exists and ``overwrite`` is false.
 
     Source: Haurum, Escalera, Taylor and Moeslund, *Which Tokens to Use?*, arXiv 2308.04657, sections 5 and 6.
@@ -106,28 +113,34 @@ def compare_patterns(
                 f"model ({each.name}) has other classes than {splits.description}: {len(each.class_names)} against "
                 f"{len(splits.class_names)}, or other names"
             )
-    for _ in _with_reducers(found[0], settings):
+    for _ in _with_reducers(found, settings):
         pass  # refused before any model runs
-    read = []
-    for each in chain(found, _with_reducers(found[0], settings)):
-        net = each.model.to(place)
+    compared, read = [], []
+    for one in chain(map(_Compared, found), _with_reducers(found, settings)):
+        net = one.model.model.to(place)
         patterns = read_patterns(
-            each.name, net, images, each.preprocessing, batch_size=batch_size, workers=said.workers, progress=progress
-        )
+            one.model.name, net, images, one.model.preprocessing, batch_size=batch_size, workers=said.workers,
+            progress=progress,
+        )  # fmt: skip
         read.append(patterns)
+        compared.append({"plain": one.plain, "reducer": one.reducer, "keep_rate": one.keep_rate})
         net.cpu()
-    names = [each.name for each in read]
     accuracies = [float((each.predictions == images.targets).double().mean()) for each in read]
     pairs = [_pair(read[i], read[j], accuracies[i], accuracies[j]) for i, j in combinations(range(len(read)), 2)]
+    described = [
+        {**_described(patterns, accuracy), **how}
+        for patterns, accuracy, how in zip(read, accuracies, compared, strict=True)
+    ]
     result = {
         "study": "patterns",
         "command": command,
         "settings": to_json(asdict(settings)),
         "data": splits.description,
         "images": len(images),
-        "models": [_described(each, accuracy) for each, accuracy in zip(read, accuracies, strict=True)],
+        "models": described,
         "pairs": pairs,
-        "correlations": _correlations(names, pairs),
+        "correlations": correlations(described, pairs),
+        "same_methods": same_methods(described, pairs),
         "environment": environment(place),
     }
     if out is not None:
@@ -148,20 +161,22 @@ def _drawn(splits: ImageSplits, settings: PatternSettings) -> ImageSet:
     return images.subset(torch.randperm(len(images), generator=generator)[: settings.images].sort().values.tolist())
 
 
-def _with_reducers(first: FoundClassifier, settings: PatternSettings) -> Iterator[FoundClassifier]:
-    """Copies of the first model, each with a method and a keep rate."""
+def _with_reducers(found: Sequence[FoundClassifier], settings: PatternSettings) -> Iterator[_Compared]:
+    """Copies of each model that has no merger, with each method and keep rate."""
     if not settings.reducers:
         return
-    if mergers(first.model):
-        raise ValueError(
-            f"reducers are put into the first model, and {first.name} has mergers already: name a plain one"
-        )
-    depth = len(find_host(first.model).blocks)
-    after = settings.after or tuple(sorted({max(1, depth * quarters // 4) for quarters in (1, 2, 3)}))
-    for reducer in settings.reducers:
-        for rate in settings.keep_rates:
-            model = insert(copy.deepcopy(first.model), keep_rate=rate, after=after, reducer=reducer)
-            yield find_classifier(FoundModel(f"{reducer} {rate:g}", model, first.preprocessing, first.class_names))
+    plain = [each for each in found if not mergers(each.model)]
+    if not plain:
+        raise ValueError(f"models ({', '.join(e.name for e in found)}) have mergers; reducers are put into plain ones")
+    for each in plain:
+        depth = len(find_host(each.model).blocks)
+        after = settings.after or tuple(sorted({max(1, depth * quarters // 4) for quarters in (1, 2, 3)}))
+        for reducer in settings.reducers:
+            for rate in settings.keep_rates:
+                model = insert(copy.deepcopy(each.model), keep_rate=rate, after=after, reducer=reducer)
+                name = f"{reducer} {rate:g}" if len(plain) == 1 else f"{each.name}: {reducer} {rate:g}"
+                copied = find_classifier(FoundModel(name, model, each.preprocessing, each.class_names))
+                yield _Compared(copied, each.name, reducer, rate)
 
 
 def _described(read: ModelPatterns, accuracy: float) -> dict[str, Any]:
@@ -214,27 +229,3 @@ def _chance(a: StagePatterns, b: StagePatterns) -> float | None:
 def _mean_of(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _correlations(names: Sequence[str], pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rank correlations of each measure with the drop in accuracy from a model to the others, and over all pairs."""
-    found = []
-    for name in names:
-        own = [pair for pair in pairs if name in pair["models"]]
-        drops = [pair["accuracy_difference"] * (1 if pair["models"][0] == name else -1) for pair in own]
-        found.append({"model": name, **{measure: _rank(own, measure, drops) for measure in MEASURES}})
-    sizes = [abs(pair["accuracy_difference"]) for pair in pairs]
-    return [*found, {"model": None, **{measure: _rank(pairs, measure, sizes) for measure in MEASURES}}]
-
-
-def _rank(pairs: Sequence[dict[str, Any]], measure: str, drops: Sequence[float]) -> dict[str, Any] | None:
-    known = [(pair[measure], drop) for pair, drop in zip(pairs, drops, strict=True) if pair[measure] is not None]
-    if len(known) < _LEAST or any(len(set(column)) < 2 for column in zip(*known, strict=True)):
-        return None
-    values, differences = zip(*known, strict=True)
-    kendall, spearman = kendalltau(values, differences), spearmanr(values, differences)
-    return {
-        "pairs": len(known),
-        "kendall": {"tau": float(kendall.statistic), "p": float(kendall.pvalue)},
-        "spearman": {"rho": float(spearman.statistic), "p": float(spearman.pvalue)},
-    }

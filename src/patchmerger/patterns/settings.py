@@ -16,7 +16,8 @@ class PatternSettings:
         images: How many images at most, drawn by the seed.
         split: "test" or "validation".
         seed: Draws the images, and fixes what was held out where the data has no split of its own.
-        reducers: Methods that work without training, put into the first model, each beside the models that are given.
+        reducers: Methods that work without training, each put into a copy of every model that has no merger, beside
+            the models that are given.
         keep_rates: The share of tokens that each of these keeps at each block; several for several models a method.
         after: The blocks that they stand after, counted from 1; by default a quarter, half and three quarters of the
             depth.
