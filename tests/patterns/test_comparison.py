@@ -218,6 +218,8 @@ def test_models_that_cannot_be_compared(folders):
         compare_patterns(folders[:1], "digits")
     with pytest.raises(ValueError, match=r"names one twice"):
         compare_patterns([folders[0], folders[0]], "digits")
+    with pytest.raises(ValueError, match=r".*plain cannot be given kmedoids at keep rate 0.5: after \(4\) must be"):
+        compare_patterns(folders, "digits", PatternSettings(reducers=("kmedoids",), after=(4,)), progress=False)
     with pytest.raises(ValueError, match=r"models \(.*merged\) have mergers; reducers are put into plain ones"):
         compare_patterns(folders[1:], "digits", PatternSettings(reducers=("atc",)), progress=False)
 

@@ -173,7 +173,10 @@ def _with_reducers(found: Sequence[FoundClassifier], settings: PatternSettings) 
         after = settings.after or tuple(sorted({max(1, depth * quarters // 4) for quarters in (1, 2, 3)}))
         for reducer in settings.reducers:
             for rate in settings.keep_rates:
-                model = insert(copy.deepcopy(each.model), keep_rate=rate, after=after, reducer=reducer)
+                try:
+                    model = insert(copy.deepcopy(each.model), keep_rate=rate, after=after, reducer=reducer)
+                except ValueError as error:
+                    raise ValueError(f"{each.name} cannot be given {reducer} at keep rate {rate:g}: {error}") from error
                 name = f"{reducer} {rate:g}" if len(plain) == 1 else f"{each.name}: {reducer} {rate:g}"
                 copied = find_classifier(FoundModel(name, model, each.preprocessing, each.class_names))
                 yield _Compared(copied, each.name, reducer, rate)
