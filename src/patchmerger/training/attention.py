@@ -22,10 +22,10 @@ _any_kernel = F.scaled_dot_product_attention
 def short_attention() -> Iterator[None]:
     """Within it, attention that is trained on a CPU in bf16 over at most 100 tokens runs by torch's plain kernel.
 
-    The gradient of the fused kernel (flash attention) takes as long for 9 tokens as for 32: for 64 images and 6 heads
-    46 ms on one core with AVX-512, where the plain kernel takes 7; at 65 tokens 146 and 48. The plain one computes in
-    float32 inside. All else, also what needs no gradient, runs as ever. It stands in torch's place rather than in a
-    mode of torch, for what checkpointed blocks compute again must run by the same kernel, and a mode is off by then.
+    The gradient of the fused kernel (flash attention) takes as long for 9 tokens as for 32: on a CPU with AVX-512 seven
+    times as long as that of the plain one, and three times at 65 tokens. The plain one computes in float32 inside. All
+    else, also what needs no gradient, runs as ever. It stands in torch's place rather than in a mode of torch, for what
+    checkpointed blocks compute again must run by the same kernel, and a mode is off by then.
     """
     with patch.object(F, "scaled_dot_product_attention", _attention):
         yield
