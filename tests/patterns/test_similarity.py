@@ -27,10 +27,15 @@ def test_kept_overlap():
 
 def test_chance_overlap_is_that_of_random_sets():
     keys, others = drawn(4000, 20), drawn(4000, 20, seed=1)
-    kept, other = keys.argsort(dim=1) < 10, others.argsort(dim=1) < 5
-    both, either = (kept & other).sum(), (kept | other).sum()
-    assert chance_overlap(10, 5, 20) == pytest.approx(float(both / either), abs=0.01)
-    assert chance_overlap(20, 20, 20) == 1
+    sizes = torch.tensor([10, 2]).repeat(2000)[:, None]  # a method may keep as many as an image needs
+    kept, other = keys.argsort(dim=1).argsort(dim=1) < sizes, others.argsort(dim=1).argsort(dim=1) < 5
+    for size in (0, 1):
+        both, either = (kept & other)[size::2].sum(), (kept | other)[size::2].sum()
+        expected = torch.full((2000,), float(both / either), dtype=torch.float64)
+        torch.testing.assert_close(chance_overlap(kept, other)[size::2], expected, rtol=0, atol=0.01)
+    every, none = torch.ones(1, 20, dtype=torch.bool), torch.zeros(1, 20, dtype=torch.bool)
+    assert chance_overlap(every, every).item() == 1
+    assert chance_overlap(none, none).item() == chance_overlap(every, none).item() == 0
 
 
 def test_mutual_information_is_the_v_measure():

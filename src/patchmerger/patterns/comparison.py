@@ -20,7 +20,7 @@ from patchmerger.insertion.inserting import insert
 from patchmerger.models.classifier import FoundClassifier, find_classifier
 from patchmerger.models.finding import FoundModel
 from patchmerger.patterns.ranks import correlations, same_methods
-from patchmerger.patterns.reading import ModelPatterns, StagePatterns, read_patterns
+from patchmerger.patterns.reading import ModelPatterns, read_patterns
 from patchmerger.patterns.settings import PatternSettings
 from patchmerger.patterns.similarity import (
     chance_overlap,
@@ -203,7 +203,7 @@ def _pair(a: ModelPatterns, b: ModelPatterns, accuracy: float, other: float) -> 
     if not stages and a.stages and b.stages:
         stages = [(a.stages[-1], b.stages[-1])]
     overlaps = [_mean(kept_overlap, x.kept, y.kept) for x, y in stages if x.grid == y.grid]
-    chances = [_chance(x, y) for x, y in stages if x.grid == y.grid]
+    chances = [_mean(chance_overlap, x.kept, y.kept) for x, y in stages if x.grid == y.grid]
     shared = [_mean(mutual_information, x.group, y.group) for x, y in stages if x.grid == y.grid]
     return {
         "models": [a.name, b.name],
@@ -221,12 +221,6 @@ def _pair(a: ModelPatterns, b: ModelPatterns, accuracy: float, other: float) -> 
 
 def _mean(measure: Callable[[Tensor, Tensor], Tensor], a: Tensor | None, b: Tensor | None) -> float | None:
     return None if a is None or b is None else float(measure(a, b).mean())
-
-
-def _chance(a: StagePatterns, b: StagePatterns) -> float | None:
-    if a.kept is None or b.kept is None:
-        return None
-    return chance_overlap(int(a.kept[0].sum()), int(b.kept[0].sum()), a.kept.shape[1])
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

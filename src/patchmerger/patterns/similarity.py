@@ -21,10 +21,19 @@ def kept_overlap(kept: Tensor, other: Tensor) -> Tensor:
     return both.double() / either.clamp(min=1)
 
 
-def chance_overlap(num_kept: int, other_kept: int, num_patches: int) -> float:
-    """Intersection over union that sets of these sizes have where they are drawn at random, by mean sizes."""
-    both = num_kept * other_kept / num_patches
-    return both / (num_kept + other_kept - both)
+def chance_overlap(kept: Tensor, other: Tensor) -> Tensor:
+    """Intersection over union that sets of these sizes have where they are drawn at random, by its mean sizes.
+
+    Args:
+        kept: (B, N) bool: which patches are kept; in each image as many as the method needs.
+        other: (B, N) bool.
+
+    Returns:
+        (B,), from 0 to 1.
+    """
+    sizes, others = kept.sum(dim=1).double(), other.sum(dim=1).double()
+    both = sizes * others / kept.shape[1]
+    return both / (sizes + others - both).clamp(min=1)
 
 
 def mutual_information(label: Tensor, other: Tensor) -> Tensor:
