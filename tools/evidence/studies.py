@@ -244,9 +244,9 @@ STUDIES = (
         "'[tome,topk,ats,kmedoids,dpcknn,atc,fixed-l2,random,average]' --keep_rates '[0.7,0.5]' --out "
         "results/patterns-vit-small-cifar10.json --picture results/patterns-vit-small-cifar10.png",
         "One trained model, and no training after a method is put in: what is lost here says little of what is lost "
-        "after a recovery. In the pairs of ATS, which keeps as many tokens as an image needs, what chance would have is "
-        "that of the first image's number; in the two other studies of patterns it was so too, up to 0.02 off, until it "
-        "was mended and these pairs were counted anew.",
+        "after a recovery. In the pairs of ATS, which keeps as many tokens as an image needs, what chance would have "
+        "is that of the first image's number; in the two other studies of patterns it was so too, up to 0.02 off, "
+        "until it was mended and these pairs were counted anew.",
     ),
     Study(
         "How methods reduce tokens, on Tiny ImageNet",
