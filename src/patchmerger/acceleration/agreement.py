@@ -210,7 +210,10 @@ def compare_scores(
 
 
 def at_chance(scores: Tensor, targets: Tensor) -> bool:
-    """Whether labels are predicted no better than by chance: within three standard errors of always the same class."""
+    """Whether labels are predicted no better than by drawing one of C classes: within three standard errors of 1 / C.
+
+    Of several labels an image: whether the mAP is hardly above the mean share of images that have a label.
+    """
     if targets.ndim == 2:
         return score(scores, targets) <= 1.1 * float(targets.float().mean(dim=0).mean())
     chance = 1 / scores.shape[1]
