@@ -42,8 +42,8 @@ def test_a_seed_for_a_while() -> None:
     with seeded(8):
         assert not torch.equal(torch.rand(1), inner)
     torch.manual_seed(5)
-    with pytest.raises(KeyError), seeded(7):
-        raise KeyError
+    with pytest.raises(KeyError, match="within"), seeded(7):
+        raise KeyError("within")
     assert torch.equal(torch.rand(2), expected)
 
 
