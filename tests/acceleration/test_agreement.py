@@ -60,6 +60,22 @@ def test_chance_is_told_from_knowledge():
     assert not at_chance(several, several)
 
 
+def test_the_most_frequent_class_alone_is_chance():
+    """Where nine images of ten are of one class, to name it always is 90% right, and no knowledge."""
+    targets = (torch.arange(1000) % 10 == 0).long()
+    assert at_chance(certain([0] * 1000, 10, 1.0), targets)
+    drawn = torch.rand(1000, generator=torch.Generator().manual_seed(0)) < 0.1
+    assert at_chance(certain(drawn.long().tolist(), 10, 1.0), targets)
+    half = targets * (torch.arange(1000) % 20 == 0)  # a half of the rare class is found
+    assert not at_chance(certain(half.tolist(), 10, 1.0), targets)
+
+
+def test_classes_that_no_image_has_are_no_chance():
+    several = (torch.arange(400).view(100, 4) % 3 == 0).float()
+    noise = torch.randn(100, 40, generator=torch.Generator().manual_seed(0))
+    assert at_chance(noise, torch.cat([several, torch.zeros(100, 36)], dim=1))
+
+
 @pytest.mark.parametrize("cache_gib", [1.0, 1e-6])
 def test_held_out_scores_are_those_of_the_whole_models(cache_gib, tmp_path, monkeypatch):
     images, teacher = load_images("digits", seed=0).test.subset(range(50)), find_teacher(trained_vit())

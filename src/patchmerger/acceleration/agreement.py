@@ -210,14 +210,26 @@ def compare_scores(
 
 
 def at_chance(scores: Tensor, targets: Tensor) -> bool:
-    """Whether labels are predicted no better than by drawing one of C classes: within three standard errors of 1 / C.
+    """Whether labels are predicted no better than by classes drawn as often as the model names them.
 
-    Of several labels an image: whether the mAP is hardly above the mean share of images that have a label.
+    With the share p_c of images of class c and the share q_c of predictions of c, such draws are right on
+    p_e = Σ p_c q_c of the images, with the standard error √((p_e + p_e² − Σ p_c q_c (p_c + q_c)) / n) (Fleiss, Cohen and
+    Everitt, 1969); an accuracy within three of them above p_e is chance. Naming one class always is, however frequent
+    that class. Of several labels an image: whether the mAP is hardly above the mean share of images that have a label.
     """
     if targets.ndim == 2:
-        return score(scores, targets) <= 1.1 * float(targets.float().mean(dim=0).mean())
-    chance = 1 / scores.shape[1]
-    return score(scores, targets) <= chance + 3 * math.sqrt(chance * (1 - chance) / len(targets))
+        shares = targets.double().mean(dim=0)
+        return score(scores, targets) <= 1.1 * float(shares[shares > 0].mean())
+    drawn = _shares(targets, scores.shape[1]), _shares(scores.argmax(dim=1), scores.shape[1])
+    both = drawn[0] * drawn[1]
+    expected = float(both.sum())
+    variance = expected + expected**2 - float((both * (drawn[0] + drawn[1])).sum())
+    return score(scores, targets) <= expected + 3 * math.sqrt(max(variance, 0.0) / len(targets)) + 1e-6
+
+
+def _shares(classes: Tensor, count: int) -> Tensor:
+    """How often each of ``count`` classes is among (n,): (count,), float64, that sum up to 1."""
+    return classes.bincount(minlength=count).double() / len(classes)
 
 
 def chance_warning(teacher: FoundClassifier, accuracy: float, source: str) -> str:
