@@ -17,6 +17,7 @@ from patchmerger.hub import load
 from patchmerger.models.settings import ModelSettings
 from patchmerger.reports.accelerate_study import report
 from patchmerger.reports.pictures.accelerate_study import FILE
+from patchmerger.studies import trained_study
 from patchmerger.studies.acceleration_study import _paired, accelerate_study, cells_of
 from patchmerger.studies.methods import Method, at_equal_flops, blocks_within, cut, known_methods
 from patchmerger.studies.trained_settings import AccelerationStudySettings
@@ -95,6 +96,39 @@ def test_what_is_done_is_kept_when_a_study_resumes(study, trained):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert json.loads(cell.read_text())["accuracy"] == before["accuracy"]
     assert again["curves"] == results["curves"]
+
+
+def test_a_study_grows_and_does_only_what_is_new(study, trained, tmp_path, monkeypatch, capsys):
+    """One method more, and one model fewer: trials and cells that are the same are taken over."""
+    results, out = study
+    recovered, recover = [], trained_study.distill
+
+    def distill(*args, **kwargs):
+        recovered.append(kwargs["out"].name)
+        return recover(*args, **kwargs)
+
+    monkeypatch.setattr(trained_study, "distill", distill)
+    monkeypatch.setattr("patchmerger.acceleration.placement_trials.PlacementTrials.try_placement", pytest.fail)
+    grown = AccelerationStudySettings(trained[:1], **{**QUICK, "methods": [*METHODS, "random"]})
+    found = accelerate_study(grown, out=tmp_path / "grown", reuse=out, progress=False)
+    assert recovered == ["1.4-random-rear-0.2"]
+    own = {(c["method"], c["epochs"]): c for c in found["cells"]}
+    for cell in results["cells"]:
+        if cell["model"] == 0:
+            assert own[cell["method"], cell["epochs"]]["accuracy"] == cell["accuracy"]
+    assert len(found["taken_over"]) == 8
+    assert set(found["taken_over"].values()) == {str(out / "model-0")}
+    report(found)
+    assert "8 results" in capsys.readouterr().out
+
+
+def test_a_study_of_other_settings_is_not_reused(study, trained, tmp_path):
+    other = {**QUICK, "calibration_images": 16}
+    with pytest.raises(ValueError, match=r"^reuse \(.*calibration_images: 32 there, 16 asked for"):
+        accelerate_study(AccelerationStudySettings(trained, **other), out=tmp_path / "other", reuse=study[1])
+    with pytest.raises(ValueError, match=r"^reuse \(.*settings\.json"):
+        accelerate_study(AccelerationStudySettings(trained, **QUICK), out=tmp_path / "other", reuse=study[1].parent)
+    assert not (tmp_path / "other").exists()
 
 
 def test_keep_rates_at_three_depths(trained, tmp_path, capsys):

@@ -13,10 +13,13 @@ from patchmerger.hub import load
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.reports.compare import report
+from patchmerger.reports.html.kinds import section_of
+from patchmerger.reports.html.reading import Source
 from patchmerger.reports.pictures.compare import FILE
-from patchmerger.runs.run_folder import RunFolder, read_settings
+from patchmerger.runs.run_folder import read_settings
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies import comparison as module
+from patchmerger.studies import training_runs
 from patchmerger.studies.comparison import compare
 from patchmerger.studies.settings import ComparisonSettings, Variant
 from patchmerger.training.settings import FitSettings, TrainingSettings
@@ -133,12 +136,57 @@ def test_what_another_process_trains_is_waited_for(out, results, monkeypatch, tm
     assert again["variants"] == results["variants"]
 
 
+def test_a_comparison_grows_and_trains_only_what_is_new(out, results, monkeypatch, tmp_path, capsys):
+    """One more variant and another name for one that is there: the rest is taken over, and said to be."""
+    trained = []
+
+    def fit_images(*args, **kwargs):
+        trained.append(kwargs["folder"].path)
+        return train(*args, **kwargs)
+
+    train = training_runs.fit_images
+    monkeypatch.setattr(training_runs, "fit_images", fit_images)
+    grown = replace(THREE, variants={"plain": None, "halfway": Variant(merge=THREE.merge), "average": None})
+    found = compare(grown, out=tmp_path / "grown", reuse=out, progress=False)
+    assert trained == [tmp_path / f"grown/average/seed-{seed}" for seed in (0, 1)]
+    for ours, theirs in (("plain", "plain"), ("halfway", "merged")):
+        assert found["variants"][ours]["metrics"] == results["variants"][theirs]["metrics"]
+    assert found["taken_over"] == {
+        f"{ours}/seed-{seed}": str(out / theirs / f"seed-{seed}")
+        for ours, theirs in (("plain", "plain"), ("halfway", "merged"))
+        for seed in (0, 1)
+    }
+    assert results["taken_over"] == {}
+    load(tmp_path / "grown/halfway/seed-1/model")
+    report(found)
+    assert "4 results" in capsys.readouterr().out
+    section = section_of(Source(tmp_path, found))
+    assert [remark for remark in section.remarks if "4 results" in remark]
+    assert compare(grown, out=tmp_path / "grown", reuse=out, progress=False) == found
+    assert json.loads((out / "plain/seed-0/results.json").read_text())["folder"] == str(out / "plain/seed-0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reuse", "facts"),
+    [
+        ({"seeds": 1, "training": replace(THREE.training, lr=0.5)}, None, ["training.lr", "0.5 asked for"]),
+        ({"seeds": 1}, "nowhere", ["nowhere", "no folder"]),
+        ({"seeds": 1}, "grown", ["out itself"]),
+        ({"seeds": 1}, "empty", ["nothing finished"]),
+    ],
+)
+def test_what_is_of_no_use_is_refused_before_training(out, tmp_path, monkeypatch, changes, reuse, facts):
+    monkeypatch.setattr(training_runs, "fit_images", pytest.fail)
+    for name in ("empty", "grown"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"^reuse \(") as caught:
+        compare(replace(THREE, **changes), out=tmp_path / "grown", reuse=tmp_path / reuse if reuse else out)
+    assert all(fact in str(caught.value) for fact in facts)
+    assert list((tmp_path / "grown").iterdir()) == []
+
+
 def test_one_seed_is_paired_over_images(out, tmp_path):
-    settings, one = replace(SETTINGS, seeds=1), tmp_path / "one"
-    RunFolder(one, settings.resolved()).begin()
-    for name in ("plain", "merged"):  # trained already
-        shutil.copytree(out / name / "seed-0", one / name / "seed-0")
-    results = compare(settings, out=one, progress=False)
+    results = compare(replace(SETTINGS, seeds=1), out=tmp_path / "one", reuse=out, progress=False)
     difference = results["variants"]["merged"]["difference"]
     assert (difference["over"], difference["n"]) == ("images", results["data"]["test"])
     assert difference["mean"] == pytest.approx(

@@ -102,6 +102,14 @@ def test_the_same_command_again_trains_nothing(out, results, monkeypatch):
     assert sweep(WHOLE, out=out, progress=False) == results
 
 
+def test_a_sweep_takes_over_cells_of_another(out, results, monkeypatch, tmp_path):
+    monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)
+    cell, fewer = NAMES[1], replace(WHOLE, after=[3], further={})
+    found = sweep(fewer, out=tmp_path / "fewer", reuse=out, progress=False)
+    assert found["cells"][cell]["metrics"] == results["cells"][cell]["metrics"]
+    assert set(found["taken_over"]) == {f"{name}/seed-{s}" for name in ("plain", cell) for s in (0, 1)}
+
+
 def test_a_failed_cell_is_shown_loses_no_other_and_is_tried_again(tmp_path, monkeypatch, capsys):
     def breaks(images, recipe, **kwargs):
         if recipe.merge is not None and recipe.merge.after == 1:

@@ -14,6 +14,7 @@ from patchmerger.reports.html.kinds import section_of
 from patchmerger.reports.html.reading import Source
 from patchmerger.reports.pictures.place_study import FILE
 from patchmerger.reports.place_study import report
+from patchmerger.studies import placing_study
 from patchmerger.studies.placing_budgets import budget_of
 from patchmerger.studies.placing_study import place_study
 from patchmerger.studies.trained_models import trained_models
@@ -98,6 +99,29 @@ def test_what_is_done_is_kept_when_a_study_resumes(study, trained):
     again = place_study(PlacingStudySettings([trained], **QUICK), out=out, progress=False)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert again["curves"] == results["curves"]
+
+
+def test_a_study_grows_and_does_only_what_is_new(study, trained, tmp_path, monkeypatch):
+    results, out = study
+    changes = {"fractions": [0.5, 0.25], "methods": ["sobol", "subset"], "fine_tuned": ["subset"]}
+    evaluated = []
+
+    def count(self, cell):
+        evaluated.append(cell.name)
+        return evaluate(self, cell)
+
+    evaluate = placing_study._Study.evaluated
+    monkeypatch.setattr(placing_study._Study, "evaluated", count)
+    grown = PlacingStudySettings([trained], **{**QUICK, **changes})
+    found = place_study(grown, out=tmp_path / "grown", reuse=out, progress=False)
+    assert sorted(evaluated) == [
+        f"model-0/0.25-{name}" for name in ("sobol-untrained", "subset-fine-tuned", "subset-untrained")
+    ]
+    before = {(c["method"], c["fraction"], c["fine_tuned"]): c["accuracy"] for c in results["cells"]}
+    for cell in found["cells"]:
+        if cell["fraction"] == 0.5:
+            assert cell["accuracy"] == before[cell["method"], 0.5, cell["fine_tuned"]]
+    assert len(found["taken_over"]) == 3
 
 
 def test_mergers_stay_within_the_flops_of_the_placed_tokens(vit):

@@ -115,6 +115,17 @@ def test_the_same_command_again_does_nothing(out, results, monkeypatch):
     assert transfer(SETTINGS, out=out, progress=False) == results
 
 
+def test_a_study_takes_over_every_stage_of_another(out, results, monkeypatch, tmp_path):
+    for name in ("patchmerger.studies.training_runs.fit_images", "patchmerger.studies.transfer_study.few_shot_images"):
+        monkeypatch.setattr(name, pytest.fail)
+    found = transfer(replace(SETTINGS, seeds=1), out=tmp_path / "one", reuse=out, progress=False)
+    for name, variant in found["variants"].items():
+        for which, stage_of_one in variant["stages"].items():
+            assert stage_of_one["metrics"] == results["variants"][name]["stages"][which]["metrics"][:1]
+    assert found["taken_over"]["fine-tuned of merged/seed-0"] == str(out / "merged/seed-0/fine-tuned")
+    assert len(found["taken_over"]) == 4
+
+
 def test_a_folder_that_was_moved_goes_on(out, results, monkeypatch, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(out, moved)

@@ -213,9 +213,10 @@ def at_chance(scores: Tensor, targets: Tensor) -> bool:
     """Whether labels are predicted no better than by classes drawn as often as the model names them.
 
     With the share p_c of images of class c and the share q_c of predictions of c, such draws are right on
-    p_e = Σ p_c q_c of the images, with the standard error √((p_e + p_e² − Σ p_c q_c (p_c + q_c)) / n) (Fleiss, Cohen and
-    Everitt, 1969); an accuracy within three of them above p_e is chance. Naming one class always is, however frequent
-    that class. Of several labels an image: whether the mAP is hardly above the mean share of images that have a label.
+    p_e = Σ p_c q_c of the images, with the standard error √((p_e + p_e² − Σ p_c q_c (p_c + q_c)) / n) (Fleiss, Cohen
+    and Everitt, 1969); an accuracy within three of them above p_e is chance. Naming one class always is, however
+    frequent that class. Of several labels an image: whether the mAP is hardly above the mean share of images that
+    have a label.
     """
     if targets.ndim == 2:
         shares = targets.double().mean(dim=0)

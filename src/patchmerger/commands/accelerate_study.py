@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patchmerger.commands.shared_options import RunOptions
+from patchmerger.commands.shared_options import StudyOptions
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.studies.trained_settings import AccelerationStudySettings
 
 
 @dataclass(frozen=True)
-class Command(RunOptions, AccelerationStudySettings):
+class Command(StudyOptions, AccelerationStudySettings):
     """Make trained plain models faster by several methods, recover each alike, and compare them.
 
     Methods at one speed-up share a placement, kept tokens, images and order. The same command again resumes an
@@ -23,7 +23,11 @@ class Command(RunOptions, AccelerationStudySettings):
         from patchmerger.studies.acceleration_study import accelerate_study
 
         results = accelerate_study(
-            narrowed(self, AccelerationStudySettings), out=self.out, command=command, progress=self.progress
+            narrowed(self, AccelerationStudySettings),
+            out=self.out,
+            reuse=self.reuse,
+            command=command,
+            progress=self.progress,
         )
         report(results)
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patchmerger.commands.shared_options import RunOptions
+from patchmerger.commands.shared_options import StudyOptions
 from patchmerger.commands.terminal import is_first_process
 from patchmerger.data.settings import DataSettings
 from patchmerger.runs.narrowing import narrowed
@@ -12,7 +12,7 @@ from patchmerger.studies.settings import ComparisonSettings
 
 
 @dataclass(frozen=True)
-class Command(RunOptions, ComparisonSettings):
+class Command(StudyOptions, ComparisonSettings):
     """Train the same ViT with and without a merger on the same images, and compare them.
 
     All variants see the same images in the same order under the same schedule and seeds. With no options: three
@@ -27,7 +27,9 @@ class Command(RunOptions, ComparisonSettings):
         from patchmerger.reports.compare import report
         from patchmerger.studies.comparison import compare
 
-        results = compare(narrowed(self, ComparisonSettings), out=self.out, command=command, progress=self.progress)
+        results = compare(
+            narrowed(self, ComparisonSettings), out=self.out, reuse=self.reuse, command=command, progress=self.progress
+        )
         if is_first_process():
             report(results)
         return 0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patchmerger.commands.shared_options import RunOptions
+from patchmerger.commands.shared_options import StudyOptions
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.studies.trained_settings import PlacingStudySettings
 
 
 @dataclass(frozen=True)
-class Command(RunOptions, PlacingStudySettings):
+class Command(StudyOptions, PlacingStudySettings):
     """Place fewer and fewer tokens in trained plain models, and compare what remains of their accuracy.
 
     Every method is evaluated without training, and some after a short fine-tuning with the plain model as teacher. The
@@ -24,7 +24,11 @@ class Command(RunOptions, PlacingStudySettings):
         from patchmerger.studies.placing_study import place_study
 
         results = place_study(
-            narrowed(self, PlacingStudySettings), out=self.out, command=command, progress=self.progress
+            narrowed(self, PlacingStudySettings),
+            out=self.out,
+            reuse=self.reuse,
+            command=command,
+            progress=self.progress,
         )
         report(results)
         return 0

@@ -48,6 +48,18 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyOptions(RunOptions):
+    """Where a study keeps what it does, and what it need not do again.
+
+    Args:
+        reuse: The folder of an earlier study: what is finished there under the same settings is copied, not made
+            again, so that a study can grow (seeds, variants, methods).
+    """
+
+    reuse: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileOptions:
     """The one file that a command writes.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patchmerger.commands.shared_options import RunOptions
+from patchmerger.commands.shared_options import StudyOptions
 from patchmerger.data.settings import DataSettings
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.studies.settings import SweepSettings
 
 
 @dataclass(frozen=True)
-class Command(RunOptions, SweepSettings):
+class Command(StudyOptions, SweepSettings):
     """Train a merger for every block and number of tokens, and compare accuracy, cost and measured speed.
 
     The same command again resumes an interrupted run, and tries again what failed. Several processes of the same
@@ -32,6 +32,11 @@ class Command(RunOptions, SweepSettings):
         from patchmerger.studies.merger_sweep import sweep
 
         results = sweep(
-            narrowed(self, SweepSettings), shard=self.shard, out=self.out, command=command, progress=self.progress
+            narrowed(self, SweepSettings),
+            shard=self.shard,
+            out=self.out,
+            reuse=self.reuse,
+            command=command,
+            progress=self.progress,
         )
         return report(results)

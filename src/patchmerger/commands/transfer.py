@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patchmerger.commands.shared_options import RunOptions
+from patchmerger.commands.shared_options import StudyOptions
 from patchmerger.data.settings import DataSettings
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.studies.settings import TransferSettings
 
 
 @dataclass(frozen=True)
-class Command(RunOptions, TransferSettings):
+class Command(StudyOptions, TransferSettings):
     """Train upstream, then evaluate on other images: few-shot on frozen features, and fine-tuned.
 
     For the plain and the merged model, and others if asked for, all trained alike. The same command again resumes an
@@ -28,6 +28,8 @@ class Command(RunOptions, TransferSettings):
         from patchmerger.reports.transfer import report
         from patchmerger.studies.transfer_study import transfer
 
-        results = transfer(narrowed(self, TransferSettings), out=self.out, command=command, progress=self.progress)
+        results = transfer(
+            narrowed(self, TransferSettings), out=self.out, reuse=self.reuse, command=command, progress=self.progress
+        )
         report(results)
         return 0

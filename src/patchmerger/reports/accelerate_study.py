@@ -25,7 +25,8 @@ def report(results: Results) -> None:
     timings = numbers.timings_of(results["speed"]).items()
     uncertain = numbers.uncertain_text((name, timing) for name, timing in timings if name != "plain")
     left_out = numbers.left_out_text(difference_of(row["difference"]) for row in results["curves"])
-    print_notes(console, uncertain, left_out, f"Results and picture: {results['folder']}")
+    taken_over = numbers.taken_over_text(results)
+    print_notes(console, uncertain, left_out, taken_over, f"Results and picture: {results['folder']}")
 
 
 def asked_order(row: Results) -> tuple[float, float]:

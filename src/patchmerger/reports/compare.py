@@ -26,8 +26,9 @@ def report(results: Results) -> None:
             console.print(f"{escape(name)} against {escape(baseline)}: {numbers.shown_text(difference)} ({paired}).")
     left_out = numbers.left_out_text(variant["difference"] for variant in variants.values())
     print_notes(
-        console, numbers.uncertain_modes(results), left_out, f"Results, picture and models: {results['folder']}"
-    )
+        console, numbers.uncertain_modes(results), left_out, numbers.taken_over_text(results),
+        f"Results, picture and models: {results['folder']}",
+    )  # fmt: skip
 
 
 def table(results: Results) -> Table:

@@ -29,7 +29,8 @@ def report(results: Results) -> None:
         print_table(console, measured)
     uncertain = numbers.uncertain_text(_timings(results).items())
     left_out = numbers.left_out_text(row["difference"] for row in curves)
-    print_notes(console, uncertain, left_out, f"Results and picture: {results['folder']}")
+    taken_over = numbers.taken_over_text(results)
+    print_notes(console, uncertain, left_out, taken_over, f"Results and picture: {results['folder']}")
 
 
 def table(results: Results) -> Table:

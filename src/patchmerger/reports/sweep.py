@@ -34,7 +34,7 @@ def report(results: Results) -> int:
         console, "The same command tries again what failed." if results["errors"] else None,
         missing if results["missing"] else None, numbers.uncertain_text(timings),
         numbers.left_out_text(cell["difference"] for cell in results["cells"].values()),
-        f"Results, picture and models: {results['folder']}",
+        numbers.taken_over_text(results), f"Results, picture and models: {results['folder']}",
     )  # fmt: skip
     return 1 if results["errors"] else 0
 

@@ -25,7 +25,7 @@ def report(results: Results) -> None:
         numbers.left_out_text(_differences(results)),
         "Seconds and images/s: of training, and of making the features that all k share, one after another; the "
         "speed-ups above are of interleaved rounds.",
-        f"Results, picture and models: {results['folder']}",
+        numbers.taken_over_text(results), f"Results, picture and models: {results['folder']}",
     )  # fmt: skip
 
 

@@ -32,18 +32,19 @@ class RunFolder:
     Args:
         path: The folder.
         settings: What fixes the run: a dataclass, or a dict of what JSON can hold, dataclasses and paths included.
+        cure: What else than these helps where the folder belongs to a run with other settings.
 
     Raises:
         ValueError: The folder belongs to a run with other settings, or holds something else.
     """
 
-    def __init__(self, path: Path, settings: Any) -> None:
-        self.path = path
+    def __init__(self, path: Path, settings: Any, *, cure: str = "") -> None:
+        self.path, self._cure = path, cure
         self.settings: dict[str, Any] = to_json(settings)
         self.fingerprint = fingerprint(settings)
-        self._kind = type(settings).__name__
+        self.kind = type(settings).__name__
         if (path / SETTINGS_FILE).exists():
-            self._refuse_other(*_recorded(path))
+            self._refuse_other(*recorded(path))
         elif path.exists() and (not path.is_dir() or not all(_of_a_beginning(each) for each in path.iterdir())):
             raise ValueError(f"out ({path}) exists and is not the folder of a run: name another one, or move it away")
 
@@ -56,10 +57,10 @@ class RunFolder:
                 # Under the lock, for who holds it takes what is half written for that of a killed process.
                 with lock.acquire(timeout=0.05):
                     if not settings.exists():
-                        write_json(settings, {"type": self._kind, "settings": self.settings})
+                        write_json(settings, {"type": self.kind, "settings": self.settings})
             except Timeout:
                 continue
-        self._refuse_other(*_recorded(self.path))  # what another process wrote meanwhile
+        self._refuse_other(*recorded(self.path))  # what another process wrote meanwhile
 
     @contextmanager
     def exclusive(self) -> Iterator[dict[str, Any] | None]:
@@ -105,18 +106,18 @@ class RunFolder:
         return plain
 
     def _refuse_other(self, kind: str, recorded: dict[str, Any]) -> None:
-        if (kind, recorded) == (self._kind, self.settings):
+        if (kind, recorded) == (self.kind, self.settings):
             return
-        listed = differences({"type": self._kind, **self.settings}, {"type": kind, **recorded})
+        listed = differences({"type": self.kind, **self.settings}, {"type": kind, **recorded})
         raise ValueError(
             f"out ({self.path}) belongs to a run with other settings ({listed}): name another folder, or give "
-            "the same settings to resume it"
+            f"the same settings to resume it{self._cure}"
         )
 
 
 def read_settings(path: Path, kind: type[S]) -> S:
     """The settings of the run in a folder, as the dataclass that they were; errors say what else the folder is."""
-    found, settings = _recorded(path)
+    found, settings = recorded(path)
     if found != kind.__name__:
         raise ValueError(f"{path} is the folder of a run with {found}, not with {kind.__name__}")
     try:
@@ -125,12 +126,7 @@ def read_settings(path: Path, kind: type[S]) -> S:
         raise ValueError(f"{path / SETTINGS_FILE}: {error}") from error
 
 
-def _of_a_beginning(path: Path) -> bool:
-    """Whether a file is what a run that begins has before its settings: another process's, or a killed one's."""
-    return path.name == LOCK_FILE or is_partial(path)
-
-
-def _recorded(path: Path) -> tuple[str, dict[str, Any]]:
+def recorded(path: Path) -> tuple[str, dict[str, Any]]:
     """The type and the settings in the folder of a run."""
     cure = f"name another folder, or move {path} away"
     try:
@@ -141,6 +137,11 @@ def _recorded(path: Path) -> tuple[str, dict[str, Any]]:
         case {"type": str(kind), "settings": dict(settings), **rest} if not rest:
             return kind, settings
     raise ValueError(f"{path / SETTINGS_FILE} was not written by this version of patchmerger: {cure}")
+
+
+def _of_a_beginning(path: Path) -> bool:
+    """Whether a file is what a run that begins has before its settings: another process's, or a killed one's."""
+    return path.name == LOCK_FILE or is_partial(path)
 
 
 def default_folder(command: str, name: str, settings: Any) -> Path:

@@ -18,6 +18,7 @@ from patchmerger.acceleration.recovery_job import device_of
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit, Scope
 from patchmerger.costs.counting import flops_of
 from patchmerger.runs.files import made_once, read_json, write_json
+from patchmerger.runs.finished_work import FIXED_BY
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import TRAINING_NOISE, mean_sd, over_images, over_seeds
@@ -35,7 +36,12 @@ _GROUPED = ("method", "speedup", "scope", "epochs", "keep_rate")
 
 
 def accelerate_study(
-    settings: AccelerationStudySettings, *, out: Path | None = None, command: str | None = None, progress: bool = True
+    settings: AccelerationStudySettings,
+    *,
+    out: Path | None = None,
+    reuse: Path | None = None,
+    command: str | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Make trained plain models faster by several methods, recover each alike, and compare them.
 
@@ -46,6 +52,8 @@ def accelerate_study(
     Args:
         settings: What is studied.
         out: The folder; runs/accelerate-study-FINGERPRINT if not given.
+        reuse: The folder of an earlier study: what is finished there under the same settings is copied, not made
+            again, so that a study can grow by methods, speed-ups, lengths and models.
         command: The command line that asked for it, kept in the results.
         progress: Say what is done.
 
@@ -53,8 +61,8 @@ def accelerate_study(
         The content of ``results.json``.
 
     Raises:
-        ValueError: Models, methods or speed-ups that cannot be studied, or a folder of another study; before any
-            training.
+        ValueError: Models, methods or speed-ups that cannot be studied, a folder of another study, or one to ``reuse``
+            of other settings; before any training.
         FileNotFoundError: A folder that is none of a finished run.
     """
     unknown = [name for name in settings.methods if name not in known_methods()]
@@ -69,8 +77,8 @@ def accelerate_study(
         for speedup in settings.speedups
     }
     staged = {rate: staged_placement(trained[0].teacher.model, rate) for rate in settings.keep_rates}
+    study = _Study(settings, trained, candidates, staged, folder, reuse, progress)
     folder.begin()
-    study = _Study(settings, trained, candidates, staged, folder, progress)
     study.choose_places()
     study.recover_all()
     return study.finish(command)
@@ -128,6 +136,8 @@ def _budgets(settings: AccelerationStudySettings) -> list[tuple[float | None, fl
 class _Study(TrainedStudy[Cell]):
     """The cells of a study, after the trials that choose where each speed-up merges."""
 
+    GRID = (*TrainedStudy.GRID, "methods", "speedups", "keep_rates", "scopes", "epochs", "candidates")
+
     def __init__(
         self,
         settings: AccelerationStudySettings,
@@ -135,6 +145,7 @@ class _Study(TrainedStudy[Cell]):
         candidates: dict[float, list[ChosenPlacement]],
         staged: dict[float, StagedPlacement],
         folder: RunFolder,
+        reuse: Path | None,
         progress: bool,
     ) -> None:
         self.settings, self.candidates, self.staged = settings, candidates, staged
@@ -147,20 +158,25 @@ class _Study(TrainedStudy[Cell]):
             for place in places
         }
         device = device_of(settings.recovery)
-        super().__init__(folder, trained, cells_of(settings), list(self.trials), device=device, progress=progress)
+        super().__init__(
+            folder, reuse, trained, cells_of(settings), list(self.trials), device=device, progress=progress
+        )
 
     def choose_places(self) -> None:
         """Try the candidates of each speed-up on the first model."""
         longest = max(self.settings.epochs) or 1.0
-        first = self.trained[0]
+        first, recovery = self.trained[0], replace(self.settings.recovery, epochs=longest)
         tried = PlacementTrials(
-            first.teacher, first.images, replace(self.settings.recovery, epochs=longest), True, first.augmentation,
-            first.data.workers, first.seed, self.path / _CACHE,
+            first.teacher, first.images, recovery, True, first.augmentation, first.data.workers, first.seed,
+            self.path / _CACHE,
         )  # fmt: skip
         for unit in self.work.take(list(self.trials)):
-            self.file(unit).parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.file(unit), tried.try_placement(self.trials[unit], self.path / unit))
-            self.say(f"{unit}: {100 * read_json(self.file(unit))['agreement']:.2f}% agree with the plain model")
+            fixed_by = self.fixed_by(0, recovery, self.trials[unit].as_dict())
+            if self.taken_over(unit, fixed_by):
+                continue
+            trial = tried.try_placement(self.trials[unit], self.path / unit)
+            write_json(self.file(unit), {**trial, FIXED_BY: fixed_by})
+            self.say(f"{unit}: {100 * trial['agreement']:.2f}% agree with the plain model")
             shutil.rmtree(self.path / unit)
         self.places: dict[float, ChosenPlacement] = {}
         self.tried: dict[str, Any] = {}
@@ -218,6 +234,10 @@ class _Study(TrainedStudy[Cell]):
                 known: list[ChosenPlacement | StagedPlacement] = [*self.places.values(), *self.staged.values()]
                 self._matched[key] = known[0]
         return self._matched[key]
+
+    def placed(self, cell: Cell) -> Any:
+        """Where the model of a cell merges; a plain one does not."""
+        return None if cell.method == "plain" else self._place(cell.method, cell.speedup, cell.keep_rate).as_dict()
 
     def evaluated(self, cell: Cell) -> tuple[Tensor, dict[str, Any]]:
         """Make the model, recover it, and evaluate it on the test images."""

@@ -10,6 +10,7 @@ from typing import Any
 from patchmerger.data import read_images, split_images
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.runs.environment import environment
+from patchmerger.runs.finished_work import FinishedWork
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.runs.statistics import mean_sd
@@ -23,10 +24,11 @@ from patchmerger.studies.training_runs import (
     read_runs,
     study_folder,
     summary,
+    taken_over,
     train_run,
 )
 from patchmerger.studies.variants import build_recipe, resolve_variants
-from patchmerger.training.fitting import native_size
+from patchmerger.training.fitting import fit_settings, native_size
 from patchmerger.training.settings import Recipe
 
 
@@ -35,6 +37,7 @@ def compare(
     data: DataLike | None = None,
     *,
     out: Path | None = None,
+    reuse: Path | None = None,
     command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -48,6 +51,8 @@ def compare(
         data: Images in place of those of the settings: a source, or a dataset of one's own, as in
             :func:`patchmerger.data.load_images`.
         out: The folder; runs/compare-DATA-FINGERPRINT if not given.
+        reuse: The folder of an earlier study: trainings of the same settings that are finished there are copied, not
+            made again, so that a study can grow by variants and seeds.
         command: The command line that asked for it, kept in the results.
         progress: Say what is being trained, with a progress bar on a terminal.
 
@@ -56,7 +61,8 @@ def compare(
 
     Raises:
         TypeError: ``data`` is none of these; the message says what would do.
-        ValueError: Data that cannot be compared on, or a folder of another run; before any training.
+        ValueError: Data that cannot be compared on, a folder of another run, or one to ``reuse`` without any run of
+            these settings; before any training.
     """
     settings = replace(settings, data=recorded_data(data, settings.data)).resolved()
     folder = study_folder(settings, out, "compare")
@@ -67,12 +73,17 @@ def compare(
     recipes = resolve_variants(
         settings.variants, settings.plain_recipe(native_size(split_images(images, seed=0))), settings.merge
     )
-    folder.begin()
     units = {f"{name}/seed-{seed}": (name, seed) for seed in range(settings.seeds) for name in recipes}
+    reused = FinishedWork(reuse, folder.path)
+    reused.check_runs(fit_settings(recipes[name], seed) for name, seed in units.values())
+    folder.begin()
     work = SharedWork(folder.path / WORK, list(units), lambda unit: (folder.path / unit / RESULTS_FILE).exists())
     for unit in work.take():
         name, seed = units[unit]
-        train_run(split_images(images, seed=seed), recipes[name], folder.path / unit, seed=seed, progress=progress)
+        train_run(
+            split_images(images, seed=seed), recipes[name], folder.path / unit, seed=seed, reused=reused,
+            progress=progress,
+        )  # fmt: skip
 
     with work.lock("results", timeout=-1):  # another process may have finished meanwhile
         return finished(folder) or folder.finish({"command": command, **_results(folder, settings, recipes)})
@@ -93,6 +104,7 @@ def _results(folder: RunFolder, settings: ComparisonSettings, recipes: Mapping[s
         "baseline": baseline,
         "variants": {name: _summary(runs[name], runs[baseline]) for name in recipes},
         "speed": measure_speeds(models, settings.training, rounds=settings.rounds, baseline=baseline),
+        "taken_over": taken_over(runs),
         "environment": environment(device_of(settings.training)),
         "folder": str(folder.path),
     }

@@ -12,6 +12,7 @@ from patchmerger.data import ImageSplits, read_images, split_images
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.finished_work import FinishedWork
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.shared_work import SharedWork, shard_of
@@ -27,10 +28,11 @@ from patchmerger.studies.training_runs import (
     measure_speeds,
     study_folder,
     summary,
+    taken_over,
     train_run,
 )
 from patchmerger.studies.variants import build_recipe
-from patchmerger.training.fitting import native_size
+from patchmerger.training.fitting import fit_settings, native_size
 from patchmerger.training.settings import Recipe
 
 _SPEED = "speed"
@@ -42,6 +44,7 @@ def sweep(
     *,
     shard: str | None = None,
     out: Path | None = None,
+    reuse: Path | None = None,
     command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -57,6 +60,8 @@ def sweep(
         shard: "1/2" trains the first of two parts, for machines that do not see one folder; the call without it makes
             the results once the folders are put together.
         out: The folder; runs/sweep-DATA-FINGERPRINT if not given.
+        reuse: The folder of an earlier study: trainings of the same settings that are finished there are copied, not
+            made again, so that a study can grow by cells and seeds.
         command: The command line that asked for it, kept in the results.
         progress: Say what is being trained, with a progress bar on a terminal.
 
@@ -83,6 +88,8 @@ def sweep(
     recipes = {PLAIN: plain} | {cell.name: replace(plain, merge=cell.merge) for cell in cells}
     units = [f"{name}/seed-{seed}" for seed in range(settings.seeds) for name in recipes]
     own = units if shard is None else units[shard_of(shard)]
+    reused = FinishedWork(reuse, folder.path)
+    reused.check_runs(fit_settings(recipes[name], seed) for name, seed in map(_parts, units))
     folder.begin()
     work = SharedWork(folder.path / WORK, units, lambda unit: (folder.path / unit / RESULTS_FILE).exists())
     if progress:
@@ -92,7 +99,7 @@ def sweep(
         name, seed = _parts(unit)
         try:
             of_seed = split_images(images, seed=seed)
-            train_run(of_seed, recipes[name], folder.path / unit, seed=seed, progress=progress)
+            train_run(of_seed, recipes[name], folder.path / unit, seed=seed, reused=reused, progress=progress)
         except Exception as error:  # the others go on
             work.failed(unit, error)
             print(f"{unit} failed ({type(error).__name__}: {error}); the others go on", file=sys.stderr)
@@ -177,6 +184,7 @@ class _Sweep:
             "cells": described,
             "errors": {unit: error["error"] for unit, error in errors.items() if error is not None},
             "missing": [unit for unit in self.work.units if not self.work.done(unit) and not self.work.error(unit)],
+            "taken_over": taken_over(runs),
             "environment": environment(device_of(self.settings.training)),
             "folder": str(self.folder.path),
         }

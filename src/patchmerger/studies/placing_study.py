@@ -37,7 +37,12 @@ _CALIBRATION_STEPS = 100  # a third of the usual: these mergers are not trained
 
 
 def place_study(
-    settings: PlacingStudySettings, *, out: Path | None = None, command: str | None = None, progress: bool = True
+    settings: PlacingStudySettings,
+    *,
+    out: Path | None = None,
+    reuse: Path | None = None,
+    command: str | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Place fewer and fewer tokens in trained plain models, and compare what remains of their accuracy.
 
@@ -48,6 +53,8 @@ def place_study(
     Args:
         settings: What is studied.
         out: The folder; runs/place-study-FINGERPRINT if not given.
+        reuse: The folder of an earlier study: what is finished there under the same settings is copied, not made
+            again, so that a study can grow by methods, fractions and models.
         command: The command line that asked for it, kept in the results.
         progress: Say what is done.
 
@@ -55,7 +62,8 @@ def place_study(
         The content of ``results.json``.
 
     Raises:
-        ValueError: Models in which tokens cannot be placed, or a folder of another study; before any training.
+        ValueError: Models in which tokens cannot be placed, a folder of another study, or one to ``reuse`` of other
+            settings; before any training.
         FileNotFoundError: A folder that is none of a finished run.
     """
     trained = trained_models(settings.models, settings.test_images)
@@ -63,8 +71,8 @@ def place_study(
     if (known := finished(folder)) is not None:
         return known
     budgets = {fraction: budget_of(trained[0].teacher.model, fraction, settings) for fraction in settings.fractions}
+    study = _Study(settings, trained, budgets, folder, reuse, progress)
     folder.begin()
-    study = _Study(settings, trained, budgets, folder, progress)
     study.evaluate_cells()
     return study.finish(command)
 
@@ -101,17 +109,20 @@ def cells_of(settings: PlacingStudySettings, budgets: dict[float, Budget]) -> li
 class _Study(TrainedStudy[Cell]):
     """The cells of a study."""
 
+    GRID = (*TrainedStudy.GRID, "methods", "fractions", "fine_tuned", "workers")
+
     def __init__(
         self,
         settings: PlacingStudySettings,
         trained: Sequence[TrainedModel],
         budgets: dict[float, Budget],
         folder: RunFolder,
+        reuse: Path | None,
         progress: bool,
     ) -> None:
         self.settings, self.budgets = settings, budgets
         super().__init__(
-            folder, trained, cells_of(settings, budgets),
+            folder, reuse, trained, cells_of(settings, budgets),
             device=device_of(settings.recovery), workers=settings.workers, progress=progress,
         )  # fmt: skip
 
@@ -128,6 +139,11 @@ class _Study(TrainedStudy[Cell]):
             "oracle_warning": WARNING,
             "speed": self._speed(),
         }
+
+    def placed(self, cell: Cell) -> Any:
+        """How many tokens are placed, and where they are merged."""
+        budget = self.budgets[cell.fraction]
+        return [budget.num_tokens, budget.merges.get(cell.method)]
 
     def evaluated(self, cell: Cell) -> tuple[Tensor, dict[str, Any]]:
         """Make the model, train it if that is asked for, and evaluate it on the test images."""

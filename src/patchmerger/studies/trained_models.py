@@ -41,7 +41,7 @@ class TrainedModel:
     """A plain model, the images that its run read, and what was said of its training."""
 
     def __init__(self, folder: Path, run: FitSettings, images: ImageSplits) -> None:
-        self.folder, self.seed, self.data = folder, run.seed, run.data
+        self.folder, self.run, self.seed, self.data = folder, run, run.seed, run.data
         self.teacher = find_teacher(folder)
         self.augmentation = run.augmentation or default_augmentation(run.data.source)
         self.images = images

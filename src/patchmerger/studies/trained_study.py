@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,14 @@ from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import Classifier
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json, write_json
-from patchmerger.runs.run_folder import RunFolder, default_folder
+from patchmerger.runs.finished_work import FIXED_BY, TAKEN_FROM, FinishedWork
+from patchmerger.runs.run_folder import RunFolder, default_folder, fingerprint
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.studies.trained_models import TrainedModel
-from patchmerger.studies.training_runs import WORK, finished
+from patchmerger.studies.training_runs import GROWS, WORK, finished
 
 BATCH = 250
 """Test images in a batch."""
@@ -55,7 +56,7 @@ def study_folder(kind: str, settings: Any, trained: Sequence[TrainedModel], out:
     Without ``out`` it is runs/KIND-study-FINGERPRINT.
     """
     recorded = {**to_json(settings), "models": [model.teacher.fingerprint for model in trained]}
-    return RunFolder(out or default_folder(kind, "study", recorded), recorded)
+    return RunFolder(out or default_folder(kind, "study", recorded), recorded, cure=GROWS)
 
 
 class TrainedStudy(ABC, Generic[CellT]):
@@ -65,9 +66,13 @@ class TrainedStudy(ABC, Generic[CellT]):
     default.
     """
 
+    GRID: ClassVar[Sequence[str]] = ("models", "rounds", "speed_batch_size")
+    """The settings that no cell depends on: they list the cells, or say how speed is measured."""
+
     def __init__(
         self,
         folder: RunFolder,
+        reuse: Path | None,
         trained: Sequence[TrainedModel],
         cells: Sequence[CellT],
         further_units: Sequence[str] = (),
@@ -76,7 +81,8 @@ class TrainedStudy(ABC, Generic[CellT]):
         workers: int | None = None,
         progress: bool,
     ) -> None:
-        self.folder, self.path = folder, folder.path
+        self.folder, self.path, self.reused = folder, folder.path, FinishedWork(reuse, folder.path)
+        self.reused.check_study(folder.settings, self.GRID)
         self.trained, self.device, self.workers, self.progress = trained, device, workers, progress
         self.cells: Mapping[str, CellT] = {cell.name: cell for cell in cells}
         self.work = SharedWork(self.path / WORK, [*further_units, *self.cells], lambda unit: self.file(unit).exists())
@@ -90,15 +96,36 @@ class TrainedStudy(ABC, Generic[CellT]):
     def results(self) -> dict[str, Any]:
         """What is known once all is done."""
 
+    @abstractmethod
+    def placed(self, cell: CellT) -> Any:
+        """Where the model of a cell has fewer tokens, and how many, as JSON can hold it."""
+
     def evaluate_cells(self) -> None:
-        """Make and evaluate every model that is not done."""
+        """Make and evaluate every model that is not done, here or in what is reused."""
         for unit in self.work.take(list(self.cells)):
-            predictions, found = self.evaluated(self.cells[unit])
-            file = self.file(unit)
+            cell, file = self.cells[unit], self.file(unit)
+            described = to_json(cell)
+            fixed_by = self.fixed_by(cell.model, described | {"model": None}, self.placed(cell))
+            if self.taken_over(unit, fixed_by, **described):
+                continue
+            predictions, found = self.evaluated(cell)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(file.with_suffix(".safetensors"), {"predictions": predictions})
-            write_json(file, {**to_json(self.cells[unit]), **found})
+            write_json(file, {**described, **found, FIXED_BY: fixed_by})
             self.say(f"{unit}: {100 * found['accuracy']:.2f}%, {100 * found['agreement']:.2f}% agree with the plain")
+
+    def fixed_by(self, number: int, *given: Any) -> str:
+        """The fingerprint of all that a result of a plain model depends on: model, images, settings, what is given."""
+        model = self.trained[number]
+        settings = {key: value for key, value in self.folder.settings.items() if key not in self.GRID}
+        return fingerprint([model.teacher.fingerprint, model.run, settings, *given])
+
+    def taken_over(self, unit: str, fixed_by: str, **changed: Any) -> bool:
+        """Whether a result is in what is reused; it is copied then."""
+        taken = self.reused.take_file(fixed_by, self.file(unit), **changed)
+        if taken:
+            self.say(f"{unit}: taken over from {self.reused.folder}")
+        return taken
 
     def recovered(
         self, cell: CellT, student: nn.Module, recovery: RecoverySettings, *, shared_cache: Path | None = None
@@ -128,6 +155,9 @@ class TrainedStudy(ABC, Generic[CellT]):
             "image_size": first.image_size,
             "data": first.images.description,
             "plain": [self.plain(number) for number in range(len(self.trained))],
+            "taken_over": {
+                name: found[TAKEN_FROM] for name in self.cells if TAKEN_FROM in (found := read_json(self.file(name)))
+            },
             "environment": environment(self.device),
             "folder": str(self.path),
         }

@@ -13,6 +13,7 @@ from torch import nn
 
 from patchmerger.data import ImageSplits
 from patchmerger.runs.files import read_json
+from patchmerger.runs.finished_work import TAKEN_FROM, FinishedWork
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import PairedDifference, mean_sd, over_images, over_seeds
@@ -26,6 +27,9 @@ from patchmerger.training.settings import Recipe, TrainingSettings
 
 WORK = ".work"
 """Where processes of one study keep the locks of what they share."""
+
+GROWS = "; to let a study grow, name another folder, and this one as reuse"
+"""What helps where the folder of a study has other settings: what is finished in it is taken over."""
 
 DESCRIPTION = ("flops", "params", "tokens_in", "tokens_out", "mergers", "predicted_speedup")
 
@@ -45,7 +49,7 @@ Runs = Mapping[int, Run]
 def study_folder(settings: StudySettings, out: Path | None, command: str) -> RunFolder:
     """The folder of a study, which knows what its models start from by its content."""
     fixed = settings if settings.init is None else replace(settings, init=content_of(settings.init))
-    return RunFolder(out or default_folder(command, settings.data.source, fixed), fixed)
+    return RunFolder(out or default_folder(command, settings.data.source, fixed), fixed, cure=GROWS)
 
 
 def finished(folder: RunFolder) -> dict[str, Any] | None:
@@ -61,16 +65,27 @@ def read_runs(path: Path, seeds: int, stage: str = "") -> dict[int, Run]:
 
 
 def train_run(
-    images: ImageSplits, recipe: Recipe, path: Path, *, seed: int, name: str | None = None, progress: bool = True
-) -> Run:
-    """Train one model with one seed, unless that is done; resumes an interrupted run.
+    images: ImageSplits,
+    recipe: Recipe,
+    path: Path,
+    *,
+    seed: int,
+    reused: FinishedWork,
+    name: str | None = None,
+    progress: bool = True,
+) -> None:
+    """Train one model with one seed, unless that is done, here or in what is ``reused``; resumes an interrupted run.
 
     ``images`` are those of the seed. The ``name`` to report by is that of the folder above by default.
     """
     folder = RunFolder(path, fit_settings(recipe, seed))
     if folder.results is not None:
-        return Run(path, folder.results)
+        return
     title = f"{name or path.parent.name}, seed {seed}"
+    if reused.take_run(folder):
+        if progress:
+            print(f"{title}: taken over from {reused.folder}", file=sys.stderr)
+        return
     if progress:
         print(f"{title}: training", file=sys.stderr)
     if recipe.training.compile:
@@ -79,7 +94,16 @@ def train_run(
     if progress:
         value, seconds = 100 * results["test_metric"], results["seconds"]
         print(f"{title}: {results['metric']} {value:.2f}% after {seconds:.0f} s", file=sys.stderr)
-    return Run(path, results)
+
+
+def taken_over(runs: Mapping[str, Runs]) -> dict[str, str]:
+    """Which runs of models, by name, were taken over from another study, with the folder where each was made."""
+    return {
+        f"{name}/seed-{seed}": run.results[TAKEN_FROM]
+        for name, by_seed in runs.items()
+        for seed, run in by_seed.items()
+        if TAKEN_FROM in run.results
+    }
 
 
 def summary(runs: Runs, baseline: Runs | None) -> dict[str, Any]:

@@ -16,15 +16,25 @@ from patchmerger.hosts.example_inputs import check_patches
 from patchmerger.models.classifier import find_classifier
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.environment import environment
+from patchmerger.runs.finished_work import FinishedWork
 from patchmerger.runs.narrowing import narrowed
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder
 from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies.settings import TransferSettings
-from patchmerger.studies.training_runs import WORK, device_of, finished, measure_speeds, study_folder, train_run
+from patchmerger.studies.training_runs import (
+    WORK,
+    device_of,
+    finished,
+    measure_speeds,
+    read_runs,
+    study_folder,
+    taken_over,
+    train_run,
+)
 from patchmerger.studies.transfer_results import FEW_SHOT, FINE_TUNED, UPSTREAM, summarise
 from patchmerger.studies.variants import build_bare, build_recipe, resolve_variants
 from patchmerger.training.finetuning import content_of
-from patchmerger.training.fitting import MODEL_FOLDER, native_size
+from patchmerger.training.fitting import MODEL_FOLDER, fit_settings, native_size
 from patchmerger.training.settings import Recipe
 
 
@@ -34,6 +44,7 @@ def transfer(
     downstream: DataLike | None = None,
     *,
     out: Path | None = None,
+    reuse: Path | None = None,
     command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -48,6 +59,8 @@ def transfer(
             :func:`patchmerger.data.load_images`.
         downstream: Likewise.
         out: The folder; runs/transfer-DATA-FINGERPRINT if not given.
+        reuse: The folder of an earlier study: trainings of the same settings that are finished there are copied, not
+            made again, so that a study can grow by variants and seeds.
         command: The command line that asked for it, kept in the results.
         progress: Say what is being done, with a progress bar on a terminal.
 
@@ -74,13 +87,15 @@ def transfer(
     first = split_images(above, seed=0), split_images(below, seed=0)
     recipes = resolve_variants(settings.variants, settings.plain_recipe(native_size(first[0])), settings.merge)
     _check(first, recipes, settings)
-    folder.begin()
     units = {f"{name}/seed-{seed}": (name, seed) for seed in range(settings.seeds) for name in recipes}
+    reused = FinishedWork(reuse, folder.path)
+    reused.check_runs(fit_settings(recipes[name], seed) for name, seed in units.values())
+    folder.begin()
     work = SharedWork(folder.path / WORK, list(units), lambda unit: _is_done(folder.path / unit))
     for unit in work.take():
         name, seed = units[unit]
         images = split_images(above, seed=seed), split_images(below, seed=seed)
-        _Stages(folder.path / unit, settings, name, seed, progress).run(recipes[name], *images)
+        _Stages(folder.path / unit, settings, name, seed, reused, progress).run(recipes[name], *images)
     with work.lock("results", timeout=-1):  # another process may have finished meanwhile
         return finished(folder) or folder.finish({"command": command, **_results(folder, settings, recipes, first)})
 
@@ -99,6 +114,13 @@ def _results(
         "baseline": baseline,
         "variants": {name: summarise(folder.path, name, baseline, settings.seeds) for name in recipes},
         "speed": measure_speeds(models, settings.training, rounds=settings.rounds, baseline=baseline),
+        "taken_over": {
+            f"{stage} of {unit}": folder_there
+            for stage in (UPSTREAM, FINE_TUNED)
+            for unit, folder_there in taken_over(
+                {name: read_runs(folder.path / name, settings.seeds, stage) for name in recipes}
+            ).items()
+        },
         "environment": environment(device_of(settings.training)),
         "folder": str(folder.path),
     }
@@ -117,6 +139,7 @@ class _Stages:
     settings: TransferSettings
     name: str
     seed: int
+    reused: FinishedWork
     progress: bool
 
     def run(self, recipe: Recipe, above: ImageSplits, below: ImageSplits) -> None:
@@ -134,14 +157,16 @@ class _Stages:
 
     def _train(self, images: ImageSplits, recipe: Recipe, stage: str) -> None:
         name = f"{self.name}, {stage}"
-        train_run(images, recipe, self.path / stage, seed=self.seed, name=name, progress=self.progress)
+        train_run(
+            images, recipe, self.path / stage, seed=self.seed, reused=self.reused, name=name, progress=self.progress
+        )
 
     def _few_shot(self, model: Path, images: ImageSplits) -> None:
         """Few-shot accuracies of a saved model, unless they are known already."""
         data, protocol = self.settings.downstream, narrowed(self.settings, FewShotSettings)
         fixed = {"model": content_of(model), "data": data, "protocol": protocol, "seed": self.seed}
         folder = RunFolder(self.path / FEW_SHOT, fixed)
-        if folder.results is not None:
+        if folder.results is not None or self.reused.take_run(folder):
             return
         found = find_classifier(model, crop_pct=data.crop_pct)
         folder.begin()

@@ -24,6 +24,7 @@ from patchmerger.reports import (
     transfer,
 )
 from patchmerger.reports.html.reading import Source
+from patchmerger.reports.parts import numbers
 from patchmerger.reports.parts.section import Section
 
 
@@ -70,5 +71,6 @@ def section_of(source: Source) -> Section | None:
         return None
     section = Section(kind.command, str(source.path))
     kind.describe(section, source.results)
+    section.add(section.remarks, "what was taken over", lambda: numbers.taken_over_text(source.results))
     section.add_details(source.results)
     return section

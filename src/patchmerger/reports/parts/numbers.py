@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from patchmerger.reducers.names import METHODS
-from patchmerger.runs.text import significant
+from patchmerger.runs.text import significant, some_of
 
 METHOD_WORDS = {
     "plain": "plain, trained on", "cut": "fewer blocks", "regions": "fixed regions", "located": "located queries",
@@ -83,6 +83,14 @@ def left_out_text(differences: Iterable[Mapping[str, Any] | None]) -> str | None
     if not left_out:
         return None
     return f"These differences leave out {' and '.join(left_out)}: another seed may reverse one."
+
+
+def taken_over_text(results: Mapping[str, Any]) -> str | None:
+    """What a study did not do itself, and where that was made; ``None`` where it did all."""
+    taken: Mapping[str, str] = results.get("taken_over") or {}
+    if not taken:
+        return None
+    return f"Taken over, not made again: {counted(len(taken), 'result')} of {some_of(sorted(set(taken.values())), 3)}."
 
 
 def signed(value: float) -> str:
