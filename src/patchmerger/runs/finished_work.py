@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.files import atomic_file, full_disk_named, read_json, write_json
 from patchmerger.runs.run_folder import (
     LOCK_FILE,
     RESULTS_FILE,
@@ -23,7 +23,7 @@ TAKEN_FROM = "taken_from"
 """The key in a result that was taken over: the folder where it was made."""
 FIXED_BY = "fixed_by"
 """The key in a result that is kept in a file: the fingerprint of all that it depends on."""
-_NOT_COPIED = (SETTINGS_FILE, RESULTS_FILE, LOCK_FILE, "checkpoints")
+_left_out = shutil.ignore_patterns(SETTINGS_FILE, RESULTS_FILE, LOCK_FILE, "checkpoints")
 
 
 class FinishedWork:
@@ -102,13 +102,8 @@ class FinishedWork:
         run.begin()
         with run.exclusive() as finished:
             if finished is None:
-                for each in found.iterdir():
-                    if each.name in _NOT_COPIED:
-                        continue
-                    if each.is_dir():
-                        shutil.copytree(each, run.path / each.name, dirs_exist_ok=True)
-                    else:
-                        shutil.copyfile(each, run.path / each.name)
+                with full_disk_named(run.path, any_write_error=True):  # shutil collects errors as text
+                    shutil.copytree(found, run.path, ignore=_left_out, dirs_exist_ok=True)
                 run.finish(self._marked(read_json(found / RESULTS_FILE), found) | {"folder": str(run.path)})
         return True
 
@@ -117,9 +112,9 @@ class FinishedWork:
         found = self._files.get(fixed_by)
         if found is None:
             return False
-        file.parent.mkdir(parents=True, exist_ok=True)
         if (tensors := found.with_suffix(".safetensors")).exists():
-            shutil.copyfile(tensors, file.with_suffix(".safetensors"))
+            with atomic_file(file.with_suffix(".safetensors")) as partial:
+                shutil.copyfile(tensors, partial)
         write_json(file, self._marked(read_json(found), found.parent) | changed)
         return True
 
