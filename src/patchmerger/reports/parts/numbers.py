@@ -90,7 +90,9 @@ def taken_over_text(results: Mapping[str, Any]) -> str | None:
     taken: Mapping[str, str] = results.get("taken_over") or {}
     if not taken:
         return None
-    return f"Taken over, not made again: {counted(len(taken), 'result')} of {some_of(sorted(set(taken.values())), 3)}."
+    return (
+        f"Taken over, not made again: {counted(len(taken), 'result')} from {some_of(sorted(set(taken.values())), 3)}."
+    )
 
 
 def signed(value: float) -> str:
