@@ -81,6 +81,15 @@ def test_no_files_import_each_other_in_a_circle():
     TopologicalSorter({name: imported_by(path) - {name} for name, path in MODULES.items()}).prepare()
 
 
+def test_no_packages_import_each_other_in_a_circle():
+    graph: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        if "." in name:
+            top = name.split(".")[1]
+            graph.setdefault(top, set()).update({other.split(".")[1] for other in imported_by(path)} - {top})
+    TopologicalSorter(graph).prepare()
+
+
 def test_settings_and_names_import_nothing_heavy():
     light = [name for name in MODULES if name.endswith((".settings", ".preprocessing", ".names", ".options"))]
     assert len(light) > 12

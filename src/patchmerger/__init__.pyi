@@ -1,10 +1,10 @@
+from .acceleration import Plan as Plan
 from .acceleration import accelerate as accelerate
 from .acceleration import calibrate as calibrate
 from .acceleration import distill as distill
+from .acceleration import plan as plan
 from .costs import Cost as Cost
-from .costs import Plan as Plan
 from .costs import cost as cost
-from .costs import plan as plan
 from .diagnosis import diagnose as diagnose
 from .exports import export as export
 from .fewshot import few_shot as few_shot

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import SIZE, make_images, make_vit
 from costs.formulas import formula_flops
+from patchmerger.acceleration.planning import plan
 from patchmerger.costs.model_cost import cost
-from patchmerger.costs.planning import plan
 from patchmerger.hosts import Host, register_host
 from patchmerger.insertion import insert, remove
 from patchmerger.speed.measurement import measure

@@ -9,7 +9,7 @@ from torch import nn
 from conftest import SIZE, make_vit
 from patchmerger.costs.counting import count_parts, on_meta
 from patchmerger.costs.model_cost import cost
-from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
+from patchmerger.costs.placements import Placement, PlacementCosts
 from patchmerger.hosts import UnsupportedModelError
 from patchmerger.hosts.example_inputs import fit_to_size
 from patchmerger.insertion import insert
@@ -80,29 +80,6 @@ def test_two_blocks():
 def test_a_model_that_takes_no_merger():
     with pytest.raises(UnsupportedModelError, match="ResNet cannot take a merger"):
         PlacementCosts(timm.create_model("resnet18"), None)
-
-
-@pytest.mark.parametrize("mergers", [1, 2])
-@pytest.mark.parametrize("speedup", [1.2, 2.0])
-def test_none_is_listed_to_which_another_is_preferable(mergers, speedup):
-    costs = PlacementCosts(on_meta(make_vit(depth=6)), None)
-    counts, budget = (8, 4, 2), costs.cost.flops / speedup
-    everything = [
-        costs.placement(after, tokens)
-        for tokens in combinations(counts, mergers)
-        for after in combinations(range(1, 6), mergers)
-    ]
-    fitting = [p for p in everything if p.flops <= budget]
-    listed = placements_within(costs, mergers, counts, budget)
-    assert listed
-    assert all(p.flops <= budget and p.speedup >= speedup for p in listed)
-    assert not any(a.keeps_more(b) for a in listed for b in listed)
-    assert [p.after for p in listed] == sorted((p.after for p in listed), reverse=True)
-    for p in fitting:
-        would_do = mergers == 2 and any(
-            costs.flops([a], [t]) <= budget for a, t in zip(p.after, p.num_tokens, strict=True)
-        )
-        assert would_do or p in listed or any(other.keeps_more(p) for other in listed)
 
 
 def test_the_line_does_what_it_says():

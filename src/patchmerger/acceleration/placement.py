@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from patchmerger.acceleration.settings import PlacementSettings, QueryInit
+from patchmerger.costs.budget import meeting
 from patchmerger.costs.counting import on_meta
 from patchmerger.costs.placements import Placement, PlacementCosts
-from patchmerger.costs.planning import meeting
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserting import insert
 from patchmerger.mechanism.options import Positions

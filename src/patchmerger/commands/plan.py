@@ -52,7 +52,7 @@ class Command(ModelOptions):
 
     def run(self, command: str) -> int:
         """Plan, and print the table."""
-        from patchmerger.costs.planning import plan
+        from patchmerger.acceleration.planning import plan
         from patchmerger.models.finding import find_model
 
         model = self.model if self.architecture is None else find_model(self.model, architecture=self.architecture)

@@ -21,7 +21,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
 from typing import Any
 
 from torch import nn
@@ -191,33 +190,3 @@ def _shapes(block: nn.Module) -> list[tuple[object, ...]]:
 
 def _total(flops: dict[str, int], names: Sequence[str]) -> int:
     return sum(flops[name] for name in names)
-
-
-def placements_within(costs: PlacementCosts, mergers: int, num_tokens: Sequence[int], budget: float) -> list[Placement]:
-    """The placements of at most ``budget`` FLOPs that keep the most: the latest first, then those with more tokens.
-
-    Left out are those to which another one is preferable: as late in every place, as many tokens in each, and more
-    so somewhere. So are pairs in which one of the two mergers would do.
-    """
-    found: list[Placement] = []
-    descending = sorted(set(num_tokens), reverse=True)
-    for tokens in combinations(descending, mergers):
-        for *first, last in _latest(costs, tokens, budget):
-            after = (*first, last)
-            if mergers == 1 or all(costs.flops([a], [t]) > budget for a, t in zip(after, tokens, strict=True)):
-                found.append(costs.placement(after, tokens))
-    best = [p for p in found if not any(other.keeps_more(p) for other in found)]
-    return sorted(best, key=lambda p: (p.after, p.num_tokens), reverse=True)
-
-
-def _latest(costs: PlacementCosts, tokens: Sequence[int], budget: float) -> list[tuple[int, ...]]:
-    """For one merger the latest place within the budget; for two the latest second one to each first one."""
-    starts = [()] if len(tokens) == 1 else [(place,) for place in range(costs.earliest, costs.depth - 1)]
-    found = []
-    for start in starts:
-        begin = start[0] + 1 if start else costs.earliest
-        for last in range(costs.depth - 1, begin - 1, -1):
-            if costs.flops((*start, last), tokens) <= budget:
-                found.append((*start, last))
-                break
-    return found

@@ -20,8 +20,8 @@ from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.hub.checkpoints import build_from_weights
 from patchmerger.hub.folders import check_target
 from patchmerger.hub.saving import save
+from patchmerger.hub.timm import check_model_name
 from patchmerger.hub.weights import Weights
-from patchmerger.models.finding import check_model_name
 from patchmerger.runs.tensors import read_tensors
 
 _SCALAR: Any = import_module("numpy._core.multiarray").scalar

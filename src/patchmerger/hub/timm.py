@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,17 @@ from patchmerger.hub.saved_changes import KEY
 from patchmerger.hub.weights import write_weights
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.zoo import without_merger
+
+
+def check_model_name(name: str) -> None:
+    """Raise ``ValueError`` with close names where timm does not know ``name``."""
+    architecture = name.split(".")[0]
+    if timm.is_model(architecture):
+        return
+    close = difflib.get_close_matches(architecture, timm.list_models(["vit_*", "deit*", "patchmerger_*"]), n=3)
+    close = close or difflib.get_close_matches(architecture, timm.list_models(), n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
+    raise ValueError(f"model.name ({name!r}) is no architecture that timm {timm.__version__} knows; {hint}")
 
 
 class Timm(Library):

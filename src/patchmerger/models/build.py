@@ -13,9 +13,10 @@ from torch import nn
 
 from patchmerger.hosts import find_host
 from patchmerger.hosts.example_inputs import size_in
+from patchmerger.hub.timm import check_model_name
 from patchmerger.insertion.inserting import insert
 from patchmerger.merger import init_with_logit_std
-from patchmerger.models.finding import FoundModel, check_model_name, find_model, known_model, locate
+from patchmerger.models.finding import FoundModel, find_model, known_model, locate
 from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.presets import preset
 from patchmerger.runs.meta_device import meta_device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from patchmerger.hub.folders import CONFIG_NAME, PICKLES, PROCESSOR_NAME, WEIGHT
 from patchmerger.hub.libraries import library_of_model
 from patchmerger.hub.saved_model import SavedModel, is_multi_label
 from patchmerger.hub.saving import save
+from patchmerger.hub.timm import check_model_name
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.tensors import read_tensors
 
@@ -186,17 +186,6 @@ def locate(model: str | Path, argument: str = "model") -> Path | str:
         reason = str(error).removeprefix(f"model.name ({name!r}) ")
         raise ValueError(f"{argument} ({name}) is no folder here, and {reason}") from error
     return name
-
-
-def check_model_name(name: str) -> None:
-    """Raise ``ValueError`` with close names where timm does not know ``name``."""
-    architecture = name.split(".")[0]
-    if timm.is_model(architecture):
-        return
-    close = difflib.get_close_matches(architecture, timm.list_models(["vit_*", "deit*", "patchmerger_*"]), n=3)
-    close = close or difflib.get_close_matches(architecture, timm.list_models(), n=3)
-    hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models('*vit*') lists them"
-    raise ValueError(f"model.name ({name!r}) is no architecture that timm {timm.__version__} knows; {hint}")
 
 
 def weights_fingerprint(model: nn.Module) -> str:

@@ -9,9 +9,9 @@ from typing import cast
 
 from torch import nn
 
+from patchmerger.costs.budget import meeting
 from patchmerger.costs.counting import count_parts, on_meta
 from patchmerger.costs.placements import PlacementCosts
-from patchmerger.costs.planning import meeting
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserting import insert
 from patchmerger.placing.in_model import place

@@ -20,11 +20,12 @@ from patchmerger.hub.folders import CONFIG_NAME
 from patchmerger.hub.libraries import savable_library
 from patchmerger.hub.saved_changes import SavedMerger, describe_mergers, make_changes
 from patchmerger.hub.saved_model import SavedModel
+from patchmerger.hub.timm import check_model_name
 from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import apply_merge, build_model
 from patchmerger.models.classifier import Classifier
-from patchmerger.models.finding import check_model_name, locate
+from patchmerger.models.finding import locate
 from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.reducers.names import METHODS
 from patchmerger.runs.tensors import read_tensors

@@ -9,9 +9,9 @@ import pytest
 import timm
 
 from conftest import SIZE, make_vit
-from patchmerger.costs import planning
+from patchmerger.acceleration import planning
+from patchmerger.acceleration.planning import plan
 from patchmerger.costs.model_cost import cost
-from patchmerger.costs.planning import plan
 from patchmerger.hub import save
 from patchmerger.insertion import insert
 from patchmerger.runs.meta_device import meta_device

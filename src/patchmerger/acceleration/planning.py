@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from patchmerger.costs.budget import flops_within, meeting
 from patchmerger.costs.counting import on_meta
-from patchmerger.costs.placements import Placement, PlacementCosts, placements_within
+from patchmerger.costs.placements import Placement, PlacementCosts
 from patchmerger.insertion.inserted import mergers as inserted
 from patchmerger.mechanism.options import Positions
 from patchmerger.models.build import find_untrained
@@ -158,36 +159,8 @@ def plan(
             image_size=image_size,
         )
     cost = costs.cost
-    budget = _budget(costs, speedup, gflops)
+    budget = flops_within(costs, speedup, gflops)
     return Plan(name, cost.image_size, cost.flops, budget, speedup, tuple(found[:limit]), measured)
-
-
-def meeting(
-    costs: PlacementCosts,
-    name: str,
-    mergers: int,
-    num_tokens: Sequence[int],
-    *,
-    speedup: float | None = None,
-    gflops: float | None = None,
-) -> list[Placement]:
-    """The placements that meet a budget as in :func:`plan`, at least one, the one to try first at the front.
-
-    Raises:
-        ValueError: None meets it, or none is needed; ``name`` is that of the model.
-    """
-    budget = _budget(costs, speedup, gflops)
-    if gflops is not None and budget >= costs.cost.flops:
-        whole = significant(costs.cost.flops / 1e9, 4)
-        raise ValueError(f"gflops ({gflops:g}) is met without a merger: {name} has {whole} GFLOPs")
-    found = placements_within(costs, mergers, num_tokens, budget)
-    if not found:
-        raise ValueError(_nearest(name, costs, mergers, num_tokens, speedup, gflops, budget))
-    return found
-
-
-def _budget(costs: PlacementCosts, speedup: float | None, gflops: float | None) -> float:
-    return gflops * 1e9 if gflops is not None else costs.cost.flops / (speedup or 1)
 
 
 def _counts(costs: PlacementCosts, num_tokens: Sequence[int] | None, mergers: int) -> list[int]:
@@ -205,26 +178,6 @@ def _counts(costs: PlacementCosts, num_tokens: Sequence[int] | None, mergers: in
     if len(set(counts)) < mergers:
         raise ValueError(f"num_tokens ({counts}) must be at least {mergers} numbers for {mergers} mergers")
     return counts
-
-
-def _nearest(
-    name: str,
-    costs: PlacementCosts,
-    mergers: int,
-    counts: Sequence[int],
-    speedup: float | None,
-    gflops: float | None,
-    budget: float,
-) -> str:
-    """What to say of a budget that no placement meets."""
-    after = range(costs.earliest, costs.earliest + mergers)
-    best = costs.placement(after, sorted(counts, reverse=True)[-mergers:])
-    least = f"{best.speedup:.2f}×, {significant(best.flops / 1e9, 4)} GFLOPs, with {best.line}"
-    more = "" if min(counts) == 1 else "; fewer tokens (num_tokens) or a smaller model cost less"
-    asked = f"speedup ({speedup:g})" if gflops is None else f"gflops ({gflops:g})"
-    if best.flops <= budget:
-        return f"{asked} needs no second merger: one alone meets it, so give mergers=1"
-    return f"{asked} is more than merging saves in {name}: the nearest that can be had is {least}{more}"
 
 
 def _check(*, speedup: float | None, gflops: float | None, mergers: int, limit: int, measure: int) -> None:
