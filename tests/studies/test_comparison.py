@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import patchmerger
 from patchmerger.data import DataSettings
 from patchmerger.hub import load
 from patchmerger.insertion.inserted import mergers
@@ -24,6 +26,7 @@ from patchmerger.studies.comparison import compare
 from patchmerger.studies.settings import ComparisonSettings, Variant
 from patchmerger.training.settings import FitSettings, TrainingSettings
 
+SOURCE = Path(patchmerger.__file__).parent
 SETTINGS = ComparisonSettings(
     model=ModelSettings(
         "vit_tiny_patch16_224",
@@ -164,6 +167,26 @@ def test_a_comparison_grows_and_trains_only_what_is_new(out, results, monkeypatc
     assert [remark for remark in section.remarks if "4 results" in remark]
     assert compare(grown, out=tmp_path / "grown", reuse=out, progress=False) == found
     assert json.loads((out / "plain/seed-0/results.json").read_text())["folder"] == str(out / "plain/seed-0")
+
+
+def test_the_settings_pass_few_files_on_their_way_to_the_results(out, tmp_path):
+    """At most twelve, with those of the command and of what narrows its options to them."""
+    passed = {"commands/compare.py", "runs/narrowing.py"}
+
+    def follow(frame, event, _):
+        file, code = Path(frame.f_code.co_filename), frame.f_code
+        if event == "call" and SOURCE in file.parents:
+            names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+            if any(isinstance(frame.f_locals.get(name), ComparisonSettings) for name in names):
+                passed.add(file.relative_to(SOURCE).as_posix())
+
+    sys.setprofile(follow)
+    try:
+        compare(replace(SETTINGS, seeds=1), out=tmp_path / "followed", reuse=out, progress=False)
+    finally:
+        sys.setprofile(None)
+    assert {"studies/comparison.py", "studies/training_runs.py", "runs/run_folder.py"} <= passed
+    assert len(passed) <= 12, sorted(passed)
 
 
 @pytest.mark.parametrize(
