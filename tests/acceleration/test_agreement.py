@@ -70,6 +70,10 @@ def test_the_most_frequent_class_alone_is_chance():
     assert not at_chance(certain(half.tolist(), 10, 1.0), targets)
 
 
+def test_of_images_of_one_class_nothing_is_said():
+    assert not at_chance(certain([3] * 100, 10, 1.0), torch.full((100,), 3))
+
+
 def test_classes_that_no_image_has_are_no_chance():
     several = (torch.arange(400).view(100, 4) % 3 == 0).float()
     noise = torch.randn(100, 40, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import patchmerger
-from patchmerger.data import DataSettings
+from patchmerger.data import DataSettings, ImageSet
 from patchmerger.hub import load
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.settings import MergeSettings, ModelSettings
@@ -169,6 +169,42 @@ def test_a_comparison_grows_and_trains_only_what_is_new(out, results, monkeypatc
     assert json.loads((out / "plain/seed-0/results.json").read_text())["folder"] == str(out / "plain/seed-0")
 
 
+@pytest.mark.parametrize("what", ["images", "labels"])
+def test_trainings_on_other_images_are_neither_reused_nor_resumed(out, tmp_path, monkeypatch, what):
+    """The source is the same, but there are fewer images in it than when the earlier trainings read it, or others."""
+    read = module.read_images
+
+    def changed(data):
+        images = read(data)
+        (train,) = images.sets.values()
+        other = train.subset(range(1700)) if what == "images" else ImageSet(train.images, train.targets.roll(20))
+        return replace(images, sets={"train": other})
+
+    shutil.copytree(out, tmp_path / "again", ignore=shutil.ignore_patterns(".work"))
+    (tmp_path / "again/results.json").unlink()
+    monkeypatch.setattr(module, "read_images", changed)
+    monkeypatch.setattr(training_runs, "fit_images", pytest.fail)
+    for new, reuse in (("new", out), ("again", None)):
+        with pytest.raises(ValueError, match=rf"seed-0 was trained on other {what} .*\(digits: "):
+            compare(THREE, out=tmp_path / new, reuse=reuse, progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_training_whose_model_is_gone_is_named_before_training(out, tmp_path, monkeypatch):
+    shutil.copytree(out, tmp_path / "lost")
+    shutil.rmtree(tmp_path / "lost/merged/seed-1/model")
+    monkeypatch.setattr(training_runs, "fit_images", pytest.fail)
+    with pytest.raises(ValueError, match="merged/seed-1 has no model any more"):
+        compare(replace(THREE, variants=["plain", "merged", "average"]), out=tmp_path / "new", reuse=tmp_path / "lost")
+
+
+def test_a_folder_of_other_settings_says_whether_the_study_can_grow(out):
+    with pytest.raises(ValueError, match=r"seeds: 2 there, 3 asked for.*this one as reuse$"):
+        compare(replace(THREE, seeds=3), out=out)
+    with pytest.raises(ValueError, match=r"give the same settings to resume it$"):
+        compare(replace(THREE, seeds=3, training=replace(THREE.training, lr=0.5)), out=out)
+
+
 def test_the_settings_pass_few_files_on_their_way_to_the_results(out, tmp_path):
     """At most twelve, with those of the command and of what narrows its options to them."""
     passed = {"commands/compare.py", "runs/narrowing.py"}
@@ -194,7 +230,6 @@ def test_the_settings_pass_few_files_on_their_way_to_the_results(out, tmp_path):
     [
         ({"seeds": 1, "training": replace(THREE.training, lr=0.5)}, None, ["training.lr", "0.5 asked for"]),
         ({"seeds": 1}, "nowhere", ["nowhere", "no folder"]),
-        ({"seeds": 1}, "grown", ["out itself"]),
         ({"seeds": 1}, "empty", ["nothing finished"]),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_study_takes_over_every_stage_of_another(out, results, monkeypatch, tm
         for which, stage_of_one in variant["stages"].items():
             assert stage_of_one["metrics"] == results["variants"][name]["stages"][which]["metrics"][:1]
     assert found["taken_over"]["fine-tuned of merged/seed-0"] == str(out / "merged/seed-0/fine-tuned")
-    assert len(found["taken_over"]) == 4
+    assert len(found["taken_over"]) == 6
 
 
 def test_a_folder_that_was_moved_goes_on(out, results, monkeypatch, tmp_path):

@@ -215,12 +215,14 @@ def at_chance(scores: Tensor, targets: Tensor) -> bool:
     With the share p_c of images of class c and the share q_c of predictions of c, such draws are right on
     p_e = Σ p_c q_c of the images, with the standard error √((p_e + p_e² − Σ p_c q_c (p_c + q_c)) / n) (Fleiss, Cohen
     and Everitt, 1969); an accuracy within three of them above p_e is chance. Naming one class always is, however
-    frequent that class. Of several labels an image: whether the mAP is hardly above the mean share of images that
-    have a label.
+    frequent that class. Where all images are of one class it cannot be told, and is not said. Of several labels an
+    image: whether the mAP is hardly above the mean share of images that have a label.
     """
     if targets.ndim == 2:
         shares = targets.double().mean(dim=0)
         return score(scores, targets) <= 1.1 * float(shares[shares > 0].mean())
+    if bool((targets == targets[0]).all()):
+        return False
     drawn = _shares(targets, scores.shape[1]), _shares(scores.argmax(dim=1), scores.shape[1])
     both = drawn[0] * drawn[1]
     expected = float(both.sum())
@@ -241,6 +243,7 @@ def chance_warning(teacher: FoundClassifier, accuracy: float, source: str) -> st
     mean, std = list(teacher.preprocessing.mean), list(teacher.preprocessing.std)
     return (
         f"model ({teacher.name}) is right on {100 * accuracy:.1f}% of the held-out images of {source}, no more than by "
-        f"chance among {teacher.classifier.num_outputs} classes. The usual causes are a wrong normalisation (mean "
-        f"{mean}, std {std} are taken; preprocessing changes them) and classes in another order than the model's{names}"
+        f"chance, from drawing the {teacher.classifier.num_outputs} classes as often as it names each. The usual "
+        f"causes are a wrong normalisation (mean {mean}, std {std} are taken; preprocessing changes them) and classes "
+        f"in another order than the model's{names}"
     )

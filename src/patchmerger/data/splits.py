@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -74,6 +75,18 @@ class ImageSplits:
     multi_label: bool
     skipped: tuple[str, ...]
     description: str
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the description, the classes and the targets of all sets: images that differ in none are the same.
+
+        A training set that is read in order has no targets yet, and counts by its description alone.
+        """
+        digest = hashlib.sha256("\n".join((self.description, *self.class_names)).encode())
+        for images in (self.train, self.validation, self.test):
+            if images is not None and images.random_access:
+                digest.update(images.targets.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def to_look_at(self) -> ImageSet:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,14 +32,14 @@ class RunFolder:
     Args:
         path: The folder.
         settings: What fixes the run: a dataclass, or a dict of what JSON can hold, dataclasses and paths included.
-        cure: What else than these helps where the folder belongs to a run with other settings.
+        growing: Those settings which, where they alone differ, only add to what there is to do.
 
     Raises:
         ValueError: The folder belongs to a run with other settings, or holds something else.
     """
 
-    def __init__(self, path: Path, settings: Any, *, cure: str = "") -> None:
-        self.path, self._cure = path, cure
+    def __init__(self, path: Path, settings: Any, *, growing: Collection[str] = ()) -> None:
+        self.path, self._growing = path, growing
         self.settings: dict[str, Any] = to_json(settings)
         self.fingerprint = fingerprint(settings)
         self.kind = type(settings).__name__
@@ -108,10 +108,13 @@ class RunFolder:
     def _refuse_other(self, kind: str, recorded: dict[str, Any]) -> None:
         if (kind, recorded) == (self.kind, self.settings):
             return
-        listed = differences({"type": self.kind, **self.settings}, {"type": kind, **recorded})
+        ours, theirs = {"type": self.kind, **self.settings}, {"type": kind, **recorded}
+        listed = differences(ours, theirs)
+        changed = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+        grows = changed <= set(self._growing)
         raise ValueError(
             f"out ({self.path}) belongs to a run with other settings ({listed}): name another folder, or give "
-            f"the same settings to resume it{self._cure}"
+            f"the same settings to resume it{'; to let it grow, name another folder, and this one as reuse' * grows}"
         )
 
 
@@ -151,8 +154,17 @@ def default_folder(command: str, name: str, settings: Any) -> Path:
 
 
 def fingerprint(settings: Any) -> str:
-    """A hash of the settings, the same in every process."""
-    return hashlib.sha256(json.dumps(to_json(settings), sort_keys=True).encode()).hexdigest()
+    """A hash of the settings, the same in every process, and for 1 and 1.0, which are equal."""
+    return hashlib.sha256(json.dumps(_whole(to_json(settings)), sort_keys=True).encode()).hexdigest()
+
+
+def _whole(value: Any) -> Any:
+    """A value of JSON with whole numbers as such."""
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:

@@ -69,7 +69,7 @@ def accelerate_study(
     if unknown:
         raise ValueError(f"methods ({unknown[0]!r}) must be among {', '.join(known_methods())}")
     trained = trained_models(settings.models, settings.test_images)
-    folder = study_folder("accelerate", settings, trained, out)
+    folder = study_folder("accelerate", settings, trained, out, _Study.GRID)
     if (known := finished(folder)) is not None:
         return known
     candidates = {
@@ -172,7 +172,7 @@ class _Study(TrainedStudy[Cell]):
         )  # fmt: skip
         for unit in self.work.take(list(self.trials)):
             fixed_by = self.fixed_by(0, recovery, self.trials[unit].as_dict())
-            if self.taken_over(unit, fixed_by):
+            if self.taken_over(unit, fixed_by, tensors=False):
                 continue
             trial = tried.try_placement(self.trials[unit], self.path / unit)
             write_json(self.file(unit), {**trial, FIXED_BY: fixed_by})

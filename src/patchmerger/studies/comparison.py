@@ -18,6 +18,8 @@ from patchmerger.studies.settings import ComparisonSettings
 from patchmerger.studies.training_runs import (
     WORK,
     Runs,
+    check_resumed,
+    check_reused,
     device_of,
     finished,
     measure_speeds,
@@ -28,7 +30,7 @@ from patchmerger.studies.training_runs import (
     train_run,
 )
 from patchmerger.studies.variants import build_recipe, resolve_variants
-from patchmerger.training.fitting import fit_settings, native_size
+from patchmerger.training.fitting import native_size
 from patchmerger.training.settings import Recipe
 
 
@@ -75,7 +77,8 @@ def compare(
     )
     units = {f"{name}/seed-{seed}": (name, seed) for seed in range(settings.seeds) for name in recipes}
     reused = FinishedWork(reuse, folder.path)
-    reused.check_runs(fit_settings(recipes[name], seed) for name, seed in units.values())
+    check_reused(reused, recipes, settings.seeds, images)
+    check_resumed(folder, recipes, settings.seeds, images)
     folder.begin()
     work = SharedWork(folder.path / WORK, list(units), lambda unit: (folder.path / unit / RESULTS_FILE).exists())
     for unit in work.take():

@@ -23,6 +23,8 @@ from patchmerger.studies.training_runs import (
     WORK,
     Run,
     Runs,
+    check_resumed,
+    check_reused,
     device_of,
     finished,
     measure_speeds,
@@ -32,7 +34,7 @@ from patchmerger.studies.training_runs import (
     train_run,
 )
 from patchmerger.studies.variants import build_recipe
-from patchmerger.training.fitting import fit_settings, native_size
+from patchmerger.training.fitting import native_size
 from patchmerger.training.settings import Recipe
 
 _SPEED = "speed"
@@ -89,7 +91,8 @@ def sweep(
     units = [f"{name}/seed-{seed}" for seed in range(settings.seeds) for name in recipes]
     own = units if shard is None else units[shard_of(shard)]
     reused = FinishedWork(reuse, folder.path)
-    reused.check_runs(fit_settings(recipes[name], seed) for name, seed in map(_parts, units))
+    check_reused(reused, recipes, settings.seeds, images)
+    check_resumed(folder, recipes, settings.seeds, images)
     folder.begin()
     work = SharedWork(folder.path / WORK, units, lambda unit: (folder.path / unit / RESULTS_FILE).exists())
     if progress:

@@ -67,7 +67,7 @@ def place_study(
         FileNotFoundError: A folder that is none of a finished run.
     """
     trained = trained_models(settings.models, settings.test_images)
-    folder = study_folder("place", settings, trained, out)
+    folder = study_folder("place", settings, trained, out, _Study.GRID)
     if (known := finished(folder)) is not None:
         return known
     budgets = {fraction: budget_of(trained[0].teacher.model, fraction, settings) for fraction in settings.fractions}

@@ -28,7 +28,7 @@ from patchmerger.runs.shared_work import SharedWork
 from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.studies.trained_models import TrainedModel
-from patchmerger.studies.training_runs import GROWS, WORK, finished
+from patchmerger.studies.training_runs import WORK, finished
 
 BATCH = 250
 """Test images in a batch."""
@@ -50,13 +50,15 @@ class StudyCell(Protocol):
 CellT = TypeVar("CellT", bound=StudyCell)
 
 
-def study_folder(kind: str, settings: Any, trained: Sequence[TrainedModel], out: Path | None) -> RunFolder:
+def study_folder(
+    kind: str, settings: Any, trained: Sequence[TrainedModel], out: Path | None, grid: Sequence[str]
+) -> RunFolder:
     """The folder of a study, which the settings and the content of the plain models belong to.
 
-    Without ``out`` it is runs/KIND-study-FINGERPRINT.
+    Without ``out`` it is runs/KIND-study-FINGERPRINT. The ``grid`` are the settings that list its cells.
     """
     recorded = {**to_json(settings), "models": [model.teacher.fingerprint for model in trained]}
-    return RunFolder(out or default_folder(kind, "study", recorded), recorded, cure=GROWS)
+    return RunFolder(out or default_folder(kind, "study", recorded), recorded, growing=grid)
 
 
 class TrainedStudy(ABC, Generic[CellT]):
@@ -82,7 +84,7 @@ class TrainedStudy(ABC, Generic[CellT]):
         progress: bool,
     ) -> None:
         self.folder, self.path, self.reused = folder, folder.path, FinishedWork(reuse, folder.path)
-        self.reused.check_study(folder.settings, self.GRID)
+        self.reused.refuse_other_study(folder.settings, self.GRID)
         self.trained, self.device, self.workers, self.progress = trained, device, workers, progress
         self.cells: Mapping[str, CellT] = {cell.name: cell for cell in cells}
         self.work = SharedWork(self.path / WORK, [*further_units, *self.cells], lambda unit: self.file(unit).exists())
@@ -106,7 +108,7 @@ class TrainedStudy(ABC, Generic[CellT]):
             cell, file = self.cells[unit], self.file(unit)
             described = to_json(cell)
             fixed_by = self.fixed_by(cell.model, described | {"model": None}, self.placed(cell))
-            if self.taken_over(unit, fixed_by, **described):
+            if self.taken_over(unit, fixed_by, tensors=True, **described):
                 continue
             predictions, found = self.evaluated(cell)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -118,11 +120,12 @@ class TrainedStudy(ABC, Generic[CellT]):
         """The fingerprint of all that a result of a plain model depends on: model, images, settings, what is given."""
         model = self.trained[number]
         settings = {key: value for key, value in self.folder.settings.items() if key not in self.GRID}
-        return fingerprint([model.teacher.fingerprint, model.run, settings, *given])
+        teacher = [model.teacher.fingerprint, model.teacher.preprocessing]
+        return fingerprint([*teacher, model.run, model.images.fingerprint, settings, *given])
 
-    def taken_over(self, unit: str, fixed_by: str, **changed: Any) -> bool:
-        """Whether a result is in what is reused; it is copied then."""
-        taken = self.reused.take_file(fixed_by, self.file(unit), **changed)
+    def taken_over(self, unit: str, fixed_by: str, *, tensors: bool, **changed: Any) -> bool:
+        """Whether a result, with ``tensors`` beside it or not, is in what is reused; it is copied then."""
+        taken = self.reused.take_file(fixed_by, self.file(unit), tensors=tensors, **changed)
         if taken:
             self.say(f"{unit}: taken over from {self.reused.folder}")
         return taken

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from patchmerger.data import ImageSplits
+from patchmerger.data import ImageDataset, ImageSplits, split_images
 from patchmerger.runs.files import read_json
 from patchmerger.runs.finished_work import TAKEN_FROM, FinishedWork
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder, default_folder
@@ -22,14 +22,16 @@ from patchmerger.speed.measurement import measure
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.studies.settings import StudySettings
 from patchmerger.training.finetuning import content_of
-from patchmerger.training.fitting import PREDICTIONS_FILE, fit_images, fit_settings
+from patchmerger.training.fitting import MODEL_FOLDER, PREDICTIONS_FILE, fit_images, fit_settings
 from patchmerger.training.settings import Recipe, TrainingSettings
 
 WORK = ".work"
 """Where processes of one study keep the locks of what they share."""
 
-GROWS = "; to let a study grow, name another folder, and this one as reuse"
-"""What helps where the folder of a study has other settings: what is finished in it is taken over."""
+GROWING = (
+    "seeds", "rounds", "variants", "shots", "after", "num_tokens", "norm", "scale", "logit_std", "further",
+)  # fmt: skip
+"""The settings by which a study grows: what is finished stays what it is."""
 
 DESCRIPTION = ("flops", "params", "tokens_in", "tokens_out", "mergers", "predicted_speedup")
 
@@ -49,7 +51,7 @@ Runs = Mapping[int, Run]
 def study_folder(settings: StudySettings, out: Path | None, command: str) -> RunFolder:
     """The folder of a study, which knows what its models start from by its content."""
     fixed = settings if settings.init is None else replace(settings, init=content_of(settings.init))
-    return RunFolder(out or default_folder(command, settings.data.source, fixed), fixed, cure=GROWS)
+    return RunFolder(out or default_folder(command, settings.data.source, fixed), fixed, growing=GROWING)
 
 
 def finished(folder: RunFolder) -> dict[str, Any] | None:
@@ -78,9 +80,12 @@ def train_run(
 
     ``images`` are those of the seed. The ``name`` to report by is that of the folder above by default.
     """
-    folder = RunFolder(path, fit_settings(recipe, seed))
+    settings = fit_settings(recipe, seed)
+    folder = RunFolder(path, settings)
     if folder.results is not None:
         return
+    if (known := reused.run_of(settings)) is not None:
+        refuse_other_images(known.path, known.results, images)
     title = f"{name or path.parent.name}, seed {seed}"
     if reused.take_run(folder):
         if progress:
@@ -94,6 +99,54 @@ def train_run(
     if progress:
         value, seconds = 100 * results["test_metric"], results["seconds"]
         print(f"{title}: {results['metric']} {value:.2f}% after {seconds:.0f} s", file=sys.stderr)
+
+
+def refuse_other_images(path: Path, results: Mapping[str, Any], images: ImageSplits) -> None:
+    """Refuse a finished run, of the study itself or of one that is reused, on other images, or one that lacks a part.
+
+    Raises:
+        ValueError: Its images are others in number, labels, or in how they are split; or its model is gone.
+    """
+    theirs = results["images"]
+    if theirs.get("fingerprint") != images.fingerprint:
+        what = "labels of its images" if theirs["description"] == images.description else "images"
+        raise ValueError(
+            f"{path} was trained on other {what} ({theirs['description']}) than there are now ({images.description}): "
+            "put them back, or begin anew in another folder, without reuse"
+        )
+    needed = [MODEL_FOLDER] if images.multi_label else [MODEL_FOLDER, PREDICTIONS_FILE]
+    if missing := [name for name in needed if not (path / name).exists()]:
+        raise ValueError(f"{path} has no {missing[0]} any more: put it back, or remove {path}, and it is made again")
+
+
+def check_reused(reused: FinishedWork, recipes: Mapping[str, Recipe], seeds: int, images: ImageDataset) -> None:
+    """Refuse to reuse a study without any training of these recipes and seeds, or with one on other images.
+
+    Raises:
+        ValueError: So it is.
+    """
+    if reused.folder is None:
+        return
+    wanted = {seed: [fit_settings(recipe, seed) for recipe in recipes.values()] for seed in range(seeds)}
+    reused.refuse_if_useless([settings for of_seed in wanted.values() for settings in of_seed])
+    for seed, of_seed in wanted.items():
+        splits = split_images(images, seed=seed)
+        for run in filter(None, map(reused.run_of, of_seed)):
+            refuse_other_images(run.path, run.results, splits)
+
+
+def check_resumed(folder: RunFolder, names: Iterable[str], seeds: int, images: ImageDataset, stage: str = "") -> None:
+    """Refuse to go on with a study that has a finished training, or a stage of one, on other images.
+
+    Raises:
+        ValueError: So it is.
+    """
+    for seed in range(seeds):
+        paths = [folder.path / name / f"seed-{seed}" / stage for name in names]
+        done = [path for path in paths if (path / RESULTS_FILE).exists()]
+        splits = split_images(images, seed=seed) if done else None
+        for path in done:
+            refuse_other_images(path, read_json(path / RESULTS_FILE), cast(ImageSplits, splits))
 
 
 def taken_over(runs: Mapping[str, Runs]) -> dict[str, str]:

@@ -23,6 +23,8 @@ from patchmerger.runs.shared_work import SharedWork
 from patchmerger.studies.settings import TransferSettings
 from patchmerger.studies.training_runs import (
     WORK,
+    check_resumed,
+    check_reused,
     device_of,
     finished,
     measure_speeds,
@@ -34,7 +36,7 @@ from patchmerger.studies.training_runs import (
 from patchmerger.studies.transfer_results import FEW_SHOT, FINE_TUNED, UPSTREAM, summarise
 from patchmerger.studies.variants import build_bare, build_recipe, resolve_variants
 from patchmerger.training.finetuning import content_of
-from patchmerger.training.fitting import MODEL_FOLDER, fit_settings, native_size
+from patchmerger.training.fitting import MODEL_FOLDER, native_size
 from patchmerger.training.settings import Recipe
 
 
@@ -89,7 +91,9 @@ def transfer(
     _check(first, recipes, settings)
     units = {f"{name}/seed-{seed}": (name, seed) for seed in range(settings.seeds) for name in recipes}
     reused = FinishedWork(reuse, folder.path)
-    reused.check_runs(fit_settings(recipes[name], seed) for name, seed in units.values())
+    check_reused(reused, recipes, settings.seeds, above)
+    check_resumed(folder, recipes, settings.seeds, above, UPSTREAM)
+    check_resumed(folder, recipes, settings.seeds, below, FINE_TUNED)
     folder.begin()
     work = SharedWork(folder.path / WORK, list(units), lambda unit: _is_done(folder.path / unit))
     for unit in work.take():
@@ -116,7 +120,7 @@ def _results(
         "speed": measure_speeds(models, settings.training, rounds=settings.rounds, baseline=baseline),
         "taken_over": {
             f"{stage} of {unit}": folder_there
-            for stage in (UPSTREAM, FINE_TUNED)
+            for stage in (UPSTREAM, FEW_SHOT, FINE_TUNED)
             for unit, folder_there in taken_over(
                 {name: read_runs(folder.path / name, settings.seeds, stage) for name in recipes}
             ).items()
@@ -164,7 +168,10 @@ class _Stages:
     def _few_shot(self, model: Path, images: ImageSplits) -> None:
         """Few-shot accuracies of a saved model, unless they are known already."""
         data, protocol = self.settings.downstream, narrowed(self.settings, FewShotSettings)
-        fixed = {"model": content_of(model), "data": data, "protocol": protocol, "seed": self.seed}
+        fixed = {
+            "model": content_of(model), "data": data, "images": images.fingerprint, "protocol": protocol,
+            "seed": self.seed,
+        }  # fmt: skip
         folder = RunFolder(self.path / FEW_SHOT, fixed)
         if folder.results is not None or self.reused.take_run(folder):
             return

@@ -192,6 +192,7 @@ def _described(images: ImageSplits, model: nn.Module) -> dict[str, Any]:
             "test": len(images.test),
             "skipped": list(images.skipped),
             "description": images.description,
+            "fingerprint": images.fingerprint,
         },
         "classes": len(images.class_names),
         "image_size": predicted.image_size[0],

@@ -91,7 +91,8 @@ def taken_over_text(results: Mapping[str, Any]) -> str | None:
     if not taken:
         return None
     return (
-        f"Taken over, not made again: {counted(len(taken), 'result')} from {some_of(sorted(set(taken.values())), 3)}."
+        f"Taken over, not made again: {counted(len(taken), 'result')} from {some_of(sorted(set(taken.values())), 3)}; "
+        "how long they took may be of another machine."
     )
 
 
