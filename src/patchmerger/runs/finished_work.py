@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from patchmerger.runs.files import atomic_file, full_disk_named, read_json, write_json
 from patchmerger.runs.run_folder import (
@@ -61,9 +61,7 @@ class FinishedWork:
                 self._add(file)
             except (ValueError, OSError) as error:
                 warnings.warn(f"reuse ({folder}): {error}; what is beside it is not taken over", stacklevel=4)
-        for path in (self.folder, *(run.path for run in self._runs.values())):
-            if out.resolve() == path.resolve() or (path != self.folder and path.resolve() in out.resolve().parents):
-                raise ValueError(f"out ({out}) lies in what reuse ({folder}) takes over: name another folder")
+        self._refuse_inside(out.resolve())
         if not (self._runs or self._files):
             raise ValueError(f"reuse ({folder}) holds nothing finished: name the folder of an earlier study")
 
@@ -78,6 +76,12 @@ class FinishedWork:
             self._runs[kind, fingerprint(settings)] = FinishedRun(file.parent, settings, results)
         elif file.name not in (SETTINGS_FILE, RESULTS_FILE) and isinstance(content, dict) and FIXED_BY in content:
             self._files[content[FIXED_BY]] = file
+
+    def _refuse_inside(self, out: Path) -> None:
+        """Refuse an ``out`` that is the folder itself, or in one that is copied from; beside these there is room."""
+        copied = {run.path.resolve() for run in self._runs.values()}
+        if out == cast(Path, self.folder).resolve() or copied & {out, *out.parents}:
+            raise ValueError(f"out ({out}) lies in what reuse ({self.folder}) takes over: name another folder")
 
     def run_of(self, settings: Any) -> FinishedRun | None:
         """The finished run with these settings; ``None`` where there is none."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -85,7 +85,7 @@ def train_run(
     if folder.results is not None:
         return
     if (known := reused.run_of(settings)) is not None:
-        refuse_other_images(known.path, known.results, images)
+        check_finished(known.path, known.results, images)
     title = f"{name or path.parent.name}, seed {seed}"
     if reused.take_run(folder):
         if progress:
@@ -101,7 +101,7 @@ def train_run(
         print(f"{title}: {results['metric']} {value:.2f}% after {seconds:.0f} s", file=sys.stderr)
 
 
-def refuse_other_images(path: Path, results: Mapping[str, Any], images: ImageSplits) -> None:
+def check_finished(path: Path, results: Mapping[str, Any], images: ImageSplits) -> None:
     """Refuse a finished run, of the study itself or of one that is reused, on other images, or one that lacks a part.
 
     Raises:
@@ -132,7 +132,7 @@ def check_reused(reused: FinishedWork, recipes: Mapping[str, Recipe], seeds: int
     for seed, of_seed in wanted.items():
         splits = split_images(images, seed=seed)
         for run in filter(None, map(reused.run_of, of_seed)):
-            refuse_other_images(run.path, run.results, splits)
+            check_finished(run.path, run.results, splits)
 
 
 def check_resumed(folder: RunFolder, names: Iterable[str], seeds: int, images: ImageDataset, stage: str = "") -> None:
@@ -143,10 +143,10 @@ def check_resumed(folder: RunFolder, names: Iterable[str], seeds: int, images: I
     """
     for seed in range(seeds):
         paths = [folder.path / name / f"seed-{seed}" / stage for name in names]
-        done = [path for path in paths if (path / RESULTS_FILE).exists()]
-        splits = split_images(images, seed=seed) if done else None
-        for path in done:
-            refuse_other_images(path, read_json(path / RESULTS_FILE), cast(ImageSplits, splits))
+        if done := [path for path in paths if (path / RESULTS_FILE).exists()]:
+            splits = split_images(images, seed=seed)
+            for path in done:
+                check_finished(path, read_json(path / RESULTS_FILE), splits)
 
 
 def taken_over(runs: Mapping[str, Runs]) -> dict[str, str]:
