@@ -52,14 +52,15 @@ def patch_merge(
     """
     x = _fill_padding(x, mask, dim=2)
     keys = x if norm is None else norm(x)
-    scores = (scale * weight) @ keys.transpose(1, 2)  # (B, M, N)
+    # As linear and bmm: exported, `@` repeats its factors for the batch, and OpenVINO copies the tokens for that.
+    scores = nn.functional.linear(keys, scale * weight).transpose(1, 2)  # (B, M, N)
     scores = _at_least_float32(scores)
     if prior is not None:
         scores = scores + prior
     scores = _fill_padding(scores, mask, dim=1, lowest=True)
     weights = _fill_padding(scores.softmax(dim=-1), mask, dim=1)  # (B, M, N)
     values = keys if normalize_values else x
-    merged = weights.to(values.dtype) @ values  # (B, M, D)
+    merged = torch.bmm(weights.to(values.dtype), values)  # (B, M, D)
     if gain is not None:
         merged = merged * gain.to(merged.dtype)[:, None]
     return merged.to(x.dtype), weights

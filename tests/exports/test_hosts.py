@@ -171,3 +171,15 @@ def test_an_older_opset_and_another_image_size(tmp_path):
     assert made.info.image_size == (48, 48)
     assert open_exported(made.path)(make_images(2, 48).numpy()).shape == (2, 5)
     assert onnx.load(made.path).opset_import[0].version == 20
+
+
+@pytest.mark.parametrize("arguments", [{}, LOCATED, {"reducer": "average"}], ids=str)
+def test_openvino_repeats_no_factor_of_the_merger_for_the_batch(arguments, tmp_path):
+    def repeated(model: nn.Module, name: str) -> int:
+        made = export(model.eval(), tmp_path / name, ExportSettings(format="openvino", precision="fp32"))
+        layers = ElementTree.parse(made.path / "model.xml").iter("layer")
+        return sum(layer.get("type") in ("Broadcast", "Tile") for layer in layers)
+
+    plain = make_vit("class token", **SMALL)
+    assert repeated(plain, "plain") == 1  # the class token
+    assert repeated(insert(plain, 4, 1, **arguments), "merged") == 1

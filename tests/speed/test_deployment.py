@@ -70,6 +70,17 @@ def test_ratios_are_those_within_the_rounds(results):
     assert merged["predicted"] > 1
 
 
+def test_a_roofline_of_flops_and_memory_stands_beside_them(results):
+    assert results["bandwidth"] > 1e8
+    for row in results["rows"]:
+        file, plain, merged = row["timings"]
+        assert file["least_seconds"] is None  # of a file the model is not known
+        assert 0 < merged["least_seconds"] < min(merged["round_seconds"])
+        assert merged["roofline_speedup"] == pytest.approx(plain["least_seconds"] / merged["least_seconds"])
+        assert plain["roofline_speedup"] is None
+    assert any("of a large copy" in line for line in notes(results))
+
+
 def test_the_peak_rate_of_each_number_format_is_beside_them(results):
     assert set(results["peak_rates"]) == {"float32", "int8"}
     assert all(rate > 1e9 for rate in results["peak_rates"].values())

@@ -21,6 +21,11 @@ def test_flops_are_those_of_cost(variant):
         assert sum(p.flops for p in found) == 3 * cost(model).flops
 
 
+def test_int8_has_a_byte_for_each_element():
+    whole, narrow = (matmuls_of(make_vit("class token"), None, batch_size=2, precision=p) for p in ("float32", "int8"))
+    assert [Matmul(each.flops, each.bytes // 4) for each in whole] == narrow
+
+
 def test_another_family_at_another_size():
     model = insert(timm.create_model("vit_small_patch16_rope_224", **SIZE), 4)
     found = matmuls_of(model, 64, batch_size=2, precision="bf16")
@@ -52,10 +57,11 @@ def test_the_slower_of_the_two_rates_counts():
     assert least_seconds(matmuls, RATES, training=True, params=7) == 3 * (4 + 3) + 28 * 7 / 10
 
 
-def test_peak_rates_are_measured():
-    found = measure_peak_rates(torch.device("cpu"), "float32", seconds=0.0)
-    assert (found.precision, found.threads) == ("float32", 1)
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_peak_rates_are_measured(precision):
+    found = measure_peak_rates(torch.device("cpu"), precision, seconds=0.0)
+    assert (found.precision, found.threads) == (precision, 1)
     assert found.flops_per_second > 1e8
     assert 1e8 < found.bytes_per_second < 1e13
     assert f"peak rates of {found.device}, 1 threads: " in str(found)
-    assert "GFLOPs/s in float32" in str(found)
+    assert f"GFLOPs/s in {precision}" in str(found)

@@ -36,7 +36,7 @@ class AveragePool(Reducer):
         elif not is_traced(x):
             check_mask(x, mask)
         weights = _run_weights(mask, self.num_tokens)
-        pooled = weights.to(x.dtype) @ x.masked_fill(~mask[:, :, None], 0)
+        pooled = torch.bmm(weights.to(x.dtype), x.masked_fill(~mask[:, :, None], 0))
         return (pooled, weights) if return_weights else pooled
 
 

@@ -73,7 +73,7 @@ def _masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
 @torch.fx.wrap
 def _average(x: Tensor, weights: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Y (B, M, D) and A (B, M, N); an image of N = M real tokens keeps them as they are."""
-    merged = (weights.to(x.dtype) @ x).to(x.dtype)  # (B, M, D)
+    merged = torch.bmm(weights.to(x.dtype), x).to(x.dtype)  # (B, M, D); bmm, as in merger.py
     if weights.shape[1] != weights.shape[2]:
         return merged, weights
     full = torch.ones_like(x[:, 0, 0], dtype=torch.bool) if mask is None else mask.all(dim=1)

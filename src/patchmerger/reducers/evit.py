@@ -36,7 +36,7 @@ class EViT(Reducer):
             return (x, all_weights(x)) if return_weights else x
         index = class_attention.topk(self.num_tokens - 1, dim=1).indices.sort(dim=1).values  # (B, M − 1)
         rest = class_attention.scatter(1, index, 0.0)  # (B, N): 0 for what is kept
-        fused = (rest[:, None].to(x.dtype)) @ x  # (B, 1, D)
+        fused = torch.bmm(rest[:, None].to(x.dtype), x)  # (B, 1, D); bmm, as in merger.py
         merged = torch.cat((take_tokens(x, index), fused), dim=1)  # (B, M, D)
         if not return_weights:
             return merged

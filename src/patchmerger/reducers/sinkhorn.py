@@ -54,7 +54,7 @@ class Sinkhorn(Averaging):
 
     def averages(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """A, (B, M, N)."""
-        similarity = F.normalize(self.center, dim=-1) @ F.normalize(x, dim=-1).transpose(1, 2)  # (B, M, N)
+        similarity = F.linear(F.normalize(x, dim=-1), F.normalize(self.center, dim=-1)).transpose(1, 2)  # (B, M, N)
         return _transport(similarity, mask, self.epsilon, self.num_iterations)
 
 

@@ -10,6 +10,8 @@ from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
 from patchmerger.reports.pictures.deployment import draw, models_of
 
+_OF = {"predicted": "÷ predicted", "roofline_speedup": "÷ roofline"}
+
 
 def report(results: Results, picture: Path | None) -> int:
     """Draw the picture of ``patchmerger bench --formats``, if one is asked for, and print the tables."""
@@ -25,29 +27,35 @@ def report(results: Results, picture: Path | None) -> int:
 def tables(results: Results) -> list[Table]:
     """For each model and batch size a row for each form."""
     described = {tuple(form["key"].values()): form for form in results["forms"]}
+    predictions = ["predicted"]
+    if any(timing.get("roofline_speedup") for row in results["rows"] for timing in row["timings"]):
+        predictions.append("roofline_speedup")
     columns = [
-        "form", "weights", "model", "median,\nms", "p95,\nms", "images/s", "÷ plain\neager", "÷ plain", "÷ predicted",
-        "MiB", "agrees",
+        "form", "weights", "model", "median,\nms", "p95,\nms", "images/s", "÷ plain\neager", "÷ plain",
+        *(_OF[name] for name in predictions), "MiB", "agrees",
     ]  # fmt: skip
-    note = "÷: times as fast as plain eager, as plain in the same form, and of what FLOPs predict."
+    note = "÷: times as fast as plain eager, as plain in the same form, and of what is predicted."
     found = []
     for row in results["rows"]:
         for model in models_of(row):
             timings = [timing for timing in row["timings"] if timing["key"]["model"] == model]
-            rows = [_cells(timing, described[tuple(timing["key"].values())]) for timing in timings]
+            rows = [_cells(timing, described[tuple(timing["key"].values())], predictions) for timing in timings]
             caption = f"{numbers.model_name(model)}, batch of {row['batch_size']}"
             found.append(Table(caption, columns, rows, note, keys=3))
     return found
 
 
-def _cells(timing: Results, form: Results) -> list[Cell]:
-    key, parity, predicted = timing["key"], form["parity"], timing["predicted"]
+def _cells(timing: Results, form: Results, predictions: list[str]) -> list[Cell]:
+    key, parity = timing["key"], form["parity"]
     over_eager, over_plain = (timing[name][1] if timing[name] else None for name in ("over_eager", "over_plain"))
     return [
         Cell(key["form"]), Cell(key["precision"]), Cell("merged" if key["merged"] else "plain"),
         cells.number(timing["median"], ",.1f", 1e-3), cells.number(timing["p95"], ",.1f", 1e-3), cells.rate(timing, 1),
         cells.number(over_eager), cells.number(over_plain),
-        cells.number(over_plain / predicted if over_plain and predicted else None),
+        *(
+            cells.number(over_plain / timing[name] if over_plain and timing.get(name) else None)
+            for name in predictions
+        ),
         cells.number(form["size"], ",.1f", 2**20), cells.number(parity["agreement"] if parity else None, ".1%"),
     ]  # fmt: skip
 
@@ -65,6 +73,7 @@ def notes(results: Results) -> list[str]:
     lines.append(
         "÷ plain eager: times as fast as the plain model in torch, eager, float32; ÷ plain: as the plain model in "
         "the same form and weights; ÷ predicted: that by the FLOPs"
+        + ("; ÷ roofline: that by the FLOPs and what passes through memory" if results.get("bandwidth") else "")
     )
     if compared := [form["parity"] for form in made if form["parity"]]:
         images = f"{compared[0]['images']} {compared[0]['source']}"
@@ -77,7 +86,8 @@ def notes(results: Results) -> list[str]:
         f"{', '.join(libraries)}"
     )
     if rates := ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in results["peak_rates"].items()):
-        lines.append(f"GFLOPs a second of a large matmul on these threads, as torch computes it: {rates}")
+        memory = f"; GB a second of a large copy: {found / 1e9:,.1f}" if (found := results.get("bandwidth")) else ""
+        lines.append(f"GFLOPs a second of a large matmul on these threads, as torch computes it: {rates}{memory}")
     return lines
 
 

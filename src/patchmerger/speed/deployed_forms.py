@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.exports.exporting import export
 from patchmerger.exports.parity import Parity
 from patchmerger.exports.runtimes import ExportedModel, open_exported
-from patchmerger.exports.settings import SUFFIXES, ExportSettings
+from patchmerger.exports.settings import SUFFIXES, ExportSettings, Format
 from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
 from patchmerger.models.classifier import Classifier
 from patchmerger.speed.candidates import build_candidates
 from patchmerger.speed.compiling import compiled
+from patchmerger.speed.roofline import Matmul, matmuls_of
 from patchmerger.speed.settings import OF_EXPORTS, BenchSettings, FilePrecision, Form, has_precision, listed
 from patchmerger.speed.timed_steps import DTYPES
 
@@ -51,7 +52,8 @@ class DeployedForm:
     """A form that is ready to run: from normalised float32 images (B, 3, H, W) to logits (B, C).
 
     ``size`` is bytes of the weights, or of the file; ``parity`` is how near a file is to its model, ``None`` for torch,
-    and where it was not compared on real images; ``float_layers`` stayed in floating point, with int8.
+    and where it was not compared on real images; ``float_layers`` stayed in floating point, with int8. ``matmuls`` are
+    those of a batch of so many images, ``None`` for a file whose model is not known.
     """
 
     key: FormKey
@@ -63,6 +65,7 @@ class DeployedForm:
     parity: Parity | None
     flops: int | None
     float_layers: tuple[str, ...] = ()
+    matmuls: Callable[[int], list[Matmul]] | None = None
 
 
 def form_keys(models: dict[str, list[bool]], settings: BenchSettings) -> list[FormKey]:
@@ -94,10 +97,18 @@ class FormBuilder:
     def make(self, key: FormKey) -> DeployedForm:
         """One form."""
         model = self.models["merged" if key.merged else "plain"]
-        flops, form = known_flops(model), key.form
-        if form == "eager" or form == "frozen":
-            return replace(_in_torch(model, key), flops=flops)
-        noise = self.data is None
+        made = _in_torch(model, key) if key.form in ("eager", "frozen") else self._exported(model, key)
+        flops = known_flops(model)
+        if flops is None:
+            return made
+
+        def matmuls(batch: int) -> list[Matmul]:
+            return matmuls_of(model, None, batch_size=batch, precision=key.precision)
+
+        return replace(made, flops=flops, matmuls=matmuls)
+
+    def _exported(self, model: nn.Module, key: FormKey) -> DeployedForm:
+        noise, form = self.data is None, cast(Format, key.form)
         settings = ExportSettings(
             format=form, precision=OF_EXPORTS[key.precision], seed=self.settings.seed,
             parity_images=self.settings.images, calibration_images=_CALIBRATION,
@@ -111,7 +122,7 @@ class FormBuilder:
         out = self.folder / f"{len(list(self.folder.iterdir()))}{SUFFIXES[form]}"
         made = export(model, out, settings, data=data, preprocessing=self.preprocessing)
         file = _of_file(open_exported(out, threads=torch.get_num_threads()), key, image_size_of(model))
-        return replace(file, flops=flops, parity=None if noise else made.parity, float_layers=made.info.float_layers)
+        return replace(file, parity=None if noise else made.parity, float_layers=made.info.float_layers)
 
 
 def given_file(name: str, settings: BenchSettings, *, alone: bool) -> DeployedForm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import quartiles
 from patchmerger.speed.deployed_forms import DeployedForm, FormBuilder, FormKey, form_keys, given_file
-from patchmerger.speed.roofline import peak_matmul_rate
+from patchmerger.speed.roofline import PeakRates, least_seconds, measure_peak_rates
 from patchmerger.speed.settings import BenchSettings, listed
 from patchmerger.speed.timed_steps import interleaved
 
@@ -52,13 +53,16 @@ def bench_deployment(
     Returns:
         The content of the JSON file: ``forms``, each with its ``key``, ``size``, ``parity`` (or an ``error``);
         ``rows``, one for each batch size, with the ``timings`` of each form; ``peak_rates``, FLOPs a second of a large
-        matmul in each number format; ``environment`` and ``settings``.
+        matmul in each number format; ``bandwidth``, bytes a second of a large copy; ``environment`` and ``settings``.
     """
     check_out(out, overwrite=overwrite)
+    cpu = torch.device("cpu")
+    rates: dict[str, PeakRates] = {name: measure_peak_rates(cpu, name) for name in _rated(settings)}
     content: dict[str, Any] = {
         "kind": KIND, "schema": SCHEMA, "command": command,
         "settings": {"models": names, **asdict(settings)}, "environment": _environment(),
-        "peak_rates": {name: peak_matmul_rate(torch.device("cpu"), name) for name in _rated(settings)},
+        "peak_rates": {name: found.flops_per_second for name, found in rates.items()},
+        "bandwidth": max((found.bytes_per_second for found in rates.values()), default=None),
         "forms": [], "rows": [],
     }  # fmt: skip
     if data is not None and not isinstance(data, ImageSplits):
@@ -66,7 +70,7 @@ def bench_deployment(
     with tempfile.TemporaryDirectory() as folder:
         forms = _make_forms(names, settings, data, Path(folder), content)
         for size in listed(settings.batch_size):
-            content["rows"].append(_measure(forms, size, settings))
+            content["rows"].append(_measure(forms, size, settings, rates))
             if out is not None:
                 write_json(out, to_json(content), new=not overwrite and len(content["rows"]) == 1)
     result: dict[str, Any] = to_json(content)
@@ -126,7 +130,9 @@ def _describe(form: DeployedForm) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _measure(forms: list[DeployedForm], batch_size: int, settings: BenchSettings) -> dict[str, Any]:
+def _measure(
+    forms: list[DeployedForm], batch_size: int, settings: BenchSettings, rates: Mapping[str, PeakRates]
+) -> dict[str, Any]:
     """All forms at one batch size, interleaved."""
     height, width = forms[0].image_size
     generator = torch.Generator().manual_seed(settings.seed)
@@ -151,8 +157,9 @@ def _measure(forms: list[DeployedForm], batch_size: int, settings: BenchSettings
     if interrupted:
         raise KeyboardInterrupt
     rounds = {name: [float(np.median(turns)) for turns in found] for name, found in times.items()}
+    least = {name: _least_seconds(form, batch_size, rates) for name, form in by_name.items()}
     timings = [
-        _timing(form, rounds, [x for turns in times[name] for x in turns], by_name, batch_size)
+        _timing(form, rounds, [x for turns in times[name] for x in turns], by_name, least, batch_size)
         for name, form in by_name.items()
     ]
     return {
@@ -168,6 +175,7 @@ def _timing(
     rounds: dict[str, list[float]],
     calls: list[float],
     forms: dict[str, DeployedForm],
+    least: Mapping[str, float | None],
     batch_size: int,
 ) -> dict[str, Any]:
     """Latency of one form, and its speed-up over what a user starts from and over plain in the same form."""
@@ -177,12 +185,22 @@ def _timing(
     over_plain = _ratio(rounds.get(str(plain)), own) if key.merged else None
     other = forms.get(str(plain))
     predicted = other.flops / form.flops if key.merged and other and other.flops and form.flops else None
+    own_least, plain_least = least[str(key)], least.get(str(plain))
     return {
         "key": asdict(key), "calls": len(calls), "median": float(np.median(calls)),
         "p95": float(np.quantile(calls, 0.95)), "images_per_second": batch_size / float(np.median(own)),
         "round_seconds": own, "over_eager": _ratio(rounds.get(str(start)), own), "over_plain": over_plain,
-        "predicted": predicted,
+        "predicted": predicted, "least_seconds": own_least,
+        "roofline_speedup": plain_least / own_least if key.merged and plain_least and own_least else None,
     }  # fmt: skip
+
+
+def _least_seconds(form: DeployedForm, batch_size: int, rates: Mapping[str, PeakRates]) -> float | None:
+    """The time that a roofline allows for a batch, where the matmuls and the rates of its number format are known."""
+    rate = rates.get(form.key.precision)
+    if form.matmuls is None or rate is None:
+        return None
+    return least_seconds(form.matmuls(batch_size), rate, training=False, params=0)
 
 
 def _ratio(others: list[float] | None, own: list[float]) -> list[float] | None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from patchmerger.costs.counting import flop_counter, on_meta
 from patchmerger.hosts.example_inputs import example_input, fit_to_size
 from patchmerger.runs.environment import clock, device_name
-from patchmerger.speed.settings import Precision
+from patchmerger.speed.settings import FilePrecision
 from patchmerger.speed.timed_steps import DTYPES
 
 _OPTIMIZER_BYTES = 28
-_CPU, _GPU = (1024, 2**26), (8192, 2**30)
+_CPU, _GPU = (1024, 2**28), (8192, 2**30)
 """Rows of the square matrices, and bytes of the tensor that is copied: far more than caches hold."""
 
 
@@ -48,7 +48,7 @@ class PeakRates:
     """
 
     device: str
-    precision: Precision
+    precision: FilePrecision
     threads: int
     flops_per_second: float
     bytes_per_second: float
@@ -68,8 +68,11 @@ class Matmul:
     bytes: int
 
 
-def measure_peak_rates(device: torch.device, precision: Precision, *, seconds: float = 0.5) -> PeakRates:
-    """Measure what the device can do at best, each rate for so many seconds at least."""
+def measure_peak_rates(device: torch.device, precision: FilePrecision, *, seconds: float = 0.5) -> PeakRates:
+    """Measure what the device can do at best, each rate for so many seconds at least.
+
+    The matmul is of ``precision`` into the same, of int8 into int32.
+    """
     _, size = _sizes(device)
     source = torch.zeros(size // 4, device=device)
     target = torch.zeros_like(source)
@@ -78,13 +81,13 @@ def measure_peak_rates(device: torch.device, precision: Precision, *, seconds: f
         device=device_name(device),
         precision=precision,
         threads=torch.get_num_threads(),
-        flops_per_second=peak_matmul_rate(device, precision, seconds=seconds),
+        flops_per_second=_peak_matmul_rate(device, precision, seconds=seconds),
         bytes_per_second=2 * size / copy,
     )
 
 
-def peak_matmul_rate(device: torch.device, precision: Precision | Literal["int8"], *, seconds: float = 0.5) -> float:
-    """FLOPs a second of a large square matmul, the best of several; of int8 into int32 where ``precision`` is that."""
+def _peak_matmul_rate(device: torch.device, precision: FilePrecision, *, seconds: float) -> float:
+    """FLOPs a second of a large square matmul, the best of several."""
     rows, _ = _sizes(device)
     if precision == "int8":
         a, b = (torch.randint(-128, 128, (rows, rows), dtype=torch.int8, device=device) for _ in range(2))
@@ -106,13 +109,17 @@ def _best(statement: str, values: dict[str, Any], device: torch.device, seconds:
 
 
 def matmuls_of(
-    model: nn.Module, image_size: int | tuple[int, int] | None, *, batch_size: int, precision: Precision
+    model: nn.Module, image_size: int | tuple[int, int] | None, *, batch_size: int, precision: FilePrecision
 ) -> list[Matmul]:
     """The matmuls of a forward pass, found in a run on the meta device.
 
-    ``precision`` is that of weights and activations. The model, which is not changed, may be any that
+    ``precision`` is that of weights and activations; int8 counts as one byte for each of either, though some stay in
+    floating point. The model, which is not changed, may be any that
     :func:`~patchmerger.hosts.example_inputs.example_input` knows an input for.
     """
+    if precision == "int8":  # torch's modules do not compute in it; in bf16 each element has two bytes
+        in_bf16 = matmuls_of(model, image_size, batch_size=batch_size, precision="bf16")
+        return [Matmul(each.flops, each.bytes // 2) for each in in_bf16]
     clone = fit_to_size(on_meta(model), image_size).to(DTYPES[precision])
     example, encoder = example_input(clone, image_size, batch_size=batch_size).images_alone(clone)
     with flop_counter() as counter:
