@@ -93,7 +93,7 @@ def test_windows_by_a_loop(window):
                         - 0.5
                         for axis, at in enumerate((i, j))
                     ]
-                    torch.testing.assert_close(shown[b, :, 4 * n + i, j], pixel(images[b], *place))
+                    torch.testing.assert_close(shown[b, :, i, 4 * n + j], pixel(images[b], *place))
 
 
 def test_position_embeddings_by_a_loop():
@@ -174,3 +174,12 @@ def test_half_precision_moves_no_token():
     assert model.patch_embed.placement.points.dtype == torch.float32
     assert torch.equal(positions_in(model, make_images().bfloat16()), expected)
     assert model(make_images().bfloat16()).isfinite().all()
+
+
+@pytest.mark.parametrize("number", [2, 9, 16])
+def test_half_precision_sees_what_float32_sees(number):
+    """oneDNN's bf16 convolution with an output one column wide is wrong on processors with AMX: there is none here."""
+    model = place(make_vit(), number, "sobol")
+    expected = model.patch_embed(make_images()).detach()
+    tokens = model.to(torch.bfloat16).patch_embed(make_images().bfloat16())
+    torch.testing.assert_close(tokens.float(), expected, rtol=0, atol=0.02 * float(expected.abs().max()))

@@ -64,12 +64,15 @@ def sample_windows(
     window: tuple[int, int],
     samples: tuple[int, int],
 ) -> Tensor:
-    """What N windows show of each image (B, C, H, W), one below the other: (B, C, N · h, w), in the dtype of images.
+    """What N windows show of each image (B, C, H, W), side by side: (B, C, h, N · w), in the dtype of images.
 
     Sampled bilinearly, in at least float32, ``samples`` (h, w) times along each side: as often as a window has pixels,
     at the middle of each of them where it lies on the grid. A window that reaches beyond the image shows its outermost
     pixels there. ``positions``, the middles of windows (B, N, 2), are shares of ``size``, the height and width in
     pixels of what is seen of an image: those of its whole patches.
+
+    Side by side, not one below the other: oneDNN's convolution in bf16 gives wrong numbers on processors with AMX where
+    its output is one column wide.
     """
     dtype = torch.promote_types(images.dtype, torch.float32)
     found = []
@@ -80,6 +83,6 @@ def sample_windows(
         found.append(2 * along / pixels - 1)  # as grid_sample has it: −1 and 1 are the edges of the image
     shape = (*positions.shape[:2], *samples)
     rows, columns = found[0][..., :, None].expand(shape), found[1][..., None, :].expand(shape)
-    places = torch.stack((columns, rows), dim=-1).flatten(1, 2)  # (B, N · h, w, 2), column first
+    places = torch.stack((columns, rows), dim=-1).transpose(1, 2).flatten(2, 3)  # (B, h, N · w, 2), column first
     shown = F.grid_sample(images.to(dtype), places, mode="bilinear", padding_mode="border", align_corners=False)
     return shown.to(images.dtype)
