@@ -21,6 +21,7 @@ from patchmerger.runs import files
 from patchmerger.training.evaluation import evaluate
 from patchmerger.training.fitting import fit
 from patchmerger.training.settings import Recipe, TrainingSettings
+from patchmerger.training.task import TrainingTask
 from processes import Running, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
@@ -154,6 +155,24 @@ def test_plain_models_without_a_validation_split_train_too(tmp_path):
     assert results["history"] == []
     assert results["images"]["validation"] == 0
     assert results["predicted_speedup"] == 1
+
+
+def test_the_loss_of_the_history_is_the_mean_over_the_batches_of_its_epoch(tmp_path, monkeypatch):
+    losses, step = [], TrainingTask.training_step
+
+    def noted(*arguments):
+        loss = step(*arguments)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(TrainingTask, "training_step", noted)
+    history = quick(training=TrainingSettings(epochs=2, batch_size=256, accelerator="cpu"), out=tmp_path / "run")[
+        "history"
+    ]
+    assert [row["train_loss"] for row in history] == [
+        pytest.approx(np.mean(losses[:5])),
+        pytest.approx(np.mean(losses[5:])),
+    ]
 
 
 @pytest.mark.parametrize("write", [2, 3])  # the checkpoint after the first epoch; the predictions

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
+import statistics
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
@@ -65,6 +67,7 @@ class TrainingTask(pl.LightningModule):
         self.loss = _loss(settings, mixes=self.mix is not None, multi_label=multi_label)
         self.ema = ModelEmaV3(model, decay=settings.ema) if settings.ema else None
         self.history: list[dict[str, float]] = []
+        self._losses: list[float] = []  # of the batches since the last validation
         if settings.compile:
             model.compile()
 
@@ -103,6 +106,7 @@ class TrainingTask(pl.LightningModule):
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at {self._where(batch_idx)}: {_WAY_OUT}")
         self.log("train_loss", loss, prog_bar=True)
+        self._losses.append(loss.item())
         return loss
 
     def configure_gradient_clipping(
@@ -146,8 +150,10 @@ class TrainingTask(pl.LightningModule):
         self.log("val_metric", value, prog_bar=True, sync_dist=False, rank_zero_only=True)
         if not self.trainer.sanity_checking:
             step = self.trainer.fit_loop.total_batch_idx + 1
-            loss = float(self.trainer.callback_metrics.get("train_loss", torch.nan))
+            losses = [loss for share in gather(self._losses) for loss in share]
+            loss = statistics.fmean(losses) if losses else math.nan
             self.history.append({"epoch": step / self.steps_per_epoch, "val_metric": value, "train_loss": loss})
+            self._losses = []
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
         images, targets = batch
@@ -164,9 +170,11 @@ class TrainingTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = copy.deepcopy(self.history)
+        checkpoint["losses"] = list(self._losses)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint["history"])
+        self._losses = list(checkpoint.get("losses", ()))
 
     def _where(self, batch_idx: int) -> str:
         return f"step {batch_idx + 1} (epoch {batch_idx // self.steps_per_epoch + 1})"
