@@ -52,6 +52,15 @@ def test_medoids(number, num_tokens, iterations):
         assert torch.equal(merged[image], x[image][expected])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_medoids_under_autocast_are_those_without(dtype):
+    x = 30 * torch.randn(4, 60, 64, generator=torch.Generator().manual_seed(0))
+    expected = KMedoids(8)(x)
+    assert not torch.equal(expected, KMedoids(8, num_iterations=0)(x))
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(KMedoids(8)(x), expected)
+
+
 def test_iterations_reconstruct_better():
     x = tokens(32, 40)
     errors = []

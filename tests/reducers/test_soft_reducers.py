@@ -109,3 +109,16 @@ def test_starts_without_favourites(name):
 def test_epsilon_is_checked(epsilon):
     with pytest.raises(ValueError, match=r"epsilon \(.*\) must be above 0"):
         Sinkhorn(4, DIM, epsilon=epsilon)
+
+
+@pytest.mark.parametrize("name", ["tokenlearner", "sit", "sinkhorn"])
+def test_an_image_of_as_many_tokens_as_go_on_keeps_them_beside_a_larger_one(name):
+    reducer, x = make(name, 6), tokens(2, 11)
+    mask = torch.ones(2, 11, dtype=torch.bool)
+    mask[0, [1, 4, 5, 8, 10]] = False  # six real tokens
+    x[~mask] = math.nan
+    y, weights = reducer(x, mask, return_weights=True)
+    assert torch.equal(y[0], x[0][mask[0]])
+    assert torch.equal(y[0], reducer(x[:1, mask[0]])[0])
+    assert torch.equal(weights[0, :, mask[0]], torch.eye(6, dtype=weights.dtype))
+    assert torch.allclose(y[1], reducer(x[1:])[0])

@@ -64,3 +64,16 @@ def test_schedule_of_the_paper():
     }
     with pytest.raises(ValueError, match=r"r \(0\) must be at least 1"):
         tome_schedule(196, 12, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_pairs_under_autocast_are_those_without(dtype):
+    x = torch.randn(4, 60, 32, generator=torch.Generator().manual_seed(0))
+    expected = ToMe(20)(x, keys=x, return_weights=True)[1]
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(ToMe(20)(x, keys=x, return_weights=True)[1], expected)
+
+
+def test_sums_of_many_tokens_are_not_too_large_for_halves():
+    x = torch.full((1, 196, 4), 700.0, dtype=torch.float16)
+    assert torch.equal(ToMe(1)(x, keys=x), x[:, :1])

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from patchmerger.mechanism.modes import full_precision
 from patchmerger.mechanism.stand_in import Silent, StandIn
 
 
@@ -44,7 +45,8 @@ class Seen:
 
     def _class_attention(self) -> Tensor:
         """How much the first token attends to each, (B, h, T), in float32."""
-        scores = (self.query[:, :, :1].float() * self.scale) @ self.key.float().transpose(2, 3)  # (B, h, 1, T)
+        with full_precision(self.key):
+            scores = (self.query[:, :, :1].float() * self.scale) @ self.key.float().transpose(2, 3)  # (B, h, 1, T)
         if self.bias is not None:
             scores = scores + self.bias.float()[:, :, :1]
         return scores.softmax(dim=-1)[:, :, 0]

@@ -1,11 +1,22 @@
-"""Train and eval mode, put back as they were."""
+"""Modes of computation, put back as they were: train and eval, and no autocast."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from patchmerger.mechanism.tracing import is_traced
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast on the device of ``x``, for what is chosen by small differences; the meta device knows of none.
+
+    ``x.float() @ y`` alone is not enough: autocast casts what goes into a product down again.
+    """
+    return nullcontext() if is_traced(x) or x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 @contextmanager

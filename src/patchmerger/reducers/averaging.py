@@ -72,14 +72,15 @@ def _masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 @torch.fx.wrap
 def _average(x: Tensor, weights: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Y (B, M, D) and A (B, M, N); an image of N = M real tokens keeps them as they are."""
-    merged = torch.bmm(weights.to(x.dtype), x).to(x.dtype)  # (B, M, D); bmm, as in merger.py
-    if weights.shape[1] != weights.shape[2]:
-        return merged, weights
-    full = torch.ones_like(x[:, 0, 0], dtype=torch.bool) if mask is None else mask.all(dim=1)
-    full = full[:, None, None]
-    identity = torch.eye(weights.shape[1], device=weights.device, dtype=weights.dtype)
-    return torch.where(full, x, merged), torch.where(full, identity, weights)
+    """Y (B, M, D) and A (B, M, N); an image of M real tokens keeps them as they are, whatever it stands beside."""
+    number, tokens = weights.shape[1:]
+    if mask is None and number != tokens:
+        return torch.bmm(weights.to(x.dtype), x).to(x.dtype), weights  # bmm, as in merger.py
+    real = torch.ones_like(x[:, :, 0], dtype=torch.bool) if mask is None else mask  # (B, N)
+    place = torch.arange(number, device=x.device)[:, None]  # (M, 1)
+    themselves = ((real.cumsum(dim=1)[:, None] - 1 == place) & real[:, None]).to(weights.dtype)  # (B, M, N)
+    weights = torch.where((real.sum(dim=1) == number)[:, None, None], themselves, weights)
+    return torch.bmm(weights.to(x.dtype), x).to(x.dtype), weights
 
 
 def cluster_averages(label: Tensor, num_tokens: int, scores: Tensor | None = None) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from patchmerger.mechanism.modes import full_precision
 
 
 def squared_distances(x: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def squared_distances(x: Tensor) -> Tensor:
     an image have in common does not eat up the digits. The product is N² · D multiply-adds an image, which
     ``patchmerger.costs`` counts.
     """
-    with _full_precision(x):
+    with full_precision(x):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         x = x - x.mean(dim=1, keepdim=True)
         square = x.square().sum(dim=-1)  # (B, N)
@@ -26,7 +26,7 @@ def squared_distances(x: Tensor) -> Tensor:
 
 def cosine_distances(x: Tensor) -> Tensor:
     """``1 − cos(x_i, x_j)``, (B, N, N), in at least float32 and under no autocast; zeros are at right angles."""
-    with _full_precision(x):
+    with full_precision(x):
         unit = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
         return 1 - _symmetric(unit @ unit.transpose(1, 2))
 
@@ -34,8 +34,3 @@ def cosine_distances(x: Tensor) -> Tensor:
 def _symmetric(product: Tensor) -> Tensor:
     """Without what rounding makes of x_i · x_j and x_j · x_i: a choice between the two would hang on it."""
     return (product + product.transpose(1, 2)) / 2
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """No autocast on the device of ``x``; the meta device knows of none."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

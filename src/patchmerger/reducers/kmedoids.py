@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from patchmerger.mechanism.modes import full_precision
 from patchmerger.reducers.distances import squared_distances
 from patchmerger.reducers.selecting import Selecting
 from patchmerger.runs.checks import check_count
@@ -52,7 +53,8 @@ def _medoids(x: Tensor, mask: Tensor | None, num_tokens: int, num_iterations: in
         label = to_medoid.argmin(dim=2).masked_fill(~real, num_tokens)  # (B, N); M for padding
         label = label.scatter(1, index, number)  # a medoid stays in its own cluster, beside a token like it
         inside = F.one_hot(label, num_tokens + 1)[:, :, :num_tokens].to(distance.dtype)  # (B, N, M)
-        total = (distance @ inside).masked_fill(inside == 0, torch.inf)  # (B, N, M)
+        with full_precision(distance):
+            total = (distance @ inside).masked_fill(inside == 0, torch.inf)  # (B, N, M)
         best, candidate = total.min(dim=1)  # (B, M)
         index = torch.where(best < total.gather(1, index[:, None])[:, 0], candidate, index)
     return index.sort(dim=1).values

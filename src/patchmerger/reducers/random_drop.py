@@ -44,7 +44,7 @@ _FACTOR = 0x45D9F3B
 
 def _hash(index: Tensor, seed: int) -> Tensor:
     """A number below 2³² for each index; products stay below 2⁶³."""
-    mixed = (index + 1 + (seed * 0x9E3779B1)) & _BITS
+    mixed = (index + 1 + (seed * 0x9E3779B1 & _BITS)) & _BITS
     for _ in range(2):
         mixed = ((mixed ^ (mixed >> 16)) * _FACTOR) & _BITS
     return mixed ^ (mixed >> 16)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from patchmerger.mechanism.modes import full_precision
 from patchmerger.reducers.reducer import Reducer, all_weights
 
 
@@ -50,8 +51,9 @@ class ToMe(Reducer):
             return _answer(x, weights, sizes, return_weights, return_sizes)
         before = x.new_ones(images, number, dtype=torch.float32) if sizes is None else sizes.float()
         after, group = before, None
-        merged = x if sizes is None else x * before[..., None].to(x.dtype)  # sums, divided by the sizes at the end
-        keys = keys.detach() * before[..., None].to(keys.dtype)
+        exact = torch.promote_types(x.dtype, torch.float32)  # in halves a sum of many tokens may be too large
+        merged = x.to(exact) * before[..., None]  # sums, divided by the sizes at the end
+        keys = keys.detach().to(exact) * before[..., None]
         while merged.shape[1] > self.num_tokens:
             count = merged.shape[1]
             pairing = _Pairing(keys, min(count - self.num_tokens, count // 2))
@@ -59,7 +61,7 @@ class ToMe(Reducer):
             after = pairing.sums(after[..., None])[..., 0]
             if return_weights:
                 group = pairing.group if group is None else pairing.group.gather(1, group)
-        merged = merged / after[..., None].to(x.dtype)
+        merged = (merged / after[..., None]).to(x.dtype)
         weights = None
         if group is not None:
             share = before / after.gather(1, group)  # (B, N)
@@ -72,7 +74,8 @@ class _Pairing:
 
     def __init__(self, keys: Tensor, count: int) -> None:
         keys = F.normalize(keys.float(), dim=-1)
-        similarity = keys[:, 1::2] @ keys[:, ::2].transpose(1, 2)  # (B, sources, destinations)
+        with full_precision(keys):
+            similarity = keys[:, 1::2] @ keys[:, ::2].transpose(1, 2)  # (B, sources, destinations)
         self._num_destinations = similarity.shape[2]
         best, partner = similarity.max(dim=2)  # (B, sources)
         order = best.argsort(dim=1, descending=True)
