@@ -1,6 +1,7 @@
 """What is wrong with an option is said in one line: its name, its value, what it takes, or the name that was meant."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +105,10 @@ def test_data_takes_a_config_of_its_own(tmp_path):
     data = read_command("fit", ["--data", str(tmp_path / "photos.yaml")]).data
     assert (data.source, data.validation) == ("photos", 0.2)
     assert read_command("transfer", ["--downstream", "photos"]).downstream.source == "photos"
+
+
+def test_the_home_folder_is_found_where_the_shell_leaves_it_as_it_is():
+    assert read_command("export", ["model", "--format", "torch", "--out=~/vit.pt2"]).out == Path.home() / "vit.pt2"
 
 
 def test_several_words_stand_after_the_first():

@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-import patchmerger
+import patchmerger.reports.predict
 from conftest import make_vit
 from patchmerger.cli import main
 from patchmerger.data import Preprocessing
@@ -97,3 +97,18 @@ def test_nothing_is_left_of_a_file_that_was_not_finished(photos, monkeypatch, ca
     assert main(["predict", "model", "photos", "--out", "found.jsonl"]) == 2
     assert "stopped" in capsys.readouterr().err
     assert not list(photos.glob("*found*"))
+
+
+def test_a_file_that_another_process_wrote_meanwhile_stays(photos, monkeypatch, capsys):
+    write = patchmerger.reports.predict.write_json_lines
+
+    def late(file, predictions):
+        write(file, predictions)
+        (photos / "found.jsonl").write_text("of another shard")
+
+    monkeypatch.setattr("patchmerger.reports.predict.write_json_lines", late)
+    assert main(["predict", "model", "photos", "--out", "found.jsonl"]) == 2
+    assert "found.jsonl" in capsys.readouterr().err
+    assert (photos / "found.jsonl").read_text() == "of another shard"
+    assert main(["predict", "model", "photos", "--out", "found.jsonl", "--overwrite", "true"]) == 0
+    assert main(["predict", "model", "photos", "--out", "found.jsonl"]) == 2

@@ -92,6 +92,20 @@ def test_int8_without_images_is_refused_before_long_work(tmp_path, monkeypatch):
     assert nothing_but(tmp_path)
 
 
+def test_a_size_whose_edges_would_be_cut_off_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"image_size \(39, 39\) does not divide by the patch size.*\(40, 40\)"):
+        export(tiny(), tmp_path / "x.onnx", ExportSettings(image_size=39))
+    assert nothing_but(tmp_path)
+
+
+def test_the_home_folder_may_be_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = export(tiny(), "~/x.pt2", ExportSettings(format="torch"))
+    assert made.path == tmp_path / "x.pt2"
+    assert made.path.exists()
+    assert made.record.exists()
+
+
 def test_what_is_there_is_replaced_only_when_asked_and_only_if_it_is_an_export(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match=r"x\.onnx\) exists already.*overwrite"):

@@ -12,7 +12,7 @@ from conftest import make_images
 from exports.conftest import PREPROCESSING, tiny
 from patchmerger.data.decoding import decode
 from patchmerger.data.transforms import EvalTransform, normalize
-from patchmerger.exports import is_exported, open_exported
+from patchmerger.exports import ExportSettings, export, is_exported, open_exported
 from patchmerger.prediction import Predictor
 from test_docs import ROOT, blocks
 
@@ -51,6 +51,13 @@ def test_the_program_of_the_page_runs_an_onnx_file_where_there_is_no_torch(onnx_
 
 def prepared(photo: Image.Image) -> torch.Tensor:
     return EvalTransform(32, PREPROCESSING)(decode(photo))[None]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_openvino_computes_a_file_in_no_coarser_format_than_its_own(precision, tmp_path):
+    made = export(tiny(), tmp_path / "vit", ExportSettings(format="openvino", precision=precision))
+    computed = open_exported(made.path)._compiled.get_property("INFERENCE_PRECISION_HINT")
+    assert computed.to_string() in {"fp32": ("f32",), "fp16": ("f16", "f32")}[precision]
 
 
 def test_images_of_another_size_or_kind_are_refused(onnx_file):

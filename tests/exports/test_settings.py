@@ -14,6 +14,7 @@ from patchmerger.exports.settings import MAX_DIFFERENCE, MIN_AGREEMENT, PRECISIO
         ({"precision": "bf16"}, r"precision \('bf16'\).*'onnx'.*openvino, torch"),
         ({"format": "torch", "precision": "int8"}, r"precision \('int8'\).*'torch'.*onnx, openvino"),
         ({"image_size": 0}, r"image_size \(0\)"),
+        ({"format": "openvino", "dynamic_size": True}, r"dynamic_size \(true\).*'openvino'.*'onnx'"),
         ({"opset": 9}, r"opset \(9\).*18 to 24"),
         ({"max_difference": -1.0}, r"max_difference \(-1.0\)"),
         ({"max_difference": float("nan")}, r"max_difference \(nan\)"),

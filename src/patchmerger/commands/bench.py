@@ -35,7 +35,7 @@ class Command(PictureOptions, BenchSettings, _Models):
     Args:
         data: With --formats, images to calibrate int8 on, and to compare exported files with their models on.
         out: JSON file for the result, written after each row. The same command again measures the rows that are
-            missing after an interrupt (Ctrl-C).
+            missing after an interrupt (Ctrl-C); with --formats it measures all anew, with --overwrite.
         picture: PNG file to draw: speed-up against batch size, with the predictions of FLOPs and roofline; with
             --formats, images a second in each form.
         overwrite: Replace these files if they exist.

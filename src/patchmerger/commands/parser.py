@@ -8,6 +8,7 @@ from argparse import Action
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from docstring_parser import parse as parse_docstring
@@ -107,6 +108,8 @@ def read_command(parser: CommandParser, command: type[Any], arguments: Sequence[
     if _merges_and_does_not(arguments):
         parser.error("--merge null asks for the plain model and --merge.… for a merger: give one of them")
     values = vars(parser.instantiate(parser.parse_args(_spelled_out(arguments))))
+    # A shell leaves the ~ of --out=~/x as it is.
+    values = {name: value.expanduser() if isinstance(value, Path) else value for name, value in values.items()}
     return command(**{field.name: values[field.name] for field in fields(command) if field.init})
 
 

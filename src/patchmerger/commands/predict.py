@@ -91,7 +91,7 @@ class Command:
         if kind == "table":
             show_predictions(list(good))
         else:
-            with _opened(self.out) as file:
+            with _opened(self.out, new=not self.overwrite) as file:
                 {"csv": write_csv, "jsonl": write_json_lines}[kind](file, good)
         if not self.features and predictor.scorer.remark:
             print(f"{self.model}: {predictor.scorer.remark}", file=sys.stderr)
@@ -122,10 +122,13 @@ def _without_bad(outcomes: Iterator[Prediction | BadImage], bad: list[BadImage])
 
 
 @contextmanager
-def _opened(out: Path | None) -> Iterator[TextIO]:
-    """A file to write to, which appears once all is written; standard output without one."""
+def _opened(out: Path | None, *, new: bool) -> Iterator[TextIO]:
+    """A file to write to, which appears once all is written; standard output without one.
+
+    With ``new`` it replaces none, not one either that another process has written meanwhile.
+    """
     if out is None:
         yield sys.stdout
         return
-    with atomic_file(out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with atomic_file(out, new=new) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         yield file

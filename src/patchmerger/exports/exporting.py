@@ -25,7 +25,7 @@ from patchmerger.exports.settings import ExportSettings
 from patchmerger.exports.target import check_target, in_place, make_record, record_of
 from patchmerger.exports.tracing import ImageClassifier, classifier_for
 from patchmerger.exports.writing import write_file
-from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
+from patchmerger.hosts.example_inputs import check_patches, fit_to_size, image_size_of
 from patchmerger.hosts.state import refuse_unsupported_state
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.blocks import is_merging
@@ -132,7 +132,7 @@ def export(
         size = written.size
         record = make_record(target, size, info, parity, settings, runtime=written.runtime, command=command)
         write_json(record_of(path, settings), record)
-    return ExportedFile(Path(out), size, info, parity, record_of(Path(out), settings), command)
+    return ExportedFile(target, size, info, parity, record_of(target, settings), command)
 
 
 def _eager_logits(reference: ImageClassifier, images: Tensor) -> NDArray[np.float32]:
@@ -161,6 +161,7 @@ def _sized(model: nn.Module, image_size: int | None) -> nn.Module:
     """The model, or a copy of it for images of another size."""
     if image_size is None or image_size_of(model) == (image_size, image_size):
         return model
+    check_patches(model, (image_size, image_size))
     resized = fit_to_size(copy.deepcopy(model), image_size)
     if image_size_of(resized) != (image_size, image_size):
         height, width = image_size_of(model)

@@ -178,12 +178,12 @@ class OpenVinoModel(ExportedModel):
         found = {}
         if model.has_rt_info(["patchmerger"]):
             found = {name: str(value) for name, value in model.get_rt_info(["patchmerger"]).value.items()}
-        # By itself OpenVINO computes float32 models in bf16 where the machine can: then fp32 would not be fp32.
-        computed = {"fp32": {"INFERENCE_PRECISION_HINT": "f32"}, "bf16": {"INFERENCE_PRECISION_HINT": "bf16"}}
-        config: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            **computed.get(json.loads(found.get("precision", '""')), {}),
-        }
+        # By itself OpenVINO computes fp32 and fp16 in bf16 where the machine can: then neither is what it is called.
+        half = "f16" if "FP16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        computed = {"fp32": "f32", "fp16": half, "bf16": "bf16"}.get(json.loads(found.get("precision", '""')))
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if computed is not None:
+            config["INFERENCE_PRECISION_HINT"] = computed
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         self._compiled = core.compile_model(model, "CPU", config)

@@ -86,6 +86,11 @@ class ExportSettings:
                 f"precision ({self.precision!r}) is not for format {self.format!r}, which takes "
                 f"{', '.join(PRECISIONS[self.format])}: {self.precision} is for {', '.join(kinds)}"
             )
+        if self.dynamic_size and self.format == "openvino":
+            raise ValueError(
+                "dynamic_size (true) is not for format 'openvino', which resizes position embeddings differently: take "
+                "'onnx' or 'torch', or export a file for each image_size"
+            )
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size ({self.image_size}) must be at least one pixel")
         if self.opset not in OPSETS:
