@@ -39,7 +39,7 @@ _RELATIVE = """\
 How much of the speed-up that FLOPs predict merged attains over plain in the same form; wanted are 0.95 at a batch of 32
 and 0.85 at a batch of 1; below that it is bold. In brackets what the processor's peaks allow, as above: at a batch of 1
 nine rows meet each matrix of weights after the merge, and reading that takes as long as before; the faster the
-arithmetic, the larger the part of the time that it is."""
+arithmetic, the larger the part of the time that it is. Of a form measured twice the run of more rounds counts."""
 
 _AGREEMENT = {"float32": 1.0, "bf16": 0.99, "int8": 0.97}
 
@@ -80,14 +80,16 @@ def _targets(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _relative(measured: Sequence[Mapping[str, Any]]) -> list[str]:
     """The table of merged ÷ plain in the same form, ÷ predicted: a row for each form, a column for each batch size."""
-    columns = [(results, row) for results in measured for row in results["rows"]]
-    cells: dict[tuple[str, str], dict[int, str]] = {}
-    for place, (_, row) in enumerate(columns):
-        for timing in (timing for timing in row["timings"] if timing["over_plain"] and timing["predicted"]):
-            key = timing["key"]["form"], timing["key"]["precision"]
-            cells.setdefault(key, {})[place] = _attained(timing, _SAME.get(row["batch_size"], 0.0))
-    heads = [f"{_processor(results)}, batch {row['batch_size']}" for results, row in columns]
-    lines = [[*key, *(found.get(place, "–") for place in range(len(columns)))] for key, found in cells.items()]
+    heads: dict[str, None] = {}
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for results in sorted(measured, key=lambda each: int(each["settings"]["rounds"])):  # what has more rounds counts
+        for row in results["rows"]:
+            head = f"{_processor(results)}, batch {row['batch_size']}"
+            for timing in (timing for timing in row["timings"] if timing["over_plain"] and timing["predicted"]):
+                key = timing["key"]["form"], timing["key"]["precision"]
+                cells.setdefault(key, {})[head] = _attained(timing, _SAME.get(row["batch_size"], 0.0))
+                heads[head] = None
+    lines = [[*key, *(found.get(head, "–") for head in heads)] for key, found in cells.items()]
     if not lines:
         return []
     table = markdown_table(["form", "weights", *heads], lines, tuple(range(2, 2 + len(heads))))

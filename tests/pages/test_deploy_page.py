@@ -57,6 +57,14 @@ def test_what_the_memory_allows_stands_beside_the_target():
     assert "| 12.00 | 1.80 | 0.95 | 1.05 | 1.0 | 98.0% |" in page
 
 
+def test_of_a_form_measured_twice_the_run_of_more_rounds_counts():
+    first, longer = measured(), measured()
+    longer["settings"]["rounds"] = 21
+    longer["rows"][0]["timings"][2]["over_plain"] = [1.9] * 3
+    for files in ({"deploy-x": first, "deploy-y": longer}, {"deploy-x": longer, "deploy-y": first}):
+        assert "| onnx | int8 | 1.00 |" in render(files)
+
+
 def test_each_form_has_its_row_and_the_command_its_place():
     page = render({"deploy-x": measured()})
     assert "$ patchmerger bench …" in page
