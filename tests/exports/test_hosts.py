@@ -183,3 +183,17 @@ def test_openvino_repeats_no_factor_of_the_merger_for_the_batch(arguments, tmp_p
     plain = make_vit("class token", **SMALL)
     assert repeated(plain, "plain") == 1  # the class token
     assert repeated(insert(plain, 4, 1, **arguments), "merged") == 1
+
+
+@pytest.mark.parametrize(("reducer", "least"), [("sinkhorn", 5), ("topk", 4), ("patchmerger", 1)])
+def test_images_too_small_for_the_merger_are_refused(reducer, least, tmp_path):
+    model = insert(make_vit("class token", **SMALL).eval(), 4, 1, reducer=reducer)
+    made = export(model, tmp_path / "x.onnx", ExportSettings(dynamic_size=True))
+    exported = open_exported(made.path)
+    for patches in (1, 3, 4, 5):
+        images = np.zeros((1, 3, 8, 8 * patches), np.float32)
+        if patches >= least:
+            assert exported(images).shape == (1, 5)
+        else:
+            with pytest.raises(ValueError, match=rf"8 × {8 * patches} pixels have {patches} patches.* {least} patches"):
+                exported(images)

@@ -14,7 +14,7 @@ from hosts.test_torchvision import make_plain as make_torchvision
 from models.test_classifier import transformers_vit
 from patchmerger.exports import ExportSettings, export
 from patchmerger.reports.deployment import notes, report, tables
-from patchmerger.speed import BenchSettings, bench
+from patchmerger.speed import BenchSettings, bench, deployed_forms
 from patchmerger.speed.deployed_forms import FormBuilder, FormKey, has_precision
 
 QUICK: dict[str, Any] = {"batch_size": [1, 2], "rounds": 2, "warmup": 1, "images": 8}
@@ -139,6 +139,12 @@ def test_what_cannot_be_measured_is_refused(saved, file, tmp_path):
         bench(file, BenchSettings(profile=True))
     with pytest.raises(ValueError, match=r"num_tokens \(4\) means nothing to exported files"):
         bench(file, BenchSettings(num_tokens=4))
+    with pytest.raises(ValueError, match=r"formats \(\['frozen'\]\) means nothing to exported files"):
+        bench(file, BenchSettings(formats=["frozen"]))
+    with pytest.raises(ValueError, match=r"precision \('float32'\) means nothing to exported files"):
+        bench(file, BenchSettings(precision="float32"))
+    with pytest.raises(ValueError, match=r"data means nothing to exported files"):
+        bench(file, BenchSettings(), data=Pictures())
     with pytest.raises(ValueError, match=r"image_size \(48\) must be that of exported files.*\(32, 32\)"):
         bench(file, BenchSettings(image_size=48))
     (tmp_path / "old.json").write_text("{}")
@@ -190,3 +196,17 @@ def test_compiled_forms_give_what_the_eager_one_gives(saved, tmp_path):
     )
     eager, frozen = (builder.make(FormKey(str(saved), True, form, "float32")) for form in settings.formats)
     torch.testing.assert_close(frozen.run(images), eager.run(images), atol=1e-5, rtol=1e-4)
+
+
+def test_a_form_that_fails_when_it_first_runs_says_why_and_the_others_go_on(saved, monkeypatch):
+    def compiled(*_: Any) -> Any:
+        def run(_: Any) -> None:
+            raise RuntimeError("no compiler of C++ was found")
+
+        return run
+
+    monkeypatch.setattr(deployed_forms, "compiled", compiled)
+    found = bench(saved, BenchSettings(**{**QUICK, "formats": ["eager", "frozen"], "precision": "float32"}))
+    errors = {form["key"]["form"]: form["error"] for form in found["forms"]}
+    assert errors == {"eager": None, "frozen": "no compiler of C++ was found"}
+    assert {timing["key"]["form"] for timing in found["rows"][0]["timings"]} == {"eager"}

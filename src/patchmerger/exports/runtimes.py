@@ -22,6 +22,9 @@ INFO_NAME = "patchmerger.json"
 """What a ``torch.export`` program keeps its description under, among its extra files."""
 
 _TELEMETRY = "openvino_telemetry"
+_ANY_NUMBER = ("PatchMerger",)
+_KEEPING = ("TokenLearner", "SiT", "Sinkhorn")
+"""Reducers, by the names of their classes: that give M tokens of any number; that change nothing where N = M."""
 
 
 def import_intel(module: str, what_for: str) -> Any:
@@ -137,8 +140,24 @@ class ExportedModel(ABC):
                 f"images of {sides[0]} × {sides[1]} pixels do not fit {self.path}: their sides must be multiples of "
                 f"{info.size_step}"
             )
+        if info.size_step is not None and info.mergers:
+            self._check_patches(sides[0] // info.size_step * (sides[1] // info.size_step), sides)
         if images.dtype != dtype:
             raise ValueError(f"images ({images.dtype}) must be {dtype} for {self.path}")
+
+    def _check_patches(self, number: int, sides: tuple[int, ...]) -> None:
+        """Refuse images of any size that have fewer patches than the first merger gives, as the model itself does.
+
+        Where they have just as many, methods in :data:`_KEEPING` leave the tokens as they are, which a file, traced on
+        larger images, does not.
+        """
+        first = min(self.info.mergers, key=lambda merger: merger.after)
+        least = first.num_tokens + (first.reducer in _KEEPING)
+        if first.reducer not in _ANY_NUMBER and number < least:
+            raise ValueError(
+                f"images of {sides[0]} × {sides[1]} pixels have {number} patches, and {self.path}, which makes "
+                f"{first.num_tokens} tokens of them ({first.reducer}), takes images of {least} patches or more"
+            )
 
 
 class OnnxModel(ExportedModel):
@@ -211,8 +230,14 @@ class TorchModel(ExportedModel):
     def _run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         import torch
 
-        with torch.inference_mode():
-            output: NDArray[np.float32] = self._program(torch.from_numpy(images)).numpy()
+        try:
+            with torch.inference_mode():
+                output: NDArray[np.float32] = self._program(torch.from_numpy(images)).numpy()
+        except AssertionError as error:  # a guard of the program, on a size
+            reason = " ".join(str(error).split())[:160]
+            raise ValueError(
+                f"images {images.shape} are of a size that {self.path} does not take ({reason})"
+            ) from error
         return output
 
 

@@ -102,8 +102,10 @@ def _make_forms(
             if key.model not in builders:
                 builders[key.model] = FormBuilder(key.model, settings, data, folder)
             try:
-                forms.append(builders[key.model].make(key))
-                content["forms"].append(_describe(forms[-1]))
+                form = builders[key.model].make(key)
+                form.run(np.zeros((min(listed(settings.batch_size)), form.channels, *form.image_size), np.float32))
+                forms.append(form)
+                content["forms"].append(_describe(form))
             except (ValueError, RuntimeError, ModuleNotFoundError) as error:
                 content["forms"].append({"key": asdict(key), "error": " ".join(str(error).split())[:300]})
             bar.advance()

@@ -138,6 +138,7 @@ class BenchSettings:
         made = {
             "architecture": self.architecture is not None, "num_tokens": self.num_tokens != BenchSettings.num_tokens,
             "after": self.after is not None, "reducer": self.reducer != BenchSettings.reducer,
+            "formats": self.formats is not None, "precision": self.precision != BenchSettings.precision,
         }  # fmt: skip
         for given, why in (
             (deployed, "with formats and exported files, which are measured in inference on the CPU"),

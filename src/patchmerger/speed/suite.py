@@ -75,6 +75,8 @@ def bench(
         )
     if settings.formats or files:
         settings.check_deployed(files_alone=not others)
+        if data is not None and not others:
+            raise ValueError("data means nothing to exported files, which are measured as they are: leave it out")
         return bench_deployment(names, settings, data=data, out=out, overwrite=overwrite, command=command)
     if data is not None:
         raise ValueError("data is for formats, such as [eager, onnx]: otherwise speed is measured on random images")
