@@ -110,6 +110,8 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_if_it_is_an_export(t
     (tmp_path / "x.onnx").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match=r"x\.onnx\) exists already.*overwrite"):
         export(tiny(), tmp_path / "x.onnx")
+    with pytest.raises(FileExistsError, match=r"x\.onnx\) is no export.*x\.onnx\.json"):
+        export(tiny(), tmp_path / "x.onnx", overwrite=True)
     (tmp_path / "y.onnx.json").write_text('{"mine": true}')
     with pytest.raises(FileExistsError, match=r"record would replace .*y\.onnx\.json"):
         export(tiny(), tmp_path / "y.onnx", overwrite=True)

@@ -226,3 +226,11 @@ def test_models_that_do_not_fit_are_named():
         Predictor(Own())
     with pytest.raises(ValueError, match="takes images of 1 channels"):
         Predictor(timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=1, in_chans=1))
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    model = make_vit()
+    torch.nn.init.constant_(model.head.bias, float("nan"))
+    predictor = Predictor(model, preprocessing=HALF)
+    with pytest.raises(ValueError, match=r"model \(.*NaN"):
+        predictor([picture(0)])

@@ -83,6 +83,11 @@ def check_target(target: Path, settings: ExportSettings, *, overwrite: bool) -> 
     if not settings.is_folder:
         if target.is_dir():
             raise FileExistsError(f"out ({target}) is a folder: take another name")
+        if not record.exists():
+            raise FileExistsError(
+                f"out ({target}) is no export, for its record ({record.name}) is not beside it: overwrite replaces "
+                "exports alone; take another name, or delete it"
+            )
         return
     if not target.is_dir():
         raise FileExistsError(

@@ -151,6 +151,11 @@ class Predictor:
         if not names:
             return [((), row) for row in self.scorer.features(pixels).cpu()]
         scores = self.scorer.scores(pixels)  # (B, C)
+        if scores.isnan().any():
+            raise ValueError(
+                f"model ({self.scorer.name}) gives scores that are no numbers (NaN): its weights are damaged, or "
+                "too coarse a number format made them so"
+            )
         probabilities = scores.sigmoid() if self.multi_label else scores.softmax(dim=1)
         best = probabilities.topk(min(top, len(names)), dim=1)
         return [
