@@ -80,7 +80,7 @@ class DistillationTask(TrainingTask):
         loss = self.distillation_loss(batch)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at {self._where(batch_idx)}: {_WAY_OUT}")
-        self.log("train_loss", loss.detach(), prog_bar=True)
+        self.note_loss(loss)
         return loss
 
     def distillation_loss(self, batch: Any) -> Tensor:

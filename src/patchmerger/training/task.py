@@ -105,9 +105,13 @@ class TrainingTask(pl.LightningModule):
         loss: Tensor = self.loss(scores, targets)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at {self._where(batch_idx)}: {_WAY_OUT}")
-        self.log("train_loss", loss, prog_bar=True)
-        self._losses.append(loss.item())
+        self.note_loss(loss)
         return loss
+
+    def note_loss(self, loss: Tensor) -> None:
+        """Show the loss of a batch, and keep it for the mean in the history."""
+        self.log("train_loss", loss.detach(), prog_bar=True)
+        self._losses.append(loss.item())
 
     def configure_gradient_clipping(
         self,
