@@ -92,3 +92,11 @@ def test_random_keeps_all_alike(training):
         counts += weights[0].sum(dim=0)
     assert counts.min() > 65  # 100 each on average, standard deviation 9
     assert counts.max() < 135
+
+
+def test_a_seed_may_be_of_any_size():
+    x = tokens(2, 30)
+    kept = [RandomDrop(8, seed=seed).eval()(x) for seed in (0, 2**40 + 1, 2**70 + 2)]
+    assert all(each.shape == (2, 8, DIM) for each in kept)
+    assert not torch.equal(kept[0], kept[1])
+    assert torch.equal(kept[1], RandomDrop(8, seed=2**40 + 1).eval()(x))

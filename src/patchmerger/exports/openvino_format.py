@@ -47,7 +47,7 @@ def convert_to_openvino(
         except ValueError:
             raise refused from None
     batch = -1 if info.dynamic_batch else 1
-    height, width = (-1, -1) if info.size_step is not None else info.image_size
+    height, width = info.image_size
     one = [height, width, info.channels] if info.with_preprocessing else [info.channels, height, width]
     converted.reshape({0: [batch, *one]})
     converted.input(0).get_tensor().set_names({INPUT})

@@ -78,7 +78,7 @@ class FinishedWork:
             self._files[content[FIXED_BY]] = file
 
     def _refuse_inside(self, out: Path) -> None:
-        """Refuse an ``out`` that is the folder itself, or in one that is copied from; beside these there is room."""
+        """Refuse an ``out`` that is the folder itself, or in a run that is copied: beside the runs in it is allowed."""
         copied = {run.path.resolve() for run in self._runs.values()}
         if out == cast(Path, self.folder).resolve() or copied & {out, *out.parents}:
             raise ValueError(f"out ({out}) lies in what reuse ({self.folder}) takes over: name another folder")
