@@ -112,6 +112,12 @@ def test_models_of_one_size_are_refused_for_any(host, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_any_size_is_refused_where_the_number_of_tokens_decides_the_steps(tmp_path):
+    with pytest.raises(ValueError, match=r"dynamic_size \(true\): ToMe takes more steps.*each image_size"):
+        export(merged("ToMe, proportional attention"), tmp_path / "x.onnx", ExportSettings(dynamic_size=True))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "precision"),
@@ -171,6 +177,17 @@ def test_an_older_opset_and_another_image_size(tmp_path):
     assert made.info.image_size == (48, 48)
     assert open_exported(made.path)(make_images(2, 48).numpy()).shape == (2, 5)
     assert onnx.load(made.path).opset_import[0].version == 20
+
+
+@pytest.mark.parametrize("prior", [None, "grid"])
+def test_a_model_of_any_size_is_exported_in_another_one(prior, tmp_path):
+    model = insert(make_vit("class token", **SMALL, dynamic_img_size=True), 4, 1, prior=prior)
+    with torch.no_grad():
+        expected = model(make_images(2, 48)).numpy()
+    made = export(model, tmp_path / "x.pt2", ExportSettings(format="torch", image_size=48))
+    assert made.info.image_size == (48, 48)
+    np.testing.assert_allclose(open_exported(made.path)(make_images(2, 48).numpy()), expected, atol=1e-5)
+    assert model.patch_embed.img_size == (32, 32)
 
 
 @pytest.mark.parametrize("arguments", [{}, LOCATED, {"reducer": "average"}], ids=str)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from patchmerger.exports import ExportSettings, ParityError
-from patchmerger.exports.parity import centred_logits, compare_logits, in_batches
+from patchmerger.exports.parity import compare_logits, compare_probabilities, in_batches
 
 EAGER = np.array([[0.0, 2.0], [1.0, -1.0], [4.0, 0.0], [0.0, 1.0]], np.float32)
 
@@ -62,7 +62,27 @@ def test_a_batch_size_that_was_fixed_is_seen():
         in_batches(lambda batch: batch[:1], np.zeros((40, 2), np.float32), dynamic=True)
 
 
-def test_logits_come_back_from_probabilities():
-    shifted = np.exp(EAGER.astype(np.float64)) / np.exp(EAGER.astype(np.float64)).sum(axis=1, keepdims=True)
-    expected = EAGER - EAGER.mean(axis=1, keepdims=True)
-    np.testing.assert_allclose(centred_logits(shifted.astype(np.float32)), expected, atol=1e-6)
+def compare_softmax(eager: np.ndarray, logits: np.ndarray):
+    shifted = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float32))  # as a runtime computes it
+    probabilities = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    return compare_probabilities(probabilities, eager, source="images of noise", real=True, batches=(1, 3))
+
+
+def test_probabilities_keep_all_of_the_logits_but_one_number_an_image():
+    same = compare_softmax(EAGER, EAGER + np.arange(4, dtype=np.float32)[:, None])
+    assert same.largest < 1e-6
+    assert same.spread == pytest.approx((EAGER - EAGER.mean(axis=1, keepdims=True)).std())
+    other = EAGER.copy()
+    other[2] = [0.0, 4.0]
+    assert compare_softmax(EAGER, other).largest == pytest.approx(4.0, abs=0.02)  # log p of 0.018 and 0.982
+    assert compare_softmax(EAGER, other).agreement == 3 / 4
+
+
+def test_probabilities_that_a_softmax_loses_are_alike():
+    wide = np.array([[0.0, -300.0, -5.0, -80.0], [120.0, 0.0, 119.0, 60.0]], np.float32)
+    parity = compare_softmax(wide, wide)
+    assert parity.largest < 1e-4
+    assert parity.spread > 50
+    wrong = wide.copy()
+    wrong[0, 1] = -10.0
+    assert compare_softmax(wide, wrong).largest > 50

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import patchmerger
+from conftest import make_vit
 from exports.conftest import PREPROCESSING, tiny
 from exports.test_quantisation import Pictures
 from hosts.test_torchvision import make_plain as make_torchvision
 from models.test_classifier import transformers_vit
+from patchmerger import insert
 from patchmerger.exports import ExportSettings, export
 from patchmerger.reports.deployment import notes, report, tables
 from patchmerger.speed import BenchSettings, bench, deployed_forms
@@ -172,6 +174,17 @@ def test_forms_come_in_the_number_formats_that_they_know():
         "openvino": ["float32", "bf16", "fp16", "int8"],
         "torch": ["float32", "bf16", "fp16"],
     }
+
+
+def test_models_of_any_size_are_measured_in_the_one_asked_for(tmp_path):
+    model = insert(make_vit("class token", depth=2, embed_dim=16, dynamic_img_size=True), 4, 1)
+    folder = patchmerger.save(model, tmp_path / "vit", preprocessing=PREPROCESSING)
+    settings = BenchSettings(formats=["eager"], precision="float32", image_size=48)
+    builder = FormBuilder(str(folder), settings, None, tmp_path)
+    forms = [builder.make(FormKey(str(folder), merged, "eager", "float32")) for merged in (False, True)]
+    assert [form.image_size for form in forms] == [(48, 48)] * 2
+    with pytest.raises(ValueError, match=r"image_size \(39, 39\).*\(40, 40\)"):
+        FormBuilder(str(folder), BenchSettings(formats=["eager"], image_size=39), None, tmp_path)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +24,10 @@ from patchmerger.exports.settings import ExportSettings
 from patchmerger.exports.target import check_target, in_place, make_record, record_of
 from patchmerger.exports.tracing import ImageClassifier, classifier_for
 from patchmerger.exports.writing import write_file
-from patchmerger.hosts.example_inputs import check_patches, fit_to_size, image_size_of
+from patchmerger.hosts.example_inputs import image_size_of, resized
 from patchmerger.hosts.state import refuse_unsupported_state
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.blocks import is_merging
-from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import FoundModel, find_model, known_preprocessing
 from patchmerger.placing.in_model import placing_of
@@ -109,7 +107,7 @@ def export(
     found = find_model(model, architecture=architecture, image_size=settings.image_size)
     known = _preprocessing(found, preprocessing, data)
     _check(found, known, settings, data)
-    net = _sized(found.model, settings.image_size)
+    net = resized(found.model, settings.image_size)
     reference = classifier_for(net, settings, None, torch.float32)
     if settings.with_preprocessing and (found.multi_label or reference.net.num_outputs == 1):
         scores = "has several labels an image" if found.multi_label else "gives one score an image"
@@ -155,21 +153,6 @@ def _check(found: FoundModel, known: Preprocessing | None, settings: ExportSetti
         known_preprocessing(known, found.name)
     if settings.precision == "int8" and data is None:
         raise ValueError("precision ('int8') needs data: images, labelled or not, to calibrate on, such as a folder")
-
-
-def _sized(model: nn.Module, image_size: int | None) -> nn.Module:
-    """The model, or a copy of it for images of another size."""
-    if image_size is None or image_size_of(model) == (image_size, image_size):
-        return model
-    check_patches(model, (image_size, image_size))
-    resized = fit_to_size(copy.deepcopy(model), image_size)
-    if image_size_of(resized) != (image_size, image_size):
-        height, width = image_size_of(model)
-        raise ValueError(
-            f"image_size ({image_size}) does not fit {host_class(model).__name__}, which takes images of {height} × "
-            f"{width} pixels: leave it out"
-        )
-    return resized
 
 
 def _describe(

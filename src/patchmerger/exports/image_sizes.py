@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from patchmerger.hosts.example_inputs import image_size_of
+from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.classifier import Classifier
@@ -33,8 +34,14 @@ def take_any_size(model: nn.Module) -> tuple[nn.Module, int]:
     such images by themselves, stay as they are.
 
     Raises:
-        ValueError: The model takes images of one size alone.
+        ValueError: The model takes images of one size alone, or a program of it would.
     """
+    for reducer in (block.merger for block in model.modules() if is_merging(block)):
+        if not getattr(reducer, "traces_any_number", True):
+            raise ValueError(
+                f"dynamic_size (true): {type(reducer).__name__} takes more steps where more tokens arrive, and a "
+                "program has the steps of one size: leave it out, and export a file for each image_size"
+            )
     clone: Any = copy.deepcopy(model)
     if isinstance(clone, VisionTransformer) and type(clone.patch_embed) is PatchEmbed and not clone.dynamic_img_size:
         vit, embedding = cast(Any, clone), cast(Any, clone.patch_embed)  # as timm's own constructor does

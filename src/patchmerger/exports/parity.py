@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from patchmerger.exports.settings import ExportSettings
 
 BATCHES = (1, 3, 32)
 """Sizes of the batches that are run, so that a size that was fixed by mistake is seen."""
+
+_LEAST_PROBABILITY = 1e-30
 
 
 class ParityError(ValueError):
@@ -120,8 +124,19 @@ def compare_logits(
     )
 
 
-def centred_logits(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits less their mean over the classes, from probabilities (n, C): as much of logits as a softmax keeps."""
-    logarithms = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
-    centred: NDArray[np.float32] = (logarithms - logarithms.mean(axis=1, keepdims=True)).astype(np.float32)
-    return centred
+def compare_probabilities(
+    found: NDArray[np.float32], eager: NDArray[np.float32], *, source: str, real: bool, batches: tuple[int, ...]
+) -> Parity:
+    """Compare the probabilities of a file, ``found``, with the logits of the eager model, both (n, C).
+
+    Their logarithms are compared: a softmax keeps the differences of an image's logits. All below 1e-30 are alike, for
+    in float32 a softmax loses the smallest.
+    """
+    exact = eager.astype(np.float64)
+    logarithms = exact - logsumexp(exact, axis=1, keepdims=True)
+    least = math.log(_LEAST_PROBABILITY)
+    parity = compare_logits(
+        np.log(np.maximum(found, np.float32(_LEAST_PROBABILITY))), np.maximum(logarithms, least).astype(np.float32),
+        source=source, real=real, batches=batches,
+    )  # fmt: skip
+    return replace(parity, spread=float((exact - exact.mean(axis=1, keepdims=True)).std()))

@@ -22,7 +22,7 @@ from patchmerger.exports.images import ExportImages, Images
 from patchmerger.exports.metadata import ExportInfo
 from patchmerger.exports.onnx_format import quantise_onnx, write_onnx
 from patchmerger.exports.openvino_format import convert_to_openvino, quantise_openvino, save_openvino
-from patchmerger.exports.parity import Parity, centred_logits, compare_logits, in_batches
+from patchmerger.exports.parity import Parity, compare_logits, compare_probabilities, in_batches
 from patchmerger.exports.quantisation import float_layer_steps
 from patchmerger.exports.runtimes import INFO_NAME, open_exported
 from patchmerger.exports.settings import ExportSettings
@@ -113,10 +113,9 @@ def measure_parity(path: Path, images: Sequence[Images], eager: NDArray[np.float
             ) from error
     outputs = np.concatenate([output for output, _ in runs])
     batches = tuple(dict.fromkeys(size for _, sizes in runs for size in sizes))
-    if exported.info.with_preprocessing:
-        outputs, eager = centred_logits(outputs), eager - eager.mean(axis=1, keepdims=True)
+    compare = compare_probabilities if exported.info.with_preprocessing else compare_logits
     first = images[0]
-    found = compare_logits(outputs, eager, source=first.source, real=first.real, batches=batches)
+    found = compare(outputs, eager, source=first.source, real=first.real, batches=batches)
     return replace(found, sizes=tuple(each.size for each in images))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -146,6 +147,27 @@ def fit_to_size(model: ModelT, image_size: int | tuple[int, int] | None) -> Mode
     if tuple(own) != _pair(image_size) and hasattr(model, "set_input_size"):
         model.set_input_size(_pair(image_size))  # type: ignore[operator]
     return model
+
+
+def resized(model: ModelT, image_size: int | None) -> ModelT:
+    """The model, or a copy of it that says that it is for square images of another size.
+
+    Raises:
+        ValueError: It takes no images of that size.
+    """
+    if image_size is None or image_size_of(model) == (image_size, image_size):
+        return model
+    check_patches(model, (image_size, image_size))
+    clone = copy.deepcopy(model)
+    if hasattr(clone, "set_input_size"):  # of timm; a model that takes any size by itself still has one of its own
+        clone.set_input_size((image_size, image_size))  # type: ignore[operator]
+    if image_size_of(clone) != (image_size, image_size):
+        height, width = image_size_of(model)
+        raise ValueError(
+            f"image_size ({image_size}) does not fit {host_class(model).__name__}, which takes images of {height} × "
+            f"{width} pixels: leave it out"
+        )
+    return clone
 
 
 def _library(model: nn.Module) -> str:

@@ -47,6 +47,7 @@ class Reducer(nn.Module):
         keeps_all: Whether it changes nothing where as many tokens arrive as go on; it is not even called then.
         needs_class_token: Whether a model must have a class token.
         learns_in_train_mode: Whether its parameters get a gradient in training mode alone.
+        traces_any_number: Whether one traced program does for any N; not where N decides how many steps it takes.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -56,6 +57,7 @@ class Reducer(nn.Module):
     keeps_all: ClassVar[bool] = True
     needs_class_token: ClassVar[bool] = False
     learns_in_train_mode: ClassVar[bool] = False
+    traces_any_number: ClassVar[bool] = True
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__()

@@ -30,6 +30,7 @@ class ToMe(Reducer):
     needs = ("keys", "sizes")
     inside_block = True
     gives_sizes = True
+    traces_any_number = False
 
     def forward(
         self,

@@ -21,7 +21,7 @@ from patchmerger.exports.exporting import export
 from patchmerger.exports.parity import Parity
 from patchmerger.exports.runtimes import ExportedModel, open_exported
 from patchmerger.exports.settings import SUFFIXES, ExportSettings, Format
-from patchmerger.hosts.example_inputs import fit_to_size, image_size_of
+from patchmerger.hosts.example_inputs import image_size_of, resized
 from patchmerger.models.classifier import Classifier
 from patchmerger.speed.candidates import build_candidates
 from patchmerger.speed.compiling import compiled
@@ -89,9 +89,7 @@ class FormBuilder:
     def __init__(self, name: str, settings: BenchSettings, data: DataLike | None, folder: Path) -> None:
         self.name, self.settings, self.data, self.folder = name, settings, data, folder
         found = build_candidates(name, settings, seed=settings.seed)
-        self.models = {
-            kind: fit_to_size(found.models[kind].eval(), settings.image_size) for kind in ("plain", "merged")
-        }
+        self.models = {kind: resized(found.models[kind].eval(), settings.image_size) for kind in ("plain", "merged")}
         self.preprocessing = found.preprocessing or _UNKNOWN
 
     def make(self, key: FormKey) -> DeployedForm:
