@@ -11,6 +11,7 @@ from .fewshot import few_shot as few_shot
 from .hosts import Host as Host
 from .hosts import UnsupportedModelError as UnsupportedModelError
 from .hosts import register_host as register_host
+from .hub import from_vit_pytorch as from_vit_pytorch
 from .hub import load as load
 from .hub import load_token_reduction as load_token_reduction
 from .hub import push_to_hub as push_to_hub
@@ -21,7 +22,6 @@ from .insertion import mergers as mergers
 from .insertion import remove as remove
 from .maps import merge_maps as merge_maps
 from .merger import PatchMerger as PatchMerger
-from .merger import from_vit_pytorch as from_vit_pytorch
 from .merger import patch_merge as patch_merge
 from .placing import place as place
 from .placing import spot_oracle as spot_oracle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable
@@ -294,34 +293,3 @@ def init_with_logit_std(logit_std: float, scale: float = 1.0) -> Callable[[Tenso
 
 def _fill(weight: Tensor, *, logit_std: float) -> None:
     nn.init.normal_(weight, std=logit_std / weight.shape[-1] ** 0.5)
-
-
-def from_vit_pytorch(module: nn.Module) -> PatchMerger:
-    """Turn vit-pytorch's ``PatchMerger`` into ours, with the same weights and outputs.
-
-    vit-pytorch computes ``Y = softmax(D^-0.5 · Q LN(X)ᵀ) LN(X)`` with ``queries`` Q (M, D) and a layer norm,
-    which is ``norm="both"``, ``scale=dim**-0.5`` here.
-
-    Args:
-        module: A ``vit_pytorch.vit_with_patch_merger.PatchMerger`` (or anything with its ``queries``,
-            ``norm`` and ``scale``).
-
-    Returns:
-        A new PatchMerger on the module's device and dtype; the module itself is left as it is.
-
-    Raises:
-        TypeError: ``module`` has no ``queries``, ``norm`` or ``scale``.
-    """
-    queries, norm = getattr(module, "queries", None), getattr(module, "norm", None)
-    scale = getattr(module, "scale", None)
-    if not (isinstance(queries, Tensor) and isinstance(norm, nn.LayerNorm) and isinstance(scale, float)):
-        raise TypeError(
-            f"module ({type(module).__name__}) is not vit-pytorch's PatchMerger: it needs `queries` (M, D), "
-            "`norm` (nn.LayerNorm) and `scale` (float)"
-        )
-    num_tokens, dim = queries.shape
-    merger = PatchMerger(
-        dim, num_tokens, norm="both", scale=scale, init=queries.detach(), device=queries.device, dtype=queries.dtype
-    )
-    merger.norm = copy.deepcopy(norm)
-    return merger.train(module.training)

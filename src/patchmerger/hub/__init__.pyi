@@ -6,3 +6,4 @@ from .saved_model import load as load
 from .saving import save as save
 from .token_reduction import load_token_reduction as load_token_reduction
 from .uploading import push_to_hub as push_to_hub
+from .vit_pytorch import from_vit_pytorch as from_vit_pytorch
