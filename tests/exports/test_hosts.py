@@ -190,6 +190,17 @@ def test_a_model_of_any_size_is_exported_in_another_one(prior, tmp_path):
     assert model.patch_embed.img_size == (32, 32)
 
 
+def test_naflex_is_exported_in_another_size(tmp_path):
+    model = merged("NaFlex axial, located")
+    with torch.no_grad():
+        expected = model(make_images(2, 48)).numpy()
+    made = export(model, tmp_path / "x.pt2", ExportSettings(format="torch", image_size=48))
+    assert made.info.image_size == (48, 48)
+    np.testing.assert_allclose(open_exported(made.path)(make_images(2, 48).numpy()), expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"image_size \(44, 44\).*patch size \(8, 8\)"):
+        export(model, tmp_path / "y.pt2", ExportSettings(format="torch", image_size=44))
+
+
 @pytest.mark.parametrize("arguments", [{}, LOCATED, {"reducer": "average"}], ids=str)
 def test_openvino_repeats_no_factor_of_the_merger_for_the_batch(arguments, tmp_path):
     def repeated(model: nn.Module, name: str) -> int:

@@ -132,8 +132,9 @@ def square_input(model: nn.Module) -> int:
 
 
 def check_patches(model: Any, size: tuple[int, int]) -> None:
-    """Refuse images, (height, width) in pixels, of which timm would cut the edges off."""
-    patch: tuple[int, int] = tuple(getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1)))
+    """Refuse images, (height, width) in pixels, of which timm would cut the edges off, or which it cannot divide."""
+    embedding = getattr(model, "patch_embed", None) or getattr(model, "embeds", None)
+    patch: tuple[int, int] = tuple(getattr(embedding, "patch_size", (1, 1)))
     if any(pixels % side for pixels, side in zip(size, patch, strict=True)):
         fitting = tuple(max(1, round(pixels / side)) * side for pixels, side in zip(size, patch, strict=True))
         raise ValueError(f"image_size {size} does not divide by the patch size {patch}: take {fitting}, say")
@@ -161,6 +162,9 @@ def resized(model: ModelT, image_size: int | None) -> ModelT:
     clone = copy.deepcopy(model)
     if hasattr(clone, "set_input_size"):  # of timm; a model that takes any size by itself still has one of its own
         clone.set_input_size((image_size, image_size))  # type: ignore[operator]
+    elif _library(model) == "timm" and not get_model_input_config(model)["fixed_input_size"]:
+        own: Any = clone
+        own.pretrained_cfg = {**own.pretrained_cfg, "input_size": (3, image_size, image_size)}
     if image_size_of(clone) != (image_size, image_size):
         height, width = image_size_of(model)
         raise ValueError(
