@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import SIZE, make_images, make_vit
@@ -111,3 +112,41 @@ def test_blocks_are_alike_only_where_their_settings_are():
     found = cost(Net())
     assert [part.flops // once for part in found.parts] == [0, 1, 1, 3, 1, 3, 0]
     assert [part.flops * 6 // once for part in cost(insert(Net(), 2, after=2)).parts[4:7]] == [6, 2, 6]
+
+
+class _Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.linear(x)
+
+
+class _SequenceFirst(nn.Module):
+    """A ViT, but for attention, whose blocks take tokens as (N, B, D)."""
+
+    image_size = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 5)
+        self.blocks = nn.ModuleList(_Block() for _ in range(4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.embed(images).flatten(2).permute(2, 0, 1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(dim=0))
+
+
+def test_tokens_of_a_host_that_has_them_first():
+    register_host(_SequenceFirst)(
+        lambda model: Host(blocks=list(model.blocks), dim=8, num_patches=16, sequence_first=True, grid=(4, 4))
+    )
+    plain, merged = cost(_SequenceFirst()), cost(insert(_SequenceFirst(), 4, 2))
+    assert {part.tokens_in for part in plain.parts if part.name.startswith("blocks.")} == {16}
+    assert [part.tokens_out for part in merged.parts if part.name.startswith("blocks.")][-1] == 4
+    per_token = 2 * 8 * 8
+    assert plain.flops - merged.flops == 2 * 12 * per_token - 2 * (4 * 16 * 8 + 4 * 16 * 8)
+    assert plan(_SequenceFirst(), speedup=1.04).placements

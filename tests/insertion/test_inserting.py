@@ -211,3 +211,13 @@ def test_a_patch_merger_can_be_given_as_reducer(vit, images):
     insert(vit, 4, reducer=merger)
     assert mergers(vit)[0].module is merger
     assert vit(images).shape == (2, 5)
+
+
+def test_a_share_is_of_what_arrives_behind_mergers_that_are_there():
+    model = insert(make_vit(), after=1, keep_rate=0.5)
+    insert(model, after=(2, 3), keep_rate=0.5)
+    assert [(found.after, found.num_tokens) for found in mergers(model)] == [(1, 8), (2, 4), (3, 2)]
+    again = insert(make_vit(), after=1, keep_rate=0.75)
+    assert [found.num_tokens for found in mergers(insert(again, keep_rate=0.5))] == [12, 6]
+    whole = insert(make_vit(), after=(1, 2, 3), keep_rate=0.7)
+    assert [found.num_tokens for found in mergers(whole)] == [int(16 * 0.7**i) for i in (1, 2, 3)]

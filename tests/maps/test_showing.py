@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 from transformers import ASTFeatureExtractor
 
 from conftest import make_timm, make_vit
@@ -207,3 +208,52 @@ def test_siglip2_keeps_the_shape_of_an_image(tmp_path):
 def test_videos_are_refused():
     with pytest.raises(ValueError, match=r"model \(clip\) takes videos"):
         inputs_for(make_model("VivitModel"), HALF, "clip")
+
+
+def test_overwrite_replaces_the_pictures_of_the_earlier_call(saved, tmp_path):
+    paths = write_images(tmp_path, (32, 32), (40, 40), (48, 48))
+    out = tmp_path / "out"
+    assert main(["show", str(saved), *paths[:2], "--out", str(out)]) == 0
+    (out / "notes.png").write_bytes(b"not ours")
+    assert main(["show", str(saved), paths[2], "--out", str(out), "--overwrite", "true"]) == 0
+    assert sorted(file.name for file in out.iterdir()) == [
+        "maps.safetensors", "notes.png", "photo-2.png", "photo-2.svg", "results.json",
+    ]  # fmt: skip
+    assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "of photo-2" in page
+    assert "of notes" not in page
+
+
+def test_statistics_of_images_of_several_shapes_are_refused(tmp_path):
+    sizes = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5, "img_size": 32}
+    model = insert(make_timm("naflexvit_base_patch16_gap", **sizes), 2)
+    folder = save(model, tmp_path / "model", preprocessing=HALF)
+    (tmp_path / "photos").mkdir()
+    write_images(tmp_path / "photos", *((40, 160), (160, 40)) * 8)
+    with pytest.raises(ValueError, match=r"limit \(\d+\): statistics are of images of one shape.*pixels: take limit 0"):
+        show(folder, data=tmp_path / "photos", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    results = show(folder, data=tmp_path / "photos", settings=ShowSettings(examples=4, limit=0), out=tmp_path / "out")
+    assert results["images"]
+    assert results["statistics"] is None
+
+
+def test_models_of_other_images_than_rgb_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"model \(grey\) takes images of 1 channels"):
+        inputs_for(insert(make_vit(in_chans=1), 4, 2), HALF, "grey")
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(32, 48), (32, 32), (64, 24)])
+def test_images_are_prepared_as_timm_does(size, interpolation, mode):
+    image = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    known = Preprocessing((0.5, 0.5, 0.5), (1.0, 1.0, 1.0), 0.9, interpolation, mode)
+    found = ModelInputs(make_vit(img_size=size), known).fit(image)
+    transform = create_transform(
+        (3, *size), is_training=False, mean=known.mean, std=known.std, crop_pct=0.9, interpolation=interpolation,
+        crop_mode=mode, use_prefetcher=True,
+    )  # fmt: skip
+    expected = torch.as_tensor(transform(Image.fromarray(image.permute(1, 2, 0).numpy())))
+    assert (found.int() - expected.int()).abs().max() <= 2

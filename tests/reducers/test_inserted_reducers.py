@@ -85,3 +85,39 @@ def test_cost_counts_distances_and_scores(name):
     assert part.flops == expected.get(name, 0)
     assert (part.params > 0) == any(True for _ in model.blocks[1].merger.parameters())
     assert METHODS[name].learned == (name in ("tokenlearner", "sit", "sinkhorn"))
+
+
+@pytest.mark.parametrize("first", ["patchmerger", "average", "dpcknn"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@torch.no_grad()
+def test_tome_after_a_method_that_tells_no_sizes(first, order):
+    images, model = make_images(), make_vit("class token")
+    plain = copy.deepcopy(model)
+    for step in order:
+        if step == 0:
+            insert(model, 12, 1, reducer=first)
+        else:
+            insert(model, 6, 3, reducer="tome")
+    found = model(images)
+    front, tome = mergers(model)
+    x = plain.norm_pre(plain.patch_drop(plain._pos_embed(plain.patch_embed(images))))
+    for number, block in enumerate(plain.blocks, start=1):
+        if number == 1:
+            x = block(x)
+            x = torch.cat((x[:, :1], front.module(x[:, 1:])), dim=1)
+        elif number == 3:
+            normed = block.norm1(x)
+            qkv = block.attn.qkv(normed).unflatten(-1, (3, block.attn.num_heads, -1))
+            keys = qkv[:, 1:, 1].mean(dim=2)  # (B, N, d), over heads
+            x = x + block.attn(normed)
+            rest, _, sizes = tome.module(x[:, 1:], keys=keys, return_sizes=True)
+            x = torch.cat((x[:, :1], rest), dim=1)
+            x = x + block.mlp(block.norm2(x))
+        elif number == 4:
+            bias = nn.functional.pad(sizes.log(), (1, 0))[:, None, None]
+            x = x + block.attn(block.norm1(x), attn_mask=bias)
+            x = x + block.mlp(block.norm2(x))
+        else:
+            x = block(x)
+    torch.testing.assert_close(found, plain.forward_head(plain.norm(x)), atol=1e-4, rtol=1e-4)
+    assert cost(model).flops < cost(plain).flops

@@ -1,6 +1,7 @@
 """What tables say of intervals that leave training noise out, and of the model."""
 
 from patchmerger.reports.parts.numbers import (
+    count_text,
     epochs_text,
     interval_heading,
     left_out_text,
@@ -51,3 +52,8 @@ def test_uncertain_speeds_say_why():
 def test_a_length_in_epochs_keeps_whole_ones():
     texts = [epochs_text(epochs) for epochs in (0.0, 0.278, 1.0, 1.04, 12.4, 1500.0)]
     assert texts == ["0 epochs", "0.28 epochs", "1 epoch", "1 epoch", "12 epochs", "1,500 epochs"]
+
+
+def test_numbers_of_parameters_to_three_digits():
+    counts = (999, 1_000, 85_798_656, 999_499, 999_500, 999_960_000)
+    assert [count_text(count) for count in counts] == ["999", "1k", "85.8M", "999k", "1M", "1G"]

@@ -89,7 +89,7 @@ def count_parts(
     host = find_host(model)
     blocks = block_names(model, host)
     inserted = {merger.name: merger.module for merger in mergers(model)}
-    run = _Run()
+    run = _Run(sequence_first=frozenset(blocks if host.sequence_first else ()))
     handles = []
     for name, module in [*zip(blocks, host.blocks, strict=True), *inserted.items()]:
         handles.append(module.register_forward_pre_hook(partial(run.before, name)))
@@ -122,6 +122,7 @@ class _Run:
     """What the hooks note during one run."""
 
     counter: FlopCounterMode | None = None
+    sequence_first: frozenset[str] = frozenset()
     skipped: int = 0
     total: int = 0
     seen: dict[str, _Seen] = field(default_factory=dict)
@@ -134,12 +135,15 @@ class _Run:
         return self.skipped + (self.counter.get_total_flops() if self.counter is not None else 0)
 
     def before(self, name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.seen[name] = _Seen(self.flops(), args[0].shape[1])
+        self.seen[name] = _Seen(self.flops(), args[0].shape[self.axis_of_tokens(name)])
 
     def after(self, name: str, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         tokens: Tensor = output[0] if isinstance(output, tuple) else output
         seen = self.seen[name]
-        seen.flops, seen.tokens_out = self.flops() - seen.began, tokens.shape[1]
+        seen.flops, seen.tokens_out = self.flops() - seen.began, tokens.shape[self.axis_of_tokens(name)]
+
+    def axis_of_tokens(self, name: str) -> int:
+        return 0 if name in self.sequence_first else 1
 
     def end_blocks(self, *_: Any) -> None:
         self.after_blocks = True

@@ -59,16 +59,12 @@ class EvalTransform:
             raise ValueError(f"image_size ({image_size}) must be at least 1")
         self.image_size = image_size
         self.preprocessing = preprocessing
-        self.resized = preprocessing.resized_side(image_size)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Fits one image: uint8 (3, H, W) to (3, S, S)."""
         if image.is_floating_point():
             return _as_it_is(image, self.image_size)
-        image = _fit(image, self.resized, self.image_size, self.preprocessing)
-        size = [self.image_size, self.image_size]
-        cropped: Tensor = image if list(image.shape[1:]) == size else functional.center_crop(image, size)
-        return cropped
+        return fit(image, (self.image_size, self.image_size), self.preprocessing)
 
 
 class TrainTransform:
@@ -101,7 +97,8 @@ class TrainTransform:
         if self.augmentation.crop == "none":
             return self._fit(image)
         if self.augmentation.crop == "pad":  # with black
-            return torch.nn.functional.pad(_fit(image, size, size, self.preprocessing), (size // 8,) * 4)
+            sides = (size, size)
+            return torch.nn.functional.pad(_resized(image, sides, sides, self.preprocessing), (size // 8,) * 4)
         return image
 
     def vary(self, image: Tensor) -> Tensor:
@@ -141,19 +138,37 @@ def _as_it_is(image: Tensor, image_size: int) -> Tensor:
     return image
 
 
-def _fit(image: Tensor, side: int, filled: int, preprocessing: Preprocessing) -> Tensor:
-    """Resize the shorter side, both, or the longer one to ``side``, and fill the other one up to ``filled``."""
+def fit(image: Tensor, size: tuple[int, int], preprocessing: Preprocessing, times: int = 1) -> Tensor:
+    """An image, uint8 (3, H, W), at the height and width that a model takes, as timm prepares it for evaluation.
+
+    It is resized to ``size / crop_pct``, as ``crop_mode`` says, and the middle is cropped. With ``times`` the same part
+    of the image comes, so many times as large.
+    """
+    height, width = (times * preprocessing.resized_side(side) for side in size)
+    size = (times * size[0], times * size[1])
+    image = _resized(image, (height, width), size, preprocessing)
+    cropped: Tensor = image if tuple(image.shape[1:]) == size else functional.center_crop(image, list(size))
+    return cropped
+
+
+def _resized(image: Tensor, sides: tuple[int, int], filled: tuple[int, int], preprocessing: Preprocessing) -> Tensor:
+    """Resize to cover ``sides``, to both, or to fit in, and fill up to ``filled``; (height, width) each."""
     height, width = image.shape[1:]
+    fitting = max(height / sides[0], width / sides[1])
     if preprocessing.crop_mode == "squash":
-        size = (side, side)
+        size = sides
     elif preprocessing.crop_mode == "border":  # as timm rounds
-        size = (round(height * side / max(height, width)), round(width * side / max(height, width)))
+        size = (round(height / fitting), round(width / fitting))
+    elif sides[0] != sides[1]:
+        covering = min(height / sides[0], width / sides[1])
+        size = (round(height / covering), round(width / covering))
     else:  # as torchvision does
+        side = sides[0]
         size = (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
     resized = _resize(image, (max(1, size[0]), max(1, size[1])), preprocessing.interpolation)
     if preprocessing.crop_mode != "border":
         return resized
-    height, width = (max(0, filled - length) for length in resized.shape[1:])
+    height, width = (max(0, whole - length) for whole, length in zip(filled, resized.shape[1:], strict=True))
     edges = [width // 2, height // 2, (width + 1) // 2, (height + 1) // 2]
     padded: Tensor = functional.pad(resized, edges, fill=[round(255 * value) for value in preprocessing.mean])
     return padded

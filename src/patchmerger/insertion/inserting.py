@@ -57,7 +57,8 @@ def insert(
             paper. A sequence for several mergers. Methods that work inside a block (ToMe, Top-K, EViT, ATS) merge
             between its attention and its MLP, in the last block too.
         keep_rate: In place of ``num_tokens`` the share of tokens that each merger keeps, above 0 and up to 1: of N
-            patches, of images of the model's own size, the i-th leaves ``int(N · keep_rate^i)``.
+            patches, of images of the model's own size, the i-th leaves ``int(N · keep_rate^i)``; behind a merger that
+            the model has already, N are its tokens.
         reducer: The method, by its name in ``patchmerger.reducers.METHODS``; or a module (B, N, D) →
             (B, num_tokens, D), such as ``patchmerger.reducers.AveragePool(8)``, a sequence of them for several places.
         prefix: ``"keep"`` leaves class, distillation and register tokens as they are; ``"merge"`` merges
@@ -135,7 +136,7 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
         weights_are_needed = (
             request.positions == "centroid" or number < last_located or (after_merge and number in located)
         )
-        sizes_are_needed = any(place <= number for place in sized)
+        sizes_are_needed = bool(sized)  # from the first merge on, though one that gives none may come before
         travels = weights_are_needed or sizes_are_needed
         if number not in num_tokens and host.inputs == BlockInputs() and not travels:
             continue

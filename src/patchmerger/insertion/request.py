@@ -67,16 +67,23 @@ def num_tokens_kept(
     after: int | Sequence[int] | None,
     keep_rate: float,
 ) -> list[int] | int:
-    """The tokens that go on after each merger where each keeps a share of them, of images of the model's own size."""
+    """The tokens that go on after each merger where each keeps a share of what arrives, of images of the model's size.
+
+    What arrives is counted after the mergers that the model has already.
+    """
     if num_tokens is not None:
         raise ValueError(f"num_tokens ({num_tokens}) and keep_rate ({keep_rate}) both say how many go on: give one")
     if not (isinstance(keep_rate, float | int) and 0 < keep_rate <= 1):
         raise ValueError(f"keep_rate ({keep_rate!r}) must be above 0 and at most 1: 0.5, say")
     num_patches = host.num_patches or _own_num_patches(model, host, keep_rate)
-    places = after if isinstance(after, Sequence) else (0,)
+    places = after if isinstance(after, Sequence) else (len(host.blocks) // 2 if after is None else after,)
     if not all(type(place) is int for place in places):
         return 1  # such blocks are refused next
-    counts = [int(num_patches * keep_rate ** (1 + sorted(places).index(place))) for place in places]
+    counts = []
+    for place in places:
+        before = {0: num_patches} | {n: state.num_tokens for n, state in present_mergers(host).items() if n < place}
+        last = max(before)
+        counts.append(int(before[last] * keep_rate ** sum(last < other <= place for other in places)))
     if min(counts, default=1) < 1:
         raise ValueError(f"keep_rate ({keep_rate}) leaves no token of {num_patches} after {len(places)} mergers")
     return counts if isinstance(after, Sequence) else counts[0]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from timm.models.naflexvit import NaFlexVit
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional
 
 from patchmerger.data.decoding import decode
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.data.transforms import EvalTransform, normalize
+from patchmerger.data.transforms import fit, normalize
 from patchmerger.hosts.example_inputs import image_size_of
 from patchmerger.maps.reading import Images
 
@@ -56,6 +55,7 @@ class ModelInputs:
         like = next(p for p in model.parameters() if p.is_floating_point())
         self._device, self._dtype = like.device, like.dtype
         self._patch = cast(Any, model).embeds.patch_size if isinstance(model, NaFlexVit) else None
+        self._whole = preprocessing if self._patch is None else replace(preprocessing, crop_pct=1.0, crop_mode="center")
 
     def read(self, path: Path, name: str) -> ShownImage:
         """One image file.
@@ -70,12 +70,12 @@ class ModelInputs:
         size = self._fitting(image)
         in_file = min(image.shape[1] // size[0], image.shape[2] // size[1])  # no more than that is to be seen
         times = max(1, min(SHOWN_SIDE // max(size), in_file))
-        view = self._fit(image, (times * size[0], times * size[1]), times)
-        return ShownImage(name, view, self.batch(self._fit(image, size, 1)[None]), label)
+        view = fit(image, size, self._whole, times)
+        return ShownImage(name, view, self.batch(fit(image, size, self._whole)[None]), label)
 
     def fit(self, image: Tensor) -> Tensor:
         """One image at the size that the model takes, uint8 (3, H, W)."""
-        return self._fit(image, self._fitting(image), 1)
+        return fit(image, self._fitting(image), self._whole)
 
     def batch(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) on the model's device, from uint8."""
@@ -90,20 +90,6 @@ class ModelInputs:
         rows = max(1, int(scale * image.shape[1] / height))
         columns = max(1, int(scale * image.shape[2] / width))
         return rows * height, columns * width
-
-    def _fit(self, image: Tensor, size: tuple[int, int], times: int) -> Tensor:
-        if self._patch is None and size[0] == size[1]:
-            fit = EvalTransform(size[0], self.preprocessing)
-            fit.resized = times * EvalTransform(size[0] // times, self.preprocessing).resized  # the same crop
-            return fit(image)
-        crop = 1.0 if self._patch else self.preprocessing.crop_pct
-        scale = max(size[0] / image.shape[1], size[1] / image.shape[2]) / crop
-        resized = [max(size[0], round(scale * image.shape[1])), max(size[1], round(scale * image.shape[2]))]
-        fitted: Tensor = functional.center_crop(
-            functional.resize(image, resized, interpolation=functional.InterpolationMode.BICUBIC, antialias=True),
-            list(size),
-        )
-        return fitted
 
 
 def class_in_turn(targets: Tensor, count: int, *, seed: int) -> list[int]:

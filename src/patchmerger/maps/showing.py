@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from patchmerger.runs.tensors import read_tensors, write_tensors
 RESULTS_FILE = "results.json"
 MAPS_FILE = "maps.safetensors"
 STUDY = "show"
+GRID_FILE, STATISTICS_FILE = "grid.png", "statistics.png"
+"""The pictures in the folder beside one of each image; see :func:`picture_names`."""
 
 
 def show(
@@ -119,6 +122,7 @@ def show(
         "folder": str(folder),
     })  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_pictures(folder)
     write_tensors(folder / MAPS_FILE, tensors)
     write_json(folder / RESULTS_FILE, results)
     return results
@@ -135,6 +139,28 @@ def read_shown(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(results, dict) or results.get("study") != STUDY:
         raise ValueError(f"{folder} holds no results of patchmerger show")
     return results, read_tensors(folder / MAPS_FILE)
+
+
+def picture_names(results: Mapping[str, Any]) -> list[str]:
+    """A file name for the picture of each image: its own, without what no file name takes, and numbered if double."""
+    names: list[str] = []
+    for image in results["images"]:
+        stem = re.sub(r"[^\w.-]+", "-", Path(image["name"]).stem) or "image"
+        taken_names = {*names, GRID_FILE, STATISTICS_FILE}
+        number = 1
+        while (name := f"{stem}{'' if number == 1 else f'-{number}'}.png") in taken_names:
+            number += 1
+        names.append(name)
+    return names
+
+
+def _remove_pictures(folder: Path) -> None:
+    """Remove the pictures of results that are to be replaced."""
+    if not (folder / RESULTS_FILE).is_file():
+        return
+    for name in (GRID_FILE, STATISTICS_FILE, *picture_names(read_json(folder / RESULTS_FILE))):
+        for picture in (folder / name, (folder / name).with_suffix(".svg")):
+            picture.unlink(missing_ok=True)
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
@@ -190,10 +216,18 @@ def _examples(
 def _batches(chosen: ImageSet, settings: ShowSettings, inputs: ModelInputs, progress: bool) -> Iterator[Tensor]:
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(settings.seed)).tolist()
     indices = sorted(order[: settings.limit])
+    shapes: set[torch.Size] = set()
     with progress_bar("merge maps", len(indices), shown=progress) as bar:
         for start in range(0, len(indices), settings.batch_size):
             some = indices[start : start + settings.batch_size]
-            yield inputs.batch(torch.stack([inputs.fit(chosen[index]) for index in some]))
+            fitted = [inputs.fit(chosen[index]) for index in some]
+            if len(shapes := shapes | {image.shape for image in fitted}) > 1:
+                seen = " and ".join(f"{rows} × {columns}" for _, rows, columns in sorted(shapes)[:2])
+                raise ValueError(
+                    f"limit ({settings.limit}): statistics are of images of one shape, and the model sees each in its "
+                    f"own, such as {seen} pixels: take limit 0, and examples alone are shown"
+                )
+            yield inputs.batch(torch.stack(fitted))
             bar.advance(len(some))
 
 

@@ -17,7 +17,9 @@ from torchvision.transforms.v2 import functional
 from patchmerger.data.decoding import BadImageError, decode
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.transforms import normalize
+from patchmerger.hosts.example_inputs import example_input
 from patchmerger.maps.inputs import Inputs, ModelInputs, ShownImage
+from patchmerger.models.classifier import check_channels
 from patchmerger.models.finding import known_preprocessing
 
 Array: TypeAlias = npt.NDArray[np.float32]
@@ -29,7 +31,7 @@ def inputs_for(model: nn.Module, preprocessing: Preprocessing | None, name: str)
     """What prepares images, or spectrograms, for a model on its device; errors call it ``name``.
 
     Raises:
-        ValueError: It takes videos, or nobody knows how its images are prepared.
+        ValueError: It takes videos, or images that are not RGB, or nobody knows how its images are prepared.
     """
     config: Any = getattr(model, "config", None)
     config = getattr(config, "vision_config", None) or config
@@ -39,6 +41,7 @@ def inputs_for(model: nn.Module, preprocessing: Preprocessing | None, name: str)
         raise ValueError(f"model ({name}) takes videos: give patchmerger.merge_maps the inputs that it takes")
     if "siglip2" in str(getattr(config, "model_type", "")) and hasattr(config, "num_patches"):
         return PatchInputs(model, config, known_preprocessing(preprocessing, name))
+    check_channels(example_input(model).images.shape[1], name)
     return ModelInputs(model, known_preprocessing(preprocessing, name))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from patchmerger.maps.showing import GRID_FILE, STATISTICS_FILE, picture_names
 from patchmerger.reports.parts import cells, figures, numbers
 from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
@@ -17,7 +17,6 @@ from patchmerger.reports.pictures.map_captions import MOST_TOKENS, means_text, m
 if TYPE_CHECKING:
     from torch import Tensor
 
-GRID_FILE, STATISTICS_FILE = "grid.png", "statistics.png"
 _MOST_PICTURES = 12
 _LEGEND = (
     "A token leads the patches of which it takes the most; unused: what next to nothing of is taken; patches: how many "
@@ -47,19 +46,6 @@ def report(results: Results, tensors: Mapping[str, Tensor], *, grid: bool = Fals
         console.print(f"[bold]not shown[/bold] {escape(image['name'])}: {escape(image['reason'])}", soft_wrap=True)
     print_notes(console, _LEGEND, *(f"{path} (and .svg)" for path in written))
     return 1 if results["unread"] else 0
-
-
-def picture_names(results: Results) -> list[str]:
-    """A file name for the picture of each image: its own, without what no file name takes, and numbered if double."""
-    names: list[str] = []
-    for image in results["images"]:
-        stem = re.sub(r"[^\w.-]+", "-", Path(image["name"]).stem) or "image"
-        taken_names = {*names, GRID_FILE, STATISTICS_FILE}
-        number = 1
-        while (name := f"{stem}{'' if number == 1 else f'-{number}'}.png") in taken_names:
-            number += 1
-        names.append(name)
-    return names
 
 
 def token_tables(results: Results) -> list[Table]:
@@ -103,8 +89,10 @@ def describe(section: Section, results: Results) -> None:
     )
     section.verdict = section.attempt("verdict", lambda: _verdict(results), "")
     section.add(section.figures, "figures", lambda: _figures(results))
-    drawn = path.glob("*.png") if path.is_dir() else filter(Path.is_file, [path.with_suffix(".png")])
-    files = sorted(drawn, key=lambda file: (file.name not in (GRID_FILE, STATISTICS_FILE), file.name))
+    none: list[str] = []
+    names = [GRID_FILE, STATISTICS_FILE, *sorted(section.attempt("pictures", lambda: picture_names(results), none))]
+    drawn = [path / name for name in names] if path.is_dir() else [path.with_suffix(".png")]
+    files = [file for file in drawn if file.is_file()]
     section.pictures += [_picture(file, not path.is_dir()) for file in files[:_MOST_PICTURES]]
     if not files:
         there = f"there are no pictures in {path}" if path.is_dir() else f"{path.with_suffix('.png')} is not there"

@@ -25,7 +25,7 @@ def method_text(method: str) -> str:
 def count_text(count: int) -> str:
     """A number of parameters, to three digits."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
+        if count >= 0.9995 * size:  # what three digits round to one of the unit
             return f"{count / size:.3g}{unit}"
     return str(count)
 
