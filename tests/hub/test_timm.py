@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 
-from conftest import SIZE, make_images, make_vit
+from conftest import SIZE, make_images, make_timm, make_vit
 from hub.helpers import assert_round_trip, change_config, read_config
 from patchmerger.data import Preprocessing
 from patchmerger.hub import SavedConfig, SavedMerger, describe, load, save
@@ -213,3 +213,35 @@ def test_describe_reads_timm_s_older_formats(saved):
     (saved / "config.json").write_text(json.dumps(flat))
     assert describe(saved).mergers == ()
     assert describe(saved).num_classes == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    "architecture",
+    ["eva02_tiny_patch14_224", "beit_base_patch16_224", "vit_relpos_small_patch16_224", "vit_small_patch16_rope_224",
+     "vit_small_patch16_dinov3"],
+)  # fmt: skip
+@torch.no_grad()
+def test_buffers_that_no_file_holds_have_the_number_format_of_the_weights(architecture, dtype, folder):
+    model = insert(make_timm(architecture, **SIZE), 4, positions="drop").to(dtype)
+    images = make_images().to(dtype)
+    expected = model(images)
+    again = load(save(model, folder))
+    assert torch.equal(again(images), expected)
+    assert {name: b.dtype for name, b in again.named_buffers()} == {name: b.dtype for name, b in model.named_buffers()}
+
+
+@torch.no_grad()
+def test_buffers_of_another_number_format_keep_it(folder):
+    model = insert(make_timm("vit_small_patch16_rope_224", **SIZE), 4).to(torch.bfloat16)
+    wide = {name for name, _ in model.named_buffers()}
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            module._buffers[name] = module._buffers[name].float()
+    again = load(save(model, folder))
+    assert wide
+    assert {b.dtype for _, b in again.named_buffers()} == {torch.float32}
+    assert next(again.parameters()).dtype == torch.bfloat16
+    change_config(folder, patchmerger_buffers={min(wide): "float12"})
+    with pytest.raises(ValueError, match=r"patchmerger_buffers says 'float12'"):
+        load(folder)

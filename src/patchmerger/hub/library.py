@@ -90,12 +90,15 @@ class Library(ABC):
         own_settings: Attributes of modules that may differ in a model built again: they change no output.
         conversion: How its pickled weights become a folder that is loaded, where not by ``patchmerger convert``.
         advice: What would make a model savable that could not be built again.
+        buffers_follow_weights: Whether buffers that no file holds get the number format of the weights, as they have
+            after ``model.to``; where not, they are as the library makes them.
     """
 
     name: str
     own_settings: frozenset[str] = frozenset()
     conversion: str | None = None
     advice: str
+    buffers_follow_weights: bool = True
 
     @abstractmethod
     def made(self, model: nn.Module) -> bool:

@@ -11,10 +11,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from patchmerger.hub.buffers import BUFFERS, give_dtypes, other_dtypes
 from patchmerger.hub.checkpoints import state_dict_mismatch, without_prefixes
 from patchmerger.hub.folders import CONFIG_NAME, find_folder
 from patchmerger.hub.libraries import library_of_config
-from patchmerger.hub.library import PlainConfig
+from patchmerger.hub.library import Library, PlainConfig
 from patchmerger.hub.saved_changes import SavedMerger, read_changes
 from patchmerger.hub.weights import Weights, limited_to, read_weights, refuse_absurd_depth, weights_file
 from patchmerger.placing.settings import PlacingSettings
@@ -92,6 +93,15 @@ class SavedModel:
                 self.library.make(self.folder, self.config)
             return self.library.build(self.folder, self.config, self.changes, weights)
 
+    def assign(self, model: nn.Module, weights: Weights) -> None:
+        """Give a model that was built from the folder these weights, each in its number format, and buffers like them.
+
+        Assigned, not copied: a copy would turn bfloat16 weights into float32.
+        """
+        model.load_state_dict(weights, assign=True)
+        if self.library.buffers_follow_weights:
+            give_dtypes(model, weights, self.config.get(BUFFERS, {}))
+
     def load(self) -> nn.Module:
         """The model in eval mode, with its weights; see :func:`load`."""
         model, weights = self.build()
@@ -102,8 +112,7 @@ class SavedModel:
             mismatch = state_dict_mismatch(model, weights)
         if mismatch:
             raise ValueError(f"{source} is of another model than its {CONFIG_NAME}: {mismatch}")
-        # Assigned, not copied: a copy would turn bfloat16 weights into float32.
-        model.load_state_dict(weights, assign=True)
+        self.assign(model, weights)
         if self.config.get(_PROBLEM) == _SEVERAL:
             cast(Any, model).problem_type = _SEVERAL  # of which timm and torchvision know nothing
         return model.eval()
@@ -161,3 +170,9 @@ def write_problem(folder: Path, multi_label: bool) -> None:
     config = read_object(folder / CONFIG_NAME)
     if multi_label != (config.get(_PROBLEM) == _SEVERAL):
         write_json(folder / CONFIG_NAME, config | {_PROBLEM: _SEVERAL if multi_label else _ONE})
+
+
+def write_buffers(folder: Path, library: Library, model: nn.Module) -> None:
+    """Say in the config of a folder which buffers of a model have another number format than its weights."""
+    if library.buffers_follow_weights and (others := other_dtypes(model)):
+        write_json(folder / CONFIG_NAME, read_object(folder / CONFIG_NAME) | {BUFFERS: others})

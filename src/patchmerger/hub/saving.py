@@ -18,8 +18,7 @@ from patchmerger.hub.folders import check_target
 from patchmerger.hub.libraries import savable_library
 from patchmerger.hub.library import Library, SaveOptions
 from patchmerger.hub.saved_changes import write_changes
-from patchmerger.hub.saved_model import SavedModel, is_multi_label, write_problem
-from patchmerger.hub.weights import Weights
+from patchmerger.hub.saved_model import SavedModel, is_multi_label, write_buffers, write_problem
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.runs.files import atomic_folder
 
@@ -77,18 +76,19 @@ def save(
     with atomic_folder(target, new=not overwrite) as made:
         library.write(model, made, changes, options)
         write_problem(made, is_multi_label(model) if multi_label is None else multi_label)
-        check_rebuilt(library, model, *SavedModel(made).build())
+        write_buffers(made, library, model)
+        check_rebuilt(model, SavedModel(made))
     return Path(folder)
 
 
-def check_rebuilt(library: Library, model: nn.Module, rebuilt: nn.Module, read: Weights) -> None:
+def check_rebuilt(model: nn.Module, saved: SavedModel) -> None:
     """Refuse a model whose weights, settings or outputs are not those of what was read back from its folder.
 
     Heads, activations and the like leave no trace in the weights, and a fresh network can hide them from its outputs
-    too (a head of zeros, a small LayerScale), so the settings of all parts are compared as well. ``rebuilt``, which
-    gets the model's own weights, was built from the folder, and ``read`` are the weights there, under the names that it
-    has.
+    too (a head of zeros, a small LayerScale), so the settings of all parts are compared as well. What is built again
+    gets the model's own weights.
     """
+    library, (rebuilt, read) = saved.library, saved.build()
     weights = model.state_dict()
     difference = (
         state_dict_mismatch(rebuilt, weights)
@@ -97,7 +97,7 @@ def check_rebuilt(library: Library, model: nn.Module, rebuilt: nn.Module, read: 
         or _value_mismatch(weights, read)
     )
     if difference is None:
-        rebuilt.load_state_dict(weights, assign=True)  # the very tensors of the model: on its device, no memory
+        saved.assign(rebuilt, weights)  # the very tensors of the model: on its device, no memory
         library.run_alike(rebuilt, model)
         difference = _other_output(library, model, rebuilt)
     if difference:

@@ -43,6 +43,7 @@ class Transformers(Library):
     name = "transformers"
     own_settings = frozenset({"name_or_path", "gradient_checkpointing", "_attn_implementation"})
     conversion = "load it with transformers' from_pretrained, then patchmerger.save(model, another_folder)"
+    buffers_follow_weights = False
     advice = "change model.config along with the model, or save the state_dict of such a model yourself"
 
     def made(self, model: nn.Module) -> bool:
