@@ -44,6 +44,17 @@ def test_equation_against_loops_in_float64():
     assert (merger.gain - 1).abs().min() > 1e-3  # it counts
 
 
+@pytest.mark.parametrize("num_tokens", [1, 3, 8])
+def test_rows_begin_as_the_rows_of_the_image_and_are_the_same_in_its_mirror(num_tokens):
+    merger = PatchMerger(8, num_tokens, prior="rows", init=torch.zeros(num_tokens, 8))
+    x = torch.randn(1, num_tokens * 6, 8, generator=torch.Generator().manual_seed(0))
+    weights = merger(x, positions=grid_positions((num_tokens, 6)), return_weights=True)[1]
+    maps = weights.detach()[0].unflatten(1, (num_tokens, 6))  # (M, rows, columns)
+    torch.testing.assert_close(maps.flip(-1), maps)
+    torch.testing.assert_close(maps.sum(dim=-1), torch.eye(num_tokens), atol=2e-3, rtol=0)
+    assert maps[0, 0].min() > 0.05  # all of the row
+
+
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 5, 7, 8, 11, 16, 49])
 def test_tiles_cover_the_image(num_tokens):
     center, size = tiles(num_tokens)

@@ -107,6 +107,7 @@ class PatchMerger(nn.Module):
             or returns one. By default W ~ N(0, 1 / (scale² · dim)), so that the scores of normalised
             tokens start with a standard deviation near 1 whatever ``dim`` is.
         prior: ``"grid"`` for located queries, kept as ``prior``; :meth:`forward` then needs the tokens' positions.
+            ``"rows"`` for those that begin as M rows across the image, and not as tiles.
         device: Where W and the norm are made.
         dtype: Their dtype.
 
@@ -143,14 +144,16 @@ class PatchMerger(nn.Module):
         if not (math.isfinite(scale) and scale != 0):
             raise ValueError(f"scale ({scale}) must be finite and not zero: 1.0, or dim**-0.5 as vit-pytorch has it")
         if prior not in (None, *get_args(Prior)):
-            raise ValueError(f"prior ({prior!r}) must be None, as in the paper, or 'grid' for located queries")
+            raise ValueError(
+                f"prior ({prior!r}) must be None, as in the paper, or, for located queries, 'grid' or 'rows'"
+            )
         self.dim = dim
         self.num_tokens = num_tokens
         self.norm_mode: Norm = norm
         self.scale = float(scale)
         self.weight = nn.Parameter(torch.empty(num_tokens, dim, device=device, dtype=dtype))
         self.norm = None if norm == "none" else nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
-        self.prior = None if prior is None else GridPrior(num_tokens, device=device, dtype=dtype)
+        self.prior = None if prior is None else GridPrior(num_tokens, prior, device=device, dtype=dtype)
         self.gain = None if prior is None else nn.Parameter(torch.ones(num_tokens, device=device, dtype=dtype))
         self._fill_weight(init)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+Layout: TypeAlias = Literal["grid", "rows"]
 
 _WIDTH = 0.25  # of a tile
 
@@ -29,19 +32,28 @@ class GridPrior(nn.Module):
 
     Args:
         num_tokens: Queries M.
+        layout: What the queries begin as: the tiles of a near-square ``"grid"``, or M ``"rows"`` across it, which
+            a horizontal flip leaves where they are.
         device: Where c and s are made.
         dtype: Their dtype.
 
     Attributes:
+        layout: What they began as.
         center: c, (M, 2).
         log_width: log s, (M, 2), so that s stays above 0.
     """
 
     def __init__(
-        self, num_tokens: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        num_tokens: int,
+        layout: Layout = "grid",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        center, size = tiles(num_tokens)
+        self.layout: Layout = layout
+        center, size = tiles(num_tokens) if layout == "grid" else strips(num_tokens)
         self.center = nn.Parameter(center.to(device=device, dtype=dtype))
         self.log_width = nn.Parameter((_WIDTH * size).log().to(device=device, dtype=dtype))
 
@@ -69,6 +81,12 @@ def tiles(num_tokens: int) -> tuple[Tensor, Tensor]:
         center += [((row + 0.5) / rows, (column + 0.5) / columns) for column in range(columns)]
         size += [(1 / rows, 1 / columns)] * columns
     return torch.tensor(center), torch.tensor(size)
+
+
+def strips(num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Centres and sizes (rows, columns) of M rows across the unit square, both (M, 2)."""
+    center = [((row + 0.5) / num_tokens, 0.5) for row in range(num_tokens)]
+    return torch.tensor(center), torch.tensor([(1 / num_tokens, 1.0)] * num_tokens)
 
 
 def grid_positions(

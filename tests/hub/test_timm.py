@@ -44,6 +44,13 @@ def test_timm_does_not_drop_a_merger_in_silence(saved):
         timm.create_model(f"local-dir:{saved}", pretrained=True)
 
 
+@pytest.mark.parametrize("prior", ["grid", "rows"])
+def test_what_located_queries_began_as(prior, folder):
+    (found,) = mergers(assert_round_trip(insert(make_vit(), 4, prior=prior), folder))
+    assert found.module.prior.layout == prior
+    assert describe(folder).mergers[0].prior == prior
+
+
 @pytest.mark.parametrize("name", ["default", "paper", "vit-pytorch", "mean"])
 def test_presets(name, folder):
     (found,) = mergers(assert_round_trip(insert(make_vit(), 4, **preset(name, dim=32)), folder))

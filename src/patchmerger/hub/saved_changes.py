@@ -169,7 +169,7 @@ def _describe(merger: InsertedMerger, num_prefix_tokens: int) -> SavedMerger:
         reducer="patchmerger",
         norm=module.norm_mode,
         scale=module.scale,
-        prior=None if module.prior is None else "grid",
+        prior=None if module.prior is None else module.prior.layout,
         eps=None if module.norm is None else module.norm.eps,
         positions=merger.positions,
     )

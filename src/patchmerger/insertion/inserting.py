@@ -70,7 +70,7 @@ def insert(
         norm: See :class:`~patchmerger.PatchMerger`.
         scale: See :class:`~patchmerger.PatchMerger`.
         init: See :class:`~patchmerger.PatchMerger`.
-        prior: ``"grid"`` for located queries, which know where in the image each patch is (see
+        prior: ``"grid"`` or ``"rows"`` for located queries, which know where in the image each patch is (see
             :class:`~patchmerger.PatchMerger`); a merger after another one is given the centroids of merged tokens.
 
     Returns:

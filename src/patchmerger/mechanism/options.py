@@ -16,5 +16,8 @@ RefusalKind: TypeAlias = Literal[
 ]
 """Why a model cannot take a merger; see :class:`patchmerger.UnsupportedModelError`."""
 
-Prior: TypeAlias = Literal["grid"]
-"""What a PatchMerger's queries know beside content: ``"grid"``, a place and a width in the image (located queries)."""
+Prior: TypeAlias = Literal["grid", "rows"]
+"""What a PatchMerger's queries know beside content: a place and a width in the image (located queries).
+
+They begin as the tiles of a near-square grid, ``"grid"``, or as rows across the whole image, ``"rows"``.
+"""

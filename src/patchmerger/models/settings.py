@@ -29,7 +29,8 @@ class MergeSettings:
         scale: Factor on the scores, in place of the preset's.
         logit_std: Standard deviation of the scores of normalised tokens at the start, in place of the preset's (1;
             "mean": 0.02). Near 0 each merged token starts as the average of all, from some 3 on mostly as one of them.
-        prior: "grid" for located queries, as the preset "located" has them.
+        prior: What located queries begin as, in place of the preset's: the tiles of a "grid", as the preset "located"
+            has them, or "rows" across the image.
         reducer: The method: "patchmerger", or one of patchmerger.reducers.METHODS in its place, such as "tome", "topk",
             "evit", "random" or "average".
         keep_rate: In place of num_tokens the share of tokens that each merger keeps, such as 0.5.
