@@ -1,6 +1,7 @@
 """Recovery with the plain model as teacher: its loss, its schedules, resuming, unlabelled images."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -184,3 +185,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits):
 def test_weights_in_half_precision_are_refused(digits):
     with pytest.raises(ValueError, match=r"student .* has weights in bfloat16.* give student\.float\(\)"):
         run(merged().bfloat16(), digits, steps=1)
+
+
+@pytest.mark.parametrize("scope", ["all", "rear"])
+def test_a_folder_of_another_teacher_or_of_other_images_is_refused(scope, digits, tmp_path):
+    run(merged(), digits, out=tmp_path, scope=scope, steps=2)
+    other = trained_vit()
+    with torch.no_grad():
+        other.head.bias[0] += 1
+    with pytest.raises(ValueError, match=r"another|other"):
+        run(merged(), digits, teacher=other, out=tmp_path, scope=scope, steps=2)
+    fewer = dataclasses.replace(digits, train=digits.train.subset(range(256)))
+    with pytest.raises(ValueError, match=r"another|other"):
+        run(merged(), fewer, out=tmp_path, scope=scope, steps=2)
+    student = merged()
+    run(student, digits, out=tmp_path, scope=scope, steps=2)  # the same call again gives its weights
+
+
+def test_frozen_blocks_are_refused_where_all_are_trained():
+    with pytest.raises(ValueError, match=r"recovery.frozen_blocks \(1\) is for scope 'rear' and 'rear-then-all'"):
+        RecoverySettings(scope="all", frozen_blocks=1)

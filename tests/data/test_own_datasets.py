@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 from torchvision.datasets import ImageFolder
 
 from patchmerger.data import (
@@ -152,6 +161,16 @@ def test_a_target_transform_is_not_overlooked(class_folders: Callable[..., Any])
     folder = ImageFolder(class_folders(count=10), target_transform=lambda label: 1 - label)
     assert read_images(folder).sets["train"].targets.tolist() == [1] * 10 + [0] * 10
 
+    seen = set()
+
+    class Mapped(ImageFolder):
+        def __getitem__(self, index: int) -> Any:
+            seen.add(index)
+            return super().__getitem__(index)
+
+    read_images(Mapped(folder.root, target_transform=lambda label: label))
+    assert seen == set(range(20))  # where labels may be others than those that are kept, each is asked for
+
 
 def hugging_face(count: int = 40, **columns: Any) -> datasets.Dataset:
     features = {"photo": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])}
@@ -183,6 +202,12 @@ def test_of_a_loader_the_dataset_is_taken_and_this_is_said() -> None:
     with pytest.warns(UserWarning, match=r"DataLoader.*dataset is taken"):
         images = read_images(DataLoader(pairs, batch_size=4, shuffle=True))
     assert len(images.sets["train"]) == 40
+
+
+def test_batches_of_a_sampler_of_ones_own_are_refused() -> None:
+    some = BatchSampler(SubsetRandomSampler(range(20)), 4, drop_last=False)
+    with pytest.raises(TypeError, match=r"data \(DataLoader\) has a batch_sampler of its own.*give its dataset"):
+        read_images(DataLoader(Pairs(pixels), batch_sampler=some))
 
 
 def test_images_without_labels() -> None:

@@ -77,7 +77,7 @@ def test_categories_of_pandas(tmp_path: Path) -> None:
         ([[True, False], [True, True]], ("0", "1"), [[1, 0], [1, 1]]),  # a yes or no for each class
         ([[1, 0, 0], [1, 1, 0]], ("0", "1", "2"), [[1, 0, 0], [1, 1, 0]]),
         ([[0.0, 1.0], [1.0, 1.0]], ("0", "1"), [[0, 1], [1, 1]]),
-        ([[0, 1], [1, 0]], ("0", "1"), [[1, 1], [1, 1]]),  # numbers of classes
+        ([[0, 1], [1, 0]], ("0", "1"), [[0, 1], [1, 0]]),  # as names they would say both classes of every image
     ],
 )
 def test_several_labels_an_image(tmp_path: Path, labels: Any, names: tuple[str, ...], targets: Any) -> None:

@@ -80,6 +80,14 @@ def test_weights_tell_fingerprints_apart():
     assert weights_fingerprint(model) != weights_fingerprint(other)
 
 
+def test_settings_tell_fingerprints_apart():
+    two, four = make_vit(num_heads=2), make_vit(num_heads=4)
+    assert {name: t.shape for name, t in two.state_dict().items()} == {n: t.shape for n, t in four.state_dict().items()}
+    four.load_state_dict(two.state_dict())
+    assert weights_fingerprint(two) != weights_fingerprint(four)
+    assert weights_fingerprint(two.train()) == weights_fingerprint(two.eval())
+
+
 def test_a_folder_goes_before_a_name(tmp_path, monkeypatch):
     save(make_vit(), tmp_path / "vit_tiny_patch16_224")
     monkeypatch.chdir(tmp_path)

@@ -279,3 +279,8 @@ def test_what_cannot_be_compared_is_refused_before_training(tmp_path, monkeypatc
     monkeypatch.setattr("patchmerger.studies.training_runs.fit_images", pytest.fail)
     with pytest.raises((ValueError, FileNotFoundError), match=text):
         compare(replace(SETTINGS, **changes), out=tmp_path / "run")
+
+
+def test_several_devices_are_refused():
+    with pytest.raises(ValueError, match=r"training.devices \(2\).* must be 1: a study uses several"):
+        ComparisonSettings(training=TrainingSettings(1, devices=2))

@@ -6,10 +6,12 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
+from patchmerger.insertion import insert
 from patchmerger.models.settings import MergeSettings
 from patchmerger.runs.run_folder import read_settings
 from patchmerger.training.fitting import fit
 from patchmerger.training.settings import FitSettings, Recipe, TrainingSettings
+from patchmerger.training.trainer import KeepLast
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 
@@ -43,3 +45,44 @@ def test_models_in_memory_that_cannot_be_trained_are_refused(tmp_path):
     with pytest.raises(TypeError, match=r"data .*Dataset"):
         fit(Recipe(), 3, out=tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_model_in_memory_stays_as_it_is_where_no_merger_is_asked_for(merged, tmp_path):
+    model = in_memory(num_classes=2)
+    if merged:
+        insert(model, 6, after=(1, 3), reducer="average")
+    images, labels = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64) % 2
+    own = {"train": TensorDataset(images, labels), "test": TensorDataset(images[:16], labels[:16])}
+    recipe = Recipe(training=TrainingSettings(1, batch_size=16, accelerator="cpu"))
+    results = fit(recipe, own, model=model, out=tmp_path / "run", progress=False)
+    assert results["mergers"] == [{"after": after, "num_tokens": 6} for after in ((1, 3) if merged else ())]
+
+
+def test_resumed_between_two_updates_it_ends_with_the_same_weights(tmp_path, monkeypatch):
+    images, labels = torch.randint(0, 256, (88, 3, 8, 8), dtype=torch.uint8), torch.arange(88) % 2
+    own = TensorDataset(images, labels)
+    training = TrainingSettings(4, batch_size=8, accumulate=3, lr=1e-2, logger="none", accelerator="cpu")
+
+    def weights(name):
+        fit(Recipe(training=training), own, model=seeded_model(), out=tmp_path / name, progress=False)
+        return load_file(tmp_path / name / "model" / "model.safetensors")
+
+    def seeded_model():
+        torch.manual_seed(0)
+        return in_memory(num_classes=2)
+
+    expected, save, calls = weights("whole"), KeepLast.on_validation_end, []
+
+    def killed(self, trainer, module):
+        save(self, trainer, module)
+        calls.append(trainer.state.fn)
+        if calls.count("fit") == 2:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(KeepLast, "on_validation_end", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        weights("cut")
+    monkeypatch.setattr(KeepLast, "on_validation_end", save)
+    for name, found in weights("cut").items():
+        assert torch.equal(found, expected[name])

@@ -131,6 +131,22 @@ def test_the_learning_rate_rises_then_falls_to_its_end():
     assert rates[-1] < 3e-5
 
 
+@pytest.mark.parametrize(("accumulate", "updates"), [(3, 7), (7, 3), (20, 1), (32, 1)])
+def test_the_learning_rate_falls_to_its_end_over_the_updates_that_are_made(accumulate, updates):
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(self, trainer, task, optimizer):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    task = task_of(tiny(), epochs=4, warmup_epochs=1, lr=1e-3, accumulate=accumulate)
+    train(task, epochs=4, callbacks=[Watch()], accumulate_grad_batches=accumulate)
+    assert len(rates) == updates
+    assert updates < 3 or max(rates) > 0.7e-3
+    assert min(rates) > 0  # none is lost behind the end
+    assert updates < 3 or rates[-1] < 0.6e-3
+
+
 def test_training_lowers_the_loss_and_averages_weights():
     task = task_of(tiny(), epochs=8, lr=1e-2, ema=0.9)
     before = [p.clone() for p in task.final_model.parameters()]
@@ -263,6 +279,9 @@ def test_score_is_accuracy_or_mean_average_precision():
     scores = torch.tensor([[0.9, 0.1], [0.5, 0.6], [0.1, 0.7]])
     assert score(scores, torch.tensor([[1.0, 1.0], [0, 0], [0, 0]])) == pytest.approx((1 + 1 / 3) / 2)
     assert score(scores, torch.tensor([[1.0, 0], [0, 0], [0, 0]])) == 1  # no image has the second class
+    large = torch.tensor([[30.0], [28.0], [29.0], [25.0], [20.0], [-90.0]])  # a sigmoid in float32 is 1 for the first
+    assert score(large, torch.tensor([[1.0], [1], [1], [0], [0], [0]])) == 1
+    assert score(large, torch.tensor([[0.0], [0], [0], [1], [0], [0]])) == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
 from patchmerger.hosts.example_inputs import square_input
 from patchmerger.mechanism.modes import learning_mode
+from patchmerger.models.finding import weights_fingerprint
 from patchmerger.runs.environment import clock, default_precision, find_device
 from patchmerger.runs.files import made_once
 from patchmerger.runs.run_folder import RunFolder
@@ -95,11 +96,15 @@ class RecoveryJob:
         }  # fmt: skip
 
     def phase(self, name: str, steps: int, **further: Any) -> RunFolder:
-        """The folder of a phase; begun."""
+        """The folder of a phase; begun. Another teacher, student or data is another call."""
+        own = self.augmentation
         folder = RunFolder(
             self.out / name,
             {"recovery": self.recovery, "labels": self.labels, "steps": steps, "seed": self.seed,
-             "precision": self.precision, **further},
+             "precision": self.precision, "teacher": weights_fingerprint(self.teacher),
+             "student": {name: tuple(p.shape) for name, p in self.student.state_dict().items()},
+             "data": self.data.fingerprint, "preprocessing": self.preprocessing, "image_size": self.image_size,
+             "augmentation": own if isinstance(own, Augmentation) else type(own).__name__, **further},
         )  # fmt: skip
         folder.begin()
         return folder

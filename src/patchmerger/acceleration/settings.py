@@ -179,6 +179,11 @@ class RecoverySettings:
                 )
         check_at_least(1, self, "batch_size", "checkpoint_every", "steps", "views", prefix="recovery.")
         check_at_least(0, self, "frozen_blocks", "mixup", prefix="recovery.")
+        if self.frozen_blocks is not None and self.scope == "all":
+            raise ValueError(
+                f"recovery.frozen_blocks ({self.frozen_blocks}) is for scope 'rear' and 'rear-then-all': 'all' trains "
+                "every block"
+            )
         weights = [self.teacher_weight, self.feature_weight, self.weight_of_labels(labels=True)]
         if min(weights) < 0 or max(weights) == 0:
             raise ValueError(

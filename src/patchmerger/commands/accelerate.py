@@ -54,9 +54,8 @@ class Command(RunOptions, PlacementSettings, TrainedModelOptions):
     def run(self, command: str) -> int:
         """Accelerate, and show the result."""
         query_init = QueryInitSettings(self.query_init, self.calibration_images)
-        recovery = self.recovery
-        if self.epochs is not None or self.budget is not None:
-            recovery = replace(recovery, epochs=self.epochs, budget=self.budget)
+        given: dict[str, Any] = {"epochs": self.epochs, "budget": self.budget}
+        recovery = replace(self.recovery, **{name: value for name, value in given.items() if value is not None})
 
         from patchmerger.acceleration.accelerating import accelerate, find_teacher
         from patchmerger.models.finding import find_model

@@ -107,10 +107,15 @@ def doubtful_classes(names: Sequence[str]) -> list[str]:
 
 
 def kept_labels(dataset: Any) -> Sequence[Any] | None:
-    """The list of labels that a map-style dataset keeps beside its items; ``None`` without one."""
+    """The list of labels that a map-style dataset keeps beside its items; ``None`` without one.
+
+    Nor where a ``target_transform`` of torchvision may give other ones.
+    """
     if isinstance(dataset, Subset):
         whole = kept_labels(dataset.dataset)
         return None if whole is None else [whole[index] for index in dataset.indices]
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
     for name in ("targets", "labels", "_labels"):
         kept = getattr(dataset, name, None)
         if isinstance(kept, list | tuple | Tensor | np.ndarray):
@@ -157,4 +162,6 @@ def _are_hot(rows: list[list[Any]], count: int | None) -> bool:
     values = [value for row in rows for value in row]
     if any(isinstance(value, str) or value not in (0, 1) for value in values):
         return False
-    return any(isinstance(value, bool | float) for value in values) or any(len(set(row)) < len(row) for row in rows)
+    if any(isinstance(value, bool | float) for value in values) or any(len(set(row)) < len(row) for row in rows):
+        return True
+    return len(rows[0]) == 2  # [0, 1] and [1, 0]: as names they would say both classes of every image

@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    default_collate,
+)
 
 from patchmerger.data.decoding import BadImageError, decode
 from patchmerger.data.images import ImageSet, load_sets
@@ -213,6 +221,13 @@ def _behind(loader: DataLoader[Any]) -> Any:
     if loader.collate_fn is not default_collate or not isinstance(sampler, SequentialSampler | RandomSampler):
         lost = "sampler" if loader.collate_fn is default_collate else "collate_fn"
         raise TypeError(f"data (DataLoader) has a {lost} of its own, which would be lost: give its dataset, {_FORMS}")
+    batches = loader.batch_sampler
+    if batches is not None and not (
+        type(batches) is BatchSampler and isinstance(batches.sampler, SequentialSampler | RandomSampler)
+    ):
+        raise TypeError(
+            f"data (DataLoader) has a batch_sampler of its own, which would be lost: give its dataset, {_FORMS}"
+        )
     warnings.warn(
         "data (DataLoader): its dataset is taken; order and size of the batches are those of the training", stacklevel=4
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -125,7 +125,17 @@ def training_transform(
     """How training images are varied: as the settings say, or by the function that is given in their place."""
     if isinstance(augmentation, Augmentation):
         return TrainTransform(image_size, augmentation, preprocessing)
-    return augmentation
+    return _OnCopies(augmentation)
+
+
+@dataclass(frozen=True)
+class _OnCopies:
+    """A function of a user's, which may write to what it is given, on a copy of each image."""
+
+    vary: Transform
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return self.vary(image.clone())
 
 
 def _as_it_is(image: Tensor, image_size: int) -> Tensor:

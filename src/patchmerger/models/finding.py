@@ -188,9 +188,22 @@ def locate(model: str | Path, argument: str = "model") -> Path | str:
     return name
 
 
+_OF_A_RUN = {"training", "grad_checkpointing", "gradient_checkpointing", "fused_attn", "name_or_path"}
+
+
 def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of all weights, the same in every process."""
+    """A hash of all weights and of the settings of all parts, the same in every process.
+
+    Settings tell models apart whose weights have the same shapes, such as those of two and of four heads.
+    """
     digest = hashlib.sha256()
+    for name, part in model.named_modules():
+        settings = {
+            key: value
+            for key, value in vars(part).items()
+            if not key.startswith("_") and key not in _OF_A_RUN and isinstance(value, bool | int | float | str)
+        }
+        digest.update(f"{name} {host_class(part).__name__} {sorted(settings.items())}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -28,7 +28,7 @@ def show_evaluation(result: Results) -> None:
     console = report_console()
     console.print(result["data"])
     for name, value in result.get("per_class", {}).items():
-        console.print(f"  {name}: {100 * value:.2f}%")
+        console.print(f"  {name}: " + ("no images" if value is None else f"{100 * value:.2f}%"))
     console.print(
         f"{result['split']} {result['metric']}: [bold]{100 * result['value']:.2f}%[/bold] "
         f"on {result['images']:,} images"

@@ -88,6 +88,10 @@ class ComparisonSettings(StudySettings):
 
     variants: Variants = ("plain", "merged")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_one_device("training", self.training)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -184,9 +188,10 @@ class TransferSettings(ComparisonSettings, FewShotSettings):
         super().__post_init__()
         check_data("downstream", self.downstream)
         FewShotSettings.__post_init__(self)
-        _check_one_device("training", self.training)
 
-    def resolved(self) -> Self:
+    def resolved(self, *, model_given: bool = False) -> Self:
         """The same with every default that depends on other settings in its place."""
         augmentation = self.finetuning.augmentation or default_augmentation(self.downstream.source)
-        return replace(super().resolved(), finetuning=replace(self.finetuning, augmentation=augmentation))
+        return replace(
+            super().resolved(model_given=model_given), finetuning=replace(self.finetuning, augmentation=augmentation)
+        )

@@ -94,7 +94,8 @@ def evaluate(
     if not images.multi_label:
         right = scores.argmax(dim=1) == targets
         result["per_class"] = {
-            name: float(right[targets == i].float().mean()) for i, name in enumerate(images.class_names)
+            name: float(right[targets == i].float().mean()) if bool((targets == i).any()) else None
+            for i, name in enumerate(images.class_names)
         }
     return result
 

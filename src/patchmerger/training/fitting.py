@@ -85,7 +85,7 @@ def fit_settings(recipe: Recipe, seed: int, model: nn.Module | None = None) -> F
 
     A model in memory is known by its weights.
     """
-    full = recipe.resolved()
+    full = recipe.resolved(model_given=model is not None)
     init = None if recipe.init is None else content_of(recipe.init)
     if model is not None:
         init = f"weights:{weights_fingerprint(model)}"
@@ -108,7 +108,7 @@ def fit_images(
 
     Of the recipe's ``data`` only ``crop_pct`` and ``workers`` are looked at. The folder has its :func:`fit_settings`.
     """
-    recipe = recipe.resolved()
+    recipe = recipe.resolved(model_given=model is not None)
     data, training = recipe.data, recipe.training
     num_classes = len(images.class_names)
     training.check(multi_label=images.multi_label)

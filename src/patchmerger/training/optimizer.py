@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -21,12 +22,13 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, Any]:
     """The optimiser and the schedule of timm: a linear warm-up, then a cosine, updated at every step."""
     optimizer = timm_optimizer(parameter_groups(model, settings), settings)
-    updates = max(1, steps_per_epoch // settings.accumulate)  # of an epoch
-    warmup = round(settings.warmup * updates)
+    # Batches are accumulated over the ends of epochs, which are one run of batches to the trainer.
+    updates = math.ceil(settings.epochs * steps_per_epoch / settings.accumulate)
+    warmup = min(round(settings.warmup * steps_per_epoch / settings.accumulate), updates - 1)
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched="cosine",
-        num_epochs=settings.epochs * updates - warmup,
+        num_epochs=updates - warmup,
         warmup_epochs=warmup,
         warmup_prefix=True,
         warmup_lr=settings.lr / 100,

@@ -178,12 +178,16 @@ class Recipe:
         check_data("data", self.data)
         self.model.sized(self.image_size)
 
-    def resolved(self) -> Self:
-        """The same with every default that depends on other settings in its place."""
+    def resolved(self, *, model_given: bool = False) -> Self:
+        """The same with every default that depends on other settings in its place.
+
+        Where a model is given, in memory, it stays as it is unless a merger is asked for.
+        """
+        made = self.merge == "auto" and self.init is None and not model_given
         return replace(
             self,
             model=self.model.sized(self.image_size),
-            merge=MergeSettings() if self.merge == "auto" and self.init is None else self.merge,
+            merge=MergeSettings() if made else self.merge,
             augmentation=self.augmentation or default_augmentation(self.data.source),
         )
 

@@ -194,7 +194,9 @@ def score(scores: Tensor, targets: Tensor) -> float:
     """
     if targets.ndim == 1:
         return float(multiclass_accuracy(scores, targets, num_classes=scores.shape[1], average="micro"))
-    columns = zip(scores.T, targets.int().T, strict=True)
+    scores = scores.double()
+    ranked = 0.5 + 0.5 * scores / (1 + scores.abs())  # in their order, from 0 to 1: a sigmoid makes large ones alike
+    columns = zip(ranked.T, targets.int().T, strict=True)
     found = [float(binary_average_precision(column, wanted)) for column, wanted in columns if wanted.any()]
     return sum(found) / len(found) if found else 0.0
 

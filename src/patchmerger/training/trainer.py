@@ -177,18 +177,22 @@ class KeepLast(Callback):
         self.path = folder.path / CHECKPOINTS / LAST
         self.every = every
         self.run = folder.fingerprint
+        self._done = 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save every so many steps; not where a validation follows, which would be left out on resuming."""
         done, interval = batch_idx + 1, trainer.val_check_interval
+        self._done = done
         validates = isinstance(interval, int) and bool(trainer.num_val_batches) and done % interval == 0
         if done % trainer.accumulate_grad_batches == 0 and done % self.every == 0 and not validates:
             trainer.save_checkpoint(self.path)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        """Save, unless gradients are being accumulated, which no checkpoint has."""
+        whole = self._done % trainer.accumulate_grad_batches == 0 or self._done == trainer.num_training_batches
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and whole:
             trainer.save_checkpoint(self.path)
 
     def on_save_checkpoint(
