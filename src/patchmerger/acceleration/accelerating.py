@@ -20,7 +20,8 @@ from patchmerger.hub.libraries import savable_library
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.models.classifier import Classifier, FoundClassifier, find_classifier
 from patchmerger.models.finding import FoundModel
-from patchmerger.runs.run_folder import RunFolder, default_folder
+from patchmerger.runs.files import read_json
+from patchmerger.runs.run_folder import SETTINGS_FILE, RunFolder, default_folder
 from patchmerger.training.trainer import coarse_dtype
 
 
@@ -88,6 +89,7 @@ def accelerate(
         raise ValueError(f"max_drop ({drop:g}) must be 0 or more points")
     teacher = find_teacher(model, crop_pct=source.crop_pct)
     _warn_of_frozen(teacher)
+    _warn_of_other_seed(teacher.name, source.source, seed)
     augmentation = augmentation or default_augmentation(source.source)
     settings: dict[str, Any] = {
         "model": teacher.name, "weights": teacher.fingerprint, "preprocessing": teacher.preprocessing,
@@ -153,6 +155,21 @@ def _warn_of_frozen(teacher: FoundClassifier) -> None:
             f"model ({teacher.name}): {frozen:,} of its {sum(p.numel() for p in teacher.model.parameters()):,} "
             "parameters are frozen (requires_grad is false) and stay as they are, which costs accuracy: "
             "model.requires_grad_(True) lets the recovery train them",
+            stacklevel=3,
+        )
+
+
+def _warn_of_other_seed(model: str, source: str, seed: int) -> None:
+    """Say where the model of a run was trained on images of which another seed holds out others."""
+    path = Path(model).expanduser()
+    settings = (path.parent if path.name == "model" else path) / SETTINGS_FILE
+    if not settings.is_file():
+        return
+    known = read_json(settings)
+    if known.get("data", {}).get("source") == source and known.get("seed") not in (None, seed):
+        warnings.warn(
+            f"model ({model}) was trained on data ({source}) with seed {known['seed']}, and seed ({seed}) holds out "
+            "other images, on some of which it was trained, where the data has no test images of its own: give that seed",
             stacklevel=3,
         )
 
