@@ -169,7 +169,7 @@ def _warn_of_other_seed(model: str, source: str, seed: int) -> None:
     if known.get("data", {}).get("source") == source and known.get("seed") not in (None, seed):
         warnings.warn(
             f"model ({model}) was trained on data ({source}) with seed {known['seed']}, and seed ({seed}) holds out "
-            "other images, on some of which it was trained, where the data has no test images of its own: give that seed",
+            "other images, some of them trained on, where the data has no test images of its own: give that seed",
             stacklevel=3,
         )
 
