@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from patchmerger.data.splits import ImageSplits
 from patchmerger.insertion.inserted import mergers
 from patchmerger.maps.inputs import Inputs, ModelInputs, ShownImage, class_in_turn
 from patchmerger.maps.measures import are_sets, effective_patches, shares, unused
+from patchmerger.maps.picture_files import remove_pictures
 from patchmerger.maps.reading import MergerMaps, read_maps
 from patchmerger.maps.settings import ShowSettings
 from patchmerger.maps.special_inputs import inputs_for
@@ -33,8 +33,6 @@ from patchmerger.runs.tensors import read_tensors, write_tensors
 RESULTS_FILE = "results.json"
 MAPS_FILE = "maps.safetensors"
 STUDY = "show"
-GRID_FILE, STATISTICS_FILE = "grid.png", "statistics.png"
-"""The pictures in the folder beside one of each image; see :func:`picture_names`."""
 
 
 def show(
@@ -122,7 +120,8 @@ def show(
         "folder": str(folder),
     })  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_pictures(folder)
+    if (folder / RESULTS_FILE).is_file():
+        remove_pictures(folder, read_json(folder / RESULTS_FILE))
     write_tensors(folder / MAPS_FILE, tensors)
     write_json(folder / RESULTS_FILE, results)
     return results
@@ -139,28 +138,6 @@ def read_shown(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(results, dict) or results.get("study") != STUDY:
         raise ValueError(f"{folder} holds no results of patchmerger show")
     return results, read_tensors(folder / MAPS_FILE)
-
-
-def picture_names(results: Mapping[str, Any]) -> list[str]:
-    """A file name for the picture of each image: its own, without what no file name takes, and numbered if double."""
-    names: list[str] = []
-    for image in results["images"]:
-        stem = re.sub(r"[^\w.-]+", "-", Path(image["name"]).stem) or "image"
-        taken_names = {*names, GRID_FILE, STATISTICS_FILE}
-        number = 1
-        while (name := f"{stem}{'' if number == 1 else f'-{number}'}.png") in taken_names:
-            number += 1
-        names.append(name)
-    return names
-
-
-def _remove_pictures(folder: Path) -> None:
-    """Remove the pictures of results that are to be replaced."""
-    if not (folder / RESULTS_FILE).is_file():
-        return
-    for name in (GRID_FILE, STATISTICS_FILE, *picture_names(read_json(folder / RESULTS_FILE))):
-        for picture in (folder / name, (folder / name).with_suffix(".svg")):
-            picture.unlink(missing_ok=True)
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:

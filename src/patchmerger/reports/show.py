@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from patchmerger.maps.showing import GRID_FILE, STATISTICS_FILE, picture_names
+from patchmerger.maps.picture_files import GRID_FILE, STATISTICS_FILE, picture_names
 from patchmerger.reports.parts import cells, figures, numbers
 from patchmerger.reports.parts.section import Results, Section
 from patchmerger.reports.parts.tables import Cell, Table, print_notes, print_table, report_console
