@@ -123,7 +123,7 @@ class RecoverySettings:
         label_weight: Weight of the labels; without labels it must be 0. By default 0.5, and 0 without labels.
         mixup: Alpha of mixup (arXiv 1710.09412): both models see the same mixtures of two images, or of the kept tokens
             of two, as in arXiv 2106.05237. The plain model then runs at every step. 0 is off.
-        optimizer: An optimiser of timm, such as "adamw", "sgd", "lamb".
+        optimizer: An optimiser of timm, such as "adamw", "muon", "sgd", "lamb".
         weight_decay: Weight decay, on matrices only, as in training.
         clip_grad: Highest norm of the gradient; 0 is off.
         ema: Decay of the moving average of the weights, which is then what is kept; 0 is off.

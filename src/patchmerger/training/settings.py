@@ -32,7 +32,7 @@ class TrainingSettings:
     Args:
         epochs: Passes over the training images.
         batch_size: Images in a batch, on each device.
-        optimizer: An optimiser of timm, such as "adamw", "sgd", "lamb".
+        optimizer: An optimiser of timm, such as "adamw", "muon", "sgd", "lamb".
         lr: The highest learning rate.
         merger_lr: Factor on it for the mergers.
         min_lr: The learning rate at the end of the cosine.
