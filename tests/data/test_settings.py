@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,4 +94,12 @@ def test_a_word_is_a_source() -> None:
 def test_writing_is_not_flipped() -> None:
     assert not default_augmentation("digits").flip
     assert not default_augmentation("torchvision:SVHN").flip
-    assert default_augmentation("torchvision:CIFAR10") == default_augmentation("some/folder") == Augmentation()
+    padded = Augmentation("pad", flip=True)
+    assert default_augmentation("torchvision:CIFAR10") == default_augmentation("some/folder") == padded
+
+
+@pytest.mark.parametrize("source", ["digits", "torchvision:EMNIST", "torchvision:CIFAR10", "some/folder"])
+def test_an_option_that_is_given_alone_leaves_the_others_as_the_source_has_them(source: str) -> None:
+    default = default_augmentation(source)
+    for given in ({"erasing": 0.3}, {"auto": "rand"}, {"scale": (0.5, 1.0)}, {"crop": "resized"}, {"flip": True}):
+        assert Augmentation(**given).resolved(source) == replace(default, **given)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from patchmerger.hub import describe, load
 from patchmerger.models.settings import MergeSettings, ModelSettings
 from patchmerger.runs import files
 from patchmerger.training.evaluation import evaluate
-from patchmerger.training.fitting import fit
+from patchmerger.training.fitting import fit, fit_settings
 from patchmerger.training.settings import Recipe, TrainingSettings
 from patchmerger.training.task import TrainingTask
 from processes import Running, run
@@ -146,6 +146,11 @@ def quick(out, **changes):
         "training": TrainingSettings(epochs=1, batch_size=256, accelerator="cpu"),
     }  # fmt: skip
     return fit(Recipe(**{**recipe, **changes}), out=out, progress=False)
+
+
+def test_one_option_of_the_augmentation_does_not_turn_the_others_on():
+    recipe = Recipe(augmentation=Augmentation(erasing=0.5))
+    assert fit_settings(recipe, seed=0).augmentation == Augmentation("none", flip=False, erasing=0.5)
 
 
 def test_plain_models_without_a_validation_split_train_too(tmp_path):

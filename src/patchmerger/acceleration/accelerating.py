@@ -13,7 +13,7 @@ from torch import nn
 from patchmerger.acceleration.recovery_job import too_few_images
 from patchmerger.acceleration.run import AccelerationRun
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
-from patchmerger.data import Augmentation, DataSettings, ImageSplits, Preprocessing, default_augmentation
+from patchmerger.data import Augmentation, DataSettings, ImageSplits, Preprocessing
 from patchmerger.data.loading import DataLike, has_labels, identify_data, load_images
 from patchmerger.hosts import find_host
 from patchmerger.hub.libraries import savable_library
@@ -90,7 +90,7 @@ def accelerate(
     teacher = find_teacher(model, crop_pct=source.crop_pct)
     _warn_of_frozen(teacher)
     _warn_of_other_seed(teacher.name, source.source, seed)
-    augmentation = augmentation or default_augmentation(source.source)
+    augmentation = (augmentation or Augmentation()).resolved(source.source)
     settings: dict[str, Any] = {
         "model": teacher.name, "weights": teacher.fingerprint, "preprocessing": teacher.preprocessing,
         "data": source, "placement": placement, "query_init": query_init, "recovery": recovery,

@@ -16,7 +16,7 @@ from torch import nn
 from patchmerger.acceleration.rear_recovery import recover_rear
 from patchmerger.acceleration.recovery_job import RecoveryJob, seconds_per_step, train_phase
 from patchmerger.acceleration.settings import RecoverySettings
-from patchmerger.data.loading import DataLike, load_images
+from patchmerger.data.loading import DataLike, load_images, name_of
 from patchmerger.data.module import ImageData
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import Augmentation
@@ -56,7 +56,7 @@ def distill(
         preprocessing: How images are prepared for both models.
         recovery: What to train, how, and for how long.
         labels: Whether the targets are labels; without them the teacher alone guides.
-        augmentation: How training images are varied, for both models alike.
+        augmentation: How training images are varied, for both models alike; what it leaves open is as for training.
         workers: Processes that load images.
         seed: Fixes the order of the images and all randomness.
         out: A folder for kept tokens, checkpoints and logs; by default none are kept.
@@ -74,6 +74,8 @@ def distill(
         FloatingPointError: The loss is not finite.
     """
     recovery.weight_of_labels(labels)
+    if isinstance(augmentation, Augmentation):
+        augmentation = augmentation.resolved(name_of(data))
     images = load_images(data, seed=seed, labels_needed=labels)
     if not labels and is_multi_label(teacher):
         images = replace(images, multi_label=True)

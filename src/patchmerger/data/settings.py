@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from patchmerger.runs.checks import check_at_least, check_choices
 
@@ -18,7 +18,7 @@ MAX_PIXELS = 89_478_485
 """Pixels of the largest image that is read by default, as of Pillow: a quarter of a GiB at three bytes each."""
 
 _PILLOW_LIMIT = 2 * MAX_PIXELS
-_WRITTEN = ("MNIST", "EMNIST", "KMNIST", "QMNIST", "USPS", "SVHN")
+_WRITTEN = ("MNIST", "EMNIST", "KMNIST", "QMNIST", "USPS", "SVHN", "SEMEION", "Omniglot", "RenderedSST2")
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,18 @@ class Augmentation:
     Attributes:
         crop: ``"pad"`` resizes the shorter side to the image size, pads by an eighth of it and crops at random;
             ``"resized"`` crops a random part of the area and resizes it (as for ImageNet); ``"none"`` crops the
-            middle. Where the model's ``crop_mode`` is not ``"center"``, another side or both are resized.
+            middle. Where the model's ``crop_mode`` is not ``"center"``, another side or both are resized. If not
+            given, ``"none"`` for the built-in digits and ``"pad"`` for others.
         scale: For ``"resized"``, the smallest and largest share of the area.
-        flip: Mirror every other image, left to right; not for images of writing.
+        flip: Mirror every other image, left to right; if not given, all but images of writing, as
+            ``default_augmentation`` knows them.
         auto: Also ``"trivial"`` (TrivialAugment, arXiv 2103.10158), ``"rand"`` (RandAugment, arXiv 1909.13719).
         erasing: The probability of painting a random rectangle grey (arXiv 1708.04896).
     """
 
-    crop: Literal["pad", "resized", "none"] = "pad"
+    crop: Literal["pad", "resized", "none"] | None = None
     scale: tuple[float, float] = (0.08, 1.0)
-    flip: bool = True
+    flip: bool | None = None
     auto: Literal["trivial", "rand"] | None = None
     erasing: float = 0.0
 
@@ -148,15 +150,23 @@ class Augmentation:
         if not 0 <= self.erasing <= 1:
             raise ValueError(f"erasing ({self.erasing}) must be a probability, from 0 to 1")
 
+    def resolved(self, source: str = "") -> Self:
+        """The same with what is not given as it is by default for ``source``, as in ``DataSettings``."""
+        digits = source == "digits"
+        flip = not digits and source.removeprefix("torchvision:") not in _WRITTEN
+        return replace(
+            self,
+            crop=self.crop or ("none" if digits else "pad"),
+            flip=flip if self.flip is None else self.flip,
+        )
+
 
 def default_augmentation(source: str) -> Augmentation:
-    """The augmentation for a source where none is asked for: ``Augmentation()``, less for written characters.
+    """The augmentation for a source where none is asked for: padded crops and flips, less for written characters.
 
     Args:
         source: As in ``DataSettings``. The built-in ``"digits"`` are not varied at all: they are centred, and small
-            enough to be learned in a minute; torchvision's MNIST, EMNIST, KMNIST, QMNIST, USPS and SVHN are not
-            mirrored.
+            enough to be learned in a minute; torchvision's MNIST, EMNIST, KMNIST, QMNIST, USPS, SVHN, SEMEION,
+            Omniglot and RenderedSST2 are not mirrored.
     """
-    if source == "digits":
-        return Augmentation(crop="none", flip=False)
-    return Augmentation(flip=source.removeprefix("torchvision:") not in _WRITTEN)
+    return Augmentation().resolved(source)

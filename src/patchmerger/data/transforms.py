@@ -75,7 +75,7 @@ class TrainTransform:
 
     def __init__(self, image_size: int, augmentation: Augmentation, preprocessing: Preprocessing) -> None:
         self.image_size = image_size
-        self.augmentation = augmentation
+        self.augmentation = augmentation.resolved()
         self.preprocessing = preprocessing
         self._fit = EvalTransform(image_size, replace(preprocessing, crop_pct=1.0))
         self._area = v2.RandomResizedCrop(image_size, scale=augmentation.scale)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
-from patchmerger.data.settings import Augmentation, DataSettings, OwnData, default_augmentation
+from patchmerger.data.settings import Augmentation, DataSettings, OwnData
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.mechanism.options import Norm
 from patchmerger.models.settings import MergeSettings
@@ -191,7 +191,7 @@ class TransferSettings(ComparisonSettings, FewShotSettings):
 
     def resolved(self, *, model_given: bool = False) -> Self:
         """The same with every default that depends on other settings in its place."""
-        augmentation = self.finetuning.augmentation or default_augmentation(self.downstream.source)
+        augmentation = (self.finetuning.augmentation or Augmentation()).resolved(self.downstream.source)
         return replace(
             super().resolved(model_given=model_given), finetuning=replace(self.finetuning, augmentation=augmentation)
         )

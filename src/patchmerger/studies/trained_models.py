@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from patchmerger.acceleration.accelerating import check_classes, find_teacher
-from patchmerger.data import ImageDataset, ImageSplits, default_augmentation, read_images, split_images
+from patchmerger.data import Augmentation, ImageDataset, ImageSplits, read_images, split_images
 from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.run_folder import RESULTS_FILE, read_settings
 from patchmerger.training.fitting import native_size
@@ -43,7 +43,7 @@ class TrainedModel:
     def __init__(self, folder: Path, run: FitSettings, images: ImageSplits) -> None:
         self.folder, self.run, self.seed, self.data = folder, run, run.seed, run.data
         self.teacher = find_teacher(folder)
-        self.augmentation = run.augmentation or default_augmentation(run.data.source)
+        self.augmentation = (run.augmentation or Augmentation()).resolved(run.data.source)
         self.images = images
         check_classes(self.teacher, self.images, self.data.source)
         self.image_size = self.teacher.image_size

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
-from patchmerger.data.settings import Augmentation, DataSettings, OwnData, default_augmentation
+from patchmerger.data.settings import Augmentation, DataSettings, OwnData
 from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.runs.checks import check_above, check_at_least, check_choices
 
@@ -188,7 +188,7 @@ class Recipe:
             self,
             model=self.model.sized(self.image_size),
             merge=MergeSettings() if made else self.merge,
-            augmentation=self.augmentation or default_augmentation(self.data.source),
+            augmentation=(self.augmentation or Augmentation()).resolved(self.data.source),
         )
 
 
