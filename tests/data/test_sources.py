@@ -242,27 +242,6 @@ def test_an_unknown_source_names_what_is_understood(source: str) -> None:
         open_source(DataSettings(source))
 
 
-def test_torchvision(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs root"):
-        open_source(DataSettings("torchvision:CIFAR10"))
-    with pytest.raises(ValueError, match=r"torchvision\.datasets has no dataset 'CIFAR11'; it has .*CIFAR10"):
-        open_source(DataSettings("torchvision:CIFAR11", root=str(tmp_path)))
-    with pytest.raises(FileNotFoundError, match=r"missing: .*data_batch_1, .*from torchvision.datasets import CIFAR10"):
-        open_source(DataSettings("torchvision:CIFAR10", root=str(tmp_path)))
-
-
-def test_torchvision_with_its_files(tmp_path: Path) -> None:
-    folder = tmp_path / "eurosat" / "2750"
-    for number, label in enumerate(("Forest", "River")):
-        (folder / label).mkdir(parents=True)
-        for index in range(3):
-            picture(10 * number + index).save(folder / label / f"{index}.png")
-    images = read_images(DataSettings("torchvision:EuroSAT", root=str(tmp_path)))
-    assert images.class_names == ("Forest", "River")
-    assert images.sets["train"].targets.tolist() == [0, 0, 0, 1, 1, 1]
-    assert torch.equal(images.sets["train"][4], pixels(11))
-
-
 SHELF = os.environ.get("PATCHMERGER_DATA")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Subset
+
+_LOOKED_AT = 8
 
 Label = str | int | bool | None
 """A label in its plain form; None where there is none."""
@@ -121,6 +123,20 @@ def kept_labels(dataset: Any) -> Sequence[Any] | None:
         if isinstance(kept, list | tuple | Tensor | np.ndarray):
             return kept.tolist() if isinstance(kept, Tensor | np.ndarray) else kept
     return None
+
+
+def agreeing_labels(dataset: Any, label_of: Callable[[int], Any]) -> list[Any] | None:
+    """The labels that a dataset keeps, where some that are looked at are those of its items, ``label_of(index)``."""
+    kept, count = kept_labels(dataset), len(dataset)
+    if kept is None or len(kept) != count:
+        return None
+    some = torch.linspace(0, count - 1, min(count, _LOOKED_AT)).long().tolist()
+    return list(kept) if all(_same(kept[index], label_of(index)) for index in some) else None
+
+
+def _same(first: Any, second: Any) -> bool:
+    plain = [v.tolist() if isinstance(v, Tensor | np.ndarray | np.generic) else v for v in (first, second)]
+    return type(plain[0]) is type(plain[1]) and bool(plain[0] == plain[1])
 
 
 def plain_label(value: Any, column: str) -> Label:

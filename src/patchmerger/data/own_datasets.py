@@ -25,7 +25,7 @@ from torch.utils.data import (
 
 from patchmerger.data.decoding import BadImageError, decode
 from patchmerger.data.images import ImageSet, load_sets
-from patchmerger.data.labels import Classes, kept_labels
+from patchmerger.data.labels import Classes, agreeing_labels
 from patchmerger.data.settings import DataSettings, OwnData
 from patchmerger.data.splits import SPLIT_NAMES, ImageDataset, warn_of
 from patchmerger.data.tables import LABELS, class_label, only_column, picture_in, read_table
@@ -259,13 +259,12 @@ def _parts(item: Any, where: str) -> tuple[Any, Any]:
 
 def _labels(images: DatasetImages) -> list[Any]:
     """All labels: the list of them that the dataset keeps, where it agrees with its items, else item by item."""
-    known, count = kept_labels(images.dataset), len(images)
     with random_state_kept():
-        if known is not None and len(known) == count and all(_same(known[i], images.item(i)[1]) for i in _some(images)):
-            return list(known)
-        with progress_bar(f"labels of {images.name}", count) as bar:
+        if (known := agreeing_labels(images.dataset, lambda index: images.item(index)[1])) is not None:
+            return known
+        with progress_bar(f"labels of {images.name}", len(images)) as bar:
             labels = []
-            for index in range(count):
+            for index in range(len(images)):
                 labels.append(images.item(index)[1])
                 bar.advance()
             return labels
@@ -274,11 +273,6 @@ def _labels(images: DatasetImages) -> list[Any]:
 def _some(images: DatasetImages) -> list[int]:
     indices: list[int] = torch.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).long().tolist()
     return indices
-
-
-def _same(first: Any, second: Any) -> bool:
-    plain = [v.tolist() if isinstance(v, Tensor | np.ndarray | np.generic) else v for v in (first, second)]
-    return type(plain[0]) is type(plain[1]) and bool(plain[0] == plain[1])
 
 
 def _declared(dataset: Any) -> tuple[str, ...] | None:

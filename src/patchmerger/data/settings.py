@@ -30,7 +30,8 @@ class DataSettings:
             datasets library), "torchvision:CIFAR10" and the like, or "owner/name" of a dataset on the Hub, which is
             first looked for in the folder $PATCHMERGER_DATA/name.
         root: For torchvision, the folder that holds its files; $PATCHMERGER_DATA by default.
-        subset: For a dataset of the Hub that has several configurations, which one.
+        subset: For a dataset of the Hub that has several configurations, which one; for torchvision:EMNIST, which
+            characters: "balanced", "byclass", "bymerge", "letters", "digits" or "mnist".
         image: For tables, the column of the images, if there are several.
         label: For tables, the column of the labels, if there are several.
         layout: What the folders in a folder of images are: "classes", "splits" (train, validation, test, with class

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from dataclasses import replace
 from functools import cache
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 import torch
-import torchvision.datasets
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from patchmerger.data.decoding import Encoded, EncodedDataset, EncodedSet
 from patchmerger.data.folders import images_below, local_folder, read_folder
-from patchmerger.data.labels import Classes, kept_labels
 from patchmerger.data.settings import DataSettings
 from patchmerger.data.tables import METADATA, check_parquet, read_table
+from patchmerger.data.torchvision_sets import open_torchvision
 
 _TORCHVISION = "torchvision:"
 _TABLES = ("*.parquet", "*/*.parquet", "*.tar", "*/*.tar")
@@ -32,11 +28,6 @@ _FORMS = (
     "datasets.save_to_disk), "
     'or "owner/name" of a dataset on the Hugging Face Hub'
 )
-_TORCHVISION_SPLITS = {
-    "train": ("train", "trainval"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test",),
-}
 
 
 def open_source(data: DataSettings) -> EncodedDataset:
@@ -64,7 +55,7 @@ def open_source(data: DataSettings) -> EncodedDataset:
         folder = data.root or data_root
         if folder is None:
             raise ValueError(f"{source} needs root, the folder that holds its files (or set PATCHMERGER_DATA)")
-        found = _open_torchvision(source.removeprefix(_TORCHVISION), Path(folder).expanduser())
+        found = open_torchvision(source.removeprefix(_TORCHVISION), Path(folder).expanduser(), data.subset)
     elif path := local_folder(source):
         found = _open_folder(path, data)
     elif not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
@@ -118,66 +109,3 @@ def _from_hub(name: str, subset: str | None) -> datasets.DatasetDict:
             f"({os.environ.get('PATCHMERGER_DATA', 'not set')}), and the Hugging Face Hub did not give it: {error}. "
             f"Understood are: {_FORMS}"
         ) from error
-
-
-def _open_torchvision(name: str, root: Path) -> EncodedDataset:
-    """A dataset that torchvision knows, where its files are already there; nothing is downloaded."""
-    kind = getattr(torchvision.datasets, name, None)
-    if not (inspect.isclass(kind) and issubclass(kind, torchvision.datasets.VisionDataset)):
-        known = ", ".join(n for n in torchvision.datasets.__all__ if n[0].isupper())
-        raise ValueError(f"torchvision.datasets has no dataset {name!r}; it has {known}")
-    parts = {split: part for split in _TORCHVISION_SPLITS if (part := _open_split(kind, name, root, split)) is not None}
-    if "train" not in parts:
-        raise FileNotFoundError(_not_there(kind, name, root))
-    labels = {split: _labels(part) for split, part in parts.items()}
-    names = getattr(parts["train"], "classes", None)
-    declared = None if names is None else [str(name) for name in names]  # of ImageNet tuples
-    classes = Classes.of(declared, [label for values in labels.values() for label in values], f"labels of {name}")
-    splits = {
-        split: EncodedSet(
-            Encoded(part, f"torchvision's {name} {split}", itemgetter(0)), classes.targets(labels[split], split)
-        )
-        for split, part in parts.items()
-    }
-    return EncodedDataset(splits, classes.names)
-
-
-def _open_split(kind: Any, name: str, root: Path, split: str) -> Any:
-    options = inspect.signature(kind).parameters
-    arguments: list[dict[str, Any]]
-    if "split" in options:
-        arguments = [{"split": value} for value in _TORCHVISION_SPLITS[split]]
-    elif "train" in options:
-        arguments = [{"train": split == "train"}] if split != "validation" else []
-    else:
-        arguments = [{}] if split == "train" else []
-    for keywords in arguments:
-        if "download" in options:
-            keywords["download"] = False
-        try:
-            return kind(root, **keywords)
-        except ValueError:  # the dataset has no split of this name
-            continue
-        except (RuntimeError, FileNotFoundError) as error:
-            raise FileNotFoundError(_not_there(kind, name, root)) from error
-    return None
-
-
-def _not_there(kind: Any, name: str, root: Path) -> str:
-    folder = root / getattr(kind, "base_folder", "")
-    files = [file for file, *_ in [*getattr(kind, "train_list", []), *getattr(kind, "test_list", [])]]
-    missing = [str(folder / file) for file in files if not (folder / file).exists()]
-    return (
-        f"torchvision's {name} is not complete under root={str(root)!r}; "
-        f"missing: {', '.join(missing) or f'its files in {folder}'}. "
-        f'Fetch it once, where that class offers it, with python -c "from torchvision.datasets import {name}; '
-        f'{name}({str(root)!r}, download=True)", '
-        "or give the folder that holds it as root"
-    )
-
-
-def _labels(dataset: Any) -> list[Any]:
-    kept = kept_labels(dataset)
-    if kept is not None and len(kept) == len(dataset):
-        return list(kept)
-    return [dataset[index][1] for index in range(len(dataset))]
