@@ -8,8 +8,9 @@ import datasets
 import pytest
 
 from data.image_folders import fill, found, tree
-from patchmerger.data import DataSettings, read_images
+from patchmerger.data import DataSettings, load_images, read_images
 from patchmerger.data.folders import is_unlabelled
+from patchmerger.data.loading import has_labels
 from patchmerger.data.sources import open_source
 
 Make = Callable[..., Path]
@@ -29,11 +30,21 @@ def metadata(root: Path, rows: list[tuple[str, Any]], column: str = "label", nam
 def test_labels_in_metadata_are_read(tmp_path: Path, name: str, labels: list[Any]) -> None:
     root = fill(tmp_path / "pets", 4)
     metadata(root, [(f"{number:03}.png", labels[number % 2]) for number in range(4)], name=name)
-    assert not is_unlabelled(str(root))
+    assert not is_unlabelled(DataSettings(str(root)))
     source = open_source(DataSettings(str(root)))
     assert source.class_names == tuple(str(label) for label in sorted(labels))
     assert source.splits["train"].targets.tolist() == [sorted(labels).index(labels[number % 2]) for number in range(4)]
     assert source.remarks == ()
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+def test_metadata_without_labels_leaves_images_unlabelled(tmp_path: Path, name: str) -> None:
+    rows = [(f"{number:03}.png", f"picture {number}") for number in range(12)]
+    root = metadata(fill(tmp_path / "photos", 12), rows, column="caption", name=name)
+    assert not has_labels(DataSettings(str(root)))
+    with pytest.warns(UserWarning, match="is not read: it has no column label"):
+        assert load_images(DataSettings(str(root)), seed=0, labels_needed=False).class_names == ()
+    assert has_labels(DataSettings(str(root), label="caption"))
 
 
 def test_metadata_in_folders_of_splits_in_a_column_or_in_file_names(tmp_path: Path) -> None:

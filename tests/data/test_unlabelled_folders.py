@@ -39,11 +39,11 @@ def test_each_image_is_in_one_of_three_sets(tmp_path: Path) -> None:
 
 
 def test_only_a_folder_with_image_files_in_it_is_unlabelled(tmp_path: Path) -> None:
-    assert is_unlabelled(photos(tmp_path / "photos", 1))
+    assert is_unlabelled(DataSettings(photos(tmp_path / "photos", 1)))
     (tmp_path / "classes" / "cat").mkdir(parents=True)
     (tmp_path / "classes" / "README.md").write_text("cats")
     for source in (str(tmp_path / "classes"), "digits", "owner/name", ""):
-        assert not is_unlabelled(source)
+        assert not is_unlabelled(DataSettings(source))
 
 
 def test_too_few_and_bad_images_are_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from patchmerger.data.decoding import Encoded, EncodedDataset, EncodedSet
 from patchmerger.data.labels import alike_names
 from patchmerger.data.settings import DataSettings, Layout
 from patchmerger.data.splits import SPLIT_NAMES
-from patchmerger.data.tables import METADATA, read_metadata
+from patchmerger.data.tables import METADATA, read_metadata, says_labels
 from patchmerger.runs.text import some_of
 
 _IMAGES = "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pbm pnm avif heic heif jp2 jxl tga"
@@ -29,12 +29,13 @@ _LABEL_ENDINGS = {".csv", ".tsv", ".json", ".jsonl", ".xml", ".parquet", ".mat",
 _LABEL_WORDS = re.compile(r"label|annot|target|class|ground.?truth", re.IGNORECASE)
 
 
-def is_unlabelled(source: str) -> bool:
-    """Whether a source is a folder of image files that lie in no class folders and have no ``metadata`` beside them."""
-    path = local_folder(source)
-    if path is None or _folders(path) or any((path / name).is_file() for name in METADATA):
+def is_unlabelled(data: DataSettings) -> bool:
+    """Whether the source is a folder of image files that lie in no class folders, with no labels beside them."""
+    path = local_folder(data.source)
+    if path is None or _folders(path) or not _images_in(path):
         return False
-    return bool(_images_in(path))
+    table = _metadata_of(path)
+    return table is None or not says_labels(table, data.label)
 
 
 def local_folder(source: str) -> Path | None:

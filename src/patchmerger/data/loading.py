@@ -111,5 +111,5 @@ def has_labels(data: DataLike) -> bool:
     if isinstance(data, ImageSplits | ImageDataset):
         return bool(data.class_names)
     if isinstance(data, str | os.PathLike | DataSettings):
-        return not is_unlabelled(as_data_settings(data).source)
+        return not is_unlabelled(as_data_settings(data))
     return open_own(data)["train"].item(0)[1] is not None

@@ -159,10 +159,9 @@ def read_metadata(tables: dict[str, Path], images: dict[str, list[Path]], data: 
     """
     rows = {split: _read(path) for split, path in tables.items()}
     first = next(iter(rows.values()))
-    label = data.label
-    if label is None and not any(name in LABELS or class_label(first.features[name]) for name in first.column_names):
+    if not _has_labels(first, data.label):
         return None
-    label = label or only_column(first, "label")
+    label = data.label or only_column(first, "label")
     made, files, remarks = {}, [], []
     for split, table in rows.items():
         for column in ("file_name", label):
@@ -178,6 +177,15 @@ def read_metadata(tables: dict[str, Path], images: dict[str, list[Path]], data: 
         made = {split: made["train"].select(part) for split, part in parts.items()}
     found = read_table(made, image="file_name", label=label)
     return replace(found, remarks=(*remarks, *found.remarks))
+
+
+def says_labels(path: Path, label: str | None) -> bool:
+    """Whether a table beside images has a column of labels, or ``label`` names one."""
+    return _has_labels(_read(path), label)
+
+
+def _has_labels(table: datasets.Dataset, label: str | None) -> bool:
+    return label is not None or any(name in LABELS or class_label(f) for name, f in table.features.items())
 
 
 def _read(path: Path) -> datasets.Dataset:
