@@ -157,9 +157,30 @@ def test_plain_models_without_a_validation_split_train_too(tmp_path):
     results = quick(merge=None, data=DataSettings(validation=0), out=tmp_path / "run")
     assert results["mergers"] == []
     assert results["merger"] == {}
-    assert results["history"] == []
+    assert [(row["epoch"], row["val_metric"]) for row in results["history"]] == [(1, None)]
     assert results["images"]["validation"] == 0
     assert results["predicted_speedup"] == 1
+
+
+def test_without_validation_a_run_goes_on_after_the_last_whole_epoch(tmp_path, monkeypatch):
+    settings = {"data": DataSettings(validation=0), "training": TrainingSettings(3, batch_size=256, accelerator="cpu")}
+    expected, steps, step = quick(tmp_path / "whole", **settings), [], TrainingTask.training_step
+
+    def killed(self, batch, index):
+        steps.append(index)
+        if steps == [*range(14)]:
+            raise RuntimeError("killed")
+        return step(self, batch, index)
+
+    monkeypatch.setattr(TrainingTask, "training_step", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        quick(tmp_path / "cut", **settings)
+    results = quick(tmp_path / "cut", **settings)
+    assert steps == [*range(14), *range(10, 15)]  # 5 steps an epoch
+    assert results["history"] == expected["history"]
+    assert [round(row["epoch"]) for row in results["history"]] == [1, 2, 3]
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(weights(tmp_path / "cut")[name], tensor)
 
 
 def test_the_loss_of_the_history_is_the_mean_over_the_batches_of_its_epoch(tmp_path, monkeypatch):

@@ -66,8 +66,8 @@ class TrainingTask(pl.LightningModule):
         self.mix = _mixup(settings, num_classes)
         self.loss = _loss(settings, mixes=self.mix is not None, multi_label=multi_label)
         self.ema = ModelEmaV3(model, decay=settings.ema) if settings.ema else None
-        self.history: list[dict[str, float]] = []
-        self._losses: list[float] = []  # of the batches since the last validation
+        self.history: list[dict[str, float | None]] = []
+        self._losses: list[float] = []  # of the batches since the last line
         if settings.compile:
             model.compile()
 
@@ -113,6 +113,13 @@ class TrainingTask(pl.LightningModule):
         self.log("train_loss", loss.detach(), prog_bar=True)
         self._losses.append(loss.item())
 
+    def on_after_backward(self) -> None:
+        """Without validation, note the end of an epoch: before the end of the batch, when it is kept."""
+        interval = self.trainer.val_check_interval
+        ends = isinstance(interval, int) and (self.trainer.fit_loop.total_batch_idx + 1) % interval == 0
+        if ends and not self.trainer.enable_validation:
+            self._note_epoch(None)
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -153,11 +160,15 @@ class TrainingTask(pl.LightningModule):
         value = score(scores, targets)
         self.log("val_metric", value, prog_bar=True, sync_dist=False, rank_zero_only=True)
         if not self.trainer.sanity_checking:
-            step = self.trainer.fit_loop.total_batch_idx + 1
-            losses = [loss for share in gather(self._losses) for loss in share]
-            loss = statistics.fmean(losses) if losses else math.nan
-            self.history.append({"epoch": step / self.steps_per_epoch, "val_metric": value, "train_loss": loss})
-            self._losses = []
+            self._note_epoch(value)
+
+    def _note_epoch(self, value: float | None) -> None:
+        """A line of the history, with the validation metric where there is one."""
+        step = self.trainer.fit_loop.total_batch_idx + 1
+        losses = [loss for share in gather(self._losses) for loss in share]
+        loss = statistics.fmean(losses) if losses else math.nan
+        self.history.append({"epoch": step / self.steps_per_epoch, "val_metric": value, "train_loss": loss})
+        self._losses = []
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
         images, targets = batch

@@ -182,17 +182,20 @@ class KeepLast(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save every so many steps; not where a validation follows, which would be left out on resuming."""
+        """Save every so many steps and after an epoch; not where a validation follows, lest resuming leaves it out."""
         done, interval = batch_idx + 1, trainer.val_check_interval
         self._done = done
-        validates = isinstance(interval, int) and bool(trainer.num_val_batches) and done % interval == 0
-        if done % trainer.accumulate_grad_batches == 0 and done % self.every == 0 and not validates:
-            trainer.save_checkpoint(self.path)
+        ends = isinstance(interval, int) and done % interval == 0
+        if (ends or done % self.every == 0) and not (ends and trainer.enable_validation):
+            self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
         """Save, unless gradients are being accumulated, which no checkpoint has."""
-        whole = self._done % trainer.accumulate_grad_batches == 0 or self._done == trainer.num_training_batches
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and whole:
+        if self._done % trainer.accumulate_grad_batches == 0 or self._done == trainer.num_training_batches:
             trainer.save_checkpoint(self.path)
 
     def on_save_checkpoint(

@@ -154,3 +154,14 @@ def test_a_loss_that_is_no_number_is_a_gap():
     results["variants"]["plain"]["history"][0][2]["val_metric"] = float("nan")
     curve = next(t for t in Page(render([section(results)])).charts["chart-1-2"]["data"] if t["mode"] != "lines")
     assert curve["y"][2] is None
+
+
+def test_epochs_without_validation_are_no_curve():
+    results = results_of("digits")
+    for variant in results["variants"].values():
+        for run in variant["history"]:
+            for row in run:
+                row["val_metric"] = None
+    assert [chart.title for chart in section(results).charts] == [
+        chart.title for chart in section(results_of("digits")).charts if chart.title != "Training curves"
+    ]

@@ -137,7 +137,8 @@ class Curve:
 
 def curve(name: str, history: Sequence[Sequence[Mapping[str, Any]]]) -> Curve | None:
     """The curve of one variant over its seeds; ``None`` where no validation images were watched."""
-    columns = list(zip(*([100 * row["val_metric"] for row in run] for run in history), strict=False))
+    runs = [[row["val_metric"] for row in run] for run in history]
+    columns = [[100 * value for value in column] for column in zip(*runs, strict=False) if None not in column]
     if not columns:
         return None
     epochs = [row["epoch"] for row in history[0][: len(columns)]]
