@@ -1,4 +1,6 @@
-"""A model in memory is trained in place, on a dataset of one's own; one that cannot be is refused at once."""
+"""A model in memory is trained, on a dataset of one's own; one that cannot be is refused at once."""
+
+import copy
 
 import pytest
 import timm
@@ -9,6 +11,7 @@ from torch.utils.data import TensorDataset
 from patchmerger.insertion import insert
 from patchmerger.models.settings import MergeSettings
 from patchmerger.runs.run_folder import read_settings
+from patchmerger.training.evaluation import evaluate
 from patchmerger.training.fitting import fit
 from patchmerger.training.settings import FitSettings, Recipe, TrainingSettings
 from patchmerger.training.trainer import KeepLast
@@ -31,7 +34,48 @@ def test_a_model_in_memory_is_fine_tuned_on_a_dataset_of_ones_own(tmp_path):
     assert results["images"]["train"] + results["images"]["validation"] == 64
     assert read_settings(tmp_path / "run", FitSettings).data.source == "TensorDataset"
     saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert torch.equal(saved["head.weight"], model.head.weight)  # trained in place
+    assert_holds(model, saved)
+
+
+def assert_holds(model, weights):
+    state = model.state_dict()
+    assert state.keys() == weights.keys()
+    assert not [name for name, tensor in weights.items() if not torch.equal(state[name], tensor)]
+
+
+def test_a_model_in_memory_has_what_was_reported_also_where_the_run_was_finished_before(tmp_path):
+    images, labels = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64) % 2
+    own = {"train": TensorDataset(images, labels), "test": TensorDataset(images[:16], labels[:16])}
+    training = TrainingSettings(2, batch_size=16, ema=0.5, accelerator="cpu")
+    recipe = Recipe(merge=MergeSettings(num_tokens=4), training=training)
+    model = in_memory(num_classes=2).eval()
+    again = copy.deepcopy(model)
+    results = fit(recipe, own, model=model, out=tmp_path / "run", progress=False)
+    averaged = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert_holds(model, averaged)
+    assert not model.training
+    assert evaluate(model, own, progress=False, accelerator="cpu")["value"] == results["test_metric"]
+    assert fit(recipe, own, model=again, out=tmp_path / "run", progress=False) == results
+    assert_holds(again, averaged)
+
+
+def test_an_interrupted_call_leaves_a_model_as_it_was_and_the_same_call_resumes(tmp_path, monkeypatch):
+    images, labels = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64) % 2
+    recipe = Recipe(merge=MergeSettings(num_tokens=4), training=TrainingSettings(2, batch_size=8, accelerator="cpu"))
+    model, save = in_memory(num_classes=2), KeepLast.on_validation_end
+    before = copy.deepcopy(model.state_dict())
+
+    def killed(self, trainer, module):
+        save(self, trainer, module)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(KeepLast, "on_validation_end", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(recipe, TensorDataset(images, labels), model=model, out=tmp_path / "run", progress=False)
+    assert_holds(model, before)
+    monkeypatch.setattr(KeepLast, "on_validation_end", save)
+    fit(recipe, TensorDataset(images, labels), model=model, out=tmp_path / "run", progress=False)
+    assert_holds(model, load_file(tmp_path / "run" / "model" / "model.safetensors"))
 
 
 def test_models_in_memory_that_cannot_be_trained_are_refused(tmp_path):

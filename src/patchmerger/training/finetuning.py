@@ -60,12 +60,12 @@ def content_of(init: Init) -> str:
 def start_model(
     recipe: Recipe, model: nn.Module | None = None, *, class_names: tuple[str, ...], native_size: int
 ) -> Start:
-    """The model at step 0: the one that is given, loaded where ``recipe.init`` is, else new.
+    """The model at step 0: a copy of the one that is given, loaded where ``recipe.init`` is, else new.
 
     ``native_size`` is that of the images, in pixels, for which the default model is made where none is named.
     """
     if model is not None:
-        return _given(model, recipe, len(class_names))
+        return _given(copy.deepcopy(model), recipe, len(class_names))
     if recipe.init is not None:
         return start_from(recipe.init, recipe.model, recipe.merge, class_names=class_names)
     made = build_model(recipe.model.resolve(native_size), recipe.merge, num_classes=len(class_names))
@@ -128,6 +128,12 @@ def _given(model: nn.Module, recipe: Recipe, num_classes: int) -> Start:
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder) / "model")  # what could not be saved is refused before it is trained
     return Start(model, new_head=False)
+
+
+def hand_over(trained: nn.Module, model: nn.Module, merge: Merge) -> None:
+    """Give a model in memory, which is as the training began with it, the mergers and weights that it ended with."""
+    _merge(model, merge, host_class(model).__name__)
+    model.load_state_dict(trained.state_dict())
 
 
 def _check_settings(init: Init, model: ModelSettings, *, alone: bool) -> None:

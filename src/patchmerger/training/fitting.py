@@ -16,7 +16,7 @@ from patchmerger.data import Augmentation, EvalTransform, ImageData, ImageSplits
 from patchmerger.data.loading import DataLike, recorded_data
 from patchmerger.diagnosis import diagnose
 from patchmerger.hosts.example_inputs import check_patches, square_input
-from patchmerger.hub import save
+from patchmerger.hub import load, save
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.finding import known_model, known_preprocessing, weights_fingerprint
@@ -24,7 +24,7 @@ from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.tensors import write_tensors
-from patchmerger.training.finetuning import content_of, start_model
+from patchmerger.training.finetuning import content_of, hand_over, start_model
 from patchmerger.training.settings import FitSettings, Recipe
 from patchmerger.training.sharding import gather_weights
 from patchmerger.training.task import TrainingTask, score, seed_step
@@ -57,7 +57,9 @@ def fit(
         recipe: The images, the model and its merger, and how it is trained.
         data: Images in place of the recipe's: a source, or a dataset of one's own, as in
             :func:`patchmerger.data.load_images`.
-        model: A model of timm or torchvision to fine-tune, in place, in place of the recipe's.
+        model: A model of timm or torchvision to fine-tune, in place of the recipe's. It stays as it is, on its device,
+            until the run is finished, and then has the mergers and the weights that were evaluated and saved: with
+            ``recipe.training.ema`` the averaged ones. What it has then is another start: the next call is another run.
         seed: Fixes the weights at the start, the order of the images and all randomness.
         out: The run's folder; runs/fit-DATA-FINGERPRINT if not given.
         progress: Show a progress bar, on a terminal.
@@ -74,8 +76,9 @@ def fit(
     check_logger(recipe.training.logger)
     settings = fit_settings(recipe, seed, model)
     folder = RunFolder(out or default_folder("fit", recipe.data.source, settings), settings)
-    if folder.results is not None:
-        return folder.results
+    if (finished := folder.results) is not None:
+        _hand_over_saved(folder, model, recipe)
+        return finished
     images = load_images(recipe.data if data is None else data, seed=seed, may_stream=True)
     return fit_images(images, recipe, model=model, seed=seed, folder=folder, progress=progress, command=command)
 
@@ -150,6 +153,7 @@ def fit_images(
     folder.begin()
     with folder.exclusive() as finished:
         if finished is not None:
+            _hand_over_saved(folder, model, recipe)
             return finished
         train(trainer, task, loader, folder)
         scores, targets = predict(trainer, task, loader)
@@ -179,7 +183,15 @@ def fit_images(
             if not images.multi_label:
                 write_tensors(folder.path / PREDICTIONS_FILE, {"predictions": scores.argmax(dim=1), "targets": targets})
             folder.finish(results)
+    if model is not None:
+        hand_over(final, model, recipe.merge)
     return to_json(results)  # type: ignore[no-any-return]
+
+
+def _hand_over_saved(folder: RunFolder, model: nn.Module | None, recipe: Recipe) -> None:
+    """What a finished run has saved is what a model in memory would have been trained to."""
+    if model is not None:
+        hand_over(load(folder.path / MODEL_FOLDER), model, recipe.merge)
 
 
 def _described(images: ImageSplits, model: nn.Module) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -50,7 +49,7 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def gather_weights(sharded: nn.Module, whole: nn.Module) -> None:
-    """Load the weights of ``sharded`` into ``whole``, a copy of before, on the first process; all must call it."""
-    weights = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if weights:  # on the first process only
-        whole.load_state_dict(weights)
+    """Copy the weights of ``sharded`` into ``whole``, a copy of before, on every process; all must call it."""
+    targets = whole.state_dict()
+    for name, tensor in sharded.state_dict().items():
+        targets[name].copy_(full(tensor))
