@@ -236,6 +236,7 @@ def test_what_needs_images_by_number_refuses_a_stream(shards):
 def test_a_checkpoint_fits_the_same_readers_only(shards):
     data = ImageData(stream(shards), image_size=8, preprocessing=HALF, batch_size=5, epochs=1, workers=2)
     state = data.state_dict()
+    assert state.pop("content") == stream(shards).content
     assert state == {"batches": 0, "images": 60, "global_batch": 5, "seed": 0, "devices": 1, "data.workers": 2}
     other = ImageData(stream(shards), image_size=8, preprocessing=HALF, batch_size=5, epochs=1, workers=3)
     with pytest.raises(ValueError, match=r"the checkpoint is of a run with .*'data.workers': 2"):

@@ -169,7 +169,7 @@ def test_a_comparison_grows_and_trains_only_what_is_new(out, results, monkeypatc
     assert json.loads((out / "plain/seed-0/results.json").read_text())["folder"] == str(out / "plain/seed-0")
 
 
-@pytest.mark.parametrize("what", ["images", "labels"])
+@pytest.mark.parametrize("what", ["images", "labels", "images of the same labels"])
 def test_trainings_on_other_images_are_neither_reused_nor_resumed(out, tmp_path, monkeypatch, what):
     """The source is the same, but there are fewer images in it than when the earlier trainings read it, or others."""
     read = module.read_images
@@ -177,8 +177,12 @@ def test_trainings_on_other_images_are_neither_reused_nor_resumed(out, tmp_path,
     def changed(data):
         images = read(data)
         (train,) = images.sets.values()
-        other = train.subset(range(1700)) if what == "images" else ImageSet(train.images, train.targets.roll(20))
-        return replace(images, sets={"train": other})
+        others = {
+            "images": train.subset(range(1700)),
+            "labels": ImageSet(train.images, train.targets.roll(20)),
+            "images of the same labels": ImageSet([image.flip(-1) for image in train], train.targets),
+        }
+        return replace(images, sets={"train": others[what]})
 
     shutil.copytree(out, tmp_path / "again", ignore=shutil.ignore_patterns(".work"))
     (tmp_path / "again/results.json").unlink()

@@ -1,10 +1,15 @@
 """Checkpoints: a damaged one, and one of another run, are named with the cure."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from patchmerger.data import DataSettings
+from patchmerger.models.settings import ModelSettings
 from patchmerger.runs.run_folder import RunFolder
-from patchmerger.training.trainer import AtomicCheckpointIO, last_checkpoint
+from patchmerger.training import Recipe, TrainingSettings, fit
+from patchmerger.training.trainer import AtomicCheckpointIO, KeepLast, last_checkpoint
 
 
 @pytest.fixture
@@ -54,3 +59,39 @@ def test_a_write_that_torch_cannot_finish_is_named_and_the_old_checkpoint_stays(
         AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(3)}, path)
     assert torch.equal(AtomicCheckpointIO().load_checkpoint(path)["weight"], torch.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def pictures(root, seed):
+    """Two classes of 24 images each, in split folders, of other pixels for another seed."""
+    draw = np.random.default_rng(seed)
+    for split, count in (("train", 16), ("val", 4), ("test", 4)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
+
+
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
+def test_images_that_were_swapped_for_others_are_noticed_when_a_run_is_resumed(tmp_path, monkeypatch):
+    recipe = Recipe(
+        DataSettings(str(tmp_path / "pets")), merge=None, training=TrainingSettings(2, 16, accelerator="cpu"),
+        model=ModelSettings("vit_tiny_patch16_224", {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1,
+            "num_heads": 2}),
+    )  # fmt: skip
+    pictures(tmp_path / "pets", 0)
+    save = KeepLast.on_validation_end
+
+    def killed(self, trainer, module):
+        save(self, trainer, module)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(KeepLast, "on_validation_end", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(recipe, out=tmp_path / "run", progress=False)
+    monkeypatch.setattr(KeepLast, "on_validation_end", save)
+    pictures(tmp_path / "pets", 1)
+    with pytest.raises(ValueError, match=r"images, or their labels, are others .*put them back.*another folder"):
+        fit(recipe, out=tmp_path / "run", progress=False)
+    pictures(tmp_path / "pets", 0)
+    assert fit(recipe, out=tmp_path / "run", progress=False)["images"]["train"] == 32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,6 @@ from patchmerger.acceleration.recovery_data import KeptBatches, KeptData, Views,
 from patchmerger.acceleration.recovery_job import RecoveryJob, seconds_per_step, train_phase
 from patchmerger.acceleration.settings import RecoverySettings
 from patchmerger.data.batches import Key
-from patchmerger.data.images import ImageSet
 from patchmerger.data.settings import Augmentation
 from patchmerger.data.transforms import EvalTransform, normalize
 from patchmerger.insertion.inserted import mergers
@@ -200,7 +198,7 @@ class _Halves:
             "student": None if self.shared else weights_fingerprint(job.student),
             "after": self.after,
             "data": job.data.fingerprint,
-            "pixels": _pixels(views.images),
+            "pixels": views.images.sample_hash,
             "images": len(views.images),
             "views": len(chosen),
             "augmentation": own if isinstance(own, Augmentation) else type(own).__name__,
@@ -212,14 +210,6 @@ class _Halves:
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         return normalize(pixels, self.job.preprocessing).to(next(self.student.parameters()))
-
-
-def _pixels(images: ImageSet) -> str:
-    """A hash of some images, from the first to the last: those of another dataset may be as many, and called alike."""
-    digest = hashlib.sha256()
-    for index in torch.linspace(0, len(images) - 1, min(len(images), 32)).long().tolist():
-        digest.update(images[index].contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def last_frozen_block(recovery: RecoverySettings, first_merge: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,12 @@ from torch import Tensor
 from patchmerger.data.decoding import BadImageError, Encoded, EncodedSet, Picture, decode, size_of
 from patchmerger.data.settings import MAX_PIXELS, DataSettings
 from patchmerger.runs.environment import usable_cores
+from patchmerger.runs.random_state import key, random_state_kept, seed_everything_on_cpu
 from patchmerger.runs.text import some_of
 
 T = TypeVar("T")
 _SAMPLE = 64
+_HASHED = 32
 _CHUNK = 256
 _SMALL = 3 * 128 * 128
 _SHOWN = 10
@@ -110,6 +113,16 @@ class ImageSet:
         """The images at ``indices``, in that order, sharing the pixels of this set."""
         rows = list(indices)
         return ImageSet(self.images, self.targets[rows], [self.rows[row] for row in rows])
+
+    @property
+    def sample_hash(self) -> str:
+        """A hash of some images, from the first to the last: those of another set may be as many, and called alike."""
+        digest = hashlib.sha256()
+        with random_state_kept():
+            for index in torch.linspace(0, len(self) - 1, min(len(self), _HASHED)).long().tolist():
+                seed_everything_on_cpu(key(index))  # a dataset of one's own may draw
+                digest.update(self[index].contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def drawn(self, count: int, seed: int) -> ImageSet:
         """At most ``count`` images, drawn at random."""

@@ -37,6 +37,10 @@ class ResumedData(lightning.LightningDataModule, ABC):
         """What makes the order of the run, where a checkpoint of another run could be met."""
         return {}
 
+    def _content(self) -> str | None:
+        """What images there are, where they could be others than those of a checkpoint."""
+        return None
+
     @property
     def steps_per_epoch(self) -> int:
         """Batches that each device sees in an epoch."""
@@ -47,23 +51,28 @@ class ResumedData(lightning.LightningDataModule, ABC):
         if stage == TrainerFn.FITTING and self.validation is None and self.trainer is not None:
             self.trainer.limit_val_batches = 0
 
-    def state_dict(self) -> dict[str, int]:
-        """The number of batches that are done, and what makes the order of the run."""
+    def state_dict(self) -> dict[str, Any]:
+        """The number of batches that are done, what makes the order of the run, and a hash of the images."""
         done = self.first_batch
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             # `processed` counts the batch whose end a checkpoint is written at; `completed` does not yet
             done = cast(_ProcessedTracker, self.trainer.fit_loop.epoch_loop.batch_progress.current).processed
-        return {"batches": done, **self._identity()}
+        return {"batches": done, "content": self._content(), **self._identity()}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on after the batches that are done.
 
         Raises:
-            ValueError: If the order of the run that wrote this was another one.
+            ValueError: If the run that wrote this had another order, or other images.
         """
-        identity = {name: value for name, value in state_dict.items() if name != "batches"}
+        identity = {name: value for name, value in state_dict.items() if name not in ("batches", "content")}
         if identity != self._identity():
             raise ValueError(f"the checkpoint is of a run with {identity}, this one has {self._identity()}")
+        if state_dict.get("content") not in (None, self._content()):
+            raise ValueError(
+                "the images, or their labels, are others than those that the run began with, behind the same settings: "
+                "put them back to resume it, or begin anew in another folder"
+            )
         self.first_batch = state_dict["batches"]
 
 
@@ -149,6 +158,9 @@ class ImageData(ResumedData):
         if isinstance(self.splits.train, ImageStream):  # who reads which files decides on the order
             identity |= {"devices": world_size, "data.workers": self._stream_workers(self.splits.train)}
         return identity
+
+    def _content(self) -> str | None:
+        return self.splits.content
 
     def _order(self, first: int = 0) -> RunOrder:
         size = len(self.splits.train)

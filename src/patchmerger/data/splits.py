@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
@@ -86,6 +87,16 @@ class ImageSplits:
         for images in (self.train, self.validation, self.test):
             if images is not None and images.random_access:
                 digest.update(images.targets.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of the classes, the targets and some images of each set, for what settings do not tell apart."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        for name, images in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            if images is not None:
+                digest.update(f"{name} {len(images)} {images.sample_hash}".encode())
+                digest.update(images.targets.contiguous().numpy().tobytes() if images.random_access else b"")
         return digest.hexdigest()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from patchmerger.data.settings import DataSettings
 from patchmerger.data.splits import SPLIT_NAMES, ImageDataset, ImageSplits, make_splits, warn_of
 from patchmerger.data.tables import check_parquet, class_label, only_column, picture_in
 
+_HASHED = 32
 Row = tuple[Picture, Any]
 """An encoded image and its label or labels."""
 
@@ -56,6 +58,15 @@ class ImageStream(ImageSet):
         if name in ("targets", "rows", "images"):
             raise TypeError(f"streamed images have no {name} to look up: this needs data.streaming false")
         raise AttributeError(name)
+
+    @property
+    def sample_hash(self) -> str:
+        """A hash of the first images, as they are stored."""
+        digest = hashlib.sha256()
+        for row in self.table.take(_HASHED):
+            picture = picture_in(row[self.image])
+            digest.update(picture if isinstance(picture, bytes) else str(picture).encode())
+        return digest.hexdigest()
 
     def shards(self, world_size: int) -> int:
         """Files that each of ``world_size`` processes reads; all of them where they cannot be shared out evenly."""

@@ -108,8 +108,10 @@ def check_finished(path: Path, results: Mapping[str, Any], images: ImageSplits) 
         ValueError: Its images are others in number, labels, or in how they are split; or its model is gone.
     """
     theirs = results["images"]
-    if theirs.get("fingerprint") != images.fingerprint:
+    same_labels = theirs.get("fingerprint") == images.fingerprint
+    if not same_labels or theirs.get("content") not in (None, images.content):  # which older results do not have
         what = "labels of its images" if theirs["description"] == images.description else "images"
+        what = "images of the same labels" if same_labels else what
         raise ValueError(
             f"{path} was trained on other {what} ({theirs['description']}) than there are now ({images.description}): "
             "put them back, or begin anew in another folder, without reuse"

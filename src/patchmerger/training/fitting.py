@@ -205,6 +205,7 @@ def _described(images: ImageSplits, model: nn.Module) -> dict[str, Any]:
             "skipped": list(images.skipped),
             "description": images.description,
             "fingerprint": images.fingerprint,
+            "content": images.content,
         },
         "classes": len(images.class_names),
         "image_size": predicted.image_size[0],
