@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -31,6 +32,7 @@ from patchmerger.data import (
     load_images,
     read_images,
 )
+from patchmerger.data.loading import recorded_data, to_read
 from patchmerger.data.own_datasets import as_image
 
 from .conftest import picture
@@ -239,6 +241,26 @@ def test_the_same_images_have_the_same_identity_everywhere() -> None:
     assert identify_data(Pairs(pixels)) != identify_data(Pairs(lambda i: pixels(i + 1)))
     assert identify_data(hugging_face()) == identify_data(hugging_face())
     assert identify_data(load_images("digits", seed=0)) != identify_data(load_images("digits", seed=1))
+
+
+def test_settings_beside_images_are_done_or_refused() -> None:
+    pairs, given = Pairs(pixels), DataSettings(workers=2, crop_pct=0.9, validation=0.25)
+    recorded = recorded_data(pairs, given)
+    assert (recorded.workers, recorded.crop_pct, recorded.validation) == (2, 0.9, 0.25)
+    splits = load_images(to_read(pairs, recorded), seed=0, validation=recorded.validation)
+    assert (len(splits.train), len(splits.validation or ())) == (24, 8)
+    assert load_images(pairs, seed=0, validation=0).validation is None
+    assert recorded_data("photos", DataSettings(layout="classes")) == DataSettings("photos", layout="classes")
+    assert recorded_data(DataSettings("photos"), DataSettings(workers=2)) == DataSettings("photos")
+    whole = read_images(pairs)
+    assert recorded_data(whole, DataSettings()) != recorded_data(replace(whole, validation=0.2), DataSettings())
+    for data, settings, message in [
+        (pairs, DataSettings(bad_files="skip"), r"data\.bad_files \('skip'\) .* ignored .*\(Pairs\): leave it out"),
+        (whole, given, r"data\.validation \(0\.25\) .* ignored .*\(Pairs\)"),
+        (splits, given, r"data\.validation \(0\.25\) .* ignored .*\(ImageSplits\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            recorded_data(data, settings)
 
 
 class Stream(torch.utils.data.IterableDataset[Any]):

@@ -174,8 +174,8 @@ def test_trainings_on_other_images_are_neither_reused_nor_resumed(out, tmp_path,
     """The source is the same, but there are fewer images in it than when the earlier trainings read it, or others."""
     read = module.read_images
 
-    def changed(data):
-        images = read(data)
+    def changed(data, **given):
+        images = read(data, **given)
         (train,) = images.sets.values()
         others = {
             "images": train.subset(range(1700)),

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
+from patchmerger.data import DataSettings
 from patchmerger.insertion import insert
 from patchmerger.models.settings import MergeSettings
 from patchmerger.runs.run_folder import read_settings
@@ -76,6 +77,15 @@ def test_an_interrupted_call_leaves_a_model_as_it_was_and_the_same_call_resumes(
     monkeypatch.setattr(KeepLast, "on_validation_end", save)
     fit(recipe, TensorDataset(images, labels), model=model, out=tmp_path / "run", progress=False)
     assert_holds(model, load_file(tmp_path / "run" / "model" / "model.safetensors"))
+
+
+@pytest.mark.parametrize("share", [0, 0.25])
+def test_the_share_to_hold_out_is_that_of_the_settings_for_a_dataset_of_ones_own_too(share, tmp_path):
+    images, labels = torch.randint(0, 256, (80, 3, 8, 8), dtype=torch.uint8), torch.arange(80) % 2
+    own = {"train": TensorDataset(images, labels), "test": TensorDataset(images[:16], labels[:16])}
+    recipe = Recipe(DataSettings(validation=share), training=TrainingSettings(1, batch_size=16, accelerator="cpu"))
+    results = fit(recipe, own, model=in_memory(num_classes=2), out=tmp_path / "run", progress=False)
+    assert results["images"]["validation"] == 80 * share
 
 
 def test_models_in_memory_that_cannot_be_trained_are_refused(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TypeAlias
 
 from patchmerger.data.folders import is_unlabelled
@@ -14,11 +14,20 @@ from patchmerger.data.sources import open_source
 from patchmerger.data.splits import ImageDataset, ImageSplits, split_images, warn_of
 from patchmerger.data.streaming import stream_images
 
+_TENTH = 0.1
+
 DataLike: TypeAlias = str | os.PathLike[str] | DataSettings | ImageDataset | ImageSplits | OwnDataset
 """What images are given as: a source, ``DataSettings``, images that are read, or a dataset of one's own."""
 
 
-def load_images(data: DataLike, *, seed: int, may_stream: bool = False, labels_needed: bool = True) -> ImageSplits:
+def load_images(
+    data: DataLike,
+    *,
+    seed: int,
+    may_stream: bool = False,
+    labels_needed: bool = True,
+    validation: float | None = None,
+) -> ImageSplits:
     """Reads a dataset and makes the training, validation and test sets of one seed.
 
     Args:
@@ -30,6 +39,8 @@ def load_images(data: DataLike, *, seed: int, may_stream: bool = False, labels_n
         seed: What is held out depends on it.
         may_stream: Whether the training set may be one that is read in order only (an ``ImageStream``).
         labels_needed: Whether images without labels are refused.
+        validation: Of a dataset of one's own, the share of the training images that is held out where it has no
+            validation split; a tenth if not given. ``DataSettings`` and an ``ImageDataset`` have their own.
 
     Raises:
         TypeError: If ``data`` is something else; the message says what would do.
@@ -42,10 +53,10 @@ def load_images(data: DataLike, *, seed: int, may_stream: bool = False, labels_n
         return data
     if may_stream and isinstance(data, DataSettings) and data.streaming:
         return stream_images(data)
-    return split_images(read_images(data, labels_needed=labels_needed), seed=seed)
+    return split_images(read_images(data, labels_needed=labels_needed, validation=validation), seed=seed)
 
 
-def read_images(data: DataLike, *, labels_needed: bool = True) -> ImageDataset:
+def read_images(data: DataLike, *, labels_needed: bool = True, validation: float | None = None) -> ImageDataset:
     """Reads, checks and, if small, decodes a dataset: the slow part, which several seeds can share.
 
     Arguments and errors are as for :func:`load_images`.
@@ -58,7 +69,11 @@ def read_images(data: DataLike, *, labels_needed: bool = True) -> ImageDataset:
             "there is such an argument, else images that can be read again (a folder, parquet files)"
         )
     if not isinstance(data, str | os.PathLike | DataSettings):
-        images = data if isinstance(data, ImageDataset) else read_own(data)
+        images = (
+            data
+            if isinstance(data, ImageDataset)
+            else read_own(data, validation=_TENTH if validation is None else validation)
+        )
         if labels_needed and not images.class_names:
             raise ValueError(f"data ({images.name}) holds images without labels: give pairs of (image, label)")
         return images
@@ -82,7 +97,9 @@ def identify_data(data: DataLike) -> DataSettings | OwnData:
     if isinstance(data, ImageSplits):
         sets = {"train": data.train, "validation": data.validation, "test": data.test}
         return identify_own({split: images for split, images in sets.items() if images is not None})
-    return identify_own(data.sets if isinstance(data, ImageDataset) else data)
+    if isinstance(data, ImageDataset):
+        return replace(identify_own(data.sets), validation=data.validation)
+    return identify_own(data)
 
 
 def settings_of(data: DataLike) -> DataSettings:
@@ -98,12 +115,37 @@ def name_of(data: DataLike) -> str:
 
 
 def recorded_data(data: DataLike | None, settings: DataSettings | OwnData) -> DataSettings | OwnData:
-    """What settings record where images are given beside them: ``workers`` and ``crop_pct`` stay for one's own."""
+    """What settings record where images are given beside them.
+
+    A source stands in place of theirs, and all else that they say is done. For a dataset of one's own ``workers``,
+    ``crop_pct`` and ``validation`` are looked at, for images that are read already the first two.
+
+    Raises:
+        ValueError: The settings say something else of images that nothing would look at.
+    """
     if data is None:
         return settings
+    if isinstance(data, str | os.PathLike) and isinstance(settings, DataSettings):
+        return replace(settings, source=as_data_settings(data).source)
     known = identify_data(data)
-    own = isinstance(known, OwnData)
-    return replace(known, workers=settings.workers, crop_pct=settings.crop_pct) if own else known
+    if isinstance(known, DataSettings):
+        return known
+    read_already = isinstance(data, ImageDataset | ImageSplits)
+    looked_at = ("source", "workers", "crop_pct", *(() if read_already else ("validation",)))
+    for field in fields(DataSettings) if isinstance(settings, DataSettings) else ():
+        value = getattr(settings, field.name)
+        if field.name not in looked_at and value != field.default:
+            raise ValueError(
+                f"data.{field.name} ({value!r}) is for images that are read from a source, and would be ignored for "
+                f"what is given in Python ({name_of(data)}): leave it out, or make the dataset so"
+            )
+    share = known.validation if read_already else settings.validation
+    return replace(known, workers=settings.workers, crop_pct=settings.crop_pct, validation=share)
+
+
+def to_read(data: DataLike | None, recorded: DataSettings | OwnData) -> DataLike:
+    """The images that ``recorded_data`` made a record of: where that is settings, they say all of them."""
+    return recorded if data is None or isinstance(recorded, DataSettings) else data
 
 
 def has_labels(data: DataLike) -> bool:

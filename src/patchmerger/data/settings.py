@@ -111,6 +111,7 @@ class OwnData:
         sha256: A hash of some images of each split, with their labels.
         workers: As in ``DataSettings``.
         crop_pct: As in ``DataSettings``.
+        validation: As in ``DataSettings``, where nothing else says what is held out.
     """
 
     source: str
@@ -118,6 +119,7 @@ class OwnData:
     sha256: str
     workers: int | None = None
     crop_pct: float | None = None
+    validation: float | None = None
 
 
 @dataclass(frozen=True)

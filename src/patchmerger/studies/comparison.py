@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from patchmerger.data import read_images, split_images
-from patchmerger.data.loading import DataLike, recorded_data
+from patchmerger.data.loading import DataLike, recorded_data, to_read
 from patchmerger.runs.environment import environment
 from patchmerger.runs.finished_work import FinishedWork
 from patchmerger.runs.run_folder import RESULTS_FILE, RunFolder
@@ -71,7 +71,7 @@ def compare(
     if (known := finished(folder)) is not None:
         return known
 
-    images = read_images(settings.data if data is None else data)
+    images = read_images(to_read(data, settings.data), validation=settings.data.validation)
     recipes = resolve_variants(
         settings.variants, settings.plain_recipe(native_size(split_images(images, seed=0))), settings.merge
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from patchmerger.data import ImageSplits, read_images, split_images
-from patchmerger.data.loading import DataLike, recorded_data
+from patchmerger.data.loading import DataLike, recorded_data, to_read
 from patchmerger.runs.environment import environment
 from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.finished_work import FinishedWork
@@ -81,7 +81,7 @@ def sweep(
     if known is not None and not known["errors"]:
         return known
 
-    images = read_images(settings.data if data is None else data)
+    images = read_images(to_read(data, settings.data), validation=settings.data.validation)
     splits = split_images(images, seed=0)
     settings.training.check(multi_label=splits.multi_label)
     plain = settings.plain_recipe(native_size(splits))

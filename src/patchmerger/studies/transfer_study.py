@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from patchmerger.data import ImageSplits, read_images, split_images
-from patchmerger.data.loading import DataLike, recorded_data
+from patchmerger.data.loading import DataLike, recorded_data, to_read
 from patchmerger.fewshot.probe import check_images, few_shot_images
 from patchmerger.fewshot.settings import FewShotSettings
 from patchmerger.hosts.example_inputs import check_patches
@@ -83,8 +83,8 @@ def transfer(
         return known
 
     above, below = (
-        read_images(settings.data if data is None else data),
-        read_images(settings.downstream if downstream is None else downstream),
+        read_images(to_read(data, settings.data), validation=settings.data.validation),
+        read_images(to_read(downstream, settings.downstream), validation=settings.downstream.validation),
     )
     first = split_images(above, seed=0), split_images(below, seed=0)
     recipes = resolve_variants(settings.variants, settings.plain_recipe(native_size(first[0])), settings.merge)

@@ -13,7 +13,7 @@ from torch import nn
 
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import Augmentation, EvalTransform, ImageData, ImageSplits, ImageStream, load_images
-from patchmerger.data.loading import DataLike, recorded_data
+from patchmerger.data.loading import DataLike, recorded_data, to_read
 from patchmerger.diagnosis import diagnose
 from patchmerger.hosts.example_inputs import check_patches, square_input
 from patchmerger.hub import load, save
@@ -79,7 +79,7 @@ def fit(
     if (finished := folder.results) is not None:
         _hand_over_saved(folder, model, recipe)
         return finished
-    images = load_images(recipe.data if data is None else data, seed=seed, may_stream=True)
+    images = load_images(to_read(data, recipe.data), seed=seed, may_stream=True, validation=recipe.data.validation)
     return fit_images(images, recipe, model=model, seed=seed, folder=folder, progress=progress, command=command)
 
 
