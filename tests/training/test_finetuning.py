@@ -302,3 +302,13 @@ def test_fine_tuning_learns_with_each_usual_optimizer(tmp_path, optimizer):
     )  # fmt: skip
     history = finetune(tmp_path / "up", tmp_path / "run", training=training, image_size=16)["history"]
     assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_models_of_other_channels_than_images_have_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.args: in_chans \(1\) must be 3, or left out"):
+        Recipe(model=ModelSettings("vit_tiny_patch16_224", {"in_chans": 1}))
+    args = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2, "in_chans": 1}
+    patchmerger.save(timm.create_model("vit_tiny_patch16_224", num_classes=10, **args), tmp_path / "grey")
+    with pytest.raises(ValueError, match=r"grey\) takes images of 1 channels; .* 3 \(RGB\).*in_chans=3"):
+        fit(Recipe(init=tmp_path / "grey"), out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -96,6 +96,9 @@ def test_models_in_memory_that_cannot_be_trained_are_refused(tmp_path):
         fit(Recipe(init="vit_tiny_patch16_224"), model=model, out=tmp_path / "a")
     with pytest.raises(ValueError, match=r"model .* has weights in float16, .* give model\.float\(\)"):
         fit(model=in_memory(num_classes=10).half(), out=tmp_path / "a")
+    grey = timm.create_model("vit_tiny_patch16_224", img_size=8, patch_size=2, in_chans=1, num_classes=10)
+    with pytest.raises(ValueError, match=r"VisionTransformer\) takes images of 1 channels; .* 3 \(RGB\).*in_chans=3"):
+        fit(model=grey, out=tmp_path / "a")
     with pytest.raises(TypeError, match=r"data .*Dataset"):
         fit(Recipe(), 3, out=tmp_path / "a")
     assert not (tmp_path / "a").exists()

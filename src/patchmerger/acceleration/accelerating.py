@@ -22,6 +22,7 @@ from patchmerger.models.classifier import Classifier, FoundClassifier, find_clas
 from patchmerger.models.finding import FoundModel
 from patchmerger.runs.files import read_json
 from patchmerger.runs.run_folder import SETTINGS_FILE, RunFolder, default_folder
+from patchmerger.training.devices import check_accelerator
 from patchmerger.training.trainer import coarse_dtype
 
 
@@ -99,6 +100,7 @@ def accelerate(
     folder = RunFolder(Path(out) if out else default_folder("accelerate", teacher.name, settings), settings)
     if folder.results is not None:
         return folder.results
+    check_accelerator(recovery.accelerator, "recovery.accelerator")
     images = load_images(data, seed=seed, labels_needed=use_labels)
     if len(images.train) < recovery.batch_size:
         raise too_few_images(recovery, len(images.train))

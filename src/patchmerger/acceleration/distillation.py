@@ -24,6 +24,9 @@ from patchmerger.data.splits import ImageSplits
 from patchmerger.data.transforms import Transform
 from patchmerger.hub.saved_model import is_multi_label
 from patchmerger.mechanism.modes import eval_mode
+from patchmerger.mechanism.subclassing import host_class
+from patchmerger.models.classifier import Classifier, check_channels
+from patchmerger.training.devices import check_accelerator
 
 _SHARE_OF_ALL = 0.2  # of a recovery of the rear, then all
 
@@ -74,6 +77,9 @@ def distill(
         FloatingPointError: The loss is not finite.
     """
     recovery.weight_of_labels(labels)
+    check_accelerator(recovery.accelerator, "recovery.accelerator")
+    for model in (student, teacher):
+        check_channels(Classifier(model).channels, host_class(model).__name__)
     if isinstance(augmentation, Augmentation):
         augmentation = augmentation.resolved(name_of(data))
     images = load_images(data, seed=seed, labels_needed=labels)

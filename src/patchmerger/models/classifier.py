@@ -165,7 +165,10 @@ def refuse_one_output(outputs: int, model: str, *, multi_label: bool) -> None:
 def check_channels(channels: int, model: str) -> None:
     """Refuse a model of other images than RGB."""
     if channels != 3:
-        raise ValueError(f"model ({model}) takes images of {channels} channels; the images here have 3 (RGB)")
+        raise ValueError(
+            f"model ({model}) takes images of {channels} channels; the images here have 3 (RGB), as "
+            "models that are made with in_chans=3 take them"
+        )
 
 
 def _scores(output: Any, net: nn.Module) -> Tensor:

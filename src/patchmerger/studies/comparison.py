@@ -30,6 +30,7 @@ from patchmerger.studies.training_runs import (
     train_run,
 )
 from patchmerger.studies.variants import build_recipe, resolve_variants
+from patchmerger.training.devices import check_devices
 from patchmerger.training.fitting import native_size
 from patchmerger.training.settings import Recipe
 
@@ -71,6 +72,7 @@ def compare(
     if (known := finished(folder)) is not None:
         return known
 
+    check_devices(settings.training)
     images = read_images(to_read(data, settings.data), validation=settings.data.validation)
     recipes = resolve_variants(
         settings.variants, settings.plain_recipe(native_size(split_images(images, seed=0))), settings.merge

@@ -34,6 +34,7 @@ from patchmerger.studies.training_runs import (
     train_run,
 )
 from patchmerger.studies.variants import build_recipe
+from patchmerger.training.devices import check_devices
 from patchmerger.training.fitting import native_size
 from patchmerger.training.settings import Recipe
 
@@ -81,6 +82,7 @@ def sweep(
     if known is not None and not known["errors"]:
         return known
 
+    check_devices(settings.training)
     images = read_images(to_read(data, settings.data), validation=settings.data.validation)
     splits = split_images(images, seed=0)
     settings.training.check(multi_label=splits.multi_label)

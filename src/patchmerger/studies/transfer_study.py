@@ -35,6 +35,7 @@ from patchmerger.studies.training_runs import (
 )
 from patchmerger.studies.transfer_results import FEW_SHOT, FINE_TUNED, UPSTREAM, summarise
 from patchmerger.studies.variants import build_bare, build_recipe, resolve_variants
+from patchmerger.training.devices import check_devices
 from patchmerger.training.finetuning import content_of
 from patchmerger.training.fitting import MODEL_FOLDER, native_size
 from patchmerger.training.settings import Recipe
@@ -82,6 +83,8 @@ def transfer(
     if (known := finished(folder)) is not None:
         return known
 
+    check_devices(settings.training)
+    check_devices(settings.finetuning.training)
     above, below = (
         read_images(to_read(data, settings.data), validation=settings.data.validation),
         read_images(to_read(downstream, settings.downstream), validation=settings.downstream.validation),

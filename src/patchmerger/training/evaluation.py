@@ -15,9 +15,9 @@ from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import find_classifier
 from patchmerger.models.finding import FoundModel
 from patchmerger.runs.text import some_of
+from patchmerger.training.devices import check_accelerator, quiet
 from patchmerger.training.settings import Precision, TrainingSettings
 from patchmerger.training.task import TrainingTask, score
-from patchmerger.training.trainer import quiet
 
 
 def evaluate(
@@ -57,6 +57,7 @@ def evaluate(
         ValueError: Classes that differ from the model's, no such split, or a model whose preprocessing is not known.
         FileNotFoundError: No such model or data.
     """
+    check_accelerator(accelerator, "accelerator")
     settings = settings_of(data)
     found = find_classifier(model, preprocessing=preprocessing, crop_pct=settings.crop_pct)
     net, prepared = found.classifier, found.preprocessing

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 import timm
 from torch import nn
 
-from patchmerger.hosts.example_inputs import check_patches, fit_to_size, image_size_of
+from patchmerger.hosts.example_inputs import check_patches, example_input, fit_to_size, image_size_of
 from patchmerger.hub import save
 from patchmerger.hub.checkpoints import build_from_weights, state_dict_mismatch
 from patchmerger.hub.folders import CONFIG_NAME
@@ -24,7 +24,7 @@ from patchmerger.hub.timm import check_model_name
 from patchmerger.insertion.inserting import remove
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.models.build import apply_merge, build_model
-from patchmerger.models.classifier import Classifier
+from patchmerger.models.classifier import Classifier, check_channels
 from patchmerger.models.finding import locate
 from patchmerger.models.settings import Merge, MergeSettings, ModelSettings
 from patchmerger.reducers.names import METHODS
@@ -99,6 +99,7 @@ def start_from(init: Init, model: ModelSettings, merge: Merge, *, class_names: t
         if not timm.is_model_pretrained(place):
             raise ValueError(f"init ({place}): timm has no weights of that name")
         net = _create(place, place, model.args)
+    check_channels(example_input(net).images.shape[1], str(init))
     _merge(net, merge, init)
     new_head = saved is None or saved.description.class_names != class_names
     if new_head:
@@ -117,7 +118,9 @@ def _given(model: nn.Module, recipe: Recipe, num_classes: int) -> Start:
             f"model ({name}) is of {library}: only models of timm and torchvision are trained here; others by "
             "their own library or in a loop of your own"
         )
-    outputs = Classifier(model).num_outputs
+    classifier = Classifier(model)
+    check_channels(classifier.channels, name)
+    outputs = classifier.num_outputs
     if outputs != num_classes:
         raise ValueError(
             f"model ({name}) has {outputs} outputs, but data has {num_classes} classes: give it a head for them first, "

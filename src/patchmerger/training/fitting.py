@@ -24,6 +24,7 @@ from patchmerger.runs.environment import environment
 from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.tensors import write_tensors
+from patchmerger.training.devices import check_devices
 from patchmerger.training.finetuning import content_of, hand_over, start_model
 from patchmerger.training.settings import FitSettings, Recipe
 from patchmerger.training.sharding import gather_weights
@@ -79,6 +80,7 @@ def fit(
     if (finished := folder.results) is not None:
         _hand_over_saved(folder, model, recipe)
         return finished
+    check_devices(recipe.training)
     images = load_images(to_read(data, recipe.data), seed=seed, may_stream=True, validation=recipe.data.validation)
     return fit_images(images, recipe, model=model, seed=seed, folder=folder, progress=progress, command=command)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -13,6 +14,9 @@ from patchmerger.runs.checks import check_above, check_at_least, check_choices
 Loss = Literal["softmax", "sigmoid"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "none"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
+
+
+_DEVICES = r"auto|-1|[1-9]\d*|(\d+,)+\d*"  # as Lightning takes them
 
 
 def check_optimizer(name: str, optimizer: str) -> None:
@@ -56,7 +60,7 @@ class TrainingSettings:
         logger: Where the training curve is written as well as in the results: "csv", "tensorboard" or "wandb" (Weights
             & Biases, if it is installed); "none" writes none.
         accelerator: "auto", "cpu", "gpu", ... as Lightning has it.
-        devices: How many devices, as Lightning has it.
+        devices: How many devices, "auto" or -1 for all, or a list of their numbers such as "0,1".
         strategy: "auto"; "ddp", whole weights on each device; or "fsdp", weights shared out over the devices (FSDP2).
         num_nodes: How many machines.
     """
@@ -107,6 +111,11 @@ class TrainingSettings:
         check_optimizer("training.optimizer", self.optimizer)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"training.batch_size ({self.batch_size}) must be even for mixup and cutmix")
+        if not re.fullmatch(_DEVICES, str(self.devices)):
+            raise ValueError(
+                f"training.devices ({self.devices!r}) must be a number of devices, at least 1, 'auto' for all, or a "
+                "list of their numbers, such as '0,1'"
+            )
         self._check_strategy()
 
     @property
@@ -177,6 +186,11 @@ class Recipe:
     def __post_init__(self) -> None:
         check_data("data", self.data)
         self.model.sized(self.image_size)
+        if (channels := self.model.args.get("in_chans", 3)) != 3:
+            raise ValueError(
+                f"model.args: in_chans ({channels}) must be 3, or left out: images are read in colour, and grey ones "
+                "with three channels alike"
+            )
 
     def resolved(self, *, model_given: bool = False) -> Self:
         """The same with every default that depends on other settings in its place.

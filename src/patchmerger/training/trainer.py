@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,47 +21,21 @@ from patchmerger.mechanism.subclassing import host_class
 from patchmerger.runs.files import atomic_file, full_disk_named
 from patchmerger.runs.run_folder import RunFolder
 from patchmerger.training.attention import short_attention
+from patchmerger.training.devices import on_devices, quiet
 from patchmerger.training.settings import LoggerName, Precision, TrainingSettings
-from patchmerger.training.sharding import ShardedStrategy
 from patchmerger.training.task import TrainingTask, gather
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
 _RUN = "patchmerger_run"
-_NO_NEWS = (
-    ".*does not have many workers.*",  # few cores, or images in memory
-    ".*in eval mode at the start of training.*",  # the moving average of the weights
-    ".*GPU available but not used.*",
-    ".*recommended to use .self.log.'val_metric'.*",  # every process has the metric of all
-    ".*isinstance.treespec, LeafSpec.*",
-)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Within it, Lightning leaves out what it says at every start and what is meant to be so."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in _NO_NEWS:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        log.setLevel(level)
 
 
 @quiet()
 def make_trainer(training: TrainingSettings, folder: RunFolder, stopwatch: Stopwatch, *, progress: bool) -> pl.Trainer:
     """A Lightning trainer for one run: the whole run is one Lightning epoch, which it can resume anywhere in."""
     keep = KeepLast(folder, every=training.checkpoint_every)
-    return pl.Trainer(
-        accelerator=training.accelerator,
-        devices=training.devices,
-        num_nodes=training.num_nodes,
-        strategy=ShardedStrategy() if training.strategy == "fsdp" else training.strategy,
-        precision=training.precision,
+    return on_devices(
+        training,
         max_epochs=1,
         accumulate_grad_batches=training.accumulate,
         val_check_interval=1,  # set to the batches of an epoch once the number of devices is known
