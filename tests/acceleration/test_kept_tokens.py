@@ -97,3 +97,8 @@ def test_too_little_room_is_said_with_the_numbers(tmp_path, monkeypatch):
     count, remark = images_that_fit(SHAPE, 1000, tmp_path, 1.0)
     assert count == 180
     assert "free there" in remark
+    assert images_that_fit(SHAPE, 1000, tmp_path, 1.0, beside=100)[0] == 80
+    assert images_that_fit(SHAPE, 1000, tmp_path, 1.0, beside=1000)[0] == 0
+    count, remark = images_that_fit(SHAPE, 1000, tmp_path, gib, share=0.25)
+    assert count == 25
+    assert "25 fit into a share of 0.25 of recovery.cache_gib" in remark

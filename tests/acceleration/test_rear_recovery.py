@@ -149,6 +149,15 @@ def test_views_are_varied_and_fit_into_the_limit(digits, tmp_path, capsys):
         run(merged(), digits, steps=2, cache_gib=1e-6)
 
 
+def test_tokens_to_watch_the_training_by_take_a_quarter_of_the_limit_at_most(digits, tmp_path):
+    image = 17 * 32 * 2 + 4 * 10 + 4 * 32
+    result = run(merged(), digits, out=tmp_path, steps=2, cache_gib=200 * image / 2**30, keep_cache=True)
+    assert result["phases"]["rear"]["watched"]["images"] == 50
+    assert (tmp_path / "rear" / "watched" / "tokens").stat().st_size == 50 * 17 * 32 * 2
+    with pytest.raises(ValueError, match=r"too little space for kept tokens: .* fit into a share of 0.25 of recovery"):
+        run(merged(), digits, steps=2, batch_size=1, cache_gib=3 * image / 2**30)
+
+
 def test_one_view_of_each_image_comes_before_a_second_of_any():
     chosen = choose_views(10, 14, seed=0)
     assert chosen[:10] == [(0, index) for index in range(10)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit
+from patchmerger.acceleration.kept_tokens import HELD_OUT_SHARE, KeptShape, KeptTokens, images_that_fit
 from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.data.images import ImageSet
 from patchmerger.mechanism.modes import eval_mode
@@ -61,7 +61,7 @@ def scored_within(
 class HeldOutScores:
     """Scores of the plain and of merged models on held-out images, for which the blocks before the merge run once.
 
-    Their tokens after block ``after``, counted from 1, are kept in ``folder`` where they fit into so many GiB.
+    Their tokens after block ``after``, counted from 1, are kept in ``folder`` where a share of so many GiB has room.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class HeldOutScores:
             front = RearHalf(self._plain, after).front(self._plain, next(self._batches(images.subset([0]))))
         (_, tokens, dim), classes, features = front.tokens.shape, front.scores.shape[1], front.features.shape[1]
         shape = KeptShape(tokens, dim, classes, features, "float32")
-        fits = images_that_fit(shape, len(images), folder, cache_gib)[0] == len(images)
+        fits = images_that_fit(shape, len(images), folder, cache_gib, share=HELD_OUT_SHARE)[0] == len(images)
         identity = {"teacher": teacher.fingerprint, "after": after, "images": len(images)}
         self.kept = KeptTokens(folder, shape, len(images), identity) if fits else None
 

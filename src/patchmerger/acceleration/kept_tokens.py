@@ -16,6 +16,9 @@ from patchmerger.runs.files import read_json, write_json
 from patchmerger.runs.serialisation import to_json
 
 INDEX_FILE = "kept.json"
+HELD_OUT_SHARE = 0.25
+"""Of ``cache_gib``: for the held-out images that a training is watched by, and as much for those of the evaluation."""
+
 _GIB = 2**30
 _CHECKED: set[Any] = set()  # files that this process found undamaged, and has not seen change since
 _SYNC_EVERY = 2**25  # bytes between two entries of the index: what is computed again after an interruption
@@ -168,14 +171,21 @@ def is_complete(folder: Path, count: int) -> bool:
     return index.exists() and sum(chunk["images"] for chunk in read_json(index)["done"]) == count
 
 
-def images_that_fit(shape: KeptShape, wanted: int, folder: Path, cache_gib: float) -> tuple[int, str | None]:
-    """How many images can be kept in ``folder``, and what to say where these are fewer than wanted."""
+def images_that_fit(
+    shape: KeptShape, wanted: int, folder: Path, cache_gib: float, *, share: float = 1.0, beside: int = 0
+) -> tuple[int, str | None]:
+    """How many images can be kept in ``folder``, and what to say where these are fewer than wanted.
+
+    They take no more than a ``share`` of so many GiB, nor the disk space that is for the images ``beside`` them.
+    """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free / _GIB
+    part = "" if share == 1 else f"a share of {share:g} of "
     limit, what = min(
-        (cache_gib, f"recovery.cache_gib ({cache_gib:g})"), (0.9 * free, f"the {free:.1f} GiB free there")
+        (share * cache_gib, f"{part}recovery.cache_gib ({cache_gib:g})"),
+        (0.9 * free - beside * shape.bytes / _GIB, f"the {free:.1f} GiB free there"),
     )
-    fits = int(limit * _GIB / shape.bytes)
+    fits = max(0, int(limit * _GIB / shape.bytes))
     if fits >= wanted:
         return wanted, None
     needed = wanted * shape.bytes / _GIB

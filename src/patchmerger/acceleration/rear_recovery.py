@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from patchmerger.acceleration.distillation_task import KeptTask
-from patchmerger.acceleration.kept_tokens import KeptShape, KeptTokens, images_that_fit, is_complete
+from patchmerger.acceleration.kept_tokens import HELD_OUT_SHARE, KeptShape, KeptTokens, images_that_fit, is_complete
 from patchmerger.acceleration.rear_half import RearHalf
 from patchmerger.acceleration.recovery_data import KeptBatches, KeptData, Views, choose_views, is_varied
 from patchmerger.acceleration.recovery_job import RecoveryJob, seconds_per_step, train_phase
@@ -250,7 +250,10 @@ def _length(
     recovery, images, batch_size = job.recovery, len(job.data.train), job.recovery.batch_size
     measured = recovery.seconds is not None or job.progress
     keep, step = _seconds(job, halves, views, probe) if measured else (0.0, 0.0)
-    watched = len(job.watched)
+    folder = job.shared_cache or job.out
+    watched, fewer = images_that_fit(shape, len(job.watched), folder, recovery.cache_gib, share=HELD_OUT_SHARE)
+    if fewer is not None:
+        job.say(f"    held out: {fewer}")
     most = images * (recovery.views or (8 if is_varied(job.augmentation) else 1))
     if recovery.seconds is None:
         steps = max(1, round(share * recovery.steps_for(images)))
@@ -260,11 +263,11 @@ def _length(
         seconds = max(0.5 * share * recovery.seconds, share * recovery.seconds - watched * (keep + 2 * step))
         wanted = int(seconds / (keep + PASSES * step))
     wanted = max(batch_size, min(wanted if recovery.views is None else most, most))
-    count, remark = images_that_fit(shape, wanted, job.out, recovery.cache_gib)
+    count, remark = images_that_fit(shape, wanted, folder, recovery.cache_gib, beside=watched)
     if remark is not None:
         job.say(f"    {remark}")
-    if count < batch_size:
-        raise ValueError(f"recovery.scope ('rear') has too little space for kept tokens: {remark}")
+    if count < batch_size or not watched:
+        raise ValueError(f"recovery.scope ('rear') has too little space for kept tokens: {remark or fewer}")
     if recovery.seconds is not None:
         steps = max(1, int((seconds - count * keep) / (step * batch_size)))
     return {

@@ -168,7 +168,7 @@ class AccelerationRun:
             test = test.drawn(count, self.seed)
         held_out = HeldOutScores(
             self.teacher, test, placement.after, self.folder.path / "evaluation",
-            cache_gib=self.recovery.cache_gib / 2, device=self.device, batch_size=2 * self.recovery.batch_size,
+            cache_gib=self.recovery.cache_gib, device=self.device, batch_size=2 * self.recovery.batch_size,
             workers=self.workers, progress=self.progress,
         )  # fmt: skip
         self.evaluation = Evaluation(

@@ -104,7 +104,8 @@ class RecoverySettings:
         views: For the rear, views of each training image that are kept: the first as in evaluation, further ones
             varied as in training. By default as many as length and cache_gib allow, up to 8.
         cache_gib: Kept tokens of training images take no more than this many GiB of disk, those of held-out images no
-            more than half as much; fewer training images are kept where they would.
+            more than half as much: a quarter to watch the training, a quarter to evaluate; fewer images are kept, or
+            watched by, where they would.
         cache_dtype: Of kept tokens: "bfloat16", or "float32" at twice the size.
         keep_cache: Leave kept tokens on disk afterwards.
         frozen_blocks: For the rear, the number of blocks that are frozen, whose tokens are kept; by default those up to
