@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from conftest import make_images
+from conftest import make_images, make_vit
 from merged_models import ROPE, assert_same_classes, make_rotary, step, two_forwards
-from patchmerger.insertion import remove
+from patchmerger.insertion import insert, remove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,6 +41,28 @@ def test_positions_are_not_carried_through_reentrant_checkpointing(rotary):
         output.sum().backward()
     with pytest.raises(RuntimeError, match=message):
         rotary.blocks[2](merged.detach(), rope=table)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "lost", "droppable"),
+    [
+        ("rotary", {}, "positions", True),
+        ("rotary", {"positions": "drop", "reducer": "tome"}, "sizes", False),
+        ("rotary", {"reducer": "tome"}, "positions and sizes", False),
+        ("rotary", {"num_tokens": [8, 4], "after": [1, 2], "prior": "grid"}, "positions", False),
+        ("class token", {"num_tokens": [8, 4], "after": [1, 2], "prior": "grid"}, "positions", False),
+        ("class token", {"reducer": "tome"}, "sizes", False),
+    ],
+)
+def test_positions_are_dropped_by_advice_only_where_that_helps(architecture, options, lost, droppable, images):
+    model = make_rotary(next(iter(ROPE))) if architecture == "rotary" else make_vit(depth=4)
+    model = insert(remove(model) if architecture == "rotary" else model, **{"num_tokens": 8, "after": 1, **options})
+    model.blocks[1].register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:]))
+    with pytest.raises(RuntimeError, match=f"came without their {lost}: .* use_reentrant=False") as refused:
+        model(images)
+    assert ("positions='drop'" in str(refused.value)) == droppable
+    if droppable:
+        insert(remove(model), **{"num_tokens": 8, "after": 1, "positions": "drop"})(images)
 
 
 def train(model: nn.Module, steps: int = 2) -> nn.Module:

@@ -133,11 +133,9 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
         if request.positions == "drop" and after_merge:
             for bias in host.biases:
                 attach(block.get_submodule(bias.holder), bias.subclass)
-        weights_are_needed = (
-            request.positions == "centroid" or number < last_located or (after_merge and number in located)
-        )
+        places_are_needed = number < last_located or (after_merge and number in located)
         sizes_are_needed = bool(sized)  # from the first merge on, though one that gives none may come before
-        travels = weights_are_needed or sizes_are_needed
+        travels = request.positions == "centroid" or places_are_needed or sizes_are_needed
         if number not in num_tokens and host.inputs == BlockInputs() and not travels:
             continue
         attach(block, MergingBlock if number in num_tokens else LaterBlock)
@@ -152,7 +150,7 @@ def _subclass_blocks(host: Host, request: InsertionRequest) -> None:
             sequence_first=host.sequence_first,
             num_expected_tokens=None if after_merge else host.num_expected_tokens,
             grid=None if after_merge or not located else PatchGrid(None if host.grid == "varies" else host.grid),
-            weights_are_needed=weights_are_needed,
+            places_are_needed=places_are_needed,
             sizes_are_needed=sizes_are_needed,
             parts=block_parts(block) if sizes_are_needed or number in inside else None,
         )

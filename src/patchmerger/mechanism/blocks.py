@@ -33,8 +33,7 @@ class MergeState:
         num_expected_tokens: P + N where another number at this block's merger is refused, or ``None``.
         sequence_first: Whether the block takes and gives tokens as (N, B, D).
         grid: Where the patches are that come to this block's merger, if that must know and they are not merged ones.
-        weights_are_needed: Whether where merged tokens come from travels with them: for rotary positions, or for a
-            merger further on that must know where they are.
+        places_are_needed: Whether this block's merger, or one further on, must know where merged tokens are.
         sizes_are_needed: Whether the sizes of merged tokens travel with them, for attention that counts on them.
         parts: The block's attention and MLP, where a reducer works between them or attention counts on sizes.
         record: Is given the weights A (B, M, N) of this block's merger, while they are read; see
@@ -51,15 +50,30 @@ class MergeState:
     num_expected_tokens: int | None = None
     sequence_first: bool = False
     grid: PatchGrid | None = None
-    weights_are_needed: bool = False
+    places_are_needed: bool = False
     sizes_are_needed: bool = False
     parts: BlockParts | None = None
     record: Callable[[Tensor], None] | None = None
 
     @property
+    def weights_are_needed(self) -> bool:
+        """Whether where merged tokens come from travels with them."""
+        return self.positions == "centroid" or self.places_are_needed
+
+    @property
     def origin_is_needed(self) -> bool:
         """Whether anything travels with merged tokens."""
         return self.weights_are_needed or self.sizes_are_needed
+
+    def origin_of(self, x: Tensor) -> Origin:
+        """That of merged tokens; see :func:`~patchmerger.mechanism.origin.origin_of`."""
+        needed = {"positions": self.weights_are_needed, "sizes": self.sizes_are_needed}
+        droppable = self.positions == "centroid" and not (self.places_are_needed or self.sizes_are_needed)
+        return origin_of(
+            x,
+            lost=" and ".join(name for name, is_needed in needed.items() if is_needed),
+            cure=", or insert with positions='drop'" if droppable else "",
+        )
 
     def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments after the tokens, by name."""
@@ -102,7 +116,7 @@ class LaterBlock(Subclass):
         merged = state.inputs.without_places(given)
         if not state.origin_is_needed:
             return self._run_host(x, (), {**given, **merged}, None, needs)
-        origin = origin_of(x)
+        origin = state.origin_of(x)
         if state.weights_are_needed and origin.weights is None:
             merged = {}  # they are still the patches, each in its place
         elif state.positions == "centroid":
@@ -158,7 +172,7 @@ class MergingBlock(LaterBlock):
         merged = _tokens(self.merge(attended, args, kwargs, seen=seen, grid=grid))
         output = cast(BlockParts, state.parts).run_mlp(cast(nn.Module, self), merged, args, kwargs)
         if state.origin_is_needed:
-            _tokens(output).patchmerger_origin = origin_of(merged)  # type: ignore[attr-defined]
+            _tokens(output).patchmerger_origin = state.origin_of(merged)  # type: ignore[attr-defined]
         return output
 
     def _changes_nothing(self, x: Tensor) -> bool:
@@ -189,7 +203,7 @@ class MergingBlock(LaterBlock):
             raise _other_number(x, state.num_expected_tokens)
         patches = x[:, prefix:] if prefix else x  # (B, N, D)
         mask = None if state.after_merge else state.inputs.real_tokens(state.named(args, kwargs), prefix)
-        before = origin_of(given) if state.after_merge and state.origin_is_needed else None
+        before = state.origin_of(given) if state.after_merge and state.origin_is_needed else None
         places = grid.places(patches) if grid is not None else None if before is None else before.places
         arguments: dict[str, Any] = {} if mask is None else {"mask": mask}
         needs = needs_of(self.merger)

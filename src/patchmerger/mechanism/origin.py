@@ -54,11 +54,12 @@ class Origin:
         return bias.expand(-1, -1, x.shape[1], -1) if torch.compiler.is_exporting() else bias
 
 
-def origin_of(x: Tensor) -> Origin:
+def origin_of(x: Tensor, *, lost: str, cure: str) -> Origin:
     """Where the merged tokens ``x`` come from.
 
     Raises:
-        RuntimeError: Their tensor was replaced on the way from one block to the next.
+        RuntimeError: Their tensor was replaced on the way from one block to the next; with what is ``lost``, and what
+            would be a ``cure`` besides a way that does not replace it.
     """
     if is_traced(x):  # whose every attribute is a proxy
         return cast(Origin, vars(x)["patchmerger_origin"])
@@ -67,9 +68,8 @@ def origin_of(x: Tensor) -> Origin:
         origin = getattr(x._base, "patchmerger_origin", None)
     if origin is None:
         raise RuntimeError(
-            "merged tokens came without their positions: something between two blocks replaced their tensor (as "
-            "checkpointing with use_reentrant=True does): checkpoint with use_reentrant=False, or insert with "
-            "positions='drop'"
+            f"merged tokens came without their {lost}: something between two blocks replaced their tensor (as "
+            f"checkpointing with use_reentrant=True does): checkpoint with use_reentrant=False{cure}"
         )
     return origin
 
