@@ -165,7 +165,7 @@ class DistillationTask(TrainingTask):
 
     def merger_rate(self, step: int) -> float:
         """Share of its highest learning rate that the mergers have at ``step``: a warm-up, then a cosine."""
-        return _rate(step, 0.0, self.recovery.warmup * self.recovery.merger_first, self.total_steps)
+        return _rate(step, 0.0, self.recovery.warmup, self.total_steps)
 
     def rest_rate(self, step: int) -> float:
         """The same of all else, which begins later."""
