@@ -9,7 +9,7 @@ from typing import Any
 from patchmerger.reports.deployment import notes, tables
 from patchmerger.reports.pictures.deployment import draw
 from patchmerger.runs.files import read_json, write_text
-from patchmerger.speed.deployment import KIND, SCHEMA
+from patchmerger.speed.deployment_record import KIND, SCHEMA
 from tools.markdown import given_paths, markdown_table, shown_table
 
 RESULTS, PAGE = Path("results"), Path("docs/deploy.md")

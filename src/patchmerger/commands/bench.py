@@ -34,8 +34,9 @@ class Command(PictureOptions, BenchSettings, _Models):
 
     Args:
         data: With --formats, images to calibrate int8 on, and to compare exported files with their models on.
-        out: JSON file for the result, written after each row. The same command again measures the rows that are
-            missing after an interrupt (Ctrl-C); with --formats it measures all anew, with --overwrite.
+        out: JSON file for the result, written after each row. The same command again measures what is missing
+            after an interrupt (Ctrl-C): rows, and with --formats forms and rounds; until then files that were made
+            stay in a hidden folder beside it.
         picture: PNG file to draw: speed-up against batch size, with the predictions of FLOPs and roofline; with
             --formats, images a second in each form.
         overwrite: Replace these files if they exist.
@@ -49,13 +50,14 @@ class Command(PictureOptions, BenchSettings, _Models):
 
         from patchmerger.reports import bench as speed_report
         from patchmerger.reports import deployment as deployment_report
-        from patchmerger.speed.deployment import KIND
+        from patchmerger.speed.deployment_record import KIND
         from patchmerger.speed.suite import bench
 
         results = bench(
             self.models, narrowed(self, BenchSettings), data=self.data, out=self.out, overwrite=self.overwrite,
             command=command,
         )  # fmt: skip
+        resumable = self.out is not None and not self.overwrite  # which begins anew
         if results.get("kind") == KIND:
-            return deployment_report.report(results, self.picture)
-        return speed_report.report(results, self.picture, resumable=self.out is not None)
+            return deployment_report.report(results, self.picture, resumable=resumable)
+        return speed_report.report(results, self.picture, resumable=resumable)

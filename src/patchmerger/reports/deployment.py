@@ -13,15 +13,22 @@ from patchmerger.reports.pictures.deployment import draw, models_of
 _OF = {"predicted": "÷ predicted", "roofline_speedup": "÷ roofline"}
 
 
-def report(results: Results, picture: Path | None) -> int:
-    """Draw the picture of ``patchmerger bench --formats``, if one is asked for, and print the tables."""
-    if picture is not None:
+def report(results: Results, picture: Path | None, *, resumable: bool = False) -> int:
+    """Draw the picture of ``patchmerger bench --formats``, if one is asked for and all is measured, and print tables.
+
+    ``resumable`` results are in a file, so that the same command goes on with them. The exit status is 130 if it was
+    interrupted.
+    """
+    finished = results.get("finished", True)
+    if picture is not None and finished:
         draw(results, picture)
     console = report_console()
     for table in tables(results):
         print_table(console, table)
-    print_notes(console, *notes(results))
-    return 0
+    on = "; the same command goes on" if resumable else ""
+    left = [] if finished else [f"unfinished: {len(results['rows'])} batch sizes measured{on}"]
+    print_notes(console, *notes(results), *left)
+    return 0 if finished else 130
 
 
 def tables(results: Results) -> list[Table]:
@@ -105,6 +112,8 @@ def describe(section: Section, results: Results) -> None:
     section.add(section.charts, "speed-ups", lambda: _chart(results))
     section.add(section.tables, "table", lambda: tables(results))
     section.add(section.missing, "forms that failed", lambda: _failed(results))
+    if not results.get("finished", True):
+        section.missing.append("further rows (the benchmark was interrupted; the same command goes on)")
 
 
 def _title(results: Results) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,10 +22,12 @@ from patchmerger.data.loading import DataLike
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.exports.exporting import export
 from patchmerger.exports.parity import Parity
-from patchmerger.exports.runtimes import ExportedModel, open_exported
+from patchmerger.exports.runtimes import ExportedModel, files_of, open_exported
 from patchmerger.exports.settings import SUFFIXES, ExportSettings, Format
 from patchmerger.hosts.example_inputs import image_size_of, resized
 from patchmerger.models.classifier import Classifier
+from patchmerger.models.finding import weights_fingerprint
+from patchmerger.runs.run_folder import fingerprint
 from patchmerger.speed.candidates import build_candidates
 from patchmerger.speed.compiling import compiled
 from patchmerger.speed.roofline import Matmul, matmuls_of
@@ -84,6 +89,7 @@ class FormBuilder:
     """Makes the forms of one model, plain and merged, with random weights for architectures of timm.
 
     ``data`` are images to calibrate on and to compare on; noise where there are none. Files are written to ``folder``.
+    ``fingerprint`` is of the weights.
     """
 
     def __init__(self, name: str, settings: BenchSettings, data: DataLike | None, folder: Path) -> None:
@@ -91,11 +97,12 @@ class FormBuilder:
         found = build_candidates(name, settings, seed=settings.seed)
         self.models = {kind: resized(found.models[kind].eval(), settings.image_size) for kind in ("plain", "merged")}
         self.preprocessing = found.preprocessing or _UNKNOWN
+        self.fingerprint = weights_fingerprint(found.models["merged"])
 
-    def make(self, key: FormKey) -> DeployedForm:
-        """One form."""
+    def make(self, key: FormKey, *, again: bool = False) -> DeployedForm:
+        """One form; where it is made ``again``, a file of it that is in the folder is taken, whose parity is known."""
         model = self.models["merged" if key.merged else "plain"]
-        made = _in_torch(model, key) if key.form in ("eager", "frozen") else self._exported(model, key)
+        made = _in_torch(model, key) if key.form in ("eager", "frozen") else self._exported(model, key, again)
         flops = known_flops(model)
         if flops is None:
             return made
@@ -105,8 +112,12 @@ class FormBuilder:
 
         return replace(made, flops=flops, matmuls=matmuls)
 
-    def _exported(self, model: nn.Module, key: FormKey) -> DeployedForm:
+    def _exported(self, model: nn.Module, key: FormKey, again: bool) -> DeployedForm:
         noise, form = self.data is None, cast(Format, key.form)
+        out = self.folder / f"{fingerprint(key)[:16]}{SUFFIXES[form]}"
+        if again:
+            with suppress(ValueError, OSError):
+                return _of_file(open_exported(out, threads=torch.get_num_threads()), key, image_size_of(model))
         settings = ExportSettings(
             format=form, precision=OF_EXPORTS[key.precision], seed=self.settings.seed,
             parity_images=self.settings.images, calibration_images=_CALIBRATION,
@@ -117,10 +128,20 @@ class FormBuilder:
         if noise and key.precision == "int8":
             shape, generator = (2 * _CALIBRATION, 3, height, height), torch.Generator().manual_seed(0)
             data = list(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))
-        out = self.folder / f"{len(list(self.folder.iterdir()))}{SUFFIXES[form]}"
+        for old in self.folder.glob(f"{out.name}*"):  # of an attempt that was cut short
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
         made = export(model, out, settings, data=data, preprocessing=self.preprocessing)
         file = _of_file(open_exported(out, threads=torch.get_num_threads()), key, image_size_of(model))
         return replace(file, parity=None if noise else made.parity, float_layers=made.info.float_layers)
+
+
+def file_fingerprint(name: str) -> str:
+    """A hash of the content of an exported file."""
+    digest = hashlib.sha256()
+    for path in files_of(Path(name).expanduser()):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def given_file(name: str, settings: BenchSettings, *, alone: bool) -> DeployedForm:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,20 +11,26 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from patchmerger.data.loading import DataLike, read_images
+from patchmerger.data.loading import DataLike, identify_data, read_images
 from patchmerger.data.splits import ImageSplits
 from patchmerger.exports.runtimes import is_exported
 from patchmerger.runs.environment import cpu_has_bf16, cpu_info, environment, versions_of
-from patchmerger.runs.files import check_out, write_json
 from patchmerger.runs.progress import progress_bar
-from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.statistics import quartiles
-from patchmerger.speed.deployed_forms import DeployedForm, FormBuilder, FormKey, form_keys, given_file
+from patchmerger.speed.deployed_forms import (
+    DeployedForm,
+    FormBuilder,
+    FormKey,
+    file_fingerprint,
+    form_keys,
+    given_file,
+)
+from patchmerger.speed.deployment_record import DeploymentRecord
+from patchmerger.speed.record import WAY_OUT
 from patchmerger.speed.roofline import PeakRates, least_seconds, measure_peak_rates
 from patchmerger.speed.settings import BenchSettings, listed
 from patchmerger.speed.timed_steps import interleaved
 
-KIND, SCHEMA = "deployment", 2
 _LIBRARIES = ("onnxruntime", "openvino", "nncf", "onnx")
 _ROUND = 0.2
 """In a round a form runs at least so many seconds, and at least one batch."""
@@ -48,33 +53,51 @@ def bench_deployment(
     Each form is made first: exported files by :func:`patchmerger.export`, which compares them with their model. At each
     batch size all forms are interleaved, so that a noisy machine slows all alike; ratios are medians of those within
     the rounds. A form that cannot be made says why, and the others go on. Without ``data``, noise serves for
-    calibration, and agreement is not measured.
+    calibration, and agreement is not measured. After an interrupt (Ctrl-C) the same call goes on with the forms and
+    rounds that are missing; files that were made are kept until then, in a hidden folder beside ``out``.
 
     Returns:
         The content of the JSON file: ``forms``, each with its ``key``, ``size``, ``parity`` (or an ``error``);
         ``rows``, one for each batch size, with the ``timings`` of each form; ``peak_rates``, FLOPs a second of a large
-        matmul in each number format; ``bandwidth``, bytes a second of a large copy; ``environment`` and ``settings``.
+        matmul in each number format; ``bandwidth``, bytes a second of a large copy; ``environment`` and ``settings``,
+        and whether it is ``finished``.
+
+    Raises:
+        FileExistsError: ``out`` exists, and is finished or has other settings.
+        ValueError: ``out`` is unfinished, and was measured elsewhere or of other models; or no form can be made.
     """
-    check_out(out, overwrite=overwrite)
-    cpu = torch.device("cpu")
-    rates: dict[str, PeakRates] = {name: measure_peak_rates(cpu, name) for name in _rated(settings)}
-    content: dict[str, Any] = {
-        "kind": KIND, "schema": SCHEMA, "command": command,
-        "settings": {"models": names, **asdict(settings)}, "environment": _environment(),
-        "peak_rates": {name: found.flops_per_second for name, found in rates.items()},
-        "bandwidth": max((found.bytes_per_second for found in rates.values()), default=None),
-        "forms": [], "rows": [],
+    known = data.fingerprint if isinstance(data, ImageSplits) else None if data is None else identify_data(data)
+    head = {
+        "command": command, "settings": {"models": names, **asdict(settings), "data": known},
+        "environment": _environment(),
     }  # fmt: skip
-    if data is not None and not isinstance(data, ImageSplits):
-        data = read_images(data, labels_needed=False)  # once, and not for each form
-    with tempfile.TemporaryDirectory() as folder:
-        forms = _make_forms(names, settings, data, Path(folder), content)
-        for size in listed(settings.batch_size):
-            content["rows"].append(_measure(forms, size, settings, rates))
-            if out is not None:
-                write_json(out, to_json(content), new=not overwrite and len(content["rows"]) == 1)
-    result: dict[str, Any] = to_json(content)
-    return result
+    record = DeploymentRecord(out, head, overwrite=overwrite)
+    sizes = listed(settings.batch_size)[len(record.content["rows"]) :]
+    try:
+        with record.files() as folder:
+            rates = _peak_rates(record, settings)
+            forms = _make_forms(names, settings, data, folder, record) if sizes else []
+            for size in sizes:
+                record.add_row(_measure(forms, size, settings, rates, record))
+            record.finish()
+    except KeyboardInterrupt:
+        if not record.content["forms" if out else "rows"]:
+            raise
+    return record.content
+
+
+def _peak_rates(record: DeploymentRecord, settings: BenchSettings) -> dict[str, PeakRates]:
+    """Those of each number format that is asked for; measured once, for a record that goes on too."""
+    cpu, content = torch.device("cpu"), record.content
+    if content["peak_rates"] is None:
+        found = {name: measure_peak_rates(cpu, name) for name in _rated(settings)}
+        content["bandwidth"] = max((rates.bytes_per_second for rates in found.values()), default=None)
+        content["peak_rates"] = {name: rates.flops_per_second for name, rates in found.items()}
+    where, bandwidth = content["environment"], content["bandwidth"]
+    return {
+        name: PeakRates(where["device_name"], name, where["threads"], content["peak_rates"][name], bandwidth)
+        for name in _rated(settings)
+    }
 
 
 def _rated(settings: BenchSettings) -> list[Literal["float32", "bf16", "int8"]]:
@@ -84,33 +107,31 @@ def _rated(settings: BenchSettings) -> list[Literal["float32", "bf16", "int8"]]:
 
 
 def _make_forms(
-    names: list[str], settings: BenchSettings, data: DataLike | None, folder: Path, content: dict[str, Any]
+    names: list[str], settings: BenchSettings, data: DataLike | None, folder: Path, record: DeploymentRecord
 ) -> list[DeployedForm]:
     forms: list[DeployedForm] = []
     keys = form_keys({name: [False, True] for name in names if not is_exported(name)}, settings)
     files = [name for name in names if is_exported(name)]
     builders: dict[str, FormBuilder] = {}
+    if data is not None and not isinstance(data, ImageSplits):
+        data = read_images(data, labels_needed=False)  # once, and not for each form
     with progress_bar("", len(files) + len(keys)) as bar:
         for name in files:
             bar.describe(f"opening {name}")
+            record.check_model(name, file_fingerprint(name))
             alone = [Path(each).name for each in files].count(Path(name).name) == 1
             forms.append(given_file(name, settings, alone=alone))
-            content["forms"].append(_describe(forms[-1]))
+            record.add_form(_describe(forms[-1]))
             bar.advance()
         for key in keys:
             bar.describe(f"making {key}")
             if key.model not in builders:
                 builders[key.model] = FormBuilder(key.model, settings, data, folder)
-            try:
-                form = builders[key.model].make(key)
-                form.run(np.zeros((min(listed(settings.batch_size)), form.channels, *form.image_size), np.float32))
-                forms.append(form)
-                content["forms"].append(_describe(form))
-            except (ValueError, RuntimeError, ModuleNotFoundError) as error:
-                content["forms"].append({"key": asdict(key), "error": " ".join(str(error).split())[:300]})
+                record.check_model(key.model, builders[key.model].fingerprint)
+            forms += _made(key, builders[key.model], settings, record)
             bar.advance()
     if not forms:
-        errors = [form["error"] for form in content["forms"]]
+        errors = [form["error"] for form in record.content["forms"]]
         why = errors[0] if errors else "none of formats has a precision that is asked for"
         raise ValueError(f"no form could be made of models ({', '.join(names)}): {why}")
     sizes = {form.image_size for form in forms}
@@ -124,6 +145,28 @@ def _make_forms(
     return forms
 
 
+def _made(key: FormKey, builder: FormBuilder, settings: BenchSettings, record: DeploymentRecord) -> list[DeployedForm]:
+    """The form, once it ran; none where it cannot be made, and the record says why."""
+    known = record.form(key)
+    if known is not None and known["error"]:
+        return []
+    try:
+        form = builder.make(key, again=known is not None)
+        form.run(np.zeros((min(listed(settings.batch_size)), form.channels, *form.image_size), np.float32))
+    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if known is not None and record.measured:
+            raise ValueError(
+                f"out ({record.path}) is unfinished and was measured with {key}, which cannot be made now ({reason}): "
+                f"{WAY_OUT}"
+            ) from error
+        record.add_form({"key": asdict(key), "error": reason})
+        return []
+    if known is None:
+        record.add_form(_describe(form))
+    return [form]
+
+
 def _describe(form: DeployedForm) -> dict[str, Any]:
     parity = None if form.parity is None else {**asdict(form.parity), "relative": form.parity.relative}
     return {
@@ -133,9 +176,13 @@ def _describe(form: DeployedForm) -> dict[str, Any]:
 
 
 def _measure(
-    forms: list[DeployedForm], batch_size: int, settings: BenchSettings, rates: Mapping[str, PeakRates]
+    forms: list[DeployedForm],
+    batch_size: int,
+    settings: BenchSettings,
+    rates: Mapping[str, PeakRates],
+    record: DeploymentRecord,
 ) -> dict[str, Any]:
-    """All forms at one batch size, interleaved."""
+    """All forms at one batch size, interleaved; each round is kept when it is done."""
     height, width = forms[0].image_size
     generator = torch.Generator().manual_seed(settings.seed)
     images = torch.randn(batch_size, forms[0].channels, height, width, generator=generator).numpy()
@@ -155,7 +202,14 @@ def _measure(
             found.append(_seconds(form, images))
         return found
 
-    times, interrupted = interleaved(list(by_name), settings.rounds, turn)
+    times = record.rounds(batch_size, list(by_name))
+    with progress_bar(f"measuring, batch of {batch_size}", settings.rounds) as bar:
+
+        def keep(done: int, _: int) -> None:
+            record.keep_rounds(batch_size, times)
+            bar.describe(f"measuring, batch of {batch_size}", completed=done)
+
+        _, interrupted = interleaved(list(by_name), settings.rounds, turn, keep, times=times)
     if interrupted:
         raise KeyboardInterrupt
     rounds = {name: [float(np.median(turns)) for turns in found] for name, found in times.items()}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from patchmerger.runs.files import write_json
-from patchmerger.runs.run_folder import differences
+from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.run_folder import differences, flatten
 from patchmerger.runs.serialisation import to_json
+from patchmerger.runs.text import some_of
 from patchmerger.speed.settings import Compile, Precision, compile_name
 
 SCHEMA = 3
-_SAME_PLACE = ("cpu", "device_name", "torch", "threads")
+WAY_OUT = "take another name, or set overwrite to true"
+_VARIES = ("load_average", "platform")
+"""What of the environment may change between two halves of a measurement."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Record:
         if path.is_dir():
             raise ValueError(f"out ({path}) is a folder: name a file in it")
         if path.exists() and not overwrite:
-            self.content = _go_on_with(path, self.content)
+            self.content = unfinished(path, self.content)
 
     def find(self, key: RowKey, kind: str = "rows") -> dict[str, Any] | None:
         """The row that was measured whole (or that failed) under this key."""
@@ -75,19 +77,29 @@ class Record:
             write_json(self.path, self.content)
 
 
-def _go_on_with(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The unfinished record in the file, if it has the same settings and was measured here."""
-    way_out = "take another name, or set overwrite to true"
+def unfinished(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The unfinished results in the file, if they are of the same kind and settings and were measured here.
+
+    Raises:
+        FileExistsError: They are not unfinished, or of another kind, or have other settings.
+        ValueError: They were measured elsewhere, or with other libraries.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path)
     except ValueError as error:
-        raise FileExistsError(f"out ({path}) exists already and is no benchmark: {way_out}") from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("finished") is not False:
-        raise FileExistsError(f"out ({path}) exists already: {way_out}")
+        raise FileExistsError(f"out ({path}) exists already and is no benchmark: {WAY_OUT}") from error
+    same = isinstance(found, dict) and all(found.get(key) == wanted.get(key) for key in ("kind", "schema"))
+    if not same or found.get("finished") is not False:
+        raise FileExistsError(f"out ({path}) exists already: {WAY_OUT}")
     if listed := differences(wanted["settings"], found["settings"]):
-        raise FileExistsError(f"out ({path}) is unfinished and has other settings ({listed}): {way_out}")
-    here, there = wanted["environment"], found["environment"]
-    moved = [f"{key}: {there.get(key)} there, {here[key]} here" for key in _SAME_PLACE if there.get(key) != here[key]]
+        raise FileExistsError(f"out ({path}) is unfinished and has other settings ({listed}): {WAY_OUT}")
+    here, there = flatten(wanted["environment"]), flatten(found["environment"])
+    moved = [
+        f"{key}: {there.get(key)} there, {value} here"
+        for key, value in here.items()
+        if key not in _VARIES and there.get(key) != value
+    ]
     if moved:
-        raise ValueError(f"out ({path}) is unfinished and was measured elsewhere ({'; '.join(moved)}): {way_out}")
+        listed = some_of(moved, between="; ")
+        raise ValueError(f"out ({path}) is unfinished and was measured elsewhere ({listed}): {WAY_OUT}")
     return found

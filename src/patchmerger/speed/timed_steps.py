@@ -118,16 +118,19 @@ def interleaved(
     rounds: int,
     time_once: Callable[[str], T],
     progress: Callable[[int, int], None] | None = None,
+    *,
+    times: dict[str, list[T]] | None = None,
 ) -> tuple[dict[str, list[T]], bool]:
     """Time each of ``names`` once in every round, in an order that rotates: a slow moment of the machine slows all.
 
     ``progress`` is called after each round with the rounds done and the rounds in all; ``None`` shows a bar. What
     ``time_once`` gave comes back by name and round, and whether an interrupt (Ctrl-C) cut the rounds short; before
-    three rounds were done it is raised.
+    three rounds were done it is raised. ``times`` are those of earlier rounds, which go on; each round is entered there
+    when it is done.
     """
-    times: dict[str, list[T]] = {name: [] for name in names}
+    times = {name: [] for name in names} if times is None else times
     with progress_bar("measuring", rounds, shown=progress is None) as bar:
-        for done in range(rounds):
+        for done in range(len(times[names[0]]), rounds):
             first = done % len(names)
             try:
                 timed = {name: time_once(name) for name in (*names[first:], *names[:first])}
