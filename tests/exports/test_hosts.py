@@ -201,6 +201,33 @@ def test_naflex_is_exported_in_another_size(tmp_path):
         export(model, tmp_path / "y.pt2", ExportSettings(format="torch", image_size=44))
 
 
+@pytest.mark.parametrize(
+    ("name", "interpolates"),
+    [
+        ("ViTForImageClassification", {"interpolate_pos_encoding": True}),
+        ("Dinov2WithRegistersForImageClassification", {}),
+        ("BeitForImageClassification with bias", {"interpolate_pos_encoding": True}),
+    ],
+)
+@pytest.mark.parametrize("format", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_models_of_transformers_that_interpolate_are_exported_in_another_size(name, interpolates, format, tmp_path):
+    model = insert(make_transformers(name), 4, 1, positions="drop" if "Beit" in name else None)
+    with torch.no_grad():
+        expected = model(make_images(2, 48), **interpolates).logits
+    made = export(model, name_of(tmp_path, format), ExportSettings(format=format, image_size=48))
+    assert made.info.image_size == (48, 48)
+    np.testing.assert_allclose(open_exported(made.path)(make_images(2, 48).numpy()), expected, atol=1e-5)
+    assert model.config.image_size == 32
+    with pytest.raises(ValueError, match=r"image_size \(44\) does not divide by the patch size \(8\): take 48"):
+        export(model, tmp_path / "y.pt2", ExportSettings(format="torch", image_size=44))
+
+
+def test_models_of_transformers_that_cannot_interpolate_are_refused(tmp_path):
+    model = insert(make_transformers("CLIPForImageClassification"), 4, 1)
+    with pytest.raises(ValueError, match=r"image_size \(48\) does not fit CLIPForImage.*32 × 32.*leave it out"):
+        export(model, tmp_path / "x.pt2", ExportSettings(format="torch", image_size=48))
+
+
 @pytest.mark.parametrize("arguments", [{}, LOCATED, {"reducer": "average"}], ids=str)
 def test_openvino_repeats_no_factor_of_the_merger_for_the_batch(arguments, tmp_path):
     def repeated(model: nn.Module, name: str) -> int:

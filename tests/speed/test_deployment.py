@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,18 @@ def test_models_of_any_size_are_measured_in_the_one_asked_for(tmp_path):
     assert [form.image_size for form in forms] == [(48, 48)] * 2
     with pytest.raises(ValueError, match=r"image_size \(39, 39\).*\(40, 40\)"):
         FormBuilder(str(folder), BenchSettings(formats=["eager"], image_size=39), None, tmp_path)
+
+
+def test_models_of_transformers_are_measured_in_another_size_that_they_interpolate_to(tmp_path):
+    patchmerger.save(transformers_vit(), tmp_path / "vit", preprocessing=PREPROCESSING)
+    settings = BenchSettings(
+        **{**QUICK, "batch_size": 1}, formats=["eager", "torch"], precision="float32", image_size=48, num_tokens=4
+    )
+    found = bench(tmp_path / "vit", settings)
+    assert [form["error"] for form in found["forms"]] == [None] * 4
+    own = bench(tmp_path / "vit", replace(settings, image_size=None, formats=["eager"]))
+    assert found["forms"][0]["flops"] > own["forms"][0]["flops"]
+    assert found["rows"][0]["timings"][0]["least_seconds"] > 0
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from patchmerger import __version__
 from patchmerger.data.loading import DataLike
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import DataSettings
-from patchmerger.exports.image_sizes import other_sizes, size_arguments, take_any_size
+from patchmerger.exports.image_sizes import in_size, other_sizes, size_arguments, take_any_size
 from patchmerger.exports.images import ExportImages, noise, prepare_images
 from patchmerger.exports.metadata import ExportedMerger, ExportInfo
 from patchmerger.exports.parity import BATCHES, Parity
@@ -24,7 +24,6 @@ from patchmerger.exports.settings import ExportSettings
 from patchmerger.exports.target import check_target, in_place, make_record, record_of
 from patchmerger.exports.tracing import ImageClassifier, classifier_for
 from patchmerger.exports.writing import write_file
-from patchmerger.hosts.example_inputs import image_size_of, resized
 from patchmerger.hosts.state import refuse_unsupported_state
 from patchmerger.insertion.inserted import mergers
 from patchmerger.mechanism.blocks import is_merging
@@ -107,25 +106,27 @@ def export(
     found = find_model(model, architecture=architecture, image_size=settings.image_size)
     known = _preprocessing(found, preprocessing, data)
     _check(found, known, settings, data)
-    net = resized(found.model, settings.image_size)
-    reference = classifier_for(net, settings, None, torch.float32)
+    sized = in_size(found.model, settings.image_size)
+    net, arguments = sized.net, sized.arguments
+    reference = classifier_for(net, settings, None, torch.float32, arguments)
     if settings.with_preprocessing and (found.multi_label or reference.net.num_outputs == 1):
         scores = "has several labels an image" if found.multi_label else "gives one score an image"
         raise ValueError(
             f"with_preprocessing (true) ends in a softmax, and model ({found.name}) {scores}: export its logits, of "
             "which a probability is the sigmoid"
         )
-    info = _describe(found, reference.net, image_size_of(net), known, settings)
+    info = _describe(found, reference.net, sized.image_size, known, settings)
     open_net, step = take_any_size(net) if settings.dynamic_size else (net, None)
     info = replace(info, size_step=step)
     images = _images(info, known, settings, data)
     eager = _eager_logits(reference, images.parity.normalized)
     if step is not None:
-        open_reference = classifier_for(open_net, settings, None, torch.float32, size_arguments(open_net))
+        arguments = size_arguments(open_net)
+        open_reference = classifier_for(open_net, settings, None, torch.float32, arguments)
         others = [_eager_logits(open_reference, each.normalized) for each in images.other_sizes]
         eager, net = np.concatenate([eager, *others]), open_net
     with in_place(target, settings, new=not overwrite) as path:
-        info, parity = write_file(net, path, info, known, settings, images, eager)
+        info, parity = write_file(net, path, info, known, settings, images, eager, arguments)
         written = open_exported(path)
         size = written.size
         record = make_record(target, size, info, parity, settings, runtime=written.runtime, command=command)

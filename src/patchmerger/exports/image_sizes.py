@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 from unittest import mock
 
@@ -17,7 +18,7 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from patchmerger.hosts.example_inputs import image_size_of
+from patchmerger.hosts.example_inputs import image_size_of, resized
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.mechanism.subclassing import host_class
@@ -25,6 +26,41 @@ from patchmerger.models.classifier import Classifier
 
 _INTERPOLATES = "interpolate_pos_encoding"
 """What models of transformers are called with for images of another size than their own."""
+
+
+@dataclass(frozen=True)
+class SizedModel:
+    """A model, and how it takes images of one size: called with ``arguments`` beside them."""
+
+    net: nn.Module
+    image_size: tuple[int, int]
+    arguments: dict[str, Any]
+
+
+def in_size(model: nn.Module, image_size: int | None) -> SizedModel:
+    """The model for square images of another size: a copy that says so, or itself where it is only called otherwise.
+
+    Models of transformers interpolate their position table when they are called, if they can.
+
+    Raises:
+        ValueError: It takes no images of that size.
+    """
+    own = image_size_of(model)
+    if image_size is None or own == (image_size, image_size):
+        return SizedModel(model, own, {})
+    if not host_class(model).__module__.startswith("transformers."):
+        return SizedModel(resized(model, image_size), (image_size, image_size), {})
+    found = SizedModel(model, (image_size, image_size), size_arguments(model))
+    step = size_step(model, f"image_size ({image_size})")
+    if image_size % step:
+        fitting = max(1, round(image_size / step)) * step
+        raise ValueError(f"image_size ({image_size}) does not divide by the patch size ({step}): take {fitting}, say")
+    if (reason := _refusal(model, found.image_size, found.arguments)) is not None:
+        raise ValueError(
+            f"image_size ({image_size}) does not fit {host_class(model).__name__}, which takes images of {own[0]} × "
+            f"{own[1]} pixels alone ({reason}): leave it out"
+        )
+    return found
 
 
 def take_any_size(model: nn.Module) -> tuple[nn.Module, int]:
@@ -47,22 +83,29 @@ def take_any_size(model: nn.Module) -> tuple[nn.Module, int]:
         vit, embedding = cast(Any, clone), cast(Any, clone.patch_embed)  # as timm's own constructor does
         vit.dynamic_img_size = True
         embedding.strict_img_size, embedding.flatten, embedding.output_fmt = False, False, Format.NHWC
-    step = size_step(clone)
-    net = Classifier(clone)
-    net.arguments = size_arguments(clone)
-    like = next(p for p in clone.parameters() if p.is_floating_point())
-    for height, width in other_sizes(image_size_of(model), step):
-        try:
-            with eval_mode(clone), torch.no_grad():
-                net(torch.zeros(1, net.channels, height, width).to(like))
-        except (ValueError, RuntimeError, AssertionError, IndexError, TypeError) as error:
+    step = size_step(clone, "dynamic_size (true)")
+    for size in other_sizes(image_size_of(model), step):
+        if (reason := _refusal(clone, size, size_arguments(clone))) is not None:
             own = " × ".join(map(str, image_size_of(model)))
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ValueError(
-                f"dynamic_size (true): {host_class(model).__name__} takes images of {own} pixels alone "
-                f"({reason[:160]}): leave it out, and export a file for each image_size"
-            ) from error
+                f"dynamic_size (true): {host_class(model).__name__} takes images of {own} pixels alone ({reason}): "
+                "leave it out, and export a file for each image_size"
+            )
     return clone, step
+
+
+def _refusal(model: nn.Module, size: tuple[int, int], arguments: dict[str, Any]) -> str | None:
+    """Why a model takes no images of a size; ``None`` where it does."""
+    net = Classifier(model)
+    net.arguments = arguments
+    like = next(p for p in model.parameters() if p.is_floating_point())
+    try:
+        with eval_mode(model), torch.no_grad():
+            net(torch.zeros(1, net.channels, *size).to(like))
+    except (ValueError, RuntimeError, AssertionError, IndexError, TypeError) as error:
+        lines = (line.strip() for line in str(error).splitlines())
+        return next((line for line in lines if line), type(error).__name__)[:160]
+    return None
 
 
 def size_arguments(model: nn.Module) -> dict[str, Any]:
@@ -93,8 +136,8 @@ def _whole(x: Any) -> Any:
     return x if isinstance(x, torch.SymInt) else int(x)
 
 
-def size_step(model: nn.Module) -> int:
-    """Height and width of images are multiples of this: the side of a patch.
+def size_step(model: nn.Module, option: str) -> int:
+    """Height and width of images are multiples of this: the side of a patch. ``option`` is what asks for it.
 
     Raises:
         ValueError: It is not known, or patches are not square.
@@ -107,7 +150,7 @@ def size_step(model: nn.Module) -> int:
             if height == width:
                 return int(cast(int, height))
     raise ValueError(
-        f"dynamic_size (true): {host_class(model).__name__} does not say the side of its square patches, of which the "
+        f"{option}: {host_class(model).__name__} does not say the side of its square patches, of which the "
         "sides of images must be multiples: leave it out"
     )
 

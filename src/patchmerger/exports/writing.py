@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from patchmerger.data.preprocessing import Preprocessing
-from patchmerger.exports.image_sizes import size_arguments
 from patchmerger.exports.images import ExportImages, Images
 from patchmerger.exports.metadata import ExportInfo
 from patchmerger.exports.onnx_format import quantise_onnx, write_onnx
@@ -38,11 +37,12 @@ def write_file(
     settings: ExportSettings,
     images: ExportImages,
     eager: NDArray[np.float32],
+    arguments: Mapping[str, Any],
 ) -> tuple[ExportInfo, Parity]:
-    """Write the file, as near to the eager model as it must be."""
+    """Write the file, as near to the eager model as it must be; ``net`` is called with ``arguments``, as that was."""
     # OpenVINO computes in the number format chosen when it loads the file; its graph is one of float32.
     dtype = torch.float32 if settings.format == "openvino" else DTYPES[settings.precision]
-    model = classifier_for(net, settings, known, dtype, size_arguments(net) if settings.dynamic_size else None)
+    model = classifier_for(net, settings, known, dtype, arguments)
     example = torch.from_numpy(images.compared[-1].given[:1]).repeat(2 if settings.dynamic_batch else 1, 1, 1, 1)
     program = trace(model, example, settings, info.size_step)
     if images.calibration is not None:

@@ -15,16 +15,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchmerger.costs.model_cost import known_flops
 from patchmerger.data.loading import DataLike
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.exports.exporting import export
+from patchmerger.exports.image_sizes import SizedModel, in_size
 from patchmerger.exports.parity import Parity
 from patchmerger.exports.runtimes import ExportedModel, files_of, open_exported
 from patchmerger.exports.settings import SUFFIXES, ExportSettings, Format
-from patchmerger.hosts.example_inputs import image_size_of, resized
+from patchmerger.hosts.example_inputs import image_size_of
 from patchmerger.models.classifier import Classifier
 from patchmerger.models.finding import weights_fingerprint
 from patchmerger.runs.run_folder import fingerprint
@@ -95,7 +96,7 @@ class FormBuilder:
     def __init__(self, name: str, settings: BenchSettings, data: DataLike | None, folder: Path) -> None:
         self.name, self.settings, self.data, self.folder = name, settings, data, folder
         found = build_candidates(name, settings, seed=settings.seed)
-        self.models = {kind: resized(found.models[kind].eval(), settings.image_size) for kind in ("plain", "merged")}
+        self.models = {kind: in_size(found.models[kind].eval(), settings.image_size) for kind in ("plain", "merged")}
         self.preprocessing = found.preprocessing or _UNKNOWN
         self.fingerprint = weights_fingerprint(found.models["merged"])
 
@@ -103,35 +104,37 @@ class FormBuilder:
         """One form; where it is made ``again``, a file of it that is in the folder is taken, whose parity is known."""
         model = self.models["merged" if key.merged else "plain"]
         made = _in_torch(model, key) if key.form in ("eager", "frozen") else self._exported(model, key, again)
-        flops = known_flops(model)
+        size = None if model.image_size == image_size_of(model.net) else model.image_size
+        flops = known_flops(model.net, size)
         if flops is None:
             return made
 
         def matmuls(batch: int) -> list[Matmul]:
-            return matmuls_of(model, None, batch_size=batch, precision=key.precision)
+            return matmuls_of(model.net, size, batch_size=batch, precision=key.precision)
 
         return replace(made, flops=flops, matmuls=matmuls)
 
-    def _exported(self, model: nn.Module, key: FormKey, again: bool) -> DeployedForm:
+    def _exported(self, model: SizedModel, key: FormKey, again: bool) -> DeployedForm:
         noise, form = self.data is None, cast(Format, key.form)
         out = self.folder / f"{fingerprint(key)[:16]}{SUFFIXES[form]}"
         if again:
             with suppress(ValueError, OSError):
-                return _of_file(open_exported(out, threads=torch.get_num_threads()), key, image_size_of(model))
+                return _of_file(open_exported(out, threads=torch.get_num_threads()), key, model.image_size)
         settings = ExportSettings(
             format=form, precision=OF_EXPORTS[key.precision], seed=self.settings.seed,
             parity_images=self.settings.images, calibration_images=_CALIBRATION,
             max_difference=float("inf") if noise else None, min_agreement=0.0 if noise else None,
+            image_size=self.settings.image_size,
         )  # fmt: skip
         data = self.data
-        height, _ = image_size_of(model)
+        height, _ = model.image_size
         if noise and key.precision == "int8":
             shape, generator = (2 * _CALIBRATION, 3, height, height), torch.Generator().manual_seed(0)
             data = list(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))
         for old in self.folder.glob(f"{out.name}*"):  # of an attempt that was cut short
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-        made = export(model, out, settings, data=data, preprocessing=self.preprocessing)
-        file = _of_file(open_exported(out, threads=torch.get_num_threads()), key, image_size_of(model))
+        made = export(model.net, out, settings, data=data, preprocessing=self.preprocessing)
+        file = _of_file(open_exported(out, threads=torch.get_num_threads()), key, model.image_size)
         return replace(file, parity=None if noise else made.parity, float_layers=made.info.float_layers)
 
 
@@ -166,9 +169,10 @@ def _of_file(exported: ExportedModel, key: FormKey, size: tuple[int, int]) -> De
     return DeployedForm(key, run, exported.runtime, size, info.channels, exported.size, None, None, info.float_layers)
 
 
-def _in_torch(model: nn.Module, key: FormKey) -> DeployedForm:
+def _in_torch(model: SizedModel, key: FormKey) -> DeployedForm:
     dtype = DTYPES[key.precision]
-    net = Classifier(copy.deepcopy(model).requires_grad_(False).to(dtype)).eval()
+    net = Classifier(copy.deepcopy(model.net).requires_grad_(False).to(dtype)).eval()
+    net.arguments = model.arguments
     fast = compiled(net, "frozen") if key.form == "frozen" else net
 
     def run(images: NDArray[Any]) -> Tensor:
@@ -177,4 +181,4 @@ def _in_torch(model: nn.Module, key: FormKey) -> DeployedForm:
         return logits
 
     size = sum(p.numel() * p.element_size() for p in net.parameters())
-    return DeployedForm(key, run, f"torch {torch.__version__}", image_size_of(model), net.channels, size, None, None)
+    return DeployedForm(key, run, f"torch {torch.__version__}", model.image_size, net.channels, size, None, None)
