@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from patchmerger.acceleration.pairs import check_pair
 from patchmerger.acceleration.rear_recovery import recover_rear
 from patchmerger.acceleration.recovery_job import RecoveryJob, seconds_per_step, train_phase
 from patchmerger.acceleration.settings import RecoverySettings
@@ -73,7 +74,7 @@ def distill(
         ``history``.
 
     Raises:
-        ValueError: Settings or images that do not fit, or a folder of another call; before any training.
+        ValueError: Settings, images or a teacher that do not fit, or a folder of another call; before any training.
         FloatingPointError: The loss is not finite.
     """
     recovery.weight_of_labels(labels)
@@ -85,6 +86,7 @@ def distill(
     images = load_images(data, seed=seed, labels_needed=labels)
     if not labels and is_multi_label(teacher):
         images = replace(images, multi_label=True)
+    check_pair(student, teacher, images, recovery, labels=labels)
     both = recovery.scope == "rear-then-all"
     phases: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as passing, _devices_kept(student, teacher), eval_mode(teacher):
