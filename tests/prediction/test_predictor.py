@@ -133,6 +133,10 @@ def test_names_where_a_model_has_none():
     assert (given.class_names, given.scorer.remark) == (NAMES, None)
     with pytest.raises(ValueError, match=r"class_names \(2 names\).*5 classes"):
         Predictor(make_vit(), preprocessing=HALF, class_names=["a", "b"])
+    with pytest.raises(ValueError, match=r"class_names \('horse'\) must be a sequence of names"):
+        Predictor(make_vit(), preprocessing=HALF, class_names="horse")
+    with pytest.raises(ValueError, match=r"device \('cpu'\).*give it to the Predictor"):
+        patchmerger.predict(given, picture(0), device="cpu")
 
 
 def test_names_of_imagenet_are_short_and_all_different():
@@ -148,6 +152,8 @@ def test_a_model_without_classes_gives_features_alone():
         with pytest.raises(ValueError, match=r"has no classes.*features=True"):
             predictor(picture(0))
         assert predictor(picture(0), features=True).features.shape == (1, 32)
+        with pytest.raises(ValueError, match=r"class_names \(32 names\) means nothing to .*no classes"):
+            Predictor(model, preprocessing=HALF, class_names=[str(i) for i in range(32)])
 
 
 def transformers_without_head() -> nn.Module:
@@ -202,6 +208,7 @@ def test_one_score_is_a_yes_or_no_or_refused():
         ({"images": []}, ValueError, "images is empty"),
         ({"images": [3]}, TypeError, r"images \(int\)"),
         ({"images": torch.zeros(32, 32)}, ValueError, r"images \(\(32, 32\)\).*\(3, H, W\)"),
+        ({"images": torch.zeros(3, 0, 32)}, ValueError, r"images \(\(3, 0, 32\)\).*\(3, H, W\)"),
         ({"images": torch.zeros(3, 32, 32, dtype=torch.int64)}, ValueError, r"torch.int64.*uint8"),
         ({"images": torch.zeros(3, 30, 30)}, ValueError, r"\(3, 30, 30\) is not \(3, 32, 32\)"),
     ],
@@ -228,9 +235,21 @@ def test_models_that_do_not_fit_are_named():
         Predictor(timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=1, in_chans=1))
 
 
-def test_scores_that_are_no_numbers_are_refused():
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_and_features_that_are_no_numbers_are_refused(value):
     model = make_vit()
-    torch.nn.init.constant_(model.head.bias, float("nan"))
-    predictor = Predictor(model, preprocessing=HALF)
-    with pytest.raises(ValueError, match=r"model \(.*NaN"):
-        predictor([picture(0)])
+    torch.nn.init.constant_(model.head.bias[0:1].detach(), value)
+    for multi_label in (False, True):
+        with pytest.raises(ValueError, match=r"model \(.*gives scores that are .*NaN"):
+            Predictor(model, preprocessing=HALF, multi_label=multi_label)([picture(0)])
+    model = make_vit()
+    torch.nn.init.constant_(model.norm.bias, -value)
+    with pytest.raises(ValueError, match=r"model \(.*gives features that are .*NaN"):
+        Predictor(model, preprocessing=HALF)([picture(0)], features=True)
+
+
+def test_a_class_may_be_left_out_by_a_score_of_minus_infinity():
+    model = make_vit()
+    torch.nn.init.constant_(model.head.bias[0:1].detach(), -float("inf"))
+    ((found,),) = [Predictor(model, preprocessing=HALF)([picture(0)])]
+    assert (found.classes[-1].index, found.classes[-1].probability) == (0, 0)

@@ -65,7 +65,7 @@ def _pictures_of(image: OneImage, place: int) -> Iterator[tuple[str, Picture | T
         for path in _files(Path(image).expanduser()):
             yield str(path), path
     elif isinstance(image, Tensor):
-        if image.ndim not in (3, 4) or image.shape[-3] != 3:
+        if image.ndim not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape[-2:]:
             raise ValueError(f"images ({tuple(image.shape)}) must be of the shape (3, H, W) or (B, 3, H, W)")
         if image.dtype != torch.uint8 and not image.is_floating_point():
             raise ValueError(

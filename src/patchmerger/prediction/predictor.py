@@ -149,19 +149,24 @@ class Predictor:
     ) -> list[tuple[tuple[PredictedClass, ...], Tensor | None]]:
         pixels = self._stack(images)  # (B, 3, S, S)
         if not names:
-            return [((), row) for row in self.scorer.features(pixels).cpu()]
+            features = self.scorer.features(pixels)  # (B, D)
+            self._refuse_if_any("features", ~features.isfinite())
+            return [((), row) for row in features.cpu()]
         scores = self.scorer.scores(pixels)  # (B, C)
-        if scores.isnan().any():
-            raise ValueError(
-                f"model ({self.scorer.name}) gives scores that are no numbers (NaN): its weights are damaged, or "
-                "too coarse a number format made them so"
-            )
         probabilities = scores.sigmoid() if self.multi_label else scores.softmax(dim=1)
+        self._refuse_if_any("scores", probabilities.isnan() | (scores == float("inf")))  # −∞ leaves a class out
         best = probabilities.topk(min(top, len(names)), dim=1)
         return [
             (tuple(PredictedClass(names[i], i, p) for i, p in zip(indices, values, strict=True)), None)
             for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+    def _refuse_if_any(self, what: str, wrong: Tensor) -> None:
+        if bool(wrong.any()):
+            raise ValueError(
+                f"model ({self.scorer.name}) gives {what} that are no numbers (NaN) or infinite: its weights are "
+                "damaged, or too coarse a number format made them so"
+            )
 
     def _stack(self, images: list[Tensor]) -> Tensor:
         preprocessing, device = self.scorer.preprocessing, self.scorer.device
@@ -193,7 +198,7 @@ def predict(
         features: Give the features (D,) that the last layer classifies, in place of classes.
         shard: A share of the images, such as "2/8" for the second of eight.
         batch_size: Images in a batch.
-        device: As in :class:`Predictor`.
+        device: As in :class:`Predictor`; one that is loaded already stays where it is.
         workers: Processes that read images; chosen by the number of cores by default.
         progress: Show a progress bar, on a terminal.
 
@@ -207,6 +212,8 @@ def predict(
     """
     check_count("top", top)
     check_count("batch_size", batch_size)
+    if isinstance(model, Predictor) and device is not None:
+        raise ValueError(f"device ({str(device)!r}) is for a model that is not loaded yet: give it to the Predictor")
     pictures = find_pictures(images, shard=shard)
     predictor = model if isinstance(model, Predictor) else Predictor(model, device=device)
     outcomes = predictor.stream(

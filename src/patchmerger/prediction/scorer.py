@@ -103,10 +103,14 @@ def names_of(
     There are 0 classes in a model without a head.
 
     Raises:
-        ValueError: Another number of names than of classes.
+        ValueError: Another number of names than of classes, or one text.
     """
     if given is not None:
-        if classes and len(given) != classes:
+        if isinstance(given, str):
+            raise ValueError(f"class_names ({given!r}) must be a sequence of names, one a class")
+        if not classes:
+            raise ValueError(f"class_names ({len(given)} names) means nothing to {model}, which has no classes")
+        if len(given) != classes:
             raise ValueError(
                 f"class_names ({len(given)} names) must be one for each of the {classes} classes of {model}"
             )
