@@ -201,6 +201,12 @@ def test_round_trip_and_table():
         result["other"]
 
 
+def test_a_model_that_was_changed_in_place_is_not_compared_with_itself():
+    model = tiny()
+    with pytest.raises(ValueError, match=r"models\['merged'\] is the same object as models\['plain'\].*copy.deepcopy"):
+        measure({"plain": model, "merged": insert(model, 4, 1)}, QUICK)
+
+
 @pytest.mark.parametrize(("at", "kept"), [(4, 4), (3, 3), (2, None)])
 def test_an_interrupt_keeps_what_was_measured(at, kept):
     def interrupt(done: int, rounds: int) -> None:

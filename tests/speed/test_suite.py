@@ -177,6 +177,14 @@ def test_a_record_from_elsewhere_is_not_mixed(tiny_models, tmp_path):
         bench("some", QUICK, out=tmp_path)
 
 
+def test_a_model_that_has_changed_is_not_mixed(tiny_models, tmp_path):
+    out = tmp_path / "speed.json"
+    results = bench("some", replace(QUICK, rounds=1), out=out)
+    out.write_text(json.dumps({**results, "finished": False, "rows": [], "models": {"some": "another"}}))
+    with pytest.raises(ValueError, match=r"models \(some\) has changed since it was begun: take another name"):
+        bench("some", replace(QUICK, rounds=1), out=out)
+
+
 @pytest.mark.parametrize(
     ("models", "change", "message"),
     [
@@ -204,3 +212,5 @@ def test_from_the_shell(tiny_models, tmp_path, capsys):
     assert (tmp_path / "speed.png").stat().st_size > 10_000
     assert main(["bench", "some", *options]) == 2
     assert "picture (" in capsys.readouterr().err
+    assert main(["bench", "some", *options[:-1], str(tmp_path / "new.png"), "--out", str(tmp_path / "new.png")]) == 2
+    assert "is the file of the result" in capsys.readouterr().err

@@ -83,5 +83,7 @@ class PictureOptions(FileOptions):
     picture: Path | None = None
 
     def check_picture(self) -> None:
-        """Refuse a picture that cannot be written, before long work."""
+        """Refuse a picture that cannot be written, or would replace the result, before long work."""
+        if self.picture is not None and self.out is not None and self.picture.absolute() == self.out.absolute():
+            raise ValueError(f"picture ({self.picture}) is the file of the result (out) too: name another one")
         check_out(self.picture, overwrite=self.overwrite, name="picture")

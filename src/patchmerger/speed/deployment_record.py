@@ -13,7 +13,7 @@ from typing import Any
 from patchmerger.runs.files import check_out, write_json
 from patchmerger.runs.serialisation import to_json
 from patchmerger.speed.deployed_forms import FormKey
-from patchmerger.speed.record import WAY_OUT, unfinished
+from patchmerger.speed.record import check_model, unfinished
 
 KIND, SCHEMA = "deployment", 2
 
@@ -63,15 +63,8 @@ class DeploymentRecord:
             self.save()
 
     def check_model(self, name: str, fingerprint: str) -> None:
-        """Refuse a model that has changed since the first form of it was made.
-
-        Raises:
-            ValueError: It has.
-        """
-        if self.content["models"].setdefault(name, fingerprint) != fingerprint:
-            raise ValueError(
-                f"out ({self.path}) is unfinished, and models ({name}) has changed since it was begun: {WAY_OUT}"
-            )
+        """As :func:`~patchmerger.speed.record.check_model`, of the models in this record."""
+        check_model(self.content, self.path, name, fingerprint)
 
     def rounds(self, batch_size: int, names: list[str]) -> dict[str, list[list[float]]]:
         """The seconds of each call, by form and round, of an unfinished row."""

@@ -201,9 +201,9 @@ def measure(
         The measurement. An interrupt (Ctrl-C) after at least 3 rounds gives what was measured so far.
 
     Raises:
-        ValueError: An unknown baseline, a device that is not there, a model that is quantised,
-            offloaded or on the meta device, an image size that
-            does not fit, or a model that cannot be trained with cross-entropy.
+        ValueError: An unknown baseline, one model under two names, a device that is not there, a model that is
+            quantised, offloaded or on the meta device, an image size that does not fit, or a model that cannot be
+            trained with cross-entropy.
     """
     baseline = _check_models(models, baseline)
     first = next(models[baseline].parameters(), torch.empty(0))
@@ -297,7 +297,13 @@ def _check_models(models: Mapping[str, nn.Module], baseline: str | None) -> str:
     baseline = next(iter(models)) if baseline is None else baseline
     if baseline not in models:
         raise ValueError(f"baseline ({baseline!r}) must be one of the models: {', '.join(models)}")
+    first: dict[int, str] = {}
     for name, model in models.items():
+        if (other := first.setdefault(id(model), name)) != name:
+            raise ValueError(
+                f"models[{name!r}] is the same object as models[{other!r}], which is as fast as itself: insert and "
+                "remove change a model in place, so give one of them a copy (copy.deepcopy)"
+            )
         if (state := unsupported_state(model)) is not None:
             raise ValueError(f"models[{name!r}] cannot be measured: {'; '.join(state)}")
     return baseline

@@ -47,7 +47,7 @@ class Record:
     def __init__(self, path: Path | None, head: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.path = path
         self.content: dict[str, Any] = {
-            "schema": SCHEMA, **to_json(dict(head)), "finished": False, "rows": [], "profiles": []
+            "schema": SCHEMA, **to_json(dict(head)), "finished": False, "models": {}, "rows": [], "profiles": []
         }  # fmt: skip
         if path is None:
             return
@@ -60,6 +60,10 @@ class Record:
         """The row that was measured whole (or that failed) under this key."""
         wanted = asdict(key)
         return next((row for row in self.content[kind] if row["key"] == wanted and not row["interrupted"]), None)
+
+    def check_model(self, name: str, fingerprint: str) -> None:
+        """As :func:`check_model`, of the models in this record."""
+        check_model(self.content, self.path, name, fingerprint)
 
     def add(self, key: RowKey, row: Mapping[str, Any], kind: str = "rows", *, interrupted: bool = False) -> None:
         """Add a row, in the place of one that was interrupted, and save."""
@@ -75,6 +79,16 @@ class Record:
     def save(self) -> None:
         if self.path is not None:
             write_json(self.path, self.content)
+
+
+def check_model(content: dict[str, Any], path: Path | None, name: str, fingerprint: str) -> None:
+    """Note the fingerprint of a model, by its name, and refuse one that has changed since results were begun with it.
+
+    Raises:
+        ValueError: It has.
+    """
+    if content.setdefault("models", {}).setdefault(name, fingerprint) != fingerprint:
+        raise ValueError(f"out ({path}) is unfinished, and models ({name}) has changed since it was begun: {WAY_OUT}")
 
 
 def unfinished(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:

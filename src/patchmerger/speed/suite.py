@@ -13,6 +13,7 @@ import torch
 from patchmerger.costs.model_cost import cost
 from patchmerger.data.loading import DataLike
 from patchmerger.exports.runtimes import is_exported
+from patchmerger.models.finding import weights_fingerprint
 from patchmerger.runs.environment import environment, find_device
 from patchmerger.runs.progress import Progress, progress_bar
 from patchmerger.speed.candidates import Candidates, build_candidates
@@ -131,6 +132,7 @@ class _Rows:
                 if candidates is None or key.model != name:
                     name, candidates = key.model, None  # those of another model go first
                     candidates = build_candidates(name, self.settings, seed=self.settings.seed)
+                    self.record.check_model(name, weights_fingerprint(candidates.models["merged"]))
                     counted = cost(candidates.models["merged"], self.settings.image_size)
                 rates = self._peak_rates(key, bar)
                 bar.describe(str(key) + (", part by part" if kind == "profiles" else ""), completed=done)
