@@ -3,8 +3,10 @@
 import dataclasses
 
 import pytest
+import torch
 
 import patchmerger
+from conftest import make_vit
 from exports.conftest import PREPROCESSING, tiny
 from patchmerger.data import Preprocessing
 from patchmerger.exports import ExportSettings, export
@@ -60,6 +62,19 @@ def test_other_formats_too(files, tmp_path, kind):
     export(files / "model", out, ExportSettings(format=kind))
     ours, theirs = (patchmerger.predict(model, IMAGES, device="cpu") for model in (out, files / "model"))
     assert [p.classes[0].index for p in ours] == [p.classes[0].index for p in theirs]
+
+
+def test_a_file_of_a_model_without_classes_gives_its_features(tmp_path):
+    model = make_vit(num_classes=0, depth=2, embed_dim=16)
+    made = export(model, tmp_path / "vit.pt2", ExportSettings(format="torch"), preprocessing=PREPROCESSING)
+    predictor = Predictor(made.path)
+    with pytest.raises(ValueError, match=r"has no classes: ask for its features"):
+        predictor(IMAGES)
+    expected = Predictor(model, preprocessing=PREPROCESSING)(IMAGES, features=True).features
+    torch.testing.assert_close(predictor(IMAGES, features=True).features, expected, atol=1e-5, rtol=1e-4)
+    settings = ExportSettings(format="torch", with_preprocessing=True)
+    with pytest.raises(ValueError, match=r"with_preprocessing \(true\).*gives features"):
+        export(model, tmp_path / "other.pt2", settings, preprocessing=PREPROCESSING)
 
 
 def test_what_a_file_cannot_give_is_named(files, tmp_path):

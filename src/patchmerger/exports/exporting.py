@@ -109,12 +109,8 @@ def export(
     sized = in_size(found.model, settings.image_size)
     net, arguments = sized.net, sized.arguments
     reference = classifier_for(net, settings, None, torch.float32, arguments)
-    if settings.with_preprocessing and (found.multi_label or reference.net.num_outputs == 1):
-        scores = "has several labels an image" if found.multi_label else "gives one score an image"
-        raise ValueError(
-            f"with_preprocessing (true) ends in a softmax, and model ({found.name}) {scores}: export its logits, of "
-            "which a probability is the sigmoid"
-        )
+    if settings.with_preprocessing:
+        _check_softmax(found, reference.net)
     info = _describe(found, reference.net, sized.image_size, known, settings)
     open_net, step = take_any_size(net) if settings.dynamic_size else (net, None)
     info = replace(info, size_step=step)
@@ -156,6 +152,21 @@ def _check(found: FoundModel, known: Preprocessing | None, settings: ExportSetti
         raise ValueError("precision ('int8') needs data: images, labelled or not, to calibrate on, such as a folder")
 
 
+def _check_softmax(found: FoundModel, net: Classifier) -> None:
+    """Refuse a softmax over what is no choice among classes."""
+    if not net.gives_scores:
+        raise ValueError(
+            f"with_preprocessing (true) ends in a softmax, and model ({found.name}) gives features, for it has no "
+            "classes: leave it out"
+        )
+    if found.multi_label or net.num_outputs == 1:
+        scores = "has several labels an image" if found.multi_label else "gives one score an image"
+        raise ValueError(
+            f"with_preprocessing (true) ends in a softmax, and model ({found.name}) {scores}: export its logits, of "
+            "which a probability is the sigmoid"
+        )
+
+
 def _describe(
     found: FoundModel, net: Classifier, size: tuple[int, int], known: Preprocessing | None, settings: ExportSettings
 ) -> ExportInfo:
@@ -180,6 +191,7 @@ def _describe(
         patchmerger=__version__,
         placing=placing_of(found.model),
         multi_label=found.multi_label,
+        gives_features=not net.gives_scores,
     )
 
 

@@ -14,7 +14,7 @@ from patchmerger.placing.settings import PlacingSettings
 from patchmerger.runs.serialisation import from_json, to_json
 
 INPUT = "images"
-LOGITS, PROBABILITIES = "logits", "probabilities"
+LOGITS, PROBABILITIES, FEATURES = "logits", "probabilities", "features"
 SCHEMA = 1
 
 
@@ -47,7 +47,7 @@ class ExportInfo:
         precision: Number format of the weights.
         image_size: Height and width of the images, in pixels.
         channels: Of the images.
-        num_classes: Outputs.
+        num_classes: Outputs, the features of a model without classes included.
         dynamic_batch: Whether batches of any size are taken, or one image a call.
         with_preprocessing: Whether uint8 (B, H, W, 3) goes in and probabilities come out; otherwise normalised images
             (B, 3, H, W) go in and logits come out.
@@ -61,6 +61,7 @@ class ExportInfo:
         size_step: Where images of any size are taken, what their sides must be multiples of; ``image_size`` is then
             that of the model. ``None`` where ``image_size`` is fixed.
         multi_label: Whether an image may have several classes: then a probability is the sigmoid of a logit.
+        gives_features: Whether the outputs are features, of a model that has no classes.
         schema: Of this description.
     """
 
@@ -80,12 +81,13 @@ class ExportInfo:
     size_step: int | None = None
     placing: PlacingSettings | None = None
     multi_label: bool = False
+    gives_features: bool = False
     schema: int = SCHEMA
 
     @property
     def output(self) -> str:
         """The name of what comes out."""
-        return PROBABILITIES if self.with_preprocessing else LOGITS
+        return PROBABILITIES if self.with_preprocessing else FEATURES if self.gives_features else LOGITS
 
     def as_properties(self) -> dict[str, str]:
         """Each attribute as JSON: what ONNX and OpenVINO keep are texts."""

@@ -59,6 +59,8 @@ class Parity:
     @property
     def relative(self) -> float:
         """The largest difference in standard deviations of the eager model's logits."""
+        if math.isnan(self.largest):
+            return math.nan
         return self.largest / self.spread if self.spread > 0 else (0.0 if self.largest == 0 else float("inf"))
 
     def shortfall(self, settings: ExportSettings) -> str | None:

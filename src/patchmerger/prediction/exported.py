@@ -25,8 +25,6 @@ class ExportedScorer:
         MissingExtraError: The library that runs it is not installed.
     """
 
-    only_scores: str | None = "an exported file gives scores alone: ask the model that it was made of"
-
     def __init__(
         self,
         model: str | Path,
@@ -52,7 +50,12 @@ class ExportedScorer:
             )
         self.image_size = height
         self.preprocessing = known_preprocessing(preprocessing or info.preprocessing, self.name)
-        self.class_names, self.remark = names_of(class_names, info.class_names, info.num_classes, self.name)
+        self.only_scores: str | None = (
+            None if info.gives_features else "this file gives scores alone: ask the model that it was made of"
+        )
+        self.class_names, self.remark = names_of(
+            class_names, info.class_names, 0 if info.gives_features else info.num_classes, self.name
+        )
         self.multi_label = info.multi_label
         self.only_softmax = f"the softmax is built into {model}" if info.with_preprocessing else None
         self.device = torch.device("cpu")
@@ -62,5 +65,5 @@ class ExportedScorer:
         return torch.from_numpy(self.exported.logits(images.float().contiguous().numpy()))
 
     def features(self, images: Tensor) -> Tensor:
-        """Never called: see ``only_scores``."""
-        raise ValueError(f"features (true): {self.only_scores}")
+        """Features (B, D), of a file of a model without classes; of another never called: see ``only_scores``."""
+        return self.scores(images)

@@ -92,12 +92,13 @@ def _file(results: Results) -> Table:
     given = f"pixels, uint8 (B, {height}, {width}, {channels})"
     if not pixels:
         given = f"normalised images, float32 (B, {channels}, {height}, {width})"
+    gives = "probabilities" if pixels else "features" if info.get("gives_features") else "logits"
     merged = [f"{m['reducer']} to {numbers.merges_text([m])}" for m in info["mergers"]]
     placing = None if info.get("placing") is None else from_json(PlacingSettings, info["placing"])
     rows = [
         ("file", str(results["file"])),
         ("takes", f"{given}; {batch}{multiples}"),
-        ("gives", f"{'probabilities' if pixels else 'logits'}, float32 (B, {info['num_classes']})"),
+        ("gives", f"{gives}, float32 (B, {info['num_classes']})"),
         *([] if placing is None else [("places", placing.in_words)]),
         ("merges", "; ".join(merged) or "no"),
         ("preprocessing", ", ".join(f"{name} {_short(value)}" for name, value in known.items()) or "not known"),
