@@ -178,6 +178,12 @@ def test_bad_input_is_told(change, message):
         calibrate(insert(make_vit(), num_tokens=4), arguments.pop("images"), **arguments)
 
 
+def test_the_merged_model_is_not_matched_to_itself():
+    model = make_vit()
+    with pytest.raises(ValueError, match=r"plain is the merged model itself.*leave it out"):
+        calibrate(insert(model, 4, 2), make_images(4), plain=model)
+
+
 def test_a_model_without_queries_is_told():
     with pytest.raises(ValueError, match=r"has no merger: patchmerger.insert\(model\) puts one in"):
         calibrate(make_vit(), make_images(4))

@@ -109,7 +109,8 @@ def calibrate(
         What was chosen, and how far from the plain model each choice was.
 
     Raises:
-        ValueError: No merger, another reducer than PatchMerger, too few or wrong images, or an unknown ``method``.
+        ValueError: No merger, another reducer than PatchMerger, too few or wrong images, an unknown ``method``, or
+            ``plain`` is ``model``.
     """
     if method not in get_args(QueryInit):
         raise ValueError(f"method ({method!r}) must be one of {', '.join(map(repr, get_args(QueryInit)))}")
@@ -125,6 +126,11 @@ def calibrate(
     _check_size(model, batches)
     if method == "located" and any(cast(PatchMerger, merger.module).prior is None for merger in present):
         raise ValueError("method ('located') needs mergers with places: insert(model, prior='grid')")
+    if plain is model:
+        raise ValueError(
+            "plain is the merged model itself, as insert changes a model in place: leave it out, or give a copy "
+            "that was made before"
+        )
     plain = remove(copy.deepcopy(model)) if plain is None else plain
     method = recommended_query_init(recovers=False) if method == "best" else method
     tried = {"soft": (SOFT,), "located": (NEAR_ZERO,)}.get(method, tried)
