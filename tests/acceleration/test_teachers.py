@@ -1,7 +1,5 @@
 """The model to be accelerated: a plain classifier of RGB images, with the preprocessing that belongs to it."""
 
-import warnings
-
 import pytest
 import torch
 import transformers
@@ -9,7 +7,7 @@ import transformers
 from conftest import make_vit
 from models.test_classifier import transformers_vit
 from patchmerger import insert, save
-from patchmerger.acceleration import accelerating, find_teacher
+from patchmerger.acceleration import find_teacher
 from patchmerger.data import Preprocessing
 
 
@@ -75,21 +73,3 @@ def test_a_model_in_memory_is_left_as_it_was():
     assert not teacher.model.training
     teacher.model.head.weight.data.zero_()
     assert model.head.weight.any()
-
-
-@pytest.mark.parametrize("place", ["run", "run/model"])
-def test_a_seed_that_holds_out_other_images_than_the_training_did_is_told(place, tmp_path):
-    save(make_vit(num_classes=10), tmp_path / "run" / "model", preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3))
-    (tmp_path / "run" / "settings.json").write_text('{"data": {"source": "digits"}, "seed": 1}')
-
-    def warned(seed, source):
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            accelerating._warn_of_other_seed(str(tmp_path / place), source, seed)
-        return [str(warning.message) for warning in found]
-
-    [message] = warned(0, "digits")
-    assert "trained on data (digits) with seed 1, and seed (0)" in message
-    assert not warned(1, "digits")
-    assert not warned(0, "photos")
-    assert not accelerating._warn_of_other_seed("vit_tiny_patch16_224", "digits", 0)

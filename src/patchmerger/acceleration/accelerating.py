@@ -15,13 +15,13 @@ from patchmerger.acceleration.run import AccelerationRun
 from patchmerger.acceleration.settings import PlacementSettings, QueryInitSettings, RecoverySettings
 from patchmerger.data import Augmentation, DataSettings, ImageSplits, Preprocessing
 from patchmerger.data.loading import DataLike, has_labels, identify_data, load_images
+from patchmerger.data.seen_images import warn_of_seen
 from patchmerger.hosts import find_host
 from patchmerger.hub.libraries import savable_library
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.models.classifier import Classifier, FoundClassifier, find_classifier
 from patchmerger.models.finding import FoundModel
-from patchmerger.runs.files import read_json
-from patchmerger.runs.run_folder import SETTINGS_FILE, RunFolder, default_folder
+from patchmerger.runs.run_folder import RunFolder, default_folder
 from patchmerger.training.devices import check_accelerator
 from patchmerger.training.trainer import coarse_dtype
 
@@ -90,7 +90,6 @@ def accelerate(
         raise ValueError(f"max_drop ({drop:g}) must be 0 or more points")
     teacher = find_teacher(model, crop_pct=source.crop_pct)
     _warn_of_frozen(teacher)
-    _warn_of_other_seed(teacher.name, source.source, seed)
     augmentation = (augmentation or Augmentation()).resolved(source.source)
     settings: dict[str, Any] = {
         "model": teacher.name, "weights": teacher.fingerprint, "preprocessing": teacher.preprocessing,
@@ -102,6 +101,7 @@ def accelerate(
         return folder.results
     check_accelerator(recovery.accelerator, "recovery.accelerator")
     images = load_images(data, seed=seed, labels_needed=use_labels)
+    warn_of_seen(teacher.name, source.source, images, seed=seed, among=("validation", "test"))
     if len(images.train) < recovery.batch_size:
         raise too_few_images(recovery, len(images.train))
     if use_labels:
@@ -157,21 +157,6 @@ def _warn_of_frozen(teacher: FoundClassifier) -> None:
             f"model ({teacher.name}): {frozen:,} of its {sum(p.numel() for p in teacher.model.parameters()):,} "
             "parameters are frozen (requires_grad is false) and stay as they are, which costs accuracy: "
             "model.requires_grad_(True) lets the recovery train them",
-            stacklevel=3,
-        )
-
-
-def _warn_of_other_seed(model: str, source: str, seed: int) -> None:
-    """Say where the model of a run was trained on images of which another seed holds out others."""
-    path = Path(model).expanduser()
-    settings = (path.parent if path.name == "model" else path) / SETTINGS_FILE
-    if not settings.is_file():
-        return
-    known = read_json(settings)
-    if known.get("data", {}).get("source") == source and known.get("seed") not in (None, seed):
-        warnings.warn(
-            f"model ({model}) was trained on data ({source}) with seed {known['seed']}, and seed ({seed}) holds out "
-            "other images, some of them trained on, where the data has no test images of its own: give that seed",
             stacklevel=3,
         )
 

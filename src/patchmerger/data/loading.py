@@ -111,7 +111,9 @@ def name_of(data: DataLike) -> str:
     """What messages call images."""
     if isinstance(data, ImageDataset):
         return data.name
-    return data.source if isinstance(data, DataSettings) else data if isinstance(data, str) else type(data).__name__
+    if isinstance(data, DataSettings):
+        return data.source
+    return str(data) if isinstance(data, str | os.PathLike) else type(data).__name__
 
 
 def recorded_data(data: DataLike | None, settings: DataSettings | OwnData) -> DataSettings | OwnData:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
-from patchmerger.data.loading import DataLike, settings_of
+from patchmerger.data.loading import DataLike, name_of, settings_of
+from patchmerger.data.seen_images import warn_of_seen
 from patchmerger.fewshot.features import FeatureFunction, extract_features, pre_logits
 from patchmerger.fewshot.results import FewShot, KShot
 from patchmerger.fewshot.ridge import RidgeClassifier, accuracy, choose_strength
@@ -75,6 +76,7 @@ def few_shot(
     said = settings_of(data)
     found = find_classifier(model, preprocessing=preprocessing, crop_pct=said.crop_pct, features=True)
     images = load_images(data, seed=seed)
+    warn_of_seen(found.name, name_of(data), images, seed=seed, among=("validation", "test"))
     check_images(images, settings.shots)
     before = next(found.model.parameters()).device
     net = found.model if hasattr(found.model, "forward_head") else found.classifier

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from patchmerger.data import DataSettings, ImageSet, ImageSplits, Preprocessing, load_images
-from patchmerger.data.loading import DataLike, settings_of
+from patchmerger.data.loading import DataLike, name_of, settings_of
+from patchmerger.data.seen_images import warn_of_seen
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert
@@ -113,6 +114,8 @@ def compare_patterns(
                 f"model ({each.name}) has other classes than {splits.description}: {len(each.class_names)} against "
                 f"{len(splits.class_names)}, or other names"
             )
+    for each in found:
+        warn_of_seen(each.name, name_of(data), splits, seed=settings.seed, among=(settings.split,))
     for _ in _with_reducers(found, settings):
         pass  # refused before any model runs
     compared, read = [], []

@@ -11,6 +11,7 @@ from torch import nn
 
 from patchmerger.data import DataSettings, ImageData, ImageSplits, Preprocessing, load_images
 from patchmerger.data.loading import DataLike, name_of, settings_of
+from patchmerger.data.seen_images import warn_of_seen
 from patchmerger.mechanism.modes import eval_mode
 from patchmerger.models.classifier import find_classifier
 from patchmerger.models.finding import FoundModel
@@ -63,6 +64,7 @@ def evaluate(
     net, prepared = found.classifier, found.preprocessing
     images = load_images(data, seed=seed, may_stream=True)
     _check_classes(found, net.num_outputs, images, data)
+    warn_of_seen(found.name, name_of(data), images, seed=seed, among=(split,))
     loader = ImageData(
         images, image_size=found.image_size, preprocessing=prepared, epochs=1, workers=settings.workers,
         batch_size=min(batch_size, len(images.train)),  # an ImageData must be able to train

@@ -14,6 +14,7 @@ from torch import nn
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import Augmentation, EvalTransform, ImageData, ImageSplits, ImageStream, load_images
 from patchmerger.data.loading import DataLike, recorded_data, to_read
+from patchmerger.data.seen_images import warn_of_seen
 from patchmerger.diagnosis import diagnose
 from patchmerger.hosts.example_inputs import check_patches, square_input
 from patchmerger.hub import load, save
@@ -117,6 +118,8 @@ def fit_images(
     data, training = recipe.data, recipe.training
     num_classes = len(images.class_names)
     training.check(multi_label=images.multi_label)
+    if recipe.init is not None:
+        warn_of_seen(recipe.init, data.source, images, seed=seed, among=("validation", "test"))
     seed_step(seed, _INIT_STEP)
     start = start_model(recipe, model, class_names=images.class_names, native_size=native_size(images))
     net = start.model

@@ -1,0 +1,55 @@
+"""Whether the model of a run was trained on images that a seed holds out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from patchmerger.data.splits import ImageSplits
+from patchmerger.runs.run_folder import SETTINGS_FILE, recorded
+
+
+def warn_of_seen(
+    model: str | Path, source: str, images: ImageSplits, *, seed: int, among: Collection[str], stacklevel: int = 3
+) -> None:
+    """Say where a run was trained on the same data with another seed, so that its model has seen what is held out now.
+
+    Args:
+        model: The folder of a run, or that of its model; of other models nothing is known.
+        source: Of the data, as settings have it.
+        images: The images of this seed.
+        seed: What they were held out by.
+        among: The sets that numbers are computed on, such as ``("test",)``; those that the data has itself no seed
+            changes.
+        stacklevel: As in ``warnings.warn``.
+    """
+    sets = [name for name in among if name in images.held_out]
+    known = _settings(Path(model).expanduser()) if sets else {}
+    trained_with = known.get("seed")
+    if trained_with in (None, seed) or not _same(known.get("data", {}).get("source"), source):
+        return
+    warnings.warn(
+        f"model ({model}) was trained on data ({source}) with seed {trained_with}, and seed ({seed}) holds out other "
+        f"{' and '.join(sets)} images, on some of which it was trained: give seed {trained_with}",
+        stacklevel=stacklevel,
+    )
+
+
+def _settings(model: Path) -> dict[str, Any]:
+    """What fixed the run that a model is of; nothing where it is of none."""
+    folder = model.parent if model.name == "model" else model
+    if not (folder / SETTINGS_FILE).is_file():
+        return {}
+    try:
+        return recorded(folder)[1]
+    except ValueError:  # a file of the same name that is no run's
+        return {}
+
+
+def _same(source: object, other: str) -> bool:
+    """Whether two sources are one: the same word, or the same folder by other paths."""
+    if not isinstance(source, str):
+        return False
+    return source == other or (Path(source).is_dir() and Path(source).resolve() == Path(other).resolve())
