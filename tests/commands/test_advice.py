@@ -21,6 +21,7 @@ SOURCE = Path(patchmerger.__file__).parent
     [
         ("convert", "replace the model with overwrite=True", "replace the model with --overwrite true"),
         ("fit", "or insert with positions='drop'", "or insert with --merge.positions drop"),
+        ("fit", "mean nothing with merge.reducer='tome'", "mean nothing with --merge.reducer tome"),
         ("plan", "positions='drop' leaves the bias out", "--positions drop leaves the bias out"),
         ("predict", "ask for its features (features=True)", "ask for its features (--features true)"),
         ("cost", "overwrite=True", "overwrite=True"),  # it has no such option

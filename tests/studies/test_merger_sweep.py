@@ -198,7 +198,7 @@ def test_a_grid_of_more_than_places_and_tokens():
 
 def test_cells_that_cannot_be_built_are_all_told():
     cells = grid_cells(Grid([2, 4], [4, 16, 20]), MergeSettings(), Recipe(model=MODEL))
-    with pytest.raises(ValueError, match="5 of 6 cells cannot be trained; nothing was") as error:
+    with pytest.raises(ValueError, match=r"5 of 6 cells cannot be trained; nothing was: after-2.*; after") as error:
         check_cells(cells, Recipe(model=MODEL), 10)
     for text in (
         "after-2-tokens-16: num_tokens (16) after block 2 merges nothing: 16 tokens arrive",
@@ -214,6 +214,7 @@ def test_cells_that_cannot_be_built_are_all_told():
         ({"seeds": 0}, r"seeds \(0\) must be at least 1"),
         ({"rounds": 0}, r"rounds \(0\) must be at least 1"),
         ({"merge": MergeSettings(num_tokens=2)}, r"merge.num_tokens \(2\) are what a sweep varies"),
+        ({"merge": MergeSettings(keep_rate=0.5)}, r"merge.keep_rate \(0.5\) and num_tokens \(\[\d+.*further"),
         ({"merge": None}, r"merge \(None\) must be MergeSettings"),
         ({"training": replace(SETTINGS.training, devices=2)}, r"training.devices \(2\).* must be 1"),
     ],

@@ -23,7 +23,7 @@ _PREPROCESSING = re.compile(
 _INSERT = re.compile(
     r"(?:patchmerger\.)?insert\(model, num_tokens=([^=]+), after=([^=]+?)(?:, positions=['\"](\w+)['\"])?\)"
 )
-_ARGUMENT = re.compile(r"\b([a-z_]+)=('[^']*'|\"[^\"]*\"|True|False|None|-?\d[\d.e-]*)(?![\w(])")
+_ARGUMENT = re.compile(r"\b((?:[a-z_]+\.)*[a-z_]+)=('[^']*'|\"[^\"]*\"|True|False|None|-?\d[\d.e-]*)(?![\w(])")
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 
 

@@ -57,8 +57,11 @@ class CommandParser(ArgumentParser):
         if not self.exit_on_error:  # one of those that jsonargparse makes for a nested class
             super().error(message, ex)
         missing = message.removeprefix("the following arguments are required: ")
-        if missing != message:
-            positional = {action.dest for action in self._actions if not action.option_strings}
+        positional = {action.dest for action in self._actions if not action.option_strings}
+        named = re.match(r"unrecognized arguments: --(\w+)", message)
+        if named and named[1] in positional:
+            message = f"{named[1]} is given without --{named[1]}; usage: {self.usage}"
+        elif missing != message:
             names = [name if name in positional else f"--{name}" for name in missing.split(", ")]
             message = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing; usage: {self.usage}"
         self.exit(2, f"{self.prog}: {explain(message, self.options)}; {self.prog} --help lists the options\n")
@@ -107,6 +110,8 @@ def read_command(parser: CommandParser, command: type[Any], arguments: Sequence[
     """
     if _merges_and_does_not(arguments):
         parser.error("--merge null asks for the plain model and --merge.… for a merger: give one of them")
+    if {"--merge.keep_rate", "--merge.num_tokens"} <= {argument.partition("=")[0] for argument in arguments}:
+        parser.error("--merge.keep_rate and --merge.num_tokens both say how many tokens go on: give one of them")
     values = vars(parser.instantiate(parser.parse_args(_spelled_out(arguments))))
     # A shell leaves the ~ of --out=~/x as it is.
     values = {name: value.expanduser() if isinstance(value, Path) else value for name, value in values.items()}

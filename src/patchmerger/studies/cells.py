@@ -88,6 +88,5 @@ def check_cells(cells: Sequence[Cell], plain: Recipe, num_classes: int) -> dict[
         except ValueError as error:
             wrong.append(f"{cell.name}: {error}")
     if wrong:
-        listed = "\n  ".join(wrong)
-        raise ValueError(f"{len(wrong)} of {len(cells)} cells cannot be trained; nothing was:\n  {listed}")
+        raise ValueError(f"{len(wrong)} of {len(cells)} cells cannot be trained; nothing was: {'; '.join(wrong)}")
     return flops

@@ -148,6 +148,11 @@ class SweepSettings(StudySettings, Grid):
                 f"merge.after ({merge.after}) and merge.num_tokens ({merge.num_tokens}) are what a sweep varies: give "
                 "after and num_tokens"
             )
+        if merge.keep_rate is not None:
+            raise ValueError(
+                f"merge.keep_rate ({merge.keep_rate:g}) and num_tokens ({list(self.num_tokens)}) both say how many go "
+                "on: leave keep_rate out, or name a cell with it in further"
+            )
 
 
 @dataclass(frozen=True)
