@@ -54,6 +54,17 @@ def test_the_same_settings_find_the_results_again(tmp_path):
     assert RunFolder(tmp_path / "run", {"s": Settings()}).results == {"accuracy": 0.5, "at": "x"}
 
 
+def test_the_results_of_a_run_that_was_moved_name_its_folder_where_it_is(tmp_path):
+    folder = RunFolder(tmp_path / "run", {"s": Settings()})
+    folder.begin()
+    folder.finish({"accuracy": 0.5, "folder": str(folder.path)})
+    moved = folder.path.rename(tmp_path / "moved")
+    found = RunFolder(moved, {"s": Settings()})
+    assert found.results == {"accuracy": 0.5, "folder": str(moved)}
+    with found.exclusive() as results:
+        assert results == found.results
+
+
 def test_other_settings_are_refused_and_named(tmp_path):
     RunFolder(tmp_path / "run", {"s": Settings(), "seed": 0}).begin()
     with pytest.raises(ValueError, match=r"belongs to a run with other settings \(s.lr: 0.1 there, 0.2 asked for\)"):

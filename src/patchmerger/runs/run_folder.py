@@ -89,7 +89,7 @@ class RunFolder:
 
     @property
     def results(self) -> dict[str, Any] | None:
-        """The results of the finished run; ``None`` while it is unfinished."""
+        """The results of the finished run, whose ``folder`` is where it is now; ``None`` while it is unfinished."""
         file = self.path / RESULTS_FILE
         if not file.exists():
             return None
@@ -97,7 +97,7 @@ class RunFolder:
             results: dict[str, Any] = read_json(file)
         except ValueError as error:
             raise ValueError(f"{error}; remove it, and the same command makes it again") from error
-        return results
+        return results | {"folder": str(self.path)} if "folder" in results else results
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
         """Write the results, which makes the run a finished one; returns them as they will be read back."""

@@ -28,7 +28,6 @@ from patchmerger.studies.staged_placement import StagedPlacement, staged_placeme
 from patchmerger.studies.trained_models import TrainedModel, trained_models
 from patchmerger.studies.trained_settings import AccelerationStudySettings
 from patchmerger.studies.trained_study import TrainedStudy, study_folder
-from patchmerger.studies.training_runs import finished
 
 _CACHE = "kept"
 _SPEED_FILE = "speed.json"
@@ -70,7 +69,7 @@ def accelerate_study(
         raise ValueError(f"methods ({unknown[0]!r}) must be among {', '.join(known_methods())}")
     trained = trained_models(settings.models, settings.test_images)
     folder = study_folder("accelerate", settings, trained, out, _Study.GRID)
-    if (known := finished(folder)) is not None:
+    if (known := folder.results) is not None:
         return known
     candidates = {
         speedup: candidate_placements(trained[0].teacher.model, PlacementSettings(speedup), settings.candidates)

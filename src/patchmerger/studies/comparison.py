@@ -21,7 +21,6 @@ from patchmerger.studies.training_runs import (
     check_resumed,
     check_reused,
     device_of,
-    finished,
     measure_speeds,
     read_runs,
     study_folder,
@@ -69,7 +68,7 @@ def compare(
     """
     settings = replace(settings, data=recorded_data(data, settings.data)).resolved()
     folder = study_folder(settings, out, "compare")
-    if (known := finished(folder)) is not None:
+    if (known := folder.results) is not None:
         return known
 
     check_devices(settings.training)
@@ -91,7 +90,7 @@ def compare(
         )  # fmt: skip
 
     with work.lock("results", timeout=-1):  # another process may have finished meanwhile
-        return finished(folder) or folder.finish({"command": command, **_results(folder, settings, recipes)})
+        return folder.results or folder.finish({"command": command, **_results(folder, settings, recipes)})
 
 
 def _results(folder: RunFolder, settings: ComparisonSettings, recipes: Mapping[str, Recipe]) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from patchmerger.studies.training_runs import (
     check_resumed,
     check_reused,
     device_of,
-    finished,
     measure_speeds,
     study_folder,
     summary,
@@ -78,7 +77,7 @@ def sweep(
     """
     settings = replace(settings, data=recorded_data(data, settings.data)).resolved()
     folder = study_folder(settings, out, "sweep")
-    known = finished(folder)
+    known = folder.results
     if known is not None and not known["errors"]:
         return known
 
@@ -112,7 +111,7 @@ def sweep(
     if not all(work.settled(unit) or work.error(unit) for unit in units):
         return {"command": command, **study.results({})}
     with work.lock("results", timeout=-1):
-        known = finished(folder)
+        known = folder.results
         if known is not None and not known["errors"]:  # by another process meanwhile
             return known
         return folder.finish({"command": command, **study.results(study.speeds())})

@@ -31,7 +31,6 @@ from patchmerger.studies.placing_budgets import Budget, budget_of
 from patchmerger.studies.trained_models import TrainedModel, trained_models
 from patchmerger.studies.trained_settings import MERGING_METHODS, PlacingStudySettings
 from patchmerger.studies.trained_study import BATCH, TrainedStudy, study_folder
-from patchmerger.studies.training_runs import finished
 
 _CALIBRATION_STEPS = 100  # a third of the usual: these mergers are not trained
 
@@ -68,7 +67,7 @@ def place_study(
     """
     trained = trained_models(settings.models, settings.test_images)
     folder = study_folder("place", settings, trained, out, _Study.GRID)
-    if (known := finished(folder)) is not None:
+    if (known := folder.results) is not None:
         return known
     budgets = {fraction: budget_of(trained[0].teacher.model, fraction, settings) for fraction in settings.fractions}
     study = _Study(settings, trained, budgets, folder, reuse, progress)

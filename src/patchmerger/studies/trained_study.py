@@ -28,7 +28,7 @@ from patchmerger.runs.shared_work import SharedWork
 from patchmerger.runs.tensors import read_tensors, write_tensors
 from patchmerger.speed.settings import TimingSettings
 from patchmerger.studies.trained_models import TrainedModel
-from patchmerger.studies.training_runs import WORK, finished
+from patchmerger.studies.training_runs import WORK
 
 BATCH = 250
 """Test images in a batch."""
@@ -146,7 +146,7 @@ class TrainedStudy(ABC, Generic[CellT]):
     def finish(self, command: str | None) -> dict[str, Any]:
         """Write the results, unless another process has done so meanwhile."""
         with self.work.lock("results", timeout=-1):
-            return finished(self.folder) or self.folder.finish({"command": command, **self.results()})
+            return self.folder.results or self.folder.finish({"command": command, **self.results()})
 
     def described(self) -> dict[str, Any]:
         """What was studied, on what, and what the plain models are."""

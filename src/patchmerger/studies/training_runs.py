@@ -54,12 +54,6 @@ def study_folder(settings: StudySettings, out: Path | None, command: str) -> Run
     return RunFolder(out or default_folder(command, settings.data.source, fixed), fixed, growing=GROWING)
 
 
-def finished(folder: RunFolder) -> dict[str, Any] | None:
-    """The results of a finished study, wherever its folder was moved to; ``None`` while it is unfinished."""
-    results = folder.results
-    return None if results is None else {**results, "folder": str(folder.path)}
-
-
 def read_runs(path: Path, seeds: int, stage: str = "") -> dict[int, Run]:
     """The finished runs of one model: PATH/seed-N, or a stage of them, PATH/seed-N/STAGE."""
     folders = {seed: path / f"seed-{seed}" / stage for seed in range(seeds)}

@@ -26,7 +26,6 @@ from patchmerger.studies.training_runs import (
     check_resumed,
     check_reused,
     device_of,
-    finished,
     measure_speeds,
     read_runs,
     study_folder,
@@ -80,7 +79,7 @@ def transfer(
         downstream=recorded_data(downstream, settings.downstream),
     ).resolved()
     folder = study_folder(settings, out, "transfer")
-    if (known := finished(folder)) is not None:
+    if (known := folder.results) is not None:
         return known
 
     check_devices(settings.training)
@@ -104,7 +103,7 @@ def transfer(
         images = split_images(above, seed=seed), split_images(below, seed=seed)
         _Stages(folder.path / unit, settings, name, seed, reused, progress).run(recipes[name], *images)
     with work.lock("results", timeout=-1):  # another process may have finished meanwhile
-        return finished(folder) or folder.finish({"command": command, **_results(folder, settings, recipes, first)})
+        return folder.results or folder.finish({"command": command, **_results(folder, settings, recipes, first)})
 
 
 def _results(
