@@ -73,3 +73,13 @@ def test_no_two_methods_look_alike():
     looks = accelerate_study.method_looks(methods)
     drawn = {(look["color"], look["marker"], look["ls"]) for look in looks.values()}
     assert len(drawn) == len(looks) == len(methods)
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path):
+    name = r"price $5_^$ and $a_{b"
+    with style.picture(tmp_path / "a.png", columns=1, note=name, title=name, also_svg=True) as (figure, [axes]):
+        axes.set_title(name)
+        axes.plot([0, 1], label=name)
+        style.shared_legend(figure, *axes.get_legend_handles_labels(), title=name)
+    written = (tmp_path / "a.svg").read_text()
+    assert written.count(f">{name}</text>") == 5

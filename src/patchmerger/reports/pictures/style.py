@@ -23,7 +23,7 @@ PANEL = (5.0, 3.7)
 
 _LOOK: Any = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
-    "svg.hashsalt": "patchmerger", "svg.fonttype": "none",
+    "svg.hashsalt": "patchmerger", "svg.fonttype": "none", "text.parse_math": False,  # a name may hold a $
 }  # fmt: skip
 
 # Okabe and Ito's colours; a variant of a known name has the same one in every picture.
@@ -85,14 +85,19 @@ def picture(
         figure.get_layout_engine().set(**pads)  # type: ignore[union-attr]
         panels = figure.subplots(rows, columns, squeeze=False)
         if title is not None:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=GREY, wrap=True)
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY, wrap=True)
+            figure.suptitle(_wrapped(title), x=0.01, ha="left", fontsize=9, color=GREY, wrap=True, parse_math=True)
+        figure.supxlabel(_wrapped(note), x=0.01, ha="left", fontsize=8, color=GREY, wrap=True, parse_math=True)
         yield figure, list(panels.flat)
         path.parent.mkdir(parents=True, exist_ok=True)
         for kind in ("png", "svg")[: 1 + also_svg]:
             with atomic_file(path.with_suffix(f".{kind}")) as partial:
                 # Without the date, the same results give the same file.
                 figure.savefig(partial, format=kind, metadata={"Date": None} if kind == "svg" else None)
+
+
+def _wrapped(text: str) -> str:
+    """A text to be wrapped, which matplotlib reads for formulas even where ``text.parse_math`` is false."""
+    return text.replace("$", r"\$")
 
 
 def shared_legend(
