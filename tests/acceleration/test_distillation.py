@@ -91,10 +91,13 @@ def test_mergers_learn_first_and_faster_and_never_decay():
     assert task.rest_rate(99) < 0.01
 
 
-@pytest.mark.parametrize("merger_first", [0.0, 0.05, 0.2])
-def test_the_mergers_warm_up_over_the_share_that_is_given_whenever_the_rest_joins_in(merger_first):
+@pytest.mark.parametrize(("merger_first", "steps"), [(0.0, 10), (0.2, 2), (0.5, 5)])
+def test_the_mergers_warm_up_over_a_share_of_the_steps_that_they_learn_alone_or_else_of_all(merger_first, steps):
     task = task_of(merger_first=merger_first, warmup=0.1)
-    assert [task.merger_rate(step) for step in range(10)] == pytest.approx([(step + 1) / 10.1 for step in range(10)])
+    assert [task.merger_rate(step) for step in range(steps)] == pytest.approx(
+        [(step + 1) / (steps + 0.1) for step in range(steps)], abs=0.05
+    )
+    assert task.merger_rate(steps) > 0.99
 
 
 def test_places_widths_and_gains_have_a_rate_of_their_own():

@@ -164,8 +164,11 @@ class DistillationTask(TrainingTask):
         scheduler.step()
 
     def merger_rate(self, step: int) -> float:
-        """Share of its highest learning rate that the mergers have at ``step``: a warm-up, then a cosine."""
-        return _rate(step, 0.0, self.recovery.warmup, self.total_steps)
+        """Share of its highest learning rate that the mergers have at ``step``: a warm-up, then a cosine.
+
+        What they learn alone is a training of its own, whose share the warm-up is of; without it, of all steps.
+        """
+        return _rate(step, 0.0, self.recovery.warmup * (self.recovery.merger_first or 1.0), self.total_steps)
 
     def rest_rate(self, step: int) -> float:
         """The same of all else, which begins later."""
