@@ -116,8 +116,8 @@ class RecoverySettings:
         prior_lr: The highest learning rate of the places, widths and gains of located queries, whose sizes do not
             depend on the width of a model.
         merger_first: Share of the steps in which the mergers learn alone; then the rest joins in.
-        warmup: Share of the steps over which each learning rate rises; that of the mergers, where they learn alone first,
-            over that share of those steps.
+        warmup: Share of the steps over which each learning rate rises; that of the mergers, where they learn alone
+            first, over that share of those steps.
         batch_size: Images in a batch.
         temperature: Of the teacher's and the student's scores where they are compared.
         teacher_weight: Weight of the teacher's scores in the loss.
