@@ -16,7 +16,7 @@ from hosts.families import make_family
 from hosts.test_torchvision import make_plain as make_torchvision
 from hosts.tiny import make_model as make_transformers
 from patchmerger import insert
-from patchmerger.exports import ExportSettings, export, open_exported, writing
+from patchmerger.exports import ExportSettings, export, open_exported, openvino_format, writing
 from patchmerger.exports.settings import SUFFIXES, Format
 
 FORMATS: tuple[Format, ...] = ("onnx", "openvino", "torch")
@@ -238,6 +238,23 @@ def test_openvino_repeats_no_factor_of_the_merger_for_the_batch(arguments, tmp_p
     plain = make_vit("class token", **SMALL)
     assert repeated(plain, "plain") == 1  # the class token
     assert repeated(insert(plain, 4, 1, **arguments), "merged") == 1
+
+
+def test_what_is_sliced_whole_converts_to_openvino_as_torch_2_8_traces_it(tmp_path):
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = make_vit("class token", **SMALL)
+
+        def forward(self, images):
+            return torch.ops.aten.slice.Tensor(self.net(images))
+
+    program = torch.export.export(Whole().eval(), (torch.randn(1, 3, 32, 32),))
+    whole = [node for node in program.graph.nodes if node.target is torch.ops.aten.slice.Tensor]
+    assert any(len(node.args) == 1 for node in whole)
+    openvino_format._leave_out_whole_slices(program)
+    assert not any(node.target is torch.ops.aten.slice.Tensor and len(node.args) == 1 for node in program.graph.nodes)
+    assert program.module()(torch.randn(1, 3, 32, 32)).shape == (1, 5)
 
 
 @pytest.mark.parametrize(("reducer", "least"), [("sinkhorn", 5), ("topk", 4), ("patchmerger", 1)])

@@ -59,6 +59,7 @@ def _read_program(program: ExportedProgram, model: ImageClassifier) -> tuple[Any
     """OpenVINO's model, and the module of each node by its name."""
     import openvino
 
+    _leave_out_whole_slices(program)
     with refused_by_operation(model, "converted to OpenVINO"):
         from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
@@ -66,6 +67,14 @@ def _read_program(program: ExportedProgram, model: ImageClassifier) -> tuple[Any
         converted = openvino.convert_model(decoder)
     stacks = {node.name: [*node.meta.get("nn_module_stack", {}).values()] for node in decoder.pt_module.graph.nodes}
     return converted, {name: str(stack[-1][0]).removeprefix("net.net.") for name, stack in stacks.items() if stack}
+
+
+def _leave_out_whole_slices(program: ExportedProgram) -> None:
+    """``x[:]``, which torch 2.8 makes of the first half of ``x[:, 0]`` and OpenVINO does not read, becomes ``x``."""
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten.slice.Tensor and len(node.args) == 1 and not node.kwargs:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
 
 
 def _read_onnx(
