@@ -31,9 +31,10 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
                 speeds[name], value, yerr=[[value - low], [high - value]], xerr=bars[name], color=colours[name],
                 marker=markers[name], ms=10, capsize=4, lw=1.2,
             )  # fmt: skip
+            right = name == "plain"  # the other stays clear of the line that FLOPs predict, and is below the first
             axes.annotate(
-                f"{name}: {value:.1f}%", (speeds[name], value), xytext=(9, 9), textcoords="offset points",
-                color=colours[name], weight="bold",
+                f"{name}: {value:.1f}%", (speeds[name], value), xytext=(9, 9) if right else (-9, -18),
+                textcoords="offset points", ha="left" if right else "right", color=colours[name], weight="bold",
             )  # fmt: skip
         predicted = results["speedup"]["predicted"]
         axes.axvline(predicted, color=style.GREY, lw=1, ls=":")
