@@ -61,7 +61,7 @@ def scored_within(
 class HeldOutScores:
     """Scores of the plain and of merged models on held-out images, for which the blocks before the merge run once.
 
-    Their tokens after block ``after``, counted from 1, are kept in ``folder`` where a share of so many GiB has room.
+    Their tokens after block ``after``, counted from 1, are kept in ``folder`` where a share of so many GiB has space.
     """
 
     def __init__(
