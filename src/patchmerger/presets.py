@@ -24,7 +24,7 @@ def preset(name: str, dim: int) -> dict[str, Any]:
         dim: Features of a token; the scale of some settings depends on it.
 
     Returns:
-        The keyword arguments ``norm``, ``scale`` and ``init``, and ``prior`` where there is one.
+        The keyword arguments ``norm``, ``scale``, ``init`` and ``prior``.
 
     Raises:
         ValueError: An unknown ``name``.
@@ -34,13 +34,13 @@ def preset(name: str, dim: int) -> dict[str, Any]:
         insert(model, num_tokens=8, **preset("paper", dim=model.embed_dim))
     """
     if name == "default":
-        return {"norm": "scores", "scale": 1.0, "init": None}
+        return {"norm": "scores", "scale": 1.0, "init": None, "prior": None}
     if name == "paper":
-        return {"norm": "both", "scale": 1.0, "init": None}
+        return {"norm": "both", "scale": 1.0, "init": None, "prior": None}
     if name == "vit-pytorch":
-        return {"norm": "both", "scale": dim**-0.5, "init": None}
+        return {"norm": "both", "scale": dim**-0.5, "init": None, "prior": None}
     if name == "mean":
-        return {"norm": "scores", "scale": 1.0, "init": init_with_logit_std(0.02)}
+        return {"norm": "scores", "scale": 1.0, "init": init_with_logit_std(0.02), "prior": None}
     if name == "located":
         return {"norm": "scores", "scale": 1.0, "init": init_with_logit_std(0.02), "prior": "grid"}
     raise ValueError(f"preset ({name!r}) must be one of {', '.join(map(repr, PRESETS))}")

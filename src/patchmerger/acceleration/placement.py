@@ -56,7 +56,7 @@ class ChosenPlacement:
         if self.reducer != "patchmerger":
             after = self.after + _inside(self.reducer)
             return insert(copy.deepcopy(net), self.num_tokens, after, positions=self.positions, reducer=self.reducer)
-        settings = preset("located", find_host(net).dim) if query_init == "located" else {}
+        settings = preset("located" if query_init == "located" else "default", find_host(net).dim)
         return insert(copy.deepcopy(net), self.num_tokens, self.after, positions=self.positions, **settings)
 
     @property

@@ -142,7 +142,7 @@ def _with_mergers(
     if min(places) < 1:
         raise ValueError(f"reduction_loc ({list(places)}) must be from 1: before block 0 nothing has run")
     counts = [len(queries[number]) for number in range(len(places))]
-    insert(model, counts, places, norm="both", scale=1.0)
+    insert(model, counts, places, norm="both", prior=None)
     for number, merger in enumerate(mergers(model)):
         module = merger.module
         if not isinstance(module, PatchMerger) or module.norm is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 from torch import nn
 
@@ -41,7 +41,7 @@ def insert(
     norm: Norm = "scores",
     scale: float = 1.0,
     init: Init | None = None,
-    prior: Prior | None = None,
+    prior: Prior | Literal["auto"] | None = "auto",
 ) -> ModelT:
     """Put a merger between two blocks of a Vision Transformer, in place.
 

@@ -91,7 +91,10 @@ def apply_merge(model: nn.Module, merge: MergeSettings) -> nn.Module:
         where["keep_rate"] = merge.keep_rate
     if merge.reducer != "patchmerger":
         return insert(model, reducer=merge.reducer, **where)
-    arguments = preset(merge.preset, find_host(model).dim)
+    if not merge.says_queries:
+        return insert(model, **where)
+    name = merge.preset or ("default" if merge.prior is None else "located")
+    arguments = preset(name, find_host(model).dim)
     given = {"norm": merge.norm, "scale": merge.scale, "prior": merge.prior}
     arguments |= {name: value for name, value in given.items() if value is not None}
     if merge.logit_std is not None:

@@ -24,7 +24,8 @@ class MergeSettings:
         positions: What merged tokens are given in place of positions, for models whose blocks are given where tokens
             are: "centroid" (RoPE; its default) or "drop" (RoPE, relative position bias).
         prefix: Whether class and register tokens stay as they are ("keep") or are merged too ("merge").
-        preset: A named setting: "default", "paper", "vit-pytorch", "mean" or "located".
+        preset: A named setting of the queries: "located", "default", "paper", "vit-pytorch" or "mean". If neither it
+            nor one of the next four is given, "located" where the model's patches have a known grid, else "default".
         norm: Where to normalise, in place of the preset's: "scores", "both" or "none".
         scale: Factor on the scores, in place of the preset's.
         logit_std: Standard deviation of the scores of normalised tokens at the start, in place of the preset's (1;
@@ -40,7 +41,7 @@ class MergeSettings:
     after: int | list[int] | None = None
     positions: Positions | None = None
     prefix: Prefix = "keep"
-    preset: Preset = "default"
+    preset: Preset | None = None
     norm: Norm | None = None
     scale: float | None = None
     logit_std: float | None = None
@@ -76,12 +77,16 @@ class MergeSettings:
             raise ValueError(
                 f"merge.logit_std ({self.logit_std}) must be above 0, as queries that start alike stay alike: 1.0, say"
             )
-        queries = (self.preset, self.norm, self.scale, self.logit_std, self.prior)
-        if self.reducer != "patchmerger" and queries != ("default", None, None, None, None):
+        if self.reducer != "patchmerger" and self.says_queries:
             raise ValueError(
                 "merge.preset, merge.norm, merge.scale, merge.logit_std and merge.prior mean nothing with "
                 f"merge.reducer={self.reducer!r}"
             )
+
+    @property
+    def says_queries(self) -> bool:
+        """Whether any option says what a PatchMerger's queries are; else ``patchmerger.insert`` chooses."""
+        return any(x is not None for x in (self.preset, self.norm, self.scale, self.logit_std, self.prior))
 
     def places(self) -> tuple[list[int | None], list[int]]:
         """The blocks to merge after, ``None`` for half the depth, and ``num_tokens`` for each."""

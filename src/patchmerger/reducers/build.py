@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from patchmerger.mechanism.blocks import is_merging, needs_of, works_inside
 from patchmerger.mechanism.options import Norm, Positions, Prior
 from patchmerger.mechanism.subclassing import host_class
 from patchmerger.merger import Init, PatchMerger
+from patchmerger.presets import preset
 from patchmerger.reducers.attention_check import check_attention
 from patchmerger.reducers.names import ReducerName, check_reducer_name, make_reducer, reducer_class
 
@@ -28,7 +30,7 @@ def choose_reducers(
     norm: Norm,
     scale: float,
     init: Init | None,
-    prior: Prior | None,
+    prior: Prior | Literal["auto"] | None,
     reducer: ReducerName | nn.Module | Sequence[nn.Module],
 ) -> list[nn.Module]:
     """The modules to put into a model, one for each block to merge after, each on its block's device and in its dtype.
@@ -43,16 +45,21 @@ def choose_reducers(
     likes = [next(p for p in host.blocks[n - 1].parameters() if p.is_floating_point()) for n in num_tokens]
     if isinstance(reducer, str):
         check_reducer_name(reducer)
+    options: dict[str, Any] = {"norm": norm, "scale": scale, "init": init, "prior": prior}
+    free = (norm, scale, init, prior) == ("scores", 1.0, None, "auto")
     if reducer == "patchmerger":
+        present, last = _present_mergers(host), max(num_tokens)
+        if free and _why_without_places(model, host, num_kept_prefix_tokens, present, last) is None:
+            options = preset("located", host.dim)
+        elif prior == "auto":
+            options["prior"] = None
         reducers: list[nn.Module] = [
-            PatchMerger(
-                host.dim, count, norm=norm, scale=scale, init=init, prior=prior, device=like.device, dtype=like.dtype
-            )
+            PatchMerger(host.dim, count, **options, device=like.device, dtype=like.dtype)
             for count, like in zip(num_tokens.values(), likes, strict=True)
         ]
         _check_places(model, host, num_kept_prefix_tokens, dict(zip(num_tokens, reducers, strict=True)))
         return reducers
-    if (norm, scale, init, prior) != ("scores", 1.0, None, None):
+    if not free:
         raise ValueError("norm, scale, init and prior are PatchMerger's: they cannot be given together with a reducer")
     arriving = host.num_patches or 4 * max(num_tokens.values())
     if num_kept_prefix_tokens == 0:
@@ -87,28 +94,44 @@ def _made(name: ReducerName, host: Host, num_tokens: dict[int, int], arriving: i
 
 def _check_places(model: nn.Module, host: Host, num_kept_prefix_tokens: int, reducers: dict[int, nn.Module]) -> None:
     """Refuse a merger that must know where tokens are, where the model or a merger before it does not say."""
-    present = {i: block.merger for i, block in enumerate(host.blocks, start=1) if is_merging(block)} | reducers
+    present = _present_mergers(host) | reducers
     located = [number for number, merger in present.items() if needs_positions(merger)]
-    if not located:
-        return
-    name, asks = host_class(model).__name__, _what_asks_for_places([present[number] for number in located])
+    if located:
+        reason = _why_without_places(model, host, num_kept_prefix_tokens, present, last=max(located))
+        if reason is not None:
+            raise ValueError(f"{_what_asks_for_places([present[number] for number in located])} {reason}")
+
+
+def _why_without_places(
+    model: nn.Module, host: Host, num_kept_prefix_tokens: int, present: dict[int, nn.Module], last: int
+) -> str | None:
+    """Why a merger after block ``last`` cannot know where tokens are, behind those that are ``present``, and the cure.
+
+    ``None`` where it can.
+    """
+    name = host_class(model).__name__
     if host.grid is None:
-        raise ValueError(
-            f"{asks} needs the grid of patches, and none is known of {name}: leave it out, or say the grid in "
+        return (
+            f"needs the grid of patches, and none is known of {name}: leave it out, or say the grid in "
             "grid= of the Host that register_host is given"
         )
     if num_kept_prefix_tokens < host.num_prefix_tokens:
-        raise ValueError(
-            f"{asks} cannot go with prefix='merge': the {host.num_prefix_tokens} prefix tokens of {name} have "
+        return (
+            f"cannot go with prefix='merge': the {host.num_prefix_tokens} prefix tokens of {name} have "
             "no place in the image; use prefix='keep'"
         )
     for number, merger in present.items():
-        if number < max(located) and "return_weights" not in inspect.signature(merger.forward).parameters:
-            raise ValueError(
-                f"{asks} after block {max(located)} needs to know where merged tokens come from, but the "
+        if number < last and "return_weights" not in inspect.signature(merger.forward).parameters:
+            return (
+                f"after block {last} needs to know where merged tokens come from, but the "
                 f"reducer after block {number} ({type(merger).__name__}) has no return_weights in its forward: give "
                 "it one that returns (Y, A), or leave it out"
             )
+    return None
+
+
+def _present_mergers(host: Host) -> dict[int, nn.Module]:
+    return {number: block.merger for number, block in enumerate(host.blocks, start=1) if is_merging(block)}
 
 
 def _what_asks_for_places(reducers: Sequence[nn.Module]) -> str:

@@ -170,8 +170,8 @@ class _Study(TrainedStudy[Cell]):
         merge = budget.merges[cell.method]
         if cell.method == "placed-merger":
             place(net, merge.num_placed, self.settings.sampler, seed=model.seed)
-        located = preset("located", find_host(net).dim) if cell.fine_tuned else {}
-        insert(net, merge.num_tokens, merge.after, **located)
+        queries = preset("located" if cell.fine_tuned else "default", find_host(net).dim)
+        insert(net, merge.num_tokens, merge.after, **queries)
         images = self.calibration_images(cell.model, self.settings.calibration_images)
         method: QueryInit = "located" if cell.fine_tuned else "reconstruction"
         calibrate(net.to(self.device), images, method=method, steps=_CALIBRATION_STEPS, seed=model.seed)

@@ -33,7 +33,7 @@ class StagedPlacement:
 
     def merged(self, net: nn.Module, query_init: QueryInit) -> nn.Module:
         """A copy of ``net`` with a PatchMerger at each place; located queries have places, and W near zero."""
-        settings = preset("located", find_host(net).dim) if query_init == "located" else {}
+        settings = preset("located" if query_init == "located" else "default", find_host(net).dim)
         return insert(copy.deepcopy(net), self.num_tokens, self.after, positions=self.positions, **settings)
 
     def as_dict(self) -> dict[str, Any]:
