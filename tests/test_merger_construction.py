@@ -77,6 +77,8 @@ def test_presets():
     [
         ({"dim": 0}, r"dim \(0\) must be at least 1"),
         ({"dim": 4, "num_tokens": 0}, r"num_tokens \(0\) must be at least 1; the paper uses 8"),
+        ({"dim": 4, "num_heads": 0}, r"num_heads \(0\) must divide dim \(4\)"),
+        ({"dim": 4, "num_heads": 3}, r"num_heads \(3\) must divide dim \(4\) into groups of features"),
         ({"dim": 4, "norm": "batch"}, r"norm \('batch'\) must be one of 'scores', 'both', 'none'"),
         ({"dim": 4, "scale": 0}, r"scale \(0\) must be finite and not zero"),
         ({"dim": 4, "scale": float("inf")}, r"scale \(inf\) must be finite and not zero"),
@@ -95,4 +97,7 @@ def test_unknown_preset():
 
 
 def test_repr_tells_the_settings():
-    assert "dim=4, num_tokens=2, norm='both', scale=0.5" in repr(PatchMerger(4, 2, norm="both", scale=0.5))
+    assert "dim=4, num_tokens=2, norm='both', scale=0.5)" in repr(PatchMerger(4, 2, norm="both", scale=0.5)).replace(
+        "\n", ")"
+    )
+    assert "num_heads=2" in repr(PatchMerger(4, 2, num_heads=2))

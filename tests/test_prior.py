@@ -19,29 +19,58 @@ def located(num_tokens: int, dim: int = 8, **options) -> PatchMerger:
     return merger
 
 
-def reference(merger: PatchMerger, x: Tensor, positions: Tensor) -> Tensor:
-    """Y of one image, (M, D), by loops over the definition."""
+def reference(merger: PatchMerger, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Y of one image, (M, D), and its weights A, (M · H, N), by loops over the definition."""
     center, width = merger.prior.center, merger.prior.log_width.exp()
     keys = torch.nn.functional.layer_norm(x, x.shape[-1:], merger.norm.weight, merger.norm.bias, 1e-6)
-    merged = []
-    for m in range(merger.num_tokens):
+    groups = x.split(x.shape[-1] // merger.num_heads, dim=-1)
+    merged, mixtures = [], []
+    for query in range(merger.num_tokens * merger.num_heads):
         scores = []
         for n in range(len(x)):
-            rows, columns = ((positions[n] - center[m]) / width[m]).tolist()
-            scores.append(merger.scale * (merger.weight[m] @ keys[n]).item() - 0.5 * (rows**2 + columns**2))
-        weights = torch.tensor(scores, dtype=x.dtype).softmax(dim=0)
-        merged.append(merger.gain[m] * (weights @ x))
-    return torch.stack(merged)
+            rows, columns = ((positions[n] - center[query]) / width[query]).tolist()
+            scores.append(merger.scale * (merger.weight[query] @ keys[n]).item() - 0.5 * (rows**2 + columns**2))
+        mixtures.append(torch.tensor(scores, dtype=x.dtype).softmax(dim=0))
+        merged.append(merger.gain[query] * (mixtures[-1] @ groups[query % merger.num_heads]))
+    return torch.cat(merged).reshape(merger.num_tokens, -1), torch.stack(mixtures)
 
 
-def test_equation_against_loops_in_float64():
-    merger, positions = located(4), grid_positions((3, 5)).double()
+@pytest.mark.parametrize("layout", ["grid", "rows"])
+@pytest.mark.parametrize("num_heads", [1, 2, 8])
+def test_equation_against_loops_in_float64(num_heads, layout):
+    merger, positions = located(4, num_heads=num_heads, prior=layout), grid_positions((3, 5)).double()
     x = torch.randn(2, 15, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     merged, weights = merger(x, positions=positions, return_weights=True)
-    expected = torch.stack([reference(merger, tokens, positions) for tokens in x])
-    torch.testing.assert_close(merged, expected)
-    torch.testing.assert_close(merger.gain[:, None] * (weights @ x), expected)
+    for number, tokens in enumerate(x):
+        expected, mixtures = reference(merger, tokens, positions)
+        torch.testing.assert_close(merged[number], expected)
+        torch.testing.assert_close(weights[number], mixtures.unflatten(0, (4, num_heads)).mean(dim=1))
     assert (merger.gain - 1).abs().min() > 1e-3  # it counts
+    torch.testing.assert_close(merger(x, positions=positions), merged)
+
+
+def test_heads_of_rows_begin_side_by_side_in_their_row():
+    merger = PatchMerger(8, 3, prior="rows", num_heads=2, init=torch.zeros(6, 8))
+    positions = grid_positions((3, 4))
+    row, column = (positions * torch.tensor([3, 4]) - 0.5).T[:, None, :, None].expand(2, 1, 12, 8)
+    rows, columns = (merger(x, positions=positions)[0].detach() for x in (row, column))  # (M, D): where each is from
+    torch.testing.assert_close(rows, torch.tensor([0.0, 1, 2])[:, None].expand(3, 8), atol=0.02, rtol=0)
+    torch.testing.assert_close(columns, torch.tensor([[0.5] * 4 + [2.5] * 4] * 3), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_heads_with_the_same_queries_are_one(masked):
+    one, several = located(4), located(4, num_heads=2)
+    with torch.no_grad():
+        for name, parameter in several.named_parameters():
+            of_one = one.get_parameter(name)
+            parameter.copy_(of_one if name.startswith("norm.") else of_one.repeat_interleave(2, dim=0))
+    x, positions = torch.randn(2, 15, 8, dtype=torch.float64), grid_positions((3, 5)).double()
+    mask = torch.arange(15) < torch.tensor([[15], [7]]) if masked else None
+    torch.testing.assert_close(
+        several(x, mask, positions=positions, return_weights=True),
+        one(x, mask, positions=positions, return_weights=True),
+    )
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3, 8])

@@ -27,42 +27,55 @@ def patch_merge(
     prior: Tensor | None = None,
     gain: Tensor | None = None,
     mask: Tensor | None = None,
+    num_heads: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Merge N tokens into M: ``S = scale · W norm(X)ᵀ + L``, ``A = softmax(S over N)``, ``Y = g ⊙ A X``.
 
-    Shapes: B images, N tokens in, M tokens out, D features.
+    With H heads each group of D / H features has queries of its own, W_h, and so weights of its own:
+    ``Y_h = g_h ⊙ A_h X_h``.
+
+    Shapes: B images, N tokens in, M tokens out, D features, H heads.
 
     Args:
         x: Tokens X, (B, N, D), N ≥ 1.
-        weight: Queries W, (M, D), one row per output token.
+        weight: Queries W, (M · H, D): for each output token one row per head; in the paper H is 1.
         norm: Applied to X before the scores; ``None`` leaves X as it is.
         normalize_values: Mix norm(X) instead of X: ``Y = A norm(X)``.
         scale: Factor on the scores.
-        prior: L, (M, N) or (B, M, N), added to the scores; ``None`` is 0, as in the paper.
-        gain: g, (M,), a factor on each merged token; ``None`` is 1, as in the paper.
+        prior: L, (M · H, N) or (B, M · H, N), added to the scores; ``None`` is 0, as in the paper.
+        gain: g, (M · H,), a factor on each merged token, head by head; ``None`` is 1, as in the paper.
         mask: (B, N) bool, True = a real token. Padding gets exactly zero weight, whatever it holds
             (NaN too); an image without a real token gives Y = 0.
+        num_heads: H, which divides D.
 
     Returns:
-        The merged tokens Y (B, M, D) in the dtype of ``x``, and the weights A (B, M, N) in the dtype
-        of the softmax, which is at least float32; each row of A sums to 1.
+        The merged tokens Y (B, M, D) in the dtype of ``x``, and the weights A (B, M, N), the mean over heads, in the
+        dtype of the softmax, which is at least float32; each row of A sums to 1.
 
     Source: Renggli et al., *Learning to Merge Tokens in Vision Transformers*, arXiv 2202.12015, section 3.
     """
     x = _fill_padding(x, mask, dim=2)
     keys = x if norm is None else norm(x)
     # As linear and bmm: exported, `@` repeats its factors for the batch, and OpenVINO copies the tokens for that.
-    scores = nn.functional.linear(keys, scale * weight).transpose(1, 2)  # (B, M, N)
+    scores = nn.functional.linear(keys, scale * weight).transpose(1, 2)  # (B, M · H, N)
     scores = _at_least_float32(scores)
     if prior is not None:
         scores = scores + prior
     scores = _fill_padding(scores, mask, dim=1, lowest=True)
-    weights = _fill_padding(scores.softmax(dim=-1), mask, dim=1)  # (B, M, N)
+    weights = _fill_padding(scores.softmax(dim=-1), mask, dim=1)  # (B, M · H, N)
     values = keys if normalize_values else x
-    merged = torch.bmm(weights.to(values.dtype), values)  # (B, M, D)
+    if num_heads == 1:
+        merged = torch.bmm(weights.to(values.dtype), values)  # (B, M, D)
+        if gain is not None:
+            merged = merged * gain.to(merged.dtype)[:, None]
+        return merged.to(x.dtype), weights
+    (count, arriving), width = weights.shape[1:], values.shape[2] // num_heads
+    weights = weights.reshape(-1, count // num_heads, num_heads, arriving)  # (B, M, H, N)
+    groups = values.reshape(-1, arriving, num_heads, width).transpose(1, 2)  # (B, H, N, D / H)
+    merged = torch.matmul(weights.transpose(1, 2).to(values.dtype), groups).transpose(1, 2)  # (B, M, H, D / H)
     if gain is not None:
-        merged = merged * gain.to(merged.dtype)[:, None]
-    return merged.to(x.dtype), weights
+        merged = merged * gain.to(merged.dtype).reshape(-1, num_heads, 1)
+    return merged.flatten(2).to(x.dtype), weights.mean(dim=2)
 
 
 # Where a model is traced symbolically, dtypes and whether there is a mask are open: these are one step of its graph.
@@ -92,6 +105,11 @@ class PatchMerger(nn.Module):
     N may differ from call to call; M does not. The module holds no more than W and the norm:
     ``num_tokens · dim + 2 · dim`` parameters (and 5 · ``num_tokens`` for a prior).
 
+    With ``num_heads=H`` each of H groups of dim / H features has queries of its own, and so goes where it wants to in
+    the image: ``Y_h = softmax(scale · W_h norm(X)ᵀ) X_h``. W is then (num_tokens · H, dim), the heads of a token one
+    after another. That is not in the paper; it is for training from scratch, where the blocks before the merger learn
+    what to put into which group. In a trained model the features of a token belong together.
+
     With ``prior="grid"`` the queries are *located*: a Gaussian over positions is added to the scores of each,
     ``Y = g ⊙ softmax(scale · W norm(X)ᵀ + L) X`` with ``L[m, n] = −½ ‖(p_n − c_m) / s_m‖²``, whose centre c_m and width
     s_m are learned and start on a grid of M tiles (:class:`~patchmerger.prior.GridPrior`). The gain g (M,), kept as
@@ -107,14 +125,17 @@ class PatchMerger(nn.Module):
             or returns one. By default W ~ N(0, 1 / (scale² · dim)), so that the scores of normalised
             tokens start with a standard deviation near 1 whatever ``dim`` is.
         prior: ``"grid"`` for located queries, kept as ``prior``; :meth:`forward` then needs the tokens' positions.
-            ``"rows"`` for those that begin as M rows across the image, and not as tiles.
+            ``"rows"`` for those that begin as M rows across the image, and not as tiles; with heads each begins in
+            its own part of the row, from left to right, and not on the whole tile.
+        num_heads: Groups of features that are merged each by its own queries, H; 1 as in the paper.
         device: Where W and the norm are made.
         dtype: Their dtype.
 
     Raises:
-        ValueError: ``dim`` or ``num_tokens`` below 1, an unknown ``norm`` or ``prior``, a ``scale`` that is zero or
-            not finite, an ``init`` of another shape.
-        TypeError: ``dim`` or ``num_tokens`` is no whole number, ``init`` neither a tensor nor a function.
+        ValueError: ``dim``, ``num_tokens`` or ``num_heads`` below 1, ``num_heads`` that do not divide ``dim``, an
+            unknown ``norm`` or ``prior``, a ``scale`` that is zero or not finite, an ``init`` of another shape.
+        TypeError: ``dim``, ``num_tokens`` or ``num_heads`` is no whole number, ``init`` neither a tensor nor a
+            function.
 
     Settings that have a name are in :data:`~patchmerger.PRESETS`; :func:`~patchmerger.preset` gives their arguments.
     """
@@ -128,17 +149,22 @@ class PatchMerger(nn.Module):
         scale: float = 1.0,
         init: Init | None = None,
         prior: Prior | None = None,
+        num_heads: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("dim", dim), ("num_tokens", num_tokens)):
+        for name, value in (("dim", dim), ("num_tokens", num_tokens), ("num_heads", num_heads)):
             if type(value) is not int:
                 raise TypeError(f"{name} ({value!r}) must be a whole number, not {type(value).__name__}")
         if dim < 1:
             raise ValueError(f"dim ({dim}) must be at least 1: it is the number of features of a token")
         if num_tokens < 1:
             raise ValueError(f"num_tokens ({num_tokens}) must be at least 1; the paper uses 8")
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(
+                f"num_heads ({num_heads}) must divide dim ({dim}) into groups of features: 1, as in the paper"
+            )
         if norm not in get_args(Norm):
             raise ValueError(f"norm ({norm!r}) must be one of {', '.join(map(repr, get_args(Norm)))}")
         if not (math.isfinite(scale) and scale != 0):
@@ -149,12 +175,13 @@ class PatchMerger(nn.Module):
             )
         self.dim = dim
         self.num_tokens = num_tokens
+        self.num_heads = num_heads
         self.norm_mode: Norm = norm
         self.scale = float(scale)
-        self.weight = nn.Parameter(torch.empty(num_tokens, dim, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(num_tokens * num_heads, dim, device=device, dtype=dtype))
         self.norm = None if norm == "none" else nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
-        self.prior = None if prior is None else GridPrior(num_tokens, prior, device=device, dtype=dtype)
-        self.gain = None if prior is None else nn.Parameter(torch.ones(num_tokens, device=device, dtype=dtype))
+        self.prior = None if prior is None else GridPrior(num_tokens, prior, num_heads, device=device, dtype=dtype)
+        self.gain = None if prior is None else nn.Parameter(torch.ones(len(self.weight), device=device, dtype=dtype))
         self._fill_weight(init)
 
     @property
@@ -184,7 +211,8 @@ class PatchMerger(nn.Module):
                 return
             if filled.shape != self.weight.shape:
                 raise ValueError(
-                    f"init has shape {tuple(filled.shape)}, but W is (num_tokens, dim) = {tuple(self.weight.shape)}"
+                    f"init has shape {tuple(filled.shape)}, but W is (num_tokens · num_heads, dim) = "
+                    f"{tuple(self.weight.shape)}"
                 )
             self.weight.copy_(filled)
 
@@ -206,7 +234,7 @@ class PatchMerger(nn.Module):
             return_weights: Give the weights A as well, from the same computation.
 
         Returns:
-            Y (B, num_tokens, dim); with ``return_weights`` the pair of Y and A (B, num_tokens, N).
+            Y (B, num_tokens, dim); with ``return_weights`` the pair of Y and A (B, num_tokens, N), the mean over heads.
 
         Raises:
             ValueError: ``x`` is not (B, N, dim), ``mask`` is not (B, N), located queries get no ``positions`` or those
@@ -225,6 +253,7 @@ class PatchMerger(nn.Module):
             prior=None if self.prior is None else self._located(x, positions),
             gain=self.gain,
             mask=mask,
+            num_heads=self.num_heads,
         )
         return (merged, weights) if return_weights else merged
 
@@ -237,7 +266,7 @@ class PatchMerger(nn.Module):
             check_mask(x, mask)
 
     def _located(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """L, (M, N) or (B, M, N)."""
+        """L, (M · H, N) or (B, M · H, N)."""
         if positions is None:
             raise ValueError(
                 f"positions must be given to a merger with prior='grid': (N, 2) or (B, N, 2), from 0 to 1, for x "
@@ -249,7 +278,8 @@ class PatchMerger(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
-        return f"dim={self.dim}, num_tokens={self.num_tokens}, norm={self.norm_mode!r}, scale={self.scale:g}"
+        heads = f", num_heads={self.num_heads}" if self.num_heads > 1 else ""
+        return f"dim={self.dim}, num_tokens={self.num_tokens}, norm={self.norm_mode!r}, scale={self.scale:g}{heads}"
 
 
 def check_mask(x: Tensor, mask: Tensor) -> None:

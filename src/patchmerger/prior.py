@@ -34,31 +34,36 @@ class GridPrior(nn.Module):
         num_tokens: Queries M.
         layout: What the queries begin as: the tiles of a near-square ``"grid"``, or M ``"rows"`` across it, which
             a horizontal flip leaves where they are.
+        num_heads: Heads H of each query, with places of their own: at first all on the tile, or each in its own H-th
+            of the row.
         device: Where c and s are made.
         dtype: Their dtype.
 
     Attributes:
         layout: What they began as.
-        center: c, (M, 2).
-        log_width: log s, (M, 2), so that s stays above 0.
+        center: c, (M · H, 2), the heads of a query one after another.
+        log_width: log s, (M · H, 2), so that s stays above 0.
     """
 
     def __init__(
         self,
         num_tokens: int,
         layout: Layout = "grid",
+        num_heads: int = 1,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.layout: Layout = layout
-        center, size = tiles(num_tokens) if layout == "grid" else strips(num_tokens)
+        center, size = tiles(num_tokens) if layout == "grid" else strips(num_tokens, num_heads)
+        if layout == "grid":
+            center, size = center.repeat_interleave(num_heads, dim=0), size.repeat_interleave(num_heads, dim=0)
         self.center = nn.Parameter(center.to(device=device, dtype=dtype))
         self.log_width = nn.Parameter((_WIDTH * size).log().to(device=device, dtype=dtype))
 
     def forward(self, positions: Tensor) -> Tensor:
-        """L, (M, N) for positions (N, 2), (B, M, N) for positions (B, N, 2), in at least float32."""
+        """L, (M · H, N) for positions (N, 2), (B, M · H, N) for positions (B, N, 2), in at least float32."""
         dtype = torch.promote_types(self.center.dtype, torch.float32)
         center, width = self.center.to(dtype)[:, None], self.log_width.to(dtype).exp()[:, None]  # (M, 1, 2)
         offset = (positions.to(dtype)[..., None, :, :] - center) / width  # (…, M, N, 2)
@@ -83,10 +88,10 @@ def tiles(num_tokens: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(center), torch.tensor(size)
 
 
-def strips(num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Centres and sizes (rows, columns) of M rows across the unit square, both (M, 2)."""
-    center = [((row + 0.5) / num_tokens, 0.5) for row in range(num_tokens)]
-    return torch.tensor(center), torch.tensor([(1 / num_tokens, 1.0)] * num_tokens)
+def strips(num_tokens: int, parts: int = 1) -> tuple[Tensor, Tensor]:
+    """Centres and sizes (rows, columns) of M rows across the unit square, each in ``parts``, both (M · parts, 2)."""
+    center = [((row + 0.5) / num_tokens, (part + 0.5) / parts) for row in range(num_tokens) for part in range(parts)]
+    return torch.tensor(center), torch.tensor([(1 / num_tokens, 1 / parts)] * (num_tokens * parts))
 
 
 def grid_positions(

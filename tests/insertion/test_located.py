@@ -160,9 +160,10 @@ def test_copies_pickles_and_removal():
     assert torch.equal(remove(model)(make_images()), plain(make_images()))
 
 
+@pytest.mark.parametrize("num_heads", [1, 2])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_exported_and_checkpointed(dynamic, fresh_compiler):
-    model = insert(make_vit(dynamic_img_size=dynamic), [4, 2], [1, 3], **LOCATED)
+def test_compiled_exported_and_checkpointed(dynamic, num_heads, fresh_compiler):
+    model = insert(make_vit(dynamic_img_size=dynamic), [4, 2], [1, 3], **LOCATED, num_heads=num_heads)
     expected = model(make_images())
     torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(make_images()), expected)
     exported = torch.export.export(model, (make_images(),)).module()
@@ -196,11 +197,14 @@ def test_a_pass_keeps_its_places_beside_others(one_thread):
     torch.testing.assert_close(*centers)
 
 
-def test_saved_and_loaded(tmp_path):
-    model = insert(make_vit(), [4, 2], [1, 3], **LOCATED)
-    look_at(mergers(model)[0].module, [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6), (0.7, 0.8)])
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_saved_and_loaded(tmp_path, num_heads):
+    model = insert(make_vit(), [4, 2], [1, 3], **LOCATED, num_heads=num_heads)
+    look_at(mergers(model)[0].module, [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6), (0.7, 0.8)] * num_heads)
     save(model, tmp_path / "model")
-    assert torch.equal(load(tmp_path / "model")(make_images()), model(make_images()))
+    loaded = load(tmp_path / "model")
+    assert [m.module.num_heads for m in mergers(loaded)] == [num_heads] * 2
+    assert torch.equal(loaded(make_images()), model(make_images()))
 
 
 def test_no_weight_decay_on_places():

@@ -54,9 +54,22 @@ def test_low_precision_and_gradients():
 
 
 def test_its_settings():
-    assert repr(AveragePool(3)) == "AveragePool(num_tokens=3)"
+    assert repr(AveragePool(3)) == "AveragePool(num_tokens=3, num_heads=1)"
     assert list(AveragePool(3).parameters()) == []
     with pytest.raises(ValueError, match=r"num_tokens \(0\) must be a whole number of at least 1"):
         AveragePool(0)
     with pytest.raises(ValueError, match=r"mask has no real token for image\(s\) \[1\]"):
         AveragePool(2)(torch.ones(2, 3, 4), torch.tensor([[True] * 3, [False] * 3]))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_each_group_of_features_is_the_average_of_its_own_part_of_a_run(masked):
+    x = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 8, dtype=torch.bool) if masked else None
+    pooled, weights = AveragePool(2, num_heads=2)(x, mask, return_weights=True)
+    parts = x.unflatten(1, (2, 2, 2)).mean(dim=3)  # (B, M, H, D)
+    torch.testing.assert_close(pooled, torch.cat([parts[:, :, 0, :3], parts[:, :, 1, 3:]], dim=-1))
+    torch.testing.assert_close(AveragePool(2, num_heads=2)(x, mask), pooled)
+    torch.testing.assert_close(weights, AveragePool(2)(x, mask, return_weights=True)[1])
+    with pytest.raises(ValueError, match=r"num_heads \(4\) must divide the 6 features"):
+        AveragePool(2, num_heads=4)(x)

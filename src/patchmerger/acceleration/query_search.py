@@ -115,11 +115,12 @@ class QuerySearch:
         keys, count = torch.cat([k.flatten(0, 1) for k in self._real_keys()]), self.module.num_tokens
         found = {}
         if method == "located":
-            found["located"] = torch.randn(count, self.module.dim, generator=torch.Generator().manual_seed(self.seed))
+            generator = torch.Generator().manual_seed(self.seed)
+            return {"located": torch.randn(self.module.weight.shape, generator=generator)}
         if method in ("soft", "reconstruction"):
             found["kmeans"] = kmeans_directions(keys, count, seed=self.seed)
             found["kmeans-whitened"] = whitened_directions(keys, count, seed=self.seed)
-        return found
+        return {name: each.repeat_interleave(self.module.num_heads, dim=0) for name, each in found.items()}
 
     def _real_keys(self) -> Iterator[Tensor]:
         """Normalised tokens, (1, n, D), padding left out."""

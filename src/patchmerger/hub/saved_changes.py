@@ -40,6 +40,7 @@ class SavedMerger:
         norm: Of a PatchMerger; else ``None``.
         scale: Of a PatchMerger; else ``None``.
         prior: Of a PatchMerger with located queries; else ``None``.
+        num_heads: Of a PatchMerger with several; else ``None``.
         eps: Of the norm of a PatchMerger; ``None`` where it has none.
         positions: What becomes of positions after it; ``None`` where the blocks are given none.
         arguments: Options of the reducer, of another method than PatchMerger.
@@ -52,6 +53,7 @@ class SavedMerger:
     norm: Norm | None = None
     scale: float | None = None
     prior: Prior | None = None
+    num_heads: int | None = None
     eps: float | None = None
     positions: Positions | None = None
     arguments: dict[str, Any] | None = None
@@ -135,7 +137,8 @@ def insert_mergers(model: nn.Module, saved: Iterable[SavedMerger]) -> None:
         if merger.reducer != "patchmerger" or merger.norm is None or merger.scale is None:
             insert(model, **place, positions=merger.positions, reducer=_made(model, merger))
             continue
-        insert(model, **place, positions=merger.positions, norm=merger.norm, scale=merger.scale, prior=merger.prior)
+        queries: dict[str, Any] = {"norm": merger.norm, "scale": merger.scale, "prior": merger.prior}
+        insert(model, **place, positions=merger.positions, **queries, num_heads=merger.num_heads or 1)
         module = next(cast(PatchMerger, m.module) for m in mergers(model) if m.after == merger.after)
         if module.norm is not None and merger.eps is not None:
             module.norm.eps = merger.eps
@@ -170,6 +173,7 @@ def _describe(merger: InsertedMerger, num_prefix_tokens: int) -> SavedMerger:
         norm=module.norm_mode,
         scale=module.scale,
         prior=None if module.prior is None else module.prior.layout,
+        num_heads=None if module.num_heads == 1 else module.num_heads,
         eps=None if module.norm is None else module.norm.eps,
         positions=merger.positions,
     )

@@ -42,6 +42,7 @@ def insert(
     scale: float = 1.0,
     init: Init | None = None,
     prior: Prior | Literal["auto"] | None = "auto",
+    num_heads: int = 1,
 ) -> ModelT:
     """Put a merger between two blocks of a Vision Transformer, in place.
 
@@ -72,6 +73,7 @@ def insert(
         init: See :class:`~patchmerger.PatchMerger`.
         prior: ``"grid"`` or ``"rows"`` for located queries, which know where in the image each patch is (see
             :class:`~patchmerger.PatchMerger`); a merger after another one is given the centroids of merged tokens.
+        num_heads: See :class:`~patchmerger.PatchMerger`: for training from scratch.
 
     Returns:
         ``model`` itself.
@@ -109,6 +111,7 @@ def insert(
         scale=scale,
         init=init,
         prior=prior,
+        num_heads=num_heads,
         reducer=reducer,
     )
 

@@ -39,7 +39,8 @@ class MergerMaps:
             each token. With the prefix tokens' weights the sum of a map is 1.
         is_patch: (B, rows, columns) bool: where there is a patch; all True unless the images of a batch differ in size.
         prefix_weights: The weights of prefix tokens that were merged, (B, M, P); P is 0 where those are kept.
-        centers: Of located queries the places, row and column from 0 to 1, (M, 2); else ``None``.
+        centers: Of located queries the places, row and column from 0 to 1, (M, 2), the mean over
+            heads as in the maps; else ``None``.
         widths: Of located queries the widths in rows and columns, as shares of the image, (M, 2); else ``None``.
         places: Where tokens were placed (``patchmerger.place``) and are no patches: the middles of their windows, row
             and column from 0 to 1, (B, N, 2); each then counts in ``maps`` for the patches around it. Else ``None``.
@@ -135,12 +136,18 @@ def read_maps(
                 maps=layout.lay_out(through[:, :, prefix:]),
                 is_patch=layout.is_patch(),
                 prefix_weights=through[:, :, :prefix],
-                centers=None if prior is None else prior.center.detach().clone(),
-                widths=None if prior is None else prior.log_width.exp(),
+                centers=None if prior is None else _over_heads(prior.center.detach(), a.shape[1]),
+                widths=None if prior is None else _over_heads(prior.log_width.exp(), a.shape[1]),
                 places=told.positions if told.placed_in is not None else None,
             )
         )
     return found
+
+
+def _over_heads(of_queries: Tensor, num_tokens: int) -> Tensor:
+    """The mean over the heads of each of M tokens: (M · H, 2) to (M, 2)."""
+    of_tokens: Tensor = of_queries.reshape(num_tokens, -1, 2).mean(dim=1)
+    return of_tokens
 
 
 def _check_mergers(model: nn.Module, present: list[InsertedMerger]) -> None:

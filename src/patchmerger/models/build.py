@@ -85,6 +85,7 @@ def find_untrained(
 def apply_merge(model: nn.Module, merge: MergeSettings) -> nn.Module:
     """Insert the mergers that ``merge`` describes into ``model``, in place."""
     where: dict[str, Any] = {"after": merge.after, "prefix": merge.prefix, "positions": merge.positions}
+    where["num_heads"] = merge.num_heads
     if merge.keep_rate is None:
         where["num_tokens"] = merge.num_tokens
     else:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.reducers.names import ReducerName, check_reducer_name
-from patchmerger.runs.checks import check_choices, check_counts
+from patchmerger.runs.checks import check_choices, check_count, check_counts
 
 Preset: TypeAlias = Literal["default", "paper", "vit-pytorch", "mean", "located"]
 
@@ -32,6 +32,8 @@ class MergeSettings:
             "mean": 0.02). Near 0 each merged token starts as the average of all, from some 3 on mostly as one of them.
         prior: What located queries begin as, in place of the preset's: the tiles of a "grid", as the preset "located"
             has them, or "rows" across the image.
+        num_heads: Groups of features that are merged each by its own queries, for training from scratch; 1 as in the
+            paper.
         reducer: The method: "patchmerger", or one of patchmerger.reducers.METHODS in its place, such as "tome", "topk",
             "evit", "random" or "average".
         keep_rate: In place of num_tokens the share of tokens that each merger keeps, such as 0.5.
@@ -46,6 +48,7 @@ class MergeSettings:
     scale: float | None = None
     logit_std: float | None = None
     prior: Prior | None = None
+    num_heads: int = 1
     reducer: ReducerName = "patchmerger"
     keep_rate: float | None = None
 
@@ -77,10 +80,15 @@ class MergeSettings:
             raise ValueError(
                 f"merge.logit_std ({self.logit_std}) must be above 0, as queries that start alike stay alike: 1.0, say"
             )
+        check_count("merge.num_heads", self.num_heads)
         if self.reducer != "patchmerger" and self.says_queries:
             raise ValueError(
                 "merge.preset, merge.norm, merge.scale, merge.logit_std and merge.prior mean nothing with "
                 f"merge.reducer={self.reducer!r}"
+            )
+        if self.reducer not in ("patchmerger", "average") and self.num_heads != 1:
+            raise ValueError(
+                f"merge.num_heads ({self.num_heads}) means nothing with merge.reducer={self.reducer!r}: leave it out"
             )
 
     @property

@@ -7,6 +7,7 @@ from torch import Tensor
 from patchmerger.mechanism.tracing import is_traced
 from patchmerger.merger import check_mask
 from patchmerger.reducers.reducer import Reducer
+from patchmerger.runs.checks import check_count
 
 
 class AveragePool(Reducer):
@@ -15,9 +16,20 @@ class AveragePool(Reducer):
     Tokens stand in raster order, so a run is a piece of one row of patches, a row, or several. Without this
     control, equal accuracy could not be credited to what the PatchMerger learns.
 
+    With ``num_heads=H`` each group of D / H features is averaged over its own H-th of the run, from first to last: the
+    control for a PatchMerger with heads.
+
     Args:
         num_tokens: Tokens that go on, M.
+        num_heads: Groups of features, H.
+
+    Raises:
+        ValueError: In ``forward``, ``num_heads`` that do not divide D.
     """
+
+    def __init__(self, num_tokens: int, num_heads: int = 1) -> None:
+        super().__init__(num_tokens)
+        self.num_heads = check_count("num_heads", num_heads)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
@@ -29,15 +41,28 @@ class AveragePool(Reducer):
                 exported, such an image gives zeros).
             TypeError: ``mask`` is not boolean.
         """
+        runs = self.num_tokens * self.num_heads
         if mask is None and not return_weights:
-            return F.adaptive_avg_pool1d(x.transpose(1, 2), self.num_tokens).transpose(1, 2)
+            return self._own_runs(F.adaptive_avg_pool1d(x.transpose(1, 2), runs).transpose(1, 2))
         if mask is None:
             mask = x.new_ones(x.shape[:2], dtype=torch.bool)
         elif not is_traced(x):
             check_mask(x, mask)
-        weights = _run_weights(mask, self.num_tokens)
-        pooled = torch.bmm(weights.to(x.dtype), x.masked_fill(~mask[:, :, None], 0))
+        weights = _run_weights(mask, runs)
+        pooled = self._own_runs(torch.bmm(weights.to(x.dtype), x.masked_fill(~mask[:, :, None], 0)))
+        if self.num_heads > 1:
+            weights = weights.reshape(-1, self.num_tokens, self.num_heads, weights.shape[2]).mean(dim=2)
         return (pooled, weights) if return_weights else pooled
+
+    def _own_runs(self, pooled: Tensor) -> Tensor:
+        """Of the averages of M · H runs, (B, M · H, D), to each group of features its own: (B, M, D)."""
+        heads, dim = self.num_heads, pooled.shape[2]
+        if heads == 1:
+            return pooled
+        if dim % heads:
+            raise ValueError(f"num_heads ({heads}) must divide the {dim} features of a token")
+        groups = pooled.reshape(-1, self.num_tokens, heads, heads, dim // heads)
+        return groups.diagonal(dim1=2, dim2=3).transpose(2, 3).flatten(2)
 
 
 @torch.fx.wrap  # one step of a graph that is traced symbolically

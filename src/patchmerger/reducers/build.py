@@ -31,6 +31,7 @@ def choose_reducers(
     scale: float,
     init: Init | None,
     prior: Prior | Literal["auto"] | None,
+    num_heads: int,
     reducer: ReducerName | nn.Module | Sequence[nn.Module],
 ) -> list[nn.Module]:
     """The modules to put into a model, one for each block to merge after, each on its block's device and in its dtype.
@@ -54,7 +55,7 @@ def choose_reducers(
         elif prior == "auto":
             options["prior"] = None
         reducers: list[nn.Module] = [
-            PatchMerger(host.dim, count, **options, device=like.device, dtype=like.dtype)
+            PatchMerger(host.dim, count, **options, num_heads=num_heads, device=like.device, dtype=like.dtype)
             for count, like in zip(num_tokens.values(), likes, strict=True)
         ]
         _check_places(model, host, num_kept_prefix_tokens, dict(zip(num_tokens, reducers, strict=True)))
@@ -65,7 +66,10 @@ def choose_reducers(
     if num_kept_prefix_tokens == 0:
         arriving += host.num_prefix_tokens
     if isinstance(reducer, str):
-        given = _made(reducer, host, num_tokens, arriving if host.num_patches else None)
+        arguments = {} if num_heads == 1 else {"num_heads": num_heads}
+        given = _made(reducer, host, num_tokens, arriving if host.num_patches else None, arguments)
+    elif num_heads != 1:
+        raise ValueError(f"num_heads ({num_heads}) is for reducers by name: make the modules with it")
     else:
         given = _modules(reducer)
     if len(given) != len(num_tokens) or len({id(module) for module in given}) < len(given):
@@ -82,12 +86,14 @@ def choose_reducers(
     return given
 
 
-def _made(name: ReducerName, host: Host, num_tokens: dict[int, int], arriving: int | None) -> list[nn.Module]:
+def _made(
+    name: ReducerName, host: Host, num_tokens: dict[int, int], arriving: int | None, arguments: dict[str, Any]
+) -> list[nn.Module]:
     """New reducers of one method, first to last."""
     grid = host.grid if isinstance(host.grid, tuple) else None
     made = []
     for count in num_tokens.values():
-        made.append(make_reducer(name, count, dim=host.dim, num_patches=arriving, grid=grid))
+        made.append(make_reducer(name, count, dim=host.dim, num_patches=arriving, grid=grid, **arguments))
         arriving, grid = count, None
     return made
 
