@@ -69,9 +69,8 @@ def patch_merge(
         if gain is not None:
             merged = merged * gain.to(merged.dtype)[:, None]
         return merged.to(x.dtype), weights
-    (count, arriving), width = weights.shape[1:], values.shape[2] // num_heads
-    weights = weights.reshape(-1, count // num_heads, num_heads, arriving)  # (B, M, H, N)
-    groups = values.reshape(-1, arriving, num_heads, width).transpose(1, 2)  # (B, H, N, D / H)
+    weights = torch.unflatten(weights, 1, (-1, num_heads))  # (B, M, H, N)
+    groups = torch.unflatten(values, 2, (num_heads, -1)).transpose(1, 2)  # (B, H, N, D / H)
     merged = torch.matmul(weights.transpose(1, 2).to(values.dtype), groups).transpose(1, 2)  # (B, M, H, D / H)
     if gain is not None:
         merged = merged * gain.to(merged.dtype).reshape(-1, num_heads, 1)

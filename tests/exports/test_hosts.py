@@ -26,6 +26,8 @@ SMALL = {"depth": 2, "embed_dim": 16}
 # What it is → how the plain model is made, and what of the merger is asked for.
 HOSTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "class token, located queries": (lambda: make_vit("class token", **SMALL), LOCATED),
+    "class token, heads": (lambda: make_vit("class token", **SMALL), {"prior": "rows", "num_heads": 2}),
+    "average pooling by heads": (lambda: make_vit("class token", **SMALL), {"reducer": "average", "num_heads": 2}),
     "average pooling": (lambda: make_vit("average pooling", **SMALL), {}),
     "attention pooling": (lambda: make_vit("attention pooling", **SMALL), {}),
     "registers, LayerScale": (lambda: make_vit("registers, LayerScale", **SMALL), {}),

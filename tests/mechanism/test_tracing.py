@@ -68,7 +68,9 @@ def test_features_by_timm(name):
 
 
 @needs_fx
-@pytest.mark.parametrize("options", [{}, {"prior": "grid"}, {"reducer": AveragePool(5)}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"prior": "grid"}, {"prior": "rows", "num_heads": 2}, {"reducer": AveragePool(5)}], ids=str
+)
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 @torch.no_grad()
 def test_features_by_torchvision(library, options):
