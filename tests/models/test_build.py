@@ -34,6 +34,32 @@ def test_merge_settings_become_a_merger():
     assert {(m.module.norm_mode, round(m.module.scale, 6)) for m in found} == {("both", round(32**-0.5, 6))}
 
 
+@pytest.mark.parametrize(
+    ("settings", "model_args", "expected"),
+    [
+        ({}, {}, ("grid", 1)),
+        ({"num_heads": 2}, {}, ("grid", 2)),
+        ({"preset": "scratch"}, {}, ("rows", 4)),
+        ({"preset": "scratch", "num_heads": 2}, {}, ("rows", 2)),
+        ({"preset": "scratch", "prior": "grid"}, {}, ("grid", 4)),
+        ({"preset": "scratch"}, {"embed_dim": 34}, ("rows", 2)),
+        ({"preset": "scratch", "num_tokens": 9}, {}, ("grid", 4)),  # more than rows of patches
+        ({"preset": "scratch", "keep_rate": 0.5}, {}, ("grid", 4)),
+        ({"preset": "scratch"}, {"patch_drop_rate": 0.5}, (None, 4)),
+        ({"preset": "scratch", "prefix": "merge"}, {"class_token": False, "global_pool": "avg"}, (None, 4)),
+        ({"preset": "default"}, {}, (None, 1)),
+        ({"preset": "paper", "num_heads": 2}, {}, (None, 2)),
+        ({"norm": "both"}, {}, (None, 1)),
+        ({"prior": "rows"}, {}, ("rows", 1)),
+    ],
+)
+def test_where_queries_begin_and_how_many_heads_they_have(settings, model_args, expected):
+    model = ModelSettings(SMALL.name, SMALL.args | model_args)
+    (found,) = mergers(build_model(model, MergeSettings(**settings), num_classes=3))
+    prior = found.module.prior
+    assert (None if prior is None else prior.layout, found.module.num_heads) == expected
+
+
 def test_norm_and_scale_take_the_presets_place():
     (found,) = mergers(build_model(SMALL, MergeSettings(preset="paper", norm="none", scale=0.5), num_classes=3))
     assert (found.module.norm_mode, found.module.scale) == ("none", 0.5)
@@ -43,6 +69,12 @@ def test_norm_and_scale_take_the_presets_place():
 def test_the_logit_std_of_the_queries_at_the_start(settings, std):
     (found,) = mergers(build_model(SMALL, MergeSettings(num_tokens=32, **settings), num_classes=3))
     assert float(found.module.weight.detach().std()) == pytest.approx(std / 32**0.5, rel=0.15)
+
+
+def test_average_pooling_has_heads_too():
+    settings = MergeSettings(reducer="average", num_tokens=[8, 4], after=[2, 5], num_heads=4)
+    found = mergers(build_model(SMALL, settings, num_classes=3))
+    assert [(type(m.module), m.module.num_heads) for m in found] == [(AveragePool, 4)] * 2
 
 
 def test_average_pooling_stands_in_several_places():

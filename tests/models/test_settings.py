@@ -1,11 +1,13 @@
 """Settings of a model and of its mergers: checked where they are made, without torch."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from patchmerger.models.settings import MergeSettings, ModelSettings, Preset
 from patchmerger.presets import PRESETS
+from patchmerger.training.settings import Recipe
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,8 @@ from patchmerger.presets import PRESETS
         ({"scale": float("nan")}, r"merge.scale \(nan\)"),
         ({"logit_std": 0}, r"merge.logit_std \(0\) must be above 0"),
         ({"reducer": "average", "norm": "both"}, r"merge.norm.* mean nothing with merge.reducer='average'"),
+        ({"num_heads": 0}, r"merge.num_heads \(0\) must be a whole number of at least 1"),
+        ({"reducer": "tome", "num_heads": 2}, r"merge.num_heads \(2\) means nothing with merge.reducer='tome'"),
     ],
 )
 def test_settings_that_no_model_can_take_are_refused(settings, facts):
@@ -46,3 +50,21 @@ def test_an_image_size_is_named_once():
     assert ModelSettings("vit_tiny_patch16_224").sized(64).args == {"img_size": 64}
     with pytest.raises(ValueError, match=r"image_size \(32\) and model.args"):
         ModelSettings("vit_tiny_patch16_224", {"img_size": 64}).sized(32)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "preset"),
+    [
+        ({}, "scratch"),
+        ({"merge": MergeSettings(num_tokens=4, num_heads=2)}, "scratch"),
+        ({"merge": MergeSettings(preset="paper")}, "paper"),
+        ({"merge": MergeSettings(norm="both")}, None),
+        ({"merge": MergeSettings(reducer="average")}, None),
+        ({"merge": MergeSettings(), "model": ModelSettings("vit_tiny_patch16_224", pretrained=True)}, None),
+        ({"merge": MergeSettings(), "init": Path("runs/plain/model")}, None),
+    ],
+)
+def test_the_preset_for_training_from_scratch_is_for_that_alone(recipe, preset):
+    assert Recipe(**recipe).resolved().merge.preset == preset
+    assert Recipe(merge=MergeSettings()).resolved(model_given=True).merge.preset is None
+    assert Recipe(merge=None).resolved().merge is None

@@ -85,22 +85,30 @@ def find_untrained(
 def apply_merge(model: nn.Module, merge: MergeSettings) -> nn.Module:
     """Insert the mergers that ``merge`` describes into ``model``, in place."""
     where: dict[str, Any] = {"after": merge.after, "prefix": merge.prefix, "positions": merge.positions}
-    where["num_heads"] = merge.num_heads
     if merge.keep_rate is None:
         where["num_tokens"] = merge.num_tokens
     else:
         where["keep_rate"] = merge.keep_rate
+    if merge.num_heads is not None:
+        where["num_heads"] = merge.num_heads
     if merge.reducer != "patchmerger":
         return insert(model, reducer=merge.reducer, **where)
     if not merge.says_queries:
         return insert(model, **where)
+    host = find_host(model)
     name = merge.preset or ("default" if merge.prior is None else "located")
-    arguments = preset(name, find_host(model).dim)
+    arguments = preset(name, host.dim)
+    if name == "scratch":
+        rows = host.grid[0] if isinstance(host.grid, tuple) else 0
+        if host.grid is None or merge.prefix == "merge":
+            arguments |= {"init": None, "prior": None}
+        elif merge.keep_rate is not None or max(merge.places()[1]) > rows:  # some rows would begin on the same patches
+            arguments["prior"] = "grid"
     given = {"norm": merge.norm, "scale": merge.scale, "prior": merge.prior}
     arguments |= {name: value for name, value in given.items() if value is not None}
     if merge.logit_std is not None:
         arguments["init"] = init_with_logit_std(merge.logit_std, arguments["scale"])
-    return insert(model, **where, **arguments)
+    return insert(model, **(arguments | where))
 
 
 def _without_merger(name: str, args: dict[str, Any]) -> dict[str, Any]:

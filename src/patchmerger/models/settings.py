@@ -11,7 +11,7 @@ from patchmerger.mechanism.options import Norm, Positions, Prefix, Prior
 from patchmerger.reducers.names import ReducerName, check_reducer_name
 from patchmerger.runs.checks import check_choices, check_count, check_counts
 
-Preset: TypeAlias = Literal["default", "paper", "vit-pytorch", "mean", "located"]
+Preset: TypeAlias = Literal["default", "paper", "vit-pytorch", "mean", "located", "scratch"]
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,17 @@ class MergeSettings:
         positions: What merged tokens are given in place of positions, for models whose blocks are given where tokens
             are: "centroid" (RoPE; its default) or "drop" (RoPE, relative position bias).
         prefix: Whether class and register tokens stay as they are ("keep") or are merged too ("merge").
-        preset: A named setting of the queries: "located", "default", "paper", "vit-pytorch" or "mean". If neither it
-            nor one of the next four is given, "located" where the model's patches have a known grid, else "default".
+        preset: A named setting of the queries: "scratch", "located", "default", "paper", "vit-pytorch" or "mean". If
+            neither it nor one of the next five is given, "scratch" in a model without trained weights, in a trained one
+            "located" where its patches have a known grid, else "default".
         norm: Where to normalise, in place of the preset's: "scores", "both" or "none".
         scale: Factor on the scores, in place of the preset's.
         logit_std: Standard deviation of the scores of normalised tokens at the start, in place of the preset's (1;
             "mean": 0.02). Near 0 each merged token starts as the average of all, from some 3 on mostly as one of them.
         prior: What located queries begin as, in place of the preset's: the tiles of a "grid", as the preset "located"
             has them, or "rows" across the image.
-        num_heads: Groups of features that are merged each by its own queries, for training from scratch; 1 as in the
-            paper.
+        num_heads: Groups of features that are merged each by its own queries, in place of the preset's: 4 of "scratch",
+            else 1, as in the paper.
         reducer: The method: "patchmerger", or one of patchmerger.reducers.METHODS in its place, such as "tome", "topk",
             "evit", "random" or "average".
         keep_rate: In place of num_tokens the share of tokens that each merger keeps, such as 0.5.
@@ -48,7 +49,7 @@ class MergeSettings:
     scale: float | None = None
     logit_std: float | None = None
     prior: Prior | None = None
-    num_heads: int = 1
+    num_heads: int | None = None
     reducer: ReducerName = "patchmerger"
     keep_rate: float | None = None
 
@@ -80,13 +81,14 @@ class MergeSettings:
             raise ValueError(
                 f"merge.logit_std ({self.logit_std}) must be above 0, as queries that start alike stay alike: 1.0, say"
             )
-        check_count("merge.num_heads", self.num_heads)
+        if self.num_heads is not None:
+            check_count("merge.num_heads", self.num_heads)
         if self.reducer != "patchmerger" and self.says_queries:
             raise ValueError(
                 "merge.preset, merge.norm, merge.scale, merge.logit_std and merge.prior mean nothing with "
                 f"merge.reducer={self.reducer!r}"
             )
-        if self.reducer not in ("patchmerger", "average") and self.num_heads != 1:
+        if self.reducer not in ("patchmerger", "average") and self.num_heads not in (None, 1):
             raise ValueError(
                 f"merge.num_heads ({self.num_heads}) means nothing with merge.reducer={self.reducer!r}: leave it out"
             )
@@ -95,6 +97,11 @@ class MergeSettings:
     def says_queries(self) -> bool:
         """Whether any option says what a PatchMerger's queries are; else ``patchmerger.insert`` chooses."""
         return any(x is not None for x in (self.preset, self.norm, self.scale, self.logit_std, self.prior))
+
+    def from_scratch(self) -> MergeSettings:
+        """The same for a model without trained weights: with the preset for that, where nothing says another."""
+        free = self.reducer == "patchmerger" and not self.says_queries
+        return replace(self, preset="scratch") if free else self
 
     def places(self) -> tuple[list[int | None], list[int]]:
         """The blocks to merge after, ``None`` for half the depth, and ``num_tokens`` for each."""

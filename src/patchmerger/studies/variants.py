@@ -78,7 +78,7 @@ def _ready(name: str, recipe: Recipe, merge: MergeSettings) -> Recipe:
     if name == "merged":
         return replace(recipe, merge=merge)
     bare = replace(
-        merge, preset=None, norm=None, scale=None, logit_std=None, prior=None, num_heads=1, reducer="patchmerger"
+        merge, preset=None, norm=None, scale=None, logit_std=None, prior=None, num_heads=None, reducer="patchmerger"
     )  # fmt: skip
     if name == "paper":
         return replace(recipe, merge=replace(bare, preset="paper"))

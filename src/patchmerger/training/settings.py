@@ -197,11 +197,14 @@ class Recipe:
 
         Where a model is given, in memory, it stays as it is unless a merger is asked for.
         """
-        made = self.merge == "auto" and self.init is None and not model_given
+        made = self.init is None and not model_given
+        merge = MergeSettings() if made and self.merge == "auto" else self.merge
+        if made and not self.model.pretrained and isinstance(merge, MergeSettings):
+            merge = merge.from_scratch()
         return replace(
             self,
             model=self.model.sized(self.image_size),
-            merge=MergeSettings() if made else self.merge,
+            merge=merge,
             augmentation=(self.augmentation or Augmentation()).resolved(self.data.source),
         )
 
