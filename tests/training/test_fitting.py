@@ -124,8 +124,11 @@ def test_the_saved_model_is_the_one_that_was_evaluated(uninterrupted):
     assert again["images"] == results["images"]["test"]
     assert sum(again["per_class"].values()) / 10 == pytest.approx(again["value"], abs=0.02)
     assert sorted(k for k in load(uninterrupted / "model").state_dict() if ".merger." in k) == [
+        "blocks.1.merger.gain",
         "blocks.1.merger.norm.bias",
         "blocks.1.merger.norm.weight",
+        "blocks.1.merger.prior.center",
+        "blocks.1.merger.prior.log_width",
         "blocks.1.merger.weight",
     ]
 

@@ -114,7 +114,7 @@ def apply_merge(model: nn.Module, merge: MergeSettings) -> nn.Module:
 def _without_merger(name: str, args: dict[str, Any]) -> dict[str, Any]:
     """What leaves the own merger of a model of the zoo out: the merge settings say what merges."""
     without = without_merger(name)
-    merging = sorted({field.name for field in fields(MergeSettings)} & args.keys())
+    merging = sorted({field.name for field in fields(MergeSettings)} & args.keys() - {"num_heads"})
     if without and merging:
         options = " and ".join(f"merge.{option}" for option in merging)
         raise ValueError(f"model.args ({args}) describe the merger of {name}: give {options} instead")
