@@ -58,11 +58,11 @@ def test_device_and_dtype():
 
 
 def test_presets():
-    assert set(PRESETS) == {"default", "paper", "vit-pytorch", "mean", "located"}
+    assert set(PRESETS) == {"default", "paper", "vit-pytorch", "mean", "located", "scratch"}
     for name in PRESETS:
         merged = PatchMerger(64, 8, **preset(name, dim=64))(torch.randn(1, 5, 64), positions=torch.rand(5, 2))
         assert merged.shape == (1, 8, 64)
-    assert preset("paper", dim=64) == {"norm": "both", "scale": 1.0, "init": None}
+    assert preset("paper", dim=64) == {"norm": "both", "scale": 1.0, "init": None, "prior": None}
     assert preset("vit-pytorch", dim=64)["scale"] == 64**-0.5
     torch.manual_seed(0)
     ours = PatchMerger(64, 64, **preset("vit-pytorch", dim=64)).weight

@@ -26,7 +26,9 @@ def make_plain(name: str) -> nn.Module:
 def make_merged(name: str, num_tokens=(9, 5), after=(1, 2), **kwargs) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        return insert(make_plain(name), num_tokens, after, positions=FAMILIES[name].positions, **kwargs)
+        return insert(
+            make_plain(name), num_tokens, after, positions=FAMILIES[name].positions, **{"prior": None} | kwargs
+        )
 
 
 def places(model: nn.Module) -> dict[int, nn.Module]:

@@ -29,7 +29,7 @@ def make_encoder(name: str, **kwargs) -> nn.Module:
 def merge(model: nn.Module, num_tokens=5, after=2, **kwargs) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        return insert(model, num_tokens, after, **kwargs)
+        return insert(model, num_tokens, after, **{"prior": None} | kwargs)
 
 
 @pytest.mark.parametrize("pool", ["", "avg"])

@@ -77,7 +77,7 @@ def test_features_of_a_merged_prefix_are_refused(images):
 
 def test_queries_have_no_weight_decay(vit):
     plain = vit.no_weight_decay()
-    insert(vit, (8, 4), after=(1, 3))
+    insert(vit, (8, 4), after=(1, 3), prior=None)
     assert vit.no_weight_decay() == plain | {"blocks.0.merger.weight", "blocks.2.merger.weight"}
     assert insert(vit, 6, 2, reducer="sinkhorn").no_weight_decay() - plain >= {"blocks.1.merger.center"}
     names = {id(p): name for name, p in vit.named_parameters()}

@@ -46,7 +46,7 @@ def make_plain(pool: str = "average", rope: str = "", **kwargs) -> nn.Module:
 def make_merged(pool: str = "average", rope: str = "", after=(1, 2), num_tokens=(9, NUM_TOKENS), **kwargs) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        return insert(make_plain(pool, rope), num_tokens, after, **kwargs)
+        return insert(make_plain(pool, rope), num_tokens, after, **{"prior": None} | kwargs)
 
 
 def batch_of(*grids: tuple[int, int]) -> dict[str, Tensor]:

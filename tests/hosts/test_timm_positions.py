@@ -63,7 +63,7 @@ def test_dropped_tables_stay_in_the_state_dict(name):
 @torch.no_grad()
 def test_no_positions(name):
     images, plain = family_images(), make_plain(name)
-    model = insert(make_plain(name), 5, 2, positions="drop")
+    model = insert(make_plain(name), 5, 2, positions="drop", prior=None)
     hand = Hand(plain, FAMILIES[name].prefix, places(model))
     hand.no_positions = True
     torch.testing.assert_close(model(images), hand(images), rtol=0, atol=1e-5)
@@ -128,7 +128,7 @@ def test_patches_that_are_left_out_are_in_no_grid():
 @torch.no_grad()
 def test_rows_and_columns_of_images_wider_than_high():
     plain = make_family("RoPE mixed", img_size=(24, 96))
-    model = insert(copy.deepcopy(plain), (9, 5), (1, 2))
+    model = insert(copy.deepcopy(plain), (9, 5), (1, 2), prior=None)
     images = torch.randn(2, 3, 24, 96)
     hand = Hand(plain, 1, places(model), (3, 12))
     torch.testing.assert_close(model(images), hand(images), rtol=0, atol=1e-5)

@@ -53,7 +53,7 @@ def plain(request) -> VisionTransformer:
 
 
 def test_merged_output_equals_the_composition_by_hand(plain, images):
-    model = insert(copy.deepcopy(plain), (7, 3), after=(1, 3))
+    model = insert(copy.deepcopy(plain), (7, 3), after=(1, 3), prior=None)
     places = {found.after: found.module for found in mergers(model)}
     expected = by_hand(plain, images, places)
     torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
@@ -87,7 +87,7 @@ def test_the_tokens_are_what_is_said_of_them(images):
 
 def test_copies_and_remove(plain, images):
     expected, classes, keys = plain(images), [type(m) for m in plain.modules()], list(plain.state_dict())
-    model = insert(copy.deepcopy(plain), 4)
+    model = insert(copy.deepcopy(plain), 4, prior=None)
     assert {k for k in model.state_dict() if k not in keys} == {
         f"encoder.layers.encoder_layer_1.merger.{name}" for name in ("weight", "norm.weight", "norm.bias")
     }

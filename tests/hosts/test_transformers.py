@@ -91,7 +91,7 @@ def centroid_table(model: Any, weights: Tensor, height: int = 5, width: int = 5)
 def test_merged_output_equals_the_composition_by_hand(name):
     plain, model, inputs = make_model(name), make_model(name), make_inputs(name)
     before = run(plain, inputs)
-    insert_into(name, model, (7, 3), after=(1, 3))
+    insert_into(name, model, (7, 3), after=(1, 3), prior=None)
     places = {found.after: found.module for found in mergers(model)}
     given, expected = run(model, inputs), run(by_hand(name, plain, places), inputs_without_padding(inputs))
     assert given.keys() == expected.keys() == before.keys()

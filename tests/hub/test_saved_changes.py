@@ -33,7 +33,8 @@ def test_what_is_written(saved):
                 "reducer": "patchmerger",
                 "norm": "scores",
                 "scale": 1.0,
-                "prior": None,
+                "prior": "grid",
+                "num_heads": None,
                 "eps": 1e-6,
                 "positions": None,
                 "arguments": None,
@@ -83,7 +84,7 @@ def test_positions_that_the_model_has_no_use_for(saved):
         ({"norm": "batch"}, r"mergers\.0\.norm"),
         ({"after": "2"}, r"mergers\.0\.after"),
         ({"norm": None}, r"norm \(None\)"),
-        ({"reducer": "average", "norm": None, "scale": None}, r"unexpected weights: blocks\.1\.merger\.norm\.bias"),
+        ({"reducer": "average", "norm": None, "scale": None}, r"unexpected weights: blocks\.1\.merger\.gain"),
     ],
 )
 def test_mergers_that_the_model_cannot_take(saved, changes, message):

@@ -64,7 +64,7 @@ def test_unlike_mergers_in_one_model(folder):
     assert_round_trip(model, folder)
     assert describe(folder).mergers == (
         SavedMerger(1, 9, "merge", "patchmerger", norm="none", scale=0.3, eps=None),
-        SavedMerger(2, 6, "merge", "average"),
+        SavedMerger(2, 6, "merge", "average", arguments={"num_heads": 1}),
         SavedMerger(3, 4, "merge", "patchmerger", norm="both", scale=1 / 3, eps=1e-6),
     )
 
@@ -182,7 +182,7 @@ def test_preprocessing_and_class_names(folder):
         input_size=(3, 32, 32),
         preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8, "bilinear", "border"),
         class_names=tuple(names),
-        mergers=(SavedMerger(2, 4, "keep", "patchmerger", norm="scores", scale=1.0, eps=1e-6),),
+        mergers=(SavedMerger(2, 4, "keep", "patchmerger", norm="scores", scale=1.0, prior="grid", eps=1e-6),),
     )
     assert describe(folder) == expected
     config = json.loads((folder / "config.json").read_text())

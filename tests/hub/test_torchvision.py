@@ -75,7 +75,7 @@ def test_the_config(folder):
         input_size=(3, 32, 32),
         preprocessing=OTHER,
         class_names=tuple(names),
-        mergers=(SavedMerger(2, 4, "keep", "patchmerger", norm="scores", scale=1.0, eps=1e-6),),
+        mergers=(SavedMerger(2, 4, "keep", "patchmerger", norm="scores", scale=1.0, prior="grid", eps=1e-6),),
     )
 
 

@@ -49,7 +49,7 @@ def test_several_mergers_and_reducers(folder):
     assert_round_trip(model, folder)
     assert describe(folder).mergers == (
         SavedMerger(1, 9, "keep", "patchmerger", norm="both", scale=0.3, eps=1e-6),
-        SavedMerger(2, 6, "keep", "average"),
+        SavedMerger(2, 6, "keep", "average", arguments={"num_heads": 1}),
         SavedMerger(3, 4, "keep", "patchmerger", norm="none", scale=1.0, eps=None),
     )
 
@@ -114,7 +114,7 @@ def test_transformers_reads_the_plain_model_in_a_merged_folder(name, folder, tmp
     model = make_merged(name)
     save(model, folder)
     names = load_file(folder / "model.safetensors")
-    assert sum(".1.merger." in key for key in names) == 3, "a reader of the file must see that there is a merger"
+    assert sum(".1.merger." in key for key in names) == 6, "a reader of the file must see that there is a merger"
     plain, found = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
     assert not found["missing_keys"]
     assert all(".merger." in key for key in found["unexpected_keys"])

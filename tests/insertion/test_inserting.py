@@ -32,7 +32,7 @@ def by_hand(model: nn.Module, images: Tensor, places: dict[int, nn.Module], pass
 def test_merged_output_equals_the_composition_by_hand(variant, images):
     model = make_vit(variant)
     plain = copy.deepcopy(model)
-    assert insert(model, num_tokens=3, after=2) is model
+    assert insert(model, num_tokens=3, after=2, prior=None) is model
     (found,) = mergers(model)
     expected = by_hand(plain, images, {2: found.module}, plain.num_prefix_tokens)
     assert torch.equal(model(images), expected)
@@ -42,7 +42,7 @@ def test_merged_output_equals_the_composition_by_hand(variant, images):
 def test_several_mergers_equal_the_composition_by_hand(variant, images):
     model = make_vit(variant)
     plain = copy.deepcopy(model)
-    insert(model, num_tokens=(3, 7), after=(3, 1))
+    insert(model, num_tokens=(3, 7), after=(3, 1), prior=None)
     places = {found.after: found.module for found in mergers(model)}
     assert {place: module.num_tokens for place, module in places.items()} == {1: 7, 3: 3}
     assert torch.equal(model(images), by_hand(plain, images, places, plain.num_prefix_tokens))
@@ -104,7 +104,7 @@ def test_the_number_of_tokens_is_open_where_image_sizes_are():
 def test_only_new_keys_contain_merger(variant):
     model = make_vit(variant)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    after = insert(model, (8, 4), after=(1, 3)).state_dict()
+    after = insert(model, (8, 4), after=(1, 3), prior=None).state_dict()
     new = after.keys() - before.keys()
     assert new == {f"blocks.{i}.merger.{name}" for i in (0, 2) for name in ("weight", "norm.weight", "norm.bias")}
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -138,7 +138,7 @@ def test_the_merger_is_where_its_block_is(device, dtype):
     model = make_vit().to(device=device, dtype=dtype)
     insert(model, 4)
     parameters = dict(model.blocks[1].merger.named_parameters())
-    assert len(parameters) == 3
+    assert len(parameters) == 6
     assert {(p.device.type, p.dtype) for p in parameters.values()} == {(device, dtype)}
     assert model(make_images().to(device=device, dtype=dtype)).shape == (2, 5)
 
@@ -153,9 +153,8 @@ def test_a_merger_in_a_frozen_model_can_be_trained(vit, images):
     insert(vit.requires_grad_(False), 4)
     vit(images).sum().backward()
     assert {name for name, p in vit.named_parameters() if p.grad is not None} == {
-        "blocks.1.merger.weight",
-        "blocks.1.merger.norm.weight",
-        "blocks.1.merger.norm.bias",
+        f"blocks.1.merger.{name}"
+        for name in ("weight", "norm.weight", "norm.bias", "prior.center", "prior.log_width", "gain")
     }
 
 
@@ -202,7 +201,7 @@ def test_a_block_compiled_in_place_can_merge(vit, images):
     plain = copy.deepcopy(vit)
     vit.blocks[1].compile(backend="eager")
     vit(images)
-    (found,) = mergers(insert(vit, 4))
+    (found,) = mergers(insert(vit, 4, prior=None))
     assert torch.equal(vit(images), by_hand(plain, images, {2: found.module}, passing=1))
 
 

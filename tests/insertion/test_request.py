@@ -49,7 +49,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"reducer": None}, r"reducer \(None\) must be the name of a method, a module, or a sequence of modules"),
         ({"reducer": nn.ModuleList([AveragePool(4)]), "after": (1, 2)}, "one module for each of the 2 blocks"),
         ({"init": "zeros"}, r"init \('zeros'\) must be W itself, a tensor, or a function"),
-        ({"init": torch.ones(3, 32)}, r"init has shape \(3, 32\), but W is \(num_tokens, dim\) = \(4, 32\)"),
+        (
+            {"init": torch.ones(3, 32)},
+            r"init has shape \(3, 32\), but W is \(num_tokens · num_heads, dim\) = \(4, 32\)",
+        ),
     ],
 )
 def test_refused_options_change_nothing(vit, options, message):

@@ -61,7 +61,7 @@ def test_several_mergers_are_composed_back_to_the_patches():
 
 
 def test_the_weights_are_those_that_the_forward_pass_computes():
-    model = insert(make_vit(), num_tokens=[6, 4], after=[1, 3])
+    model = insert(make_vit(), num_tokens=[6, 4], after=[1, 3], prior=None)
     seen = []
     hooks = [
         m.module.register_forward_hook(lambda module, args, output: seen.append((module, args[0])))
@@ -111,7 +111,7 @@ def test_located_queries_tell_their_places_and_widths():
     [maps] = read_maps(model, make_images())
     torch.testing.assert_close(maps.centers, torch.tensor([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]]))
     torch.testing.assert_close(maps.widths, torch.full((4, 2), 0.125))
-    assert read_maps(insert(make_vit(), 4), make_images())[0].centers is None
+    assert read_maps(insert(make_vit(), 4, prior=None), make_images())[0].centers is None
 
 
 def test_images_of_several_sizes_lie_at_the_top_left():

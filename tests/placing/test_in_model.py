@@ -130,7 +130,7 @@ def test_merged_tokens_have_the_rotary_positions_of_those_they_were_placed_as(ki
     """A merger that picks single tokens hands on their own rows of the rotary table, whatever order they are in."""
     model, seen = make_rotary(kind), []
     place(model, 9)
-    insert(model, 4, 1)
+    insert(model, 4, 1, prior=None)
     (merger,) = mergers(model)
     picked = [7, 0, 3, 5]
 

@@ -95,7 +95,7 @@ def test_tome_after_a_method_that_tells_no_sizes(first, order):
     plain = copy.deepcopy(model)
     for step in order:
         if step == 0:
-            insert(model, 12, 1, reducer=first)
+            insert(model, 12, 1, reducer=first, prior=None)
         else:
             insert(model, 6, 3, reducer="tome")
     found = model(images)

@@ -60,7 +60,7 @@ def choose_reducers(
         ]
         _check_places(model, host, num_kept_prefix_tokens, dict(zip(num_tokens, reducers, strict=True)))
         return reducers
-    if not free:
+    if (norm, scale, init) != ("scores", 1.0, None) or prior not in (None, "auto"):
         raise ValueError("norm, scale, init and prior are PatchMerger's: they cannot be given together with a reducer")
     arriving = host.num_patches or 4 * max(num_tokens.values())
     if num_kept_prefix_tokens == 0:
