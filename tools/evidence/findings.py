@@ -14,7 +14,7 @@ from tools.evidence.studies import EXPECTED
 
 Results = Mapping[str, Any]
 _CONTROLS = ("average", "shallow")
-_MERGED = ("merged", "located")
+_MERGED = ("merged", "heads", "located")
 
 
 class Kind(Protocol):
