@@ -8,7 +8,7 @@ from typing import Any
 from patchmerger.merger import init_with_logit_std
 
 PRESETS: dict[str, str] = {
-    "default": "raw values, normalised scores, no scale; W ~ N(0, 1/dim): scores start near unit variance",
+    "default": "PatchMerger's own arguments: raw values, normalised scores, no scale; W ~ N(0, 1/dim)",
     "paper": "the equation as printed, Y = softmax(W Xᵀ) X, with one X, layer-normalised, in both places; no scale",
     "vit-pytorch": "vit-pytorch's PatchMerger: scores and values normalised, scale dim**-0.5, W ~ N(0, 1)",
     "mean": "starts as average pooling: W near zero, so that all tokens weigh alike at first",

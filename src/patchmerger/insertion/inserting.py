@@ -73,6 +73,9 @@ def insert(
         init: See :class:`~patchmerger.PatchMerger`.
         prior: ``"grid"`` or ``"rows"`` for located queries, which know where in the image each patch is (see
             :class:`~patchmerger.PatchMerger`); a merger after another one is given the centroids of merged tokens.
+            ``None`` for queries without places, as in the paper. ``"auto"``, the default, is ``preset("located")``
+            where the model's patches have a known grid, prefix tokens are kept, mergers before tell their weights, and
+            neither norm nor scale nor init is given; else ``None``.
         num_heads: See :class:`~patchmerger.PatchMerger`: for training from scratch.
 
     Returns:
