@@ -41,10 +41,11 @@ BY_TIMM = ["RoPE axial", "NaFlex average", "NaFlex MAP", "Qwen3"]
 
 
 @needs_fx
+@pytest.mark.parametrize("prior", [None, "auto"])
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_symbolic_trace_of_timm_families(name):
-    images, model = family_images(), make_merged(name).eval()
+def test_symbolic_trace_of_timm_families(name, prior):
+    images, model = family_images(), make_merged(name, prior=prior).eval()
     if name in UNTRACED:
         with pytest.raises(torch.fx.proxy.TraceError, match="symbolically traced"):
             torch.fx.symbolic_trace(make_plain(name))
@@ -53,10 +54,11 @@ def test_symbolic_trace_of_timm_families(name):
 
 
 @needs_fx
+@pytest.mark.parametrize("prior", [None, "auto"])
 @pytest.mark.parametrize("name", BY_TIMM)
 @torch.no_grad()
-def test_features_by_timm(name):
-    model = make_merged(name).eval()
+def test_features_by_timm(name, prior):
+    model = make_merged(name, prior=prior).eval()
     path = "encoder.blocks.3" if encoder_of(model) is not model else "blocks.3"
     extractor = extractor_of_timm(copy.deepcopy(model), [path])
     kept = []
@@ -99,6 +101,18 @@ def test_features_by_torchvision(library, options):
 def test_symbolic_trace_with_rotary_positions(options):
     model = insert(make_plain("RoPE axial"), **copy.deepcopy(options)).eval()
     torch.testing.assert_close(torch.fx.symbolic_trace(model)(family_images()), model(family_images()))
+
+
+@needs_fx
+@torch.no_grad()
+def test_a_traced_graph_places_the_patches_of_each_size():
+    model = make_merged("DINOv3", prior="auto").eval()
+    images = [torch.randn(2, 3, *size) for size in ((48, 48), (40, 64), (72, 48))]
+    model(images[0])  # a size that was seen before must not stay in the graph
+    traced = torch.fx.symbolic_trace(model)
+    for batch in images:
+        torch.testing.assert_close(traced(batch), model(batch))
+    assert torch.equal(copy.deepcopy(model)(images[1]), model(images[1]))
 
 
 @needs_fx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from threading import get_ident
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +32,20 @@ class PatchGrid:
     only_told: bool = False
     placed_in: tuple[int, int] | None = None
     _of_threads: dict[int, PatchGrid] = field(default_factory=dict, repr=False, compare=False)
+    _traced: torch.fx.Proxy | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies know no places of a batch, which may be part of an autograd graph."""
-        return {**vars(self), "positions": None, "_of_threads": {}}
+        """Copies know no places of a batch, which may be part of an autograd graph, or of one that is traced."""
+        return {**vars(self), "positions": None, "_of_threads": {}, "_traced": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({"_traced": None, **state})
 
     def tell(self, size: tuple[int, int] | None, positions: Tensor | None, placed_in: tuple[int, int] | None) -> None:
-        """Where the patches of the next forward pass of this thread are."""
+        """Where the patches of the next forward pass of this thread are; traced symbolically, of its graph alone."""
+        if isinstance(traced := cast(Any, positions), torch.fx.Proxy):
+            self._traced = traced
+            return
         self.size, self.positions, self.placed_in = size, positions, placed_in
         if not torch.compiler.is_compiling():
             self._of_threads[get_ident()] = PatchGrid(size, positions, self.only_told, placed_in)
@@ -65,6 +72,8 @@ class PatchGrid:
         """
         if self.only_told:
             return None
+        if self._traced is not None and getattr(tokens, "tracer", None) is self._traced.tracer:
+            return cast(Tensor, self._traced)
         if self.positions is not None:
             if self.positions.shape[:2] != tokens.shape[:2]:
                 raise _other_tokens(tokens, f"positions {tuple(self.positions.shape)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, NoReturn, cast
 
+import torch
 from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import (
     Block,
@@ -20,6 +21,7 @@ from patchmerger.mechanism.blocks import is_merging
 from patchmerger.mechanism.patch_grid import needs_grid, tell_grid
 from patchmerger.mechanism.subclassing import Subclass, host_class
 from patchmerger.mechanism.tracing import is_traced
+from patchmerger.prior import grid_positions
 
 # The blocks of VisionTransformer: they are given the tokens and, if anything, a mask.
 PLAIN_BLOCKS = (Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock, ParallelThingsBlock)
@@ -110,21 +112,46 @@ class MergedTransformer(MergedFeatures):
         ``x`` are images (B, C, H, W), or patches as NaFlex has them; ``patch_coord`` is row and column of each patch,
         (B, N, 2), where the images of a batch differ in size.
         """
-        if not needs_grid(self.blocks) or is_traced(x):
+        if not needs_grid(self.blocks):
             return
         if isinstance(x, dict):
             x, patch_coord = x["patches"], x.get("patch_coord", patch_coord)
-        if patch_coord is not None:
-            size = patch_coord.amax(dim=1, keepdim=True) + 1  # (B, 1, 2)
-            tell_grid(self.blocks, positions=(patch_coord + 0.5) / size)
-            return
         embed = cast(Any, getattr(self, "patch_embed", None) or getattr(self, "embeds", None))
-        tell_grid(self.blocks, embed.dynamic_feat_size(x.shape[-2:]))
+        if is_traced(x):
+            ratio = tuple(getattr(embed, "feature_ratio", (1, 1)))
+            places = _traced_places(x, patch_coord, ratio, tuple(embed.patch_size), embed.dynamic_img_pad)
+            tell_grid(self.blocks, positions=places)
+        elif patch_coord is not None:
+            tell_grid(self.blocks, positions=_places(patch_coord))
+        else:
+            tell_grid(self.blocks, embed.dynamic_feat_size(x.shape[-2:]))
 
     def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As timm has it, for sequences (NLC), with the grid of patches told to located queries."""
         self.tell_grid(x, self.named_arguments(args, kwargs).get("patch_coord"))
         return super().forward_intermediates(x, *args, **kwargs)
+
+
+def _places(patch_coord: Tensor) -> Tensor:
+    """Places (B, N, 2), from 0 to 1, of patches by their row and column (B, N, 2)."""
+    return (patch_coord + 0.5) / (patch_coord.amax(dim=1, keepdim=True) + 1)
+
+
+@torch.fx.wrap  # one step of a graph that is traced symbolically, where the size of images is open
+def _traced_places(
+    x: Tensor, patch_coord: Tensor | None, ratio: tuple[int, int], patch_size: tuple[int, int], pads: bool
+) -> Tensor:
+    """Places of the patches of images (B, C, H, W), of which ``ratio`` pixels a side come to a patch embedding as one.
+
+    Or, where ``patch_coord`` is given, of patches (B, N, p).
+    """
+    if patch_coord is not None:
+        return _places(patch_coord)
+    rows, columns = (
+        (size // scale + (side - 1 if pads else 0)) // side
+        for size, scale, side in zip(x.shape[-2:], ratio, patch_size, strict=True)
+    )
+    return grid_positions((rows, columns), device=x.device)
 
 
 def any_merging(blocks: Iterable[nn.Module]) -> bool:
