@@ -5,11 +5,14 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.ttLib.tables._g_l_y_f import Glyph
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from PIL import Image
 
 from patchmerger.reports.parts import numbers
-from patchmerger.reports.pictures import accelerate_study, compare, style, sweep, transfer
+from patchmerger.reports.pictures import accelerate_study, compare, fonts, style, sweep, transfer
 from patchmerger.studies.methods import known_methods
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -83,3 +86,38 @@ def test_a_dollar_in_a_name_is_no_formula(tmp_path):
         style.shared_legend(figure, *axes.get_legend_handles_labels(), title=name)
     written = (tmp_path / "a.svg").read_text()
     assert written.count(f">{name}</text>") == 5
+
+
+def draw_names(path, names=("猫", "犬")):
+    with style.picture(path, columns=1, note=f"note {names[0]}", title=names[0], also_svg=True) as (_, [axes]):
+        axes.bar(list(names), [1, 2])  # its names are texts only once it is drawn
+        style.head(axes, "plain letters")
+
+
+def test_characters_that_no_font_has_are_named_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(fonts, "_installed", list)
+    monkeypatch.setattr(fonts, "_named", set())
+    with pytest.warns(UserWarning, match=r"characters 犬 猫, .*: install Noto Sans CJK") as told:
+        draw_names(tmp_path / "a.png")
+    assert len(told) == 1
+    draw_names(tmp_path / "b.png")
+
+
+def test_a_font_of_the_system_has_what_the_default_lacks(tmp_path, monkeypatch):
+    family, glyphs = "Noto Sans CJK of a test", [".notdef", "cat", "dog"]
+    font = FontBuilder(1000)
+    font.setupGlyphOrder(glyphs)
+    font.setupCharacterMap({ord("猫"): "cat", ord("犬"): "dog"})
+    font.setupGlyf({name: Glyph() for name in glyphs})
+    font.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": family, "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(tmp_path / "font.ttf")
+    monkeypatch.setattr(fontManager, "ttflist", list(fontManager.ttflist))
+    fontManager.addfont(tmp_path / "font.ttf")
+    draw_names(tmp_path / "a.png")  # any warning is an error
+    written = (tmp_path / "a.svg").read_text().splitlines()
+    with_font = [line.rsplit("</text>")[0].rsplit(">")[-1] for line in written if family in line]
+    assert sorted(with_font) == ["note 猫", "犬", "猫", "猫"]

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from patchmerger.reports.parts.numbers import speed_bar
+from patchmerger.reports.pictures.fonts import no_news_of_glyphs, use_fonts_for
 from patchmerger.runs.files import atomic_file
 
 GREY = "#4d5562"
@@ -89,8 +90,9 @@ def picture(
         figure.supxlabel(_wrapped(note), x=0.01, ha="left", fontsize=8, color=GREY, wrap=True, parse_math=True)
         yield figure, list(panels.flat)
         path.parent.mkdir(parents=True, exist_ok=True)
+        use_fonts_for(figure)
         for kind in ("png", "svg")[: 1 + also_svg]:
-            with atomic_file(path.with_suffix(f".{kind}")) as partial:
+            with atomic_file(path.with_suffix(f".{kind}")) as partial, no_news_of_glyphs():
                 # Without the date, the same results give the same file.
                 figure.savefig(partial, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
