@@ -146,6 +146,9 @@ def test_a_non_contiguous_model(folder):
 
 def test_load_onto_a_device(saved):
     assert {p.device.type for p in load(saved, device="meta").parameters()} == {"meta"}
+    for device in ("cuda:99", "gpu"):
+        with pytest.raises(ValueError, match=rf"device \('{device}'\) is not there: .*; there is cpu"):
+            load(saved / "before anything is read", device=device)
 
 
 def test_the_zoo_with_its_own_merger_with_another_and_without(folder):

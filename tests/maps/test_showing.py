@@ -121,6 +121,11 @@ def test_nothing_to_show_is_refused(saved, tmp_path):
         ShowSettings(examples=0, limit=0)
 
 
+def test_a_device_that_is_not_there_is_refused_before_the_model_is_looked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"device \('cuda:99'\) is not there"):
+        show(tmp_path / "model", ["a.png"], out=tmp_path / "out", device="cuda:99")
+
+
 def test_a_folder_with_something_else_stays_as_it_is(saved, tmp_path):
     [image] = write_images(tmp_path, (32, 32))
     with pytest.raises(FileExistsError, match=r"model.* holds something else"):

@@ -80,8 +80,9 @@ def test_a_file_of_a_model_without_classes_gives_its_features(tmp_path):
 def test_what_a_file_cannot_give_is_named(files, tmp_path):
     with pytest.raises(ValueError, match=r"features \(true\).*scores alone"):
         patchmerger.predict(files / "it.onnx", IMAGES, features=True)
-    with pytest.raises(ValueError, match=r"device \('cuda'\) must be 'cpu'"):
-        Predictor(files / "it.onnx", device="cuda")
+    for device in ("cuda", "gpu"):
+        with pytest.raises(ValueError, match=rf"device \('{device}'\) must be 'cpu'"):
+            Predictor(files / "it.onnx", device=device)
     (tmp_path / "cut.onnx").write_bytes((files / "it.onnx").read_bytes()[:500])
     with pytest.raises(ValueError, match=r"cut\.onnx is damaged"):
         Predictor(tmp_path / "cut.onnx")

@@ -19,6 +19,7 @@ from patchmerger.hub.library import Library, PlainConfig
 from patchmerger.hub.saved_changes import SavedMerger, read_changes
 from patchmerger.hub.weights import Weights, limited_to, read_weights, refuse_absurd_depth, weights_file
 from patchmerger.placing.settings import PlacingSettings
+from patchmerger.runs.environment import find_device
 from patchmerger.runs.files import read_object, write_json
 from patchmerger.runs.meta_device import meta_device
 
@@ -139,10 +140,11 @@ def load(
     Raises:
         FileNotFoundError: The folder or a file in it is missing; no such name on the Hub, or no way to reach it.
         ValueError: A file is broken, of another model, pickled or written by a newer version; an architecture
-            that its library does not know.
+            that its library does not know; or the device is not there, before anything is read or downloaded.
         ModuleNotFoundError: The model is one of transformers, which is not installed.
     """
-    return SavedModel(find_folder(folder, revision)).load().to(device)
+    place = find_device(device, may_be_meta=True)
+    return SavedModel(find_folder(folder, revision)).load().to(place)
 
 
 def describe(folder: str | os.PathLike[str], *, revision: str | None = None) -> SavedConfig:

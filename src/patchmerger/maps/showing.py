@@ -67,7 +67,8 @@ def show(
         The content of ``results.json``.
 
     Raises:
-        ValueError: The model has no merger, there is nothing to show, or no image could be read.
+        ValueError: The model has no merger, there is nothing to show, the device is not there, or no image could be
+            read.
         FileNotFoundError: There is no such model or data.
         FileExistsError: ``out`` holds results, or something else.
     """
@@ -75,9 +76,9 @@ def show(
     _check_folder(folder, overwrite)
     if not images and data is None:
         raise ValueError("images is empty and data is None: give at least one image file, or a dataset")
+    on = find_device(device)
     found = find_model(model)
     _check_merged(found)
-    on = find_device(device)
     inputs = inputs_for(found.model.to(on), preprocessing or found.preprocessing, found.name)
     if data is not None and not isinstance(inputs, ModelInputs):
         raise ValueError(f"data is for models that take images of one size, and model ({found.name}) takes files alone")

@@ -33,7 +33,7 @@ class ExportedScorer:
         class_names: Sequence[str] | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        if device is not None and torch.device(device).type != "cpu":
+        if device is not None and str(device).partition(":")[0] != "cpu":
             raise ValueError(f"device ({str(device)!r}) must be 'cpu' for the exported file {model}")
         self.name = str(model)
         self.exported = open_exported(model)

@@ -54,8 +54,10 @@ def device_name(device: torch.device | str) -> str:
     return _cpu_name() if device.type == "cpu" else device.type
 
 
-def find_device(device: torch.device | str | None = None) -> torch.device:
+def find_device(device: torch.device | str | None = None, *, may_be_meta: bool = False) -> torch.device:
     """The device to work on, checked to be there; by default the accelerator where there is one, else the CPU.
+
+    ``may_be_meta`` is for where nothing needs to run.
 
     Raises:
         ValueError: The device is not there.
@@ -65,7 +67,7 @@ def find_device(device: torch.device | str | None = None) -> torch.device:
         return found if found is not None else torch.device("cpu")
     try:
         found = torch.device(device)
-        if found.type == "meta":
+        if found.type == "meta" and not may_be_meta:
             raise RuntimeError("nothing runs on the meta device")
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
