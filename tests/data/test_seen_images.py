@@ -1,6 +1,7 @@
 """A model that has seen what another seed holds out: whatever computes numbers on those images says so."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from conftest import make_vit
 from patchmerger import few_shot, insert, save
 from patchmerger.acceleration import RecoverySettings, accelerate
 from patchmerger.data import DataSettings, Preprocessing, load_images
+from patchmerger.data.loading import read_images
 from patchmerger.data.seen_images import warn_of_seen
+from patchmerger.data.splits import split_images
 from patchmerger.fewshot import FewShotSettings
 from patchmerger.patterns import compare_patterns
 from patchmerger.patterns.settings import PatternSettings
@@ -40,7 +43,7 @@ def told(call):
 
 
 def of(model, seed, source="digits", among=("test",), images="digits"):
-    splits = load_images(images, seed=seed)
+    splits = load_images(images, seed=seed, labels_needed=False)
     return told(lambda: warn_of_seen(model, source, splits, seed=seed, among=among))
 
 
@@ -60,6 +63,26 @@ def test_splits_that_the_data_has_are_those_of_every_seed(run, tmp_path):
     assert not of(run, 0, images=given)
     [message] = of(run, 0, images=given, among=("validation", "test"))
     assert "other validation images" in message
+
+
+def test_the_share_for_validation_is_named_where_another_holds_out_other_images(run):
+    both, more = ("validation", "test"), DataSettings("digits", validation=0.2)
+    [message] = of(run, 3, among=both, images=more)
+    assert "with data.validation 0.1, and data.validation (0.2) holds out other validation images" in message
+    assert "give data.validation 0.1" in message
+    assert not of(run, 3, images=more)  # of images with labels, the test set is the same for all shares
+    [message] = of(run, 0, among=both, images=more)
+    assert "seed (0) with data.validation (0.2) holds out other validation and test images" in message
+    assert "give seed 3 and data.validation 0.1" in message
+    [message] = of(run, 0, images=more)
+    assert "give seed 3" in message
+    assert "data.validation" not in message
+
+
+def test_of_images_without_labels_the_share_moves_the_test_set_too(run):
+    digits = read_images(DataSettings("digits", validation=0.2))
+    [message] = of(run, 3, images=split_images(replace(digits, class_names=()), seed=3))
+    assert "other test images" in message
 
 
 def test_a_folder_by_another_path_is_the_same_data_and_a_file_of_anothers_is_no_run(run, tmp_path, monkeypatch):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -67,7 +67,8 @@ class ImageSplits:
         multi_label: Whether an image may have several labels (targets are zeros and ones then).
         skipped: The files that were left out, with the reason.
         description: In words: source, numbers of images and classes, where each set comes from.
-        held_out: The sets ("test", "validation") that a seed has drawn from the training images.
+        held_out: The sets ("test", "validation") that a seed has drawn from the training images; each with the share
+            for validation where that, too, decides which images they are.
     """
 
     train: ImageSet
@@ -77,7 +78,7 @@ class ImageSplits:
     multi_label: bool
     skipped: tuple[str, ...]
     description: str
-    held_out: tuple[str, ...] = ()
+    held_out: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -132,7 +133,7 @@ def split_images(images: ImageDataset, *, seed: int) -> ImageSplits:
 
     Args:
         images: The dataset.
-        seed: What is held out depends on it and on nothing else.
+        seed: What is held out depends on it, and on the share for validation.
 
     Raises:
         ValueError: There is no training split, ``seed`` is below 0, there is only one class or a class without
@@ -147,20 +148,20 @@ def split_images(images: ImageDataset, *, seed: int) -> ImageSplits:
     for name, split in images.sets.items():
         _check_classes(name, split.targets, images.class_names)
     train, given, test = images.sets["train"], images.sets.get("validation"), images.sets.get("test")
-    how, held_out = ["test split as given"], []
+    how, held_out = ["test split as given"], dict[str, float | None]()
     if test is None and given is not None:
         test, given = given, None
         how = ["the validation split is the test set"]
     elif test is None:
         train, test = _fold(train, images.class_names, seed)
         how = [f"test set is fold {seed % FOLDS + 1} of {FOLDS} of train"]
-        held_out.append("test")
+        held_out["test"] = None
     if given is not None:
         how.append("validation split as given")
     elif images.validation > 0:
         train, given = _hold_out(train, images.class_names, images.validation, seed)
         how.append(f"validation set is {images.validation:g} of train")
-        held_out.append("validation")
+        held_out["validation"] = images.validation
     else:
         how.append("no validation set")
     return make_splits(images, (train, given, test), f"{', '.join(how)} (seed {seed})", held_out)
@@ -172,13 +173,13 @@ def _split_unlabelled(images: ImageDataset, seed: int) -> ImageSplits:
     if len(train) < _LEAST:
         raise ValueError(f"{images.name} has {len(train)} images: {_LEAST} at least, to learn from and to hold out")
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
-    held, held_out = max(1, round((images.validation or 0.1) * len(train))), []
+    held, held_out = max(1, round((images.validation or 0.1) * len(train))), dict[str, float | None]()
     if given is None and images.validation:
         given, order = train.subset(sorted(order[:held])), order[held:]
-        held_out.append("validation")
+        held_out["validation"] = images.validation
     if test is None:
         test, order = train.subset(sorted(order[:held])), order[held:]
-        held_out.append("test")
+        held_out["test"] = images.validation
     return make_splits(
         images, (train.subset(sorted(order)), given, test), f"without labels, held out at random (seed {seed})",
         held_out,
@@ -189,7 +190,7 @@ def make_splits(
     images: ImageDataset,
     sets: tuple[ImageSet, ImageSet | None, ImageSet],
     how: str,
-    held_out: Sequence[str] = (),
+    held_out: Mapping[str, float | None] | None = None,
 ) -> ImageSplits:
     """Training, validation and test set of a dataset, with a word on how they were told apart, and which by a seed."""
     train, validation, test = sets
@@ -208,7 +209,7 @@ def make_splits(
         multi_label=test.targets.is_floating_point(),
         skipped=images.skipped,
         description=f"{images.name}: {', '.join(counts)} images{classes}; {'; '.join(notes)}",
-        held_out=tuple(held_out),
+        held_out=held_out or {},
     )
 
 
