@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import datasets
 import pytest
@@ -92,6 +93,22 @@ def test_the_same_call_gives_the_results_again(finished, folder):
     assert accelerate(str(folder), DataSettings(), out=out, max_drop=60, **quick(1.4, 0.3)) == results
     with pytest.raises(ValueError, match=r"belongs to a run with other settings \(placement.speedup: 1.4 there"):
         accelerate(str(folder), DataSettings(), out=out, max_drop=60, **quick(1.3, 0.3))
+
+
+def test_a_model_that_was_moved_is_the_same_one_and_another_is_not(finished, folder, tmp_path):
+    out, results = finished
+    arguments = {"out": out, "max_drop": 60, **quick(1.4, 0.3)}
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert results["settings"]["model"] == str(folder)
+    assert accelerate(moved, DataSettings(), **arguments) == results
+    renamed = save(load(folder), tmp_path / "renamed", class_names=list("abcdefghij"))
+    with pytest.raises(ValueError, match=r"belongs to a run with other settings \(classes: "):
+        accelerate(renamed, DataSettings(), **arguments)
+    with torch.no_grad():
+        (model := load(folder)).head.bias += 1
+    other = save(model, tmp_path / "other", class_names=list("0123456789"))
+    with pytest.raises(ValueError, match=r"belongs to a run with other settings \(weights: "):
+        accelerate(other, DataSettings(), **arguments)
 
 
 def test_interrupted_it_goes_on_to_the_same_model(finished, folder, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from patchmerger.hub.libraries import savable_library
 from patchmerger.mechanism.blocks import is_merging
 from patchmerger.models.classifier import Classifier, FoundClassifier, find_classifier
 from patchmerger.models.finding import FoundModel
-from patchmerger.runs.run_folder import RunFolder, default_folder
+from patchmerger.runs.run_folder import RunFolder, default_folder, fingerprint
 from patchmerger.training.devices import check_accelerator
 from patchmerger.training.trainer import coarse_dtype
 
@@ -43,8 +43,8 @@ def accelerate(
 ) -> dict[str, Any]:
     """Make a trained ViT faster: place a merger, initialise its queries, recover accuracy, evaluate, keep the result.
 
-    The same call again resumes an interrupted run, and returns the results of a finished one. The files of the model
-    that goes in are never changed.
+    The same call again resumes an interrupted run, and returns the results of a finished one, also where the model that
+    goes in was moved. Its files are never changed.
 
     Args:
         model: The trained model: a folder (of patchmerger, of a run, of transformers), a timm architecture with
@@ -91,8 +91,9 @@ def accelerate(
     teacher = find_teacher(model, crop_pct=source.crop_pct)
     _warn_of_frozen(teacher)
     augmentation = (augmentation or Augmentation()).resolved(source.source)
-    settings: dict[str, Any] = {
-        "model": teacher.name, "weights": teacher.fingerprint, "preprocessing": teacher.preprocessing,
+    settings: dict[str, Any] = {  # the model by what is in it, for its folder may be moved
+        "weights": teacher.fingerprint, "classes": fingerprint([teacher.class_names, teacher.multi_label]),
+        "preprocessing": teacher.preprocessing,
         "data": source, "placement": placement, "query_init": query_init, "recovery": recovery,
         "augmentation": augmentation, "max_drop": drop, "labels": use_labels, "seed": seed,
     }  # fmt: skip

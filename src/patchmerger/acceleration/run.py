@@ -264,7 +264,7 @@ class AccelerationRun:
         counted = cost(student)
         results: dict[str, Any] = {
             "command": command,
-            "settings": self.folder.settings,
+            "settings": {"model": self.teacher.name, **self.folder.settings},
             "data": self.images.description,
             "metric": self.evaluation.metric,
             "placement": placement.as_dict(),
