@@ -188,6 +188,28 @@ def test_images_without_labels_are_enough(folder, tmp_path, capsys):
     assert "agrees with it on" in " ".join(capsys.readouterr().out.split())
 
 
+def test_images_that_were_swapped_for_others_are_noticed_when_it_is_resumed(folder, tmp_path, monkeypatch):
+    def photos(change):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        for number, image in enumerate(some_digits(60)):
+            Image.fromarray(change(image).permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{number}.png")
+
+    def cut(*_, **__):
+        raise KeyboardInterrupt("the power is cut")
+
+    arguments = {"out": tmp_path / "run", **quick(1.4, 0.2, "random", recovery={"batch_size": 8})}
+    photos(lambda image: image)
+    with monkeypatch.context() as patch:
+        patch.setattr("patchmerger.acceleration.run.distill", cut)
+        with pytest.raises(KeyboardInterrupt, match="the power is cut"):
+            accelerate(folder, str(tmp_path / "photos"), **arguments)
+    photos(lambda image: 255 - image)
+    with pytest.raises(ValueError, match=r"images, or their labels, are others .*put them back.*another folder"):
+        accelerate(folder, str(tmp_path / "photos"), **arguments)
+    photos(lambda image: image)
+    assert accelerate(folder, str(tmp_path / "photos"), **arguments)["recovery"]["steps"] >= 1
+
+
 def test_a_dataset_of_ones_own_is_taken(folder, tmp_path):
     data = {"train": Own(100), "test": Own(40)}
     arguments = {"out": tmp_path / "run", "max_drop": 100, **quick(1.4, 1, "random", recovery={"batch_size": 16})}

@@ -1,6 +1,7 @@
 """The study of placed tokens: a grid of cells, each kept, with mergers at the same FLOPs and the oracle beside it."""
 
 import json
+import shutil
 
 import pytest
 from tools.evidence.page import render
@@ -14,6 +15,7 @@ from patchmerger.reports.html.kinds import section_of
 from patchmerger.reports.html.reading import Source
 from patchmerger.reports.pictures.place_study import FILE
 from patchmerger.reports.place_study import report
+from patchmerger.runs.files import read_json, write_json
 from patchmerger.studies import placing_study
 from patchmerger.studies.placing_budgets import budget_of
 from patchmerger.studies.placing_study import place_study
@@ -136,6 +138,16 @@ def test_mergers_stay_within_the_flops_of_the_placed_tokens(vit):
     merge = budget.merges["merger"]
     assert merge.num_placed == 16
     assert cost(insert(make_vit(), merge.num_tokens, merge.after)).flops <= budget.flops
+
+
+def test_a_run_whose_images_were_swapped_since_is_named(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    results = read_json(run / "results.json")
+    write_json(run / "results.json", results | {"images": results["images"] | {"content": "of others"}})
+    with pytest.warns(UserWarning, match=r"run was trained on other images, .* data \(digits\) .*: put them back"):
+        trained_models([run])
+    write_json(run / "results.json", results | {"images": {}})  # an older run does not say
+    trained_models([run])
 
 
 def test_fewer_test_images_count_where_that_is_asked_for(trained):

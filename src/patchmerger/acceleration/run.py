@@ -34,6 +34,7 @@ from patchmerger.acceleration.settings import (
 )
 from patchmerger.costs.model_cost import cost
 from patchmerger.data import Augmentation, ImageSet, ImageSplits
+from patchmerger.data.splits import SWAPPED
 from patchmerger.hosts import find_host
 from patchmerger.insertion.inserted import mergers
 from patchmerger.models.classifier import Classifier, FoundClassifier
@@ -100,6 +101,8 @@ class AccelerationRun:
         if not path.exists() and self.recovery.scope != "all" and self.recovery.epochs != 0:
             self._check_rear(chosen)
         self.folder.begin()
+        if self._kept("images", lambda: {"content": self.images.content})["content"] != self.images.content:
+            raise ValueError(SWAPPED)
         return ChosenPlacement(**self._kept("placement", chosen.as_dict))
 
     def _compare_placements(self, settings: PlacementSettings, query_init: QueryInit) -> ChosenPlacement:

@@ -11,7 +11,7 @@ from patchmerger.data.batches import EvaluationImages, EvaluationOrder, Loader, 
 from patchmerger.data.images import ImageSet
 from patchmerger.data.preprocessing import Preprocessing
 from patchmerger.data.settings import Augmentation
-from patchmerger.data.splits import ImageSplits
+from patchmerger.data.splits import SWAPPED, ImageSplits
 from patchmerger.data.streamed_batches import StreamLoader
 from patchmerger.data.streaming import ImageStream
 from patchmerger.data.transforms import EvalTransform, Transform, training_transform
@@ -69,10 +69,7 @@ class ResumedData(lightning.LightningDataModule, ABC):
         if identity != self._identity():
             raise ValueError(f"the checkpoint is of a run with {identity}, this one has {self._identity()}")
         if state_dict.get("content") not in (None, self._content()):
-            raise ValueError(
-                "the images, or their labels, are others than those that the run began with, behind the same settings: "
-                "put them back to resume it, or begin anew in another folder"
-            )
+            raise ValueError(SWAPPED)
         self.first_batch = state_dict["batches"]
 
 

@@ -31,6 +31,12 @@ SPLIT_NAMES = {
 FOLDS = 5
 """Into how many parts data without a test set is divided: five seeds in a row test every image exactly once."""
 
+SWAPPED = (
+    "the images, or their labels, are others than those that the run began with, behind the same settings: put them "
+    "back to resume it, or begin anew in another folder"
+)
+"""Why an unfinished run does not go on, where its images have another ``content``."""
+
 _LEAST = 10  # images without labels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from patchmerger.acceleration.accelerating import check_classes, find_teacher
 from patchmerger.data import Augmentation, ImageDataset, ImageSplits, read_images, split_images
 from patchmerger.models.settings import ModelSettings
+from patchmerger.runs.files import read_json
 from patchmerger.runs.run_folder import RESULTS_FILE, read_settings
 from patchmerger.training.fitting import native_size
 from patchmerger.training.settings import FitSettings
@@ -33,8 +35,21 @@ def trained_models(folders: Sequence[Path], test_images: int | None = None) -> l
         key = str(run.data)
         if key not in read:
             read[key] = read_images(run.data)
-        found.append(TrainedModel(folder, run, _with_fewer(split_images(read[key], seed=run.seed), test_images)))
+        images = split_images(read[key], seed=run.seed)
+        _warn_of_swapped(folder, run, images)
+        found.append(TrainedModel(folder, run, _with_fewer(images, test_images)))
     return found
+
+
+def _warn_of_swapped(folder: Path, run: FitSettings, images: ImageSplits) -> None:
+    """Say where a run was trained on other images than its settings lead to now."""
+    content = read_json(folder / RESULTS_FILE)["images"].get("content")
+    if content not in (None, images.content):
+        warnings.warn(
+            f"models: {folder} was trained on other images, or labels, than data ({run.data.source}) holds now, so "
+            "what is tested on may be what it learned from: put them back, or train it anew",
+            stacklevel=4,
+        )
 
 
 class TrainedModel:
