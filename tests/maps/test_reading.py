@@ -111,6 +111,9 @@ def test_located_queries_tell_their_places_and_widths():
     [maps] = read_maps(model, make_images())
     torch.testing.assert_close(maps.centers, torch.tensor([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]]))
     torch.testing.assert_close(maps.widths, torch.full((4, 2), 0.125))
+    [maps] = read_maps(insert(make_vit(), 2, 1, **preset("scratch", 32)), make_images())  # heads at 1/8, 3/8, 5/8, 7/8
+    torch.testing.assert_close(maps.centers, torch.tensor([[0.25, 0.5], [0.75, 0.5]]))
+    torch.testing.assert_close(maps.widths, torch.tensor([[1 / 8, (1 / 16**2 + 5 / 64) ** 0.5]] * 2))
     assert read_maps(insert(make_vit(), 4, prior=None), make_images())[0].centers is None
 
 

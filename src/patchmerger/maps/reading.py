@@ -39,9 +39,10 @@ class MergerMaps:
             each token. With the prefix tokens' weights the sum of a map is 1.
         is_patch: (B, rows, columns) bool: where there is a patch; all True unless the images of a batch differ in size.
         prefix_weights: The weights of prefix tokens that were merged, (B, M, P); P is 0 where those are kept.
-        centers: Of located queries the places, row and column from 0 to 1, (M, 2), the mean over
-            heads as in the maps; else ``None``.
-        widths: Of located queries the widths in rows and columns, as shares of the image, (M, 2); else ``None``.
+        centers: Of located queries the places, row and column from 0 to 1, (M, 2), of several
+            heads their mean, as in the maps; else ``None``.
+        widths: Of located queries the widths in rows and columns, as shares of the image, (M, 2), of several heads that
+            of what they see together; else ``None``.
         places: Where tokens were placed (``patchmerger.place``) and are no patches: the middles of their windows, row
             and column from 0 to 1, (B, N, 2); each then counts in ``maps`` for the patches around it. Else ``None``.
     """
@@ -127,7 +128,7 @@ def read_maps(
         a = weights[merger.after]  # (B, M, N), N the tokens of the merger before
         through = a if through is None else a @ through.to(a.dtype)  # (B, M, P + N) of the first merger
         prior = getattr(merger.module, "prior", None)
-        prior = prior if isinstance(prior, GridPrior) else None
+        centers, widths = _places(prior, a.shape[1]) if isinstance(prior, GridPrior) else (None, None)
         found.append(
             MergerMaps(
                 name=merger.name,
@@ -136,18 +137,21 @@ def read_maps(
                 maps=layout.lay_out(through[:, :, prefix:]),
                 is_patch=layout.is_patch(),
                 prefix_weights=through[:, :, :prefix],
-                centers=None if prior is None else _over_heads(prior.center.detach(), a.shape[1]),
-                widths=None if prior is None else _over_heads(prior.log_width.exp(), a.shape[1]),
+                centers=centers,
+                widths=widths,
                 places=told.positions if told.placed_in is not None else None,
             )
         )
     return found
 
 
-def _over_heads(of_queries: Tensor, num_tokens: int) -> Tensor:
-    """The mean over the heads of each of M tokens: (M · H, 2) to (M, 2)."""
-    of_tokens: Tensor = of_queries.reshape(num_tokens, -1, 2).mean(dim=1)
-    return of_tokens
+@torch.no_grad()
+def _places(prior: GridPrior, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Centres and widths of M queries, (M, 2); of several heads the mean and standard deviation of what they see."""
+    center = prior.center.reshape(num_tokens, -1, 2)  # (M, H, 2)
+    width = prior.log_width.exp().reshape(num_tokens, -1, 2)
+    mean = center.mean(dim=1)
+    return mean, (width.square() + (center - mean[:, None]).square()).mean(dim=1).sqrt()
 
 
 def _check_mergers(model: nn.Module, present: list[InsertedMerger]) -> None:

@@ -25,7 +25,7 @@ class MergeSettings:
             are: "centroid" (RoPE; its default) or "drop" (RoPE, relative position bias).
         prefix: Whether class and register tokens stay as they are ("keep") or are merged too ("merge").
         preset: A named setting of the queries: "scratch", "located", "default", "paper", "vit-pytorch" or "mean". If
-            neither it nor one of the next five is given, "scratch" in a model without trained weights, in a trained one
+            neither it nor one of the next four is given, "scratch" in a model without trained weights, in a trained one
             "located" where its patches have a known grid, else "default".
         norm: Where to normalise, in place of the preset's: "scores", "both" or "none".
         scale: Factor on the scores, in place of the preset's.
