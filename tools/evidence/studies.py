@@ -409,11 +409,11 @@ STUDIES = (
     ),
     Study(
         "Heads from scratch, ten epochs",
-        "heads-cifar10-ten",
+        "heads-cifar10-small-10-epochs",
         "Does that last where the models are trained longer?",
         "patchmerger compare --config configs/heads-cifar10-small.yaml --training.epochs 10 --seeds 1 --variants "
         "'{average: null, heads: {merge: {preset: located, prior: rows, num_heads: 4, num_tokens: 8, after: 3}}}' "
-        "--out runs/heads-cifar10-ten",
+        "--out runs/heads-cifar10-small-10-epochs",
         "One seed, without the plain model and without average pooling by heads. Training times are of a machine that "
         "did other work too.",
     ),
