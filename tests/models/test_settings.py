@@ -68,3 +68,9 @@ def test_the_preset_for_training_from_scratch_is_for_that_alone(recipe, preset):
     assert Recipe(**recipe).resolved().merge.preset == preset
     assert Recipe(merge=MergeSettings()).resolved(model_given=True).merge.preset is None
     assert Recipe(merge=None).resolved().merge is None
+
+
+def test_what_earlier_runs_recorded_beside_a_reducer_is_read():
+    assert MergeSettings(reducer="average", preset="default").reducer == "average"
+    with pytest.raises(ValueError, match=r"merge.preset.* mean nothing with merge.reducer='average'"):
+        MergeSettings(reducer="average", preset="paper")

@@ -83,7 +83,8 @@ class MergeSettings:
             )
         if self.num_heads is not None:
             check_count("merge.num_heads", self.num_heads)
-        if self.reducer != "patchmerger" and self.says_queries:
+        # Runs of earlier versions have recorded the preset "default" beside every reducer.
+        if self.reducer != "patchmerger" and (self.preset not in (None, "default") or self._changes_preset):
             raise ValueError(
                 "merge.preset, merge.norm, merge.scale, merge.logit_std and merge.prior mean nothing with "
                 f"merge.reducer={self.reducer!r}"
@@ -96,7 +97,11 @@ class MergeSettings:
     @property
     def says_queries(self) -> bool:
         """Whether any option says what a PatchMerger's queries are; else ``patchmerger.insert`` chooses."""
-        return any(x is not None for x in (self.preset, self.norm, self.scale, self.logit_std, self.prior))
+        return self.preset is not None or self._changes_preset
+
+    @property
+    def _changes_preset(self) -> bool:
+        return any(x is not None for x in (self.norm, self.scale, self.logit_std, self.prior))
 
     def from_scratch(self) -> MergeSettings:
         """The same for a model without trained weights: with the preset for that, where nothing says another."""
