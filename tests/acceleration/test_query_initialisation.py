@@ -97,7 +97,7 @@ def test_located_queries_begin_near_zero(digits):
     with pytest.raises(
         ValueError, match=r"method \('located'\) needs mergers with places: insert\(model, prior='grid'"
     ):
-        calibrate(insert(trained_vit(), num_tokens=4, after=2), images, method="located")
+        calibrate(insert(trained_vit(), num_tokens=4, after=2, prior=None), images, method="located")
 
 
 def test_only_the_queries_change_and_the_modes_stay(digits):
@@ -137,7 +137,7 @@ def test_a_scale_of_the_merger_makes_no_difference(digits):
 
 
 def test_several_mergers_are_set_one_after_another(digits):
-    model = insert(trained_vit(), num_tokens=[8, 4], after=[1, 2])
+    model = insert(trained_vit(), num_tokens=[8, 4], after=[1, 2], prior=None)
     record = calibrate(model, digits[0][0], method="reconstruction", logit_stds=(1.0, 3.0), steps=3)
     assert [merger.name for merger in record.mergers] == ["blocks.0.merger", "blocks.1.merger"]
     assert record.mergers[1].divergence <= record.mergers[1].random

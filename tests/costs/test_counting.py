@@ -27,8 +27,9 @@ FAMILIES = {
 }
 
 
-def test_parts_of_each_variant(variant):
-    model = insert(make_vit(variant), (9, 3), after=(1, 3))
+@pytest.mark.parametrize("options", [{"num_tokens": 9}, {"num_tokens": (9, 3), "after": (1, 3), "prior": None}])
+def test_parts_of_each_variant(variant, options):
+    model = insert(make_vit(variant), **options)
     found = cost(model)
     assert {part.name: part.flops for part in found.parts} == formula_flops(model)
     assert found.params == sum(p.numel() for p in model.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -15,7 +16,8 @@ from patchmerger.insertion.inserted import mergers
 from patchmerger.insertion.inserting import insert, remove
 from patchmerger.mechanism.options import Positions
 
-# Two numbers of tokens, neither of which is a grid or divides a usual width: no reshape passes by chance.
+# Two numbers of tokens, for queries without places and for the default ones. Neither is a grid or divides a usual
+# width: no reshape passes by chance.
 NUM_TOKENS = (7, 5)
 
 
@@ -53,10 +55,23 @@ def observe_model(
     be told apart.
     """
     host = find_host(model)
-    plain, num_prefix = _compare(model, example(), positions)
+    before, given = _parts(model), example()
+    plain = observe_run(model, list(host.blocks), given)
+    if len({*plain.arriving, plain.leaving}) > 1:
+        raise NotAsDescribedError(f"the number of tokens changes from block to block: {plain.arriving}")
+    num_prefix = _compare(model, plain, given, NUM_TOKENS[0], positions, None)
+    _check_parts(model, before, "remove")
+    wrong: Exception | None = None
+    try:  # prefix tokens that are not as described are the better reason
+        _compare(model, plain, given, NUM_TOKENS[1], positions, "auto")
+    except Exception as error:
+        wrong = error
+    _check_parts(model, before, "remove")
     if prepare is not None:
         prepare(model, host.blocks)
     _check_prefix(constant_tokens(model, host.blocks, example()), num_prefix)
+    if wrong is not None:
+        raise wrong
     patches = plain.arriving[0] - num_prefix
     if host.num_patches not in (None, patches):
         raise NotAsDescribedError(f"num_patches is described as {host.num_patches}, but {patches} tokens are no prefix")
@@ -80,21 +95,24 @@ def try_merger(model: nn.Module) -> tuple[Positions | None, UnsupportedModelErro
     return merger.positions, refusal
 
 
-def _compare(model: nn.Module, example: Example, positions: Positions | None) -> tuple[ObservedRun, int]:
-    """Watch a model as it is and with mergers of several sizes; the plain one, and the prefix tokens that were kept."""
-    blocks, before = list(find_host(model).blocks), _parts(model)
-    plain = observe_run(model, blocks, example)
-    if len({*plain.arriving, plain.leaving}) > 1:
-        raise NotAsDescribedError(f"the number of tokens changes from block to block: {plain.arriving}")
-    num_prefix = 0
-    for num_tokens in NUM_TOKENS:
-        insert(model, num_tokens, positions=positions)
-        (merger,) = mergers(model)
-        num_prefix = merger.num_kept_prefix_tokens
-        _check_merged(plain, observe_run(model, blocks, example), merger.after, num_prefix, num_tokens)
+def _compare(
+    model: nn.Module,
+    plain: ObservedRun,
+    example: Example,
+    num_tokens: int,
+    positions: Positions | None,
+    prior: Literal["auto"] | None,
+) -> int:
+    """Watch a model with a merger, against what was seen of the ``plain`` one: the prefix tokens that were kept."""
+    blocks = list(find_host(model).blocks)
+    insert(model, num_tokens, positions=positions, prior=prior)
+    (merger,) = mergers(model)
+    try:
+        run = observe_run(model, blocks, example)
+    finally:
         remove(model)
-        _check_parts(model, before, "remove")
-    return plain, num_prefix
+    _check_merged(plain, run, merger.after, merger.num_kept_prefix_tokens, num_tokens)
+    return merger.num_kept_prefix_tokens
 
 
 def _check_merged(plain: ObservedRun, merged: ObservedRun, after: int, num_prefix: int, num_tokens: int) -> None:
