@@ -52,7 +52,7 @@ def by_hand(model: nn.Module, images: torch.Tensor, after: int, merger: nn.Modul
 @torch.no_grad()
 def test_merged_output_equals_the_composition_by_hand(kind, sequence_first):
     images, plain, model = make_images(), make(kind), make(kind, sequence_first and kind != "custom blocks")
-    insert(model, 5, after=3)
+    insert(model, 5, after=3, prior=None)
     (found,) = mergers(model)
     assert (found.name, found.num_kept_prefix_tokens) == ("transformer.resblocks.2.merger", 1)
     assert (found.tokens_before, found.tokens_after) == (17, 6)

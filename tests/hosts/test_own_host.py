@@ -226,6 +226,19 @@ def test_tokens_are_not_counted_where_their_number_changes():
     assert [model(make_images(size=size)).shape for size in (32, 48)] == [(2, 5)] * 2
 
 
+def test_queries_are_located_where_a_description_says_the_grid(images):
+    describe(grid=(4, 4))
+    model = make(MyViT)
+    check_host(model, images)
+    assert mergers(insert(model, 3))[0].module.prior is not None
+
+
+def test_a_grid_of_other_patches_is_caught(images):
+    describe(grid=(3, 5))
+    with pytest.raises(ValueError, match=r"16 tokens came to a merger .* 3 × 5 patches"):
+        check_host(make(MyViT), images)
+
+
 # What no error would tell, check_host does.
 
 

@@ -14,7 +14,7 @@ from hosts.families import FAMILIES as TIMM
 from hosts.families import family_images, make_family
 from hosts.tiny import FAMILIES as TRANSFORMERS
 from hosts.tiny import make_inputs, make_model, padded_inputs, positions_of
-from patchmerger import insert, load, mergers, preset, remove, save
+from patchmerger import PRESETS, PatchMerger, insert, load, mergers, preset, remove, save
 from patchmerger.prior import grid_positions
 from patchmerger.reducers import AveragePool
 from patchmerger.training.optimizer import parameter_groups
@@ -215,6 +215,60 @@ def test_no_weight_decay_on_places():
             names[p] for g in parameter_groups(model, TrainingSettings()) if g["weight_decay"] for p in g["params"]
         }
         assert not {name for name in decayed if "merger" in name}
+
+
+def parameters_of(model: nn.Module) -> list[set[str]]:
+    return [{name for name, _ in merger.module.named_parameters()} for merger in mergers(model)]
+
+
+PAPER = {"weight", "norm.weight", "norm.bias"}
+WITH_PLACES = PAPER | {"gain", "prior.center", "prior.log_width"}
+
+
+def test_queries_are_located_by_default_where_the_grid_is_known():
+    torch.manual_seed(0)
+    model = insert(make_vit(), (4, 2), (1, 3))
+    torch.manual_seed(0)
+    asked = insert(make_vit(), (4, 2), (1, 3), **LOCATED)
+    assert all(torch.equal(tensor, asked.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert parameters_of(model) == [WITH_PLACES] * 2
+    assert parameters_of(insert(insert(make_vit(), 4, 3), 8, 1)) == [WITH_PLACES] * 2
+    assert parameters_of(insert(insert(make_vit(), 8, 1, prior=None), 4, 3)) == [PAPER, WITH_PLACES]
+
+
+@pytest.mark.parametrize("options", [{"prior": None}, {"norm": "both"}, {"scale": 0.5}, {"init": torch.ones(4, 32)}])
+def test_who_says_what_the_queries_are_has_the_equation_of_the_paper(options):
+    assert parameters_of(insert(make_vit(), 4, **options)) == [PAPER]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_say_whether_queries_are_located(name):
+    expected = WITH_PLACES if name in ("located", "scratch") else PAPER
+    assert parameters_of(insert(make_vit(), 4, **preset(name, 32))) == [expected]
+
+
+def test_the_default_has_no_places_where_none_are_known():
+    for plain in (make_model("VideoMAEModel"), make_model("ViTMAEModel"), make_vit(patch_drop_rate=0.5)):
+        assert parameters_of(insert(plain, 4)) == [PAPER]
+    prefix = make_vit("registers, average pooling", pool_include_prefix=True)
+    assert parameters_of(insert(prefix, 4, prefix="merge")) == [PAPER]
+    silent = insert(make_vit(), 8, 1, reducer=Silent())
+    assert [*mergers(insert(silent, 4, 3))[1].module.state_dict()] == [*PatchMerger(32, 4).state_dict()]
+    assert silent(make_images()).shape == (2, 5)
+
+
+class Silent(nn.Module):
+    """It does not tell its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, ::2]
+
+
+def test_a_merger_that_tells_no_weights_cannot_come_before_located_queries():
+    model = insert(make_vit(), 4, 3)
+    with pytest.raises(ValueError, match=r"Silent.*no return_weights.*prior=None"):
+        insert(model, 8, 1, reducer=Silent())
+    assert len(mergers(model)) == 1
 
 
 def test_what_has_no_places_is_refused():

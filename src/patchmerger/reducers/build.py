@@ -131,7 +131,7 @@ def _why_without_places(
             return (
                 f"after block {last} needs to know where merged tokens come from, but the "
                 f"reducer after block {number} ({type(merger).__name__}) has no return_weights in its forward: give "
-                "it one that returns (Y, A), or leave it out"
+                "it one that returns (Y, A), or insert PatchMerger with prior=None"
             )
     return None
 
