@@ -104,7 +104,10 @@ def test_a_sharded_run_is_resumed_and_averages_its_weights(tmp_path):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "run" / "results.json").exists()
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["state_dict"]["model.blocks.0.merger.weight"].shape == (4, 16)  # whole, in one file
+    assert checkpoint["state_dict"]["model.blocks.0.merger.weight"].shape == (
+        4 * 4,
+        16,
+    )  # four heads, whole, in one file
     resumed = run(tmp_path / "run", strategy="fsdp", ema=0.5)
     assert resumed.returncode == 0, resumed.stderr
     assert_equal_runs(tmp_path / "run", run_alone(tmp_path / "alone", ema=0.5))
