@@ -10,6 +10,7 @@ import torch
 import patchmerger
 from conftest import make_vit
 from exports.conftest import PREPROCESSING, tiny
+from patchmerger.cli import main
 from patchmerger.exports import ExportSettings, export
 from patchmerger.reports.deployment import report
 from patchmerger.speed import BenchSettings, bench, deployed_forms, deployment
@@ -86,6 +87,25 @@ def test_rounds_rows_and_files_that_are_done_are_not_done_again(saved, exports, 
     assert hidden(out) == []
     with pytest.raises(FileExistsError, match="exists already: take another name"):
         bench(saved, SETTINGS, out=out)
+
+
+def test_an_interrupted_command_names_the_hidden_folder_that_a_finished_one_removes(saved, tmp_path, capsys):
+    out = tmp_path / "deploy.json"
+    words = ["bench", str(saved), "--formats", "[eager]", "--precision", "float32", "--batch_size", "[1, 2]"]
+    words += ["--rounds", "1", "--warmup", "1", "--out", str(out)]
+    assert interrupted("_measure", 2, lambda: main(words)) == 130
+    [kept] = hidden(out)
+    assert f"the same command goes on; files that were made are kept in {kept} until" in capsys.readouterr().out
+    assert main(words) == 0
+    assert hidden(out) == []
+    assert "kept in" not in capsys.readouterr().out
+
+
+def test_an_interrupt_before_anything_is_recorded_leaves_nothing(saved, tmp_path):
+    out = tmp_path / "new" / "deploy.json"
+    with pytest.raises(KeyboardInterrupt):
+        interrupted("_made", 1, lambda: bench(saved, SETTINGS, out=out))
+    assert list(out.parent.iterdir()) == []
 
 
 def test_forms_that_were_made_before_anything_was_measured_are_kept(saved, exports, tmp_path):

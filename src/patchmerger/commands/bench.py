@@ -50,7 +50,7 @@ class Command(PictureOptions, BenchSettings, _Models):
 
         from patchmerger.reports import bench as speed_report
         from patchmerger.reports import deployment as deployment_report
-        from patchmerger.speed.deployment_record import KIND
+        from patchmerger.speed.deployment_record import KIND, forms_folder
         from patchmerger.speed.suite import bench
 
         results = bench(
@@ -59,5 +59,6 @@ class Command(PictureOptions, BenchSettings, _Models):
         )  # fmt: skip
         resumable = self.out is not None and not self.overwrite  # which begins anew
         if results.get("kind") == KIND:
-            return deployment_report.report(results, self.picture, resumable=resumable)
+            files = None if self.out is None else forms_folder(self.out)
+            return deployment_report.report(results, self.picture, resumable=resumable, files=files)
         return speed_report.report(results, self.picture, resumable=resumable)

@@ -13,11 +13,11 @@ from patchmerger.reports.pictures.deployment import draw, models_of
 _OF = {"predicted": "÷ predicted", "roofline_speedup": "÷ roofline"}
 
 
-def report(results: Results, picture: Path | None, *, resumable: bool = False) -> int:
+def report(results: Results, picture: Path | None, *, resumable: bool = False, files: Path | None = None) -> int:
     """Draw the picture of ``patchmerger bench --formats``, if one is asked for and all is measured, and print tables.
 
-    ``resumable`` results are in a file, so that the same command goes on with them. The exit status is 130 if it was
-    interrupted.
+    ``resumable`` results are in a file, so that the same command goes on with them; ``files`` is the folder of the
+    forms that were made, if it is there. The exit status is 130 if it was interrupted.
     """
     finished = results.get("finished", True)
     if picture is not None and finished:
@@ -26,7 +26,8 @@ def report(results: Results, picture: Path | None, *, resumable: bool = False) -
     for table in tables(results):
         print_table(console, table)
     on = "; the same command goes on" if resumable else ""
-    left = [] if finished else [f"unfinished: {len(results['rows'])} batch sizes measured{on}"]
+    kept = f"; files that were made are kept in {files} until all is" if files is not None and files.is_dir() else ""
+    left = [] if finished else [f"unfinished: {len(results['rows'])} batch sizes measured{on}{kept}"]
     print_notes(console, *notes(results), *left)
     return 0 if finished else 130
 

@@ -18,6 +18,11 @@ from patchmerger.speed.record import check_model, unfinished
 KIND, SCHEMA = "deployment", 2
 
 
+def forms_folder(path: Path) -> Path:
+    """Where the forms that are files are kept, beside an unfinished record."""
+    return path.with_name(f".{path.name}.forms.partial")
+
+
 class DeploymentRecord:
     """What is done of a benchmark of deployed models, in a JSON file where there is one, after a head.
 
@@ -100,13 +105,13 @@ class DeploymentRecord:
     def files(self) -> Iterator[Path]:
         """The folder of the forms that are files: a hidden one beside the record, until that is finished.
 
-        A call that cannot work leaves neither behind.
+        A call that cannot work leaves neither behind, nor one that is interrupted before anything is recorded.
         """
         if self.path is None:
             with tempfile.TemporaryDirectory() as passing:
                 yield Path(passing)
             return
-        folder = self.path.with_name(f".{self.path.name}.forms.partial")
+        folder = forms_folder(self.path)
         began = not self.content["forms"]
         if began:
             shutil.rmtree(folder, ignore_errors=True)
@@ -114,9 +119,10 @@ class DeploymentRecord:
         try:
             yield folder
         except BaseException as error:
-            if self._replaces or (began and not self.measured and isinstance(error, ValueError)):
+            nothing_saved = self._replaces or self._is_new
+            if nothing_saved or (began and not self.measured and isinstance(error, ValueError)):
                 shutil.rmtree(folder, ignore_errors=True)
-                if not (self._is_new or self._replaces):
+                if not nothing_saved:
                     self.path.unlink(missing_ok=True)
             raise
         if self.content["finished"]:
