@@ -81,7 +81,7 @@ commands:
 
 options:
   --version    print the version
-  --traceback  show where an error was raised
+  --traceback  show where an error was raised, and a warning given
   --help       this text; patchmerger COMMAND --help lists the options of a command"""
 
 

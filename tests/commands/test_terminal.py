@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 
@@ -131,6 +132,26 @@ def test_an_error_is_one_line(error, capsys):
 
     assert guarded(fails, "compare") == 2
     assert capsys.readouterr().err == "patchmerger compare: seeds (0) must be 1\n"
+
+
+def test_a_warning_is_one_line_with_advice_in_options(capsys):
+    def warns() -> int:
+        for _ in range(2):
+            warnings.warn("seeds (0)\n are few: take seeds=3", stacklevel=2)
+        warnings.warn("of a library", FutureWarning, stacklevel=1)
+        return 0
+
+    shown = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert guarded(warns, "compare", options=lambda: ["seeds"]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == ["warning: seeds (0) are few: take --seeds 3", "warning: of a library"]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        guarded(warns, "compare", show_traceback=True)  # as Python shows them, with their places
+    assert [each.category for each in found] == [UserWarning, FutureWarning]
+    assert warnings.showwarning is shown
 
 
 def test_a_fault_of_the_program_is_not_hidden():

@@ -1,4 +1,4 @@
-"""What a terminal can do to a command: other encodings, closed pipes, Ctrl-C; and its errors, in one line."""
+"""What a terminal can do to a command: other encodings, closed pipes, Ctrl-C; errors and warnings, in one line."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def guarded(
     show_traceback: bool = False,
     options: Callable[[], Collection[str]] = tuple,
 ) -> int:
-    """Run a command, and turn what goes wrong into one line and an exit status.
+    """Run a command, and turn what goes wrong into one line and an exit status, and each warning into one line.
 
     Args:
         run: The command.
         name: Its name, which the line begins with.
         resumes: Whether the same command again goes on where it was interrupted.
-        show_traceback: Show where an error was raised, before the line.
+        show_traceback: Show where an error was raised, before the line, and where a warning was given.
         options: Gives the names of the command's options, which advice is put into.
     """
     codecs.register_error("patchmerger", replace_characters)
@@ -45,6 +45,9 @@ def guarded(
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="patchmerger")
     warnings.filterwarnings("once", category=UserWarning)
+    show = warnings.showwarning  # unlike the format of warnings, Lightning leaves it alone
+    if not show_traceback:
+        warnings.showwarning = lambda message, *_, **__: _warn(message, options)
     try:
         try:
             return run()
@@ -68,6 +71,8 @@ def guarded(
         goes_on = ": the same command again goes on from the last checkpoint" if resumes else ""
         print(f"\n{_program(name)}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        warnings.showwarning = show
 
 
 def leave_at_once_when_interrupted() -> None:
@@ -102,6 +107,11 @@ def _replacement(sign: str) -> str:
         return "+"
     written = sign.translate(_REPLACEMENTS)
     return written if written.isascii() else "?"
+
+
+def _warn(message: Warning | str, options: Callable[[], Collection[str]]) -> None:
+    with suppress(OSError):  # nobody reads them
+        print(f"warning: {for_command_line(' '.join(str(message).split()), options())}", file=sys.stderr)
 
 
 def _program(name: str | None) -> str:
