@@ -115,7 +115,12 @@ def test_two_mergers_stand_below_each_other(photos, tmp_path):
 
 def test_images_of_one_name_have_files_of_their_own():
     images = [{"name": name} for name in ("a/cat.png", "b/cat.jpg", "grid.png", "c/Ä b*.png", "..")]
-    assert picture_names({"images": images}) == ["cat.png", "cat-2.png", "grid-2.png", "Ä-b-.png", "...png"]
+    assert picture_names({"images": images}) == ["cat.png", "cat-2.png", "grid-2.png", "Ä-b-.png", "image.png"]
+
+
+def test_no_name_of_a_picture_is_an_option_or_hidden():
+    images = [{"name": name} for name in ("a/-rf.png", "b/ rf.jpg", ".hidden.png", "--.png", "a-b.png")]
+    assert picture_names({"images": images}) == ["rf.png", "rf-2.png", "hidden.png", "image.png", "a-b.png"]
 
 
 def test_located_queries_and_a_dataset(photos, tmp_path):

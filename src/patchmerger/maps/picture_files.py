@@ -12,10 +12,13 @@ GRID_FILE, STATISTICS_FILE = "grid.png", "statistics.png"
 
 
 def picture_names(results: Mapping[str, Any]) -> list[str]:
-    """A file name for the picture of each image: its own, without what no file name takes, and numbered if double."""
+    """A file name for the picture of each image: its own, without what no file name takes, and numbered if double.
+
+    None begins with a dash, which programs would take for an option, or with a dot, which hides it.
+    """
     names: list[str] = []
     for image in results["images"]:
-        stem = re.sub(r"[^\w.-]+", "-", Path(image["name"]).stem) or "image"
+        stem = re.sub(r"[^\w.-]+", "-", Path(image["name"]).stem).lstrip("-.") or "image"
         taken_names = {*names, GRID_FILE, STATISTICS_FILE}
         number = 1
         while (name := f"{stem}{'' if number == 1 else f'-{number}'}.png") in taken_names:
