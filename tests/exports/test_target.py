@@ -68,3 +68,14 @@ def test_a_killed_export_leaves_the_old_file_and_its_record(tmp_path):
     assert nothing_but(tmp_path, "x.onnx", "x.onnx.json", partial.parent.name)
     assert partial.parent.name.startswith(".x.onnx.")
     assert partial.parent.name.endswith(".partial")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_link_to_what_is_not_there_is_named_before_anything_is_exported(name, overwrite, tmp_path, monkeypatch):
+    out = name_of(tmp_path, name)
+    out.symlink_to("gone")
+    monkeypatch.setattr(writing, "measure_parity", lambda *_: pytest.fail("it was exported"))
+    with pytest.raises(FileExistsError, match=r"out \(.*\) is a link to gone, which is not there: remove the link"):
+        export(tiny(), out, ExportSettings(format=name), overwrite=overwrite)
+    assert out.is_symlink()

@@ -130,6 +130,9 @@ def test_a_folder_with_something_else_stays_as_it_is(saved, tmp_path):
     [image] = write_images(tmp_path, (32, 32))
     with pytest.raises(FileExistsError, match=r"model.* holds something else"):
         show(saved, [image], out=saved, overwrite=True)
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(FileExistsError, match=r"out \(.*link\) is a link to gone, which is not there"):
+        show(saved, [image], out=tmp_path / "link")
     show(saved, [image], out=tmp_path / "out")
     with pytest.raises(FileExistsError, match="--overwrite true"):
         show(saved, [image], out=tmp_path / "out")

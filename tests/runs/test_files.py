@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from patchmerger.runs.files import atomic_file, atomic_folder, made_once, read_json, write_json
+from patchmerger.runs.files import atomic_file, atomic_folder, check_out, made_once, read_json, write_json
+from patchmerger.runs.run_folder import RunFolder
 
 
 @dataclass
@@ -115,3 +116,17 @@ def test_what_another_process_wrote_meanwhile_stays(tmp_path):
 def test_what_a_file_holds_is_made_once(tmp_path):
     made = [made_once(tmp_path / "new" / "found.json", lambda number=number: {"number": number}) for number in (1, 2)]
     assert made == [{"number": 1}, {"number": 1}]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_to_what_is_not_there_is_named_before_anything_is_done(overwrite, tmp_path):
+    out = tmp_path / "out"
+    out.symlink_to("gone")
+    broken = r"out \(.*out\) is a link to gone, which is not there: remove the link, or take another name"
+    with pytest.raises(FileExistsError, match=broken):
+        check_out(out, overwrite=overwrite)
+    with pytest.raises(FileExistsError, match=broken):
+        RunFolder(out, {"seed": 0})
+    (tmp_path / "gone").mkdir()
+    RunFolder(out, {"seed": 0}).begin()
+    assert (tmp_path / "gone" / "settings.json").exists()

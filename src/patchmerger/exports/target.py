@@ -15,7 +15,7 @@ from patchmerger.exports.parity import Parity
 from patchmerger.exports.runtimes import BIN_NAME, XML_NAME
 from patchmerger.exports.settings import ExportSettings
 from patchmerger.runs.environment import environment, versions_of
-from patchmerger.runs.files import atomic_folder, flush, full_disk_named, put_file, read_json
+from patchmerger.runs.files import atomic_folder, flush, full_disk_named, put_file, read_json, refuse_broken_link
 from patchmerger.runs.serialisation import to_json
 
 KIND, RECORD_SCHEMA = "export", 1
@@ -67,9 +67,10 @@ def check_target(target: Path, settings: ExportSettings, *, overwrite: bool) -> 
 
     Raises:
         ValueError: The name says another format.
-        FileExistsError: Something is there.
+        FileExistsError: Something is there, or a link to what is not.
     """
     settings.check_name(target)
+    refuse_broken_link(target, "out")
     record = record_of(target, settings)
     if not settings.is_folder and record.exists():
         if not is_record(record):

@@ -25,7 +25,7 @@ from patchmerger.maps.special_inputs import inputs_for
 from patchmerger.maps.statistics import MapStatistics, map_statistics
 from patchmerger.models.finding import FoundModel, find_model
 from patchmerger.runs.environment import environment, find_device
-from patchmerger.runs.files import read_json, write_json
+from patchmerger.runs.files import read_json, refuse_broken_link, write_json
 from patchmerger.runs.progress import progress_bar
 from patchmerger.runs.serialisation import to_json
 from patchmerger.runs.tensors import read_tensors, write_tensors
@@ -142,6 +142,7 @@ def read_shown(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
+    refuse_broken_link(folder, "out")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     ours = (folder / RESULTS_FILE).is_file() and read_json(folder / RESULTS_FILE).get("study") == STUDY

@@ -52,6 +52,18 @@ def write_text(path: Path, text: str, *, new: bool = False) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def refuse_broken_link(path: Path, name: str) -> None:
+    """Refuse a link to what is not there, which seems to be free and is not; messages call it ``name``.
+
+    Raises:
+        FileExistsError: So it is.
+    """
+    if path.is_symlink() and not path.exists():
+        raise FileExistsError(
+            f"{name} ({path}) is a link to {path.readlink()}, which is not there: remove the link, or take another name"
+        )
+
+
 def check_out(out: Path | None, *, overwrite: bool, name: str = "out") -> None:
     """Refuse a file of results that cannot be written, and make its folder: before anything long begins.
 
@@ -59,10 +71,11 @@ def check_out(out: Path | None, *, overwrite: bool, name: str = "out") -> None:
 
     Raises:
         ValueError: It is a folder.
-        FileExistsError: It exists and ``overwrite`` is false.
+        FileExistsError: It exists and ``overwrite`` is false, or it is a link to what is not there.
     """
     if out is None:
         return
+    refuse_broken_link(out, name)
     if out.is_dir():
         raise ValueError(f"{name} ({out}) is a folder: name a file in it")
     if out.exists() and not overwrite:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from patchmerger.runs.files import is_partial, read_json, remove_partials, write_json
+from patchmerger.runs.files import is_partial, read_json, refuse_broken_link, remove_partials, write_json
 from patchmerger.runs.serialisation import from_json, to_json
 from patchmerger.runs.text import some_of
 
@@ -36,6 +36,7 @@ class RunFolder:
 
     Raises:
         ValueError: The folder belongs to a run with other settings, or holds something else.
+        FileExistsError: It is a link to what is not there.
     """
 
     def __init__(self, path: Path, settings: Any, *, growing: Collection[str] = ()) -> None:
@@ -43,6 +44,7 @@ class RunFolder:
         self.settings: dict[str, Any] = to_json(settings)
         self.fingerprint = fingerprint(settings)
         self.kind = type(settings).__name__
+        refuse_broken_link(path, "out")
         if (path / SETTINGS_FILE).exists():
             self._refuse_other(*recorded(path))
         elif path.exists() and (not path.is_dir() or not all(_of_a_beginning(each) for each in path.iterdir())):
