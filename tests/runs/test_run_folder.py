@@ -70,6 +70,9 @@ def test_other_settings_are_refused_and_named(tmp_path):
     with pytest.raises(ValueError, match=r"belongs to a run with other settings \(s.lr: 0.1 there, 0.2 asked for\)"):
         RunFolder(tmp_path / "run", {"s": Settings(lr=0.2), "seed": 0})
     assert read_settings(tmp_path / "run", dict)["s"]["lr"] == 0.1
+    message = r"other settings \(null in one of them, not there in the other: extra\)"
+    with pytest.raises(ValueError, match=message):
+        RunFolder(tmp_path / "run", {"s": Settings(), "seed": 0, "extra": None})
 
 
 def test_settings_that_differ_in_kind_are_named_too(tmp_path):

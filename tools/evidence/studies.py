@@ -405,9 +405,9 @@ STUDIES = (
         "Four heads against average pooling: +2.01 [+0.89, +3.14] points, against one head that begins as rows +2.79 "
         "[+0.06, +5.51]; against average pooling by heads, where nothing is learned, +0.51 [−1.99, +3.01]; that "
         "against average pooling +1.51 [−0.05, +3.06]. So what is gained is the groups; that the queries are learned "
-        "adds nothing that is told apart. Four heads were the best of two, four and eight on validation images (one "
-        "seed), and rows better than tiles. plain, average, located and rows are the trainings of the study above, "
-        "taken over. Training times are of a machine that did other work too.",
+        "makes no difference beyond the spread. Four heads were the best of two, four and eight on validation images "
+        "(one seed), and rows better than tiles. plain, average, located and rows are the trainings of the study "
+        "above, taken over. Training times are of a machine that did other work too.",
     ),
     Study(
         "Heads from scratch, ten epochs",

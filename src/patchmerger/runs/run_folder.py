@@ -111,7 +111,8 @@ class RunFolder:
         if (kind, recorded) == (self.kind, self.settings):
             return
         ours, theirs = {"type": self.kind, **self.settings}, {"type": kind, **recorded}
-        listed = differences(ours, theirs)
+        nulls = flatten(ours).keys() ^ flatten(theirs).keys()
+        listed = differences(ours, theirs) or f"null in one of them, not there in the other: {some_of(sorted(nulls))}"
         changed = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
         grows = changed <= set(self._growing)
         raise ValueError(
